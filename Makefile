@@ -1,0 +1,45 @@
+# Everything from a bare clone: `make compare`, `make test`. PYTHON chooses the interpreter (CPython >= 3.11).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+OUT    ?= runs/default
+
+.PHONY: install compare test check lint bench-training chromium tables clean
+
+install: $(READY)
+
+# One stamp: a second call installs nothing unless the project's own requirements changed.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf]'
+	touch $(READY)
+
+compare: $(READY)
+	$(BIN)/nonlin compare --out $(OUT) $(ARGS)
+
+# Debian's chromium draws the report in one test; where it cannot be had, that test says so and is skipped.
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "chromium is not here and could not be installed: the browser test will be skipped"
+
+lint: $(READY)
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+test: $(READY) chromium lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
+
+check: lint
+
+bench-training: $(READY)
+	$(BIN)/python benchmarks/training.py $(ARGS)
+
+tables: $(READY)
+	$(BIN)/python benchmarks/make_accuracy_tables.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info
