@@ -1,0 +1,120 @@
+"""The small language model: decoder-only, and by design the computation of two architectures of transformers.
+
+With a gated feed-forward block it is Qwen3, with a plain one Apertus: RMSNorm before each part, rotary positions,
+normalized queries and keys, grouped-query attention, no biases. Shapes: B batch, T time, D width, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin.errors import UserError, rule
+from nonlin.functions import Definition
+from nonlin.kernels.engine import TorchEngine
+from nonlin.model.config import ModelConfig
+from nonlin.nn import FeedForward
+
+ROPE_BASE = 10_000.0
+
+
+class Norm(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class Attention(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config, width = config, config.head_width
+        self.q = nn.Linear(config.dim, config.heads * width, bias=False)
+        self.k = nn.Linear(config.dim, config.kv_heads * width, bias=False)
+        self.v = nn.Linear(config.dim, config.kv_heads * width, bias=False)
+        self.o = nn.Linear(config.heads * width, config.dim, bias=False)
+        self.q_norm, self.k_norm = Norm(width), Norm(width)
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine) -> Tensor:
+        width = self.config.head_width
+        q, k, v = (engine.linear(x_BTD, part.weight).unflatten(-1, (-1, width)) for part in (self.q, self.k, self.v))
+        y = engine.attention(q, k, v, self.q_norm.weight, self.k_norm.weight, cos, sin)
+        return engine.linear(y, self.o.weight)
+
+
+class Block(nn.Module):
+    def __init__(self, config: ModelConfig, activation: Definition):
+        super().__init__()
+        self.attention_norm, self.feed_forward_norm = Norm(config.dim), Norm(config.dim)
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config.dim, config.hidden, activation)
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
+        x_BTD = x_BTD + self.attention(engine.rms_norm(x_BTD, self.attention_norm.weight), cos, sin, engine)
+        normed, block = engine.rms_norm(x_BTD, self.feed_forward_norm.weight), self.feed_forward
+        up = engine.linear(normed, block.up.weight)
+        inputs = (engine.linear(normed, block.gate.weight), up) if getattr(block, "gate", None) is not None else (up,)
+        hidden = block.activation(*inputs)
+        out = engine.linear(hidden, block.down.weight)
+        if watch is not None:
+            watch.append((inputs, hidden, out))
+        return x_BTD + out
+
+
+class LanguageModel(nn.Module):
+    """A decoder-only language model; ``forward(tokens)`` gives logits, ``loss(tokens, targets)`` nats a token.
+
+    >>> import torch, nonlin
+    >>> model = LanguageModel(ModelConfig(layers=1, dim=16, heads=2, kv_heads=1, hidden=24), nonlin.get("swiglu"))
+    >>> model(torch.zeros(2, 5, dtype=torch.long)).shape
+    torch.Size([2, 5, 256])
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig, activation: Definition, engine: TorchEngine | None = None, seed: int = 0):
+        super().__init__()
+        self.config, self.definition, self.engine = config, activation, engine or TorchEngine()
+        self.embedding = nn.Embedding(config.vocabulary, config.dim)
+        self.blocks = nn.ModuleList(Block(config, activation) for _ in range(config.layers))
+        self.norm = Norm(config.dim)
+        self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        steps = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
+        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), 1.0 / ROPE_BASE**steps).repeat(1, 2)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+        self.reset_parameters(seed)
+
+    @torch.no_grad()
+    def reset_parameters(self, seed: int = 0) -> None:
+        """Draw the weights: normal, by the square root of the inputs' number; into the residual, by depth too.
+
+        Feed-forward weights come from a stream of their own, so that two models that differ in the activation
+        alone begin with the same weights everywhere else.
+        """
+        common, private = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
+        for name, weight in self.named_parameters():
+            if weight.ndim != 2:
+                continue
+            generator = private if ".feed_forward." in name else common
+            std = (0.02 if name.startswith("embedding") else weight.shape[1] ** -0.5)
+            if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
+                std /= (2 * self.config.layers) ** 0.5
+            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    def forward(self, tokens_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
+        """Return logits (B, T, V); into ``watch``, a list, go each block's (inputs, hidden, output)."""
+        time = tokens_BT.shape[1]
+        if time > self.config.context:
+            raise UserError(rule("forward", "tokens", f"fit the context of {self.config.context}", time,
+                                 "Pass fewer tokens."))
+        x_BTD = self.embedding(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
+        return self.engine.linear(self.engine.rms_norm(x_BTD, self.norm.weight), self.head.weight)
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
+        """Return the mean cross-entropy in nats a token."""
+        return self.engine.cross_entropy(self(tokens_BT, watch), targets_BT)
