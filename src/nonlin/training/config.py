@@ -1,0 +1,23 @@
+"""A trial's configuration: what determines a run, and nothing else; no torch."""
+
+import hashlib
+import json
+from typing import Any
+
+from nonlin.functions import Definition, define, get
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """Return the name of a configuration: the hash of its canonical JSON.
+
+    >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def definition_of(config: dict[str, Any]) -> Definition:
+    """Return the activation that the configuration names, defining the user's own from its formula."""
+    described = config["activation"]
+    return define(described["name"], described["formula"]) if described.get("formula") else get(described["name"])

@@ -1,0 +1,83 @@
+"""Machine settings: which engine trains fastest here, and what the machine is.
+
+The measurements behind the choices are in docs/log.md. One process a core, each with one thread, flushes
+denormals and keeps its memory; the processes' environment is set where they are started.
+"""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nonlin.kernels import native
+
+
+def processor() -> dict[str, Any]:
+    """Return the processor's name and the instruction sets that matter to us."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return {"name": platform.processor() or platform.machine(), "instructions": []}
+    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
+    return {"name": fields.get("model name", platform.machine()), "instructions": [f for f in wanted if f in flags]}
+
+
+def candidates() -> list[dict[str, Any]]:
+    """Return the settings worth measuring on this machine, the expected best first.
+
+    bfloat16 products are a candidate only where the processor has instructions for them: without, they are
+    emulated and slower than float32 by an order of magnitude.
+    """
+    if torch.cuda.is_available():
+        return [{"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cuda"}]
+    engines = ["native", "torch"] if native.library() else ["torch"]
+    dtypes = ["float32"]
+    if {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"]):
+        dtypes.insert(0, "bfloat16")
+    return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e in engines for d in dtypes]
+
+
+def prepare_process(threads: int = 1) -> None:
+    """Set this process up for training: its threads, and denormals flushed to zero."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+
+
+def describe() -> dict[str, Any]:
+    """Return the environment a study records."""
+    import numpy
+    import scipy
+
+    from nonlin import __version__
+
+    return {
+        "nonlin": __version__, "python": platform.python_version(), "torch": torch.__version__,
+        "numpy": numpy.__version__, "scipy": scipy.__version__, "system": platform.platform(),
+        "processor": processor(), "cores": os.cpu_count(), "native_engine": native.library() is not None,
+        "native_unavailable": native.unavailable(), "compiler": native.compiler() is not None,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def reset_peak_memory() -> None:
+    """Begin a new measurement of this process' peak memory, where the system can."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory this process has held since :func:`reset_peak_memory`."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

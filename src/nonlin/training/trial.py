@@ -1,0 +1,255 @@
+"""One run: a pure function from its configuration (and the data it names) to its record."""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nonlin.data import Dataset, batch, evaluation_batches
+from nonlin.errors import UserError
+from nonlin.kernels.engine import engine
+from nonlin.model import ModelConfig, export_model, flops_per_token
+from nonlin.model.language_model import LanguageModel
+from nonlin.training import machine, probes, recipe
+from nonlin.training.config import config_hash, definition_of
+
+Progress = Callable[[dict[str, Any]], None]
+WEIGHTS = "weights.safetensors"
+_DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
+
+
+def build_model(config: dict[str, Any]) -> LanguageModel:
+    """Return the untrained model of a configuration, on its device."""
+    settings = config["machine"]
+    chosen = engine(settings["engine"], settings["dtype"])
+    model = LanguageModel(ModelConfig(**config["model"]), definition_of(config), chosen, config["seed"])
+    return model.to(settings.get("device", "cpu"))
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Run:
+    """A model in training: ``step()`` does one step and returns what there is to log."""
+
+    def __init__(self, config: dict[str, Any], dataset: Dataset):
+        self.config, self.dataset, self.recipe = config, dataset, config["training"]
+        machine.prepare_process(config["machine"]["threads"])
+        torch.manual_seed(config["seed"])
+        self.model = build_model(config)
+        self.optimizer = recipe.make_optimizer(
+            self.model, self.recipe["learning_rate"], self.recipe["weight_decay"])
+        self.device = next(self.model.parameters()).device
+        self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
+        self.index = 0
+
+    def step(self, probe: bool = False) -> tuple[float, float, float, list[dict[str, float]] | None]:
+        """Train on the next batch; return (loss in nats, learning rate, gradient norm, layer measures)."""
+        inputs, targets = (
+            torch.from_numpy(part).to(self.device)
+            for part in batch(self.dataset, self.index, self.recipe["batch"], self.config["model"]["context"],
+                              self.config["seed"]))
+        rate = recipe.learning_rate(
+            self.index, self.recipe["steps"], self.recipe["learning_rate"], self.recipe["warmup_fraction"])
+        _set_rate(self.optimizer, rate)
+        watched: list[Any] | None = [] if probe else None
+        loss = self.model.loss(inputs, targets, watched)
+        if watched is not None:
+            probes.gradient_outputs(watched)
+        loss.backward()
+        layers = None if watched is None else probes.layer_measures(self.model, watched)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"])
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.index += 1
+        return float(loss.detach()), rate, float(norm), layers
+
+    def evaluate(self) -> float:
+        """Return bits per byte on the fixed evaluation tokens."""
+        batches = evaluation_batches(
+            self.dataset, self.recipe["evaluation_tokens"], self.recipe["batch"], self.config["model"]["context"])
+        return recipe.evaluate(self.model, batches, self.dataset.info["bytes_per_token_validation"])
+
+    def sparsity(self) -> float:
+        """Return the mean over layers of :func:`probes.sparsity` on validation text."""
+        tokens, _ = next(iter(evaluation_batches(self.dataset, 1, 1, self.config["model"]["context"])))
+        watched: list[Any] = []
+        with torch.no_grad():
+            self.model(torch.from_numpy(tokens).to(self.device), watched)
+        shares = [probes.sparsity(hidden, block.feed_forward.down.weight)  # type: ignore[union-attr]
+                  for block, (_, hidden, _) in zip(self.model.blocks, watched, strict=True)]
+        return sum(shares) / len(shares)
+
+
+class _Log:
+    """metrics.jsonl: a new file each run, since a trial is run from its start or not at all."""
+
+    def __init__(self, path: Path):
+        self.file = path.open("w", buffering=1)
+
+    def write(self, **line: Any) -> None:
+        # JSON has no infinity: what is not a number is null.
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self.file.write(json.dumps(clean) + "\n")
+
+
+def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
+              progress: Progress | None = None) -> dict[str, Any]:
+    """Train one model and return its record; metrics go to ``trial_dir/metrics.jsonl`` as they come.
+
+    A run whose loss stops being a number, or climbs 3 nats above its first, is "diverged": a result.
+    Everything outside the record's "timing" is a function of ``config`` and the data alone, on one machine.
+    """
+    dataset = Dataset(dataset_dir)
+    if dataset.info["sha256"] != config["data"]["sha256"]:
+        raise UserError(f"the data in {dataset_dir} is not what the trial was planned for: its hash differs. "
+                        "Start a new study in another folder.")
+    trial_dir.mkdir(parents=True, exist_ok=True)
+    machine.reset_peak_memory()
+    run, log = Run(config, dataset), _Log(trial_dir / "metrics.jsonl")
+    try:
+        outcome = _train(run, log, progress or (lambda _: None))
+    finally:
+        log.file.close()
+    gated = run.model.definition.kind == "gated"
+    record = {
+        "format": 1, "config_hash": config_hash(config), **outcome,
+        "parameters": sum(p.numel() for p in run.model.parameters()), "hidden": config["model"]["hidden"],
+        "flops_per_token": flops_per_token(run.model.config, gated),
+        "weights_sha256": None,
+    }
+    record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
+    if config["purpose"] == "judge" and record["status"] == "finished":
+        record["weights_sha256"] = _save_weights(run.model, trial_dir / WEIGHTS)
+    return record
+
+
+def _train(run: Run, log: _Log, progress: Progress) -> dict[str, Any]:
+    recipe_, steps = run.recipe, run.recipe["steps"]
+    start, training_seconds = time.perf_counter(), 0.0
+    initial = best = run.evaluate()
+    log.write(kind="evaluation", step=0, tokens=0, bits_per_byte=initial)
+    evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
+    losses: list[float] = []
+    layers: list[dict[str, float]] | None = None
+    final: float | None = None
+    status = "finished"
+    for index in range(steps):
+        begin = time.perf_counter()
+        probe = (index + 1) % recipe_["probe_every"] == 0 or index + 1 == steps
+        loss, rate, norm, measured = run.step(probe)
+        training_seconds += time.perf_counter() - begin
+        losses.append(loss)
+        done, tokens = index + 1, (index + 1) * run.tokens_a_step
+        if index % 5 == 0 or done == steps:
+            log.write(kind="train", step=done, tokens=tokens, loss_nats=loss, learning_rate=rate, gradient_norm=norm)
+        if index % 20 == 0:
+            progress({"step": done, "steps": steps, "loss_nats": loss if math.isfinite(loss) else None})
+        if not math.isfinite(loss) or not math.isfinite(norm) or loss > losses[0] + _DIVERGED_NATS:
+            status = "diverged"
+            break
+        if measured is not None:
+            layers = measured
+            log.write(kind="probe", step=done, layers=layers)
+        if done in evaluate_at:
+            final = run.evaluate()
+            best = min(best, final)
+            log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=final)
+    if final is None or not math.isfinite(final):
+        status = "diverged"
+    return {
+        "status": status, "bits_per_byte": final if status == "finished" else None,
+        "initial_bits_per_byte": initial, "best_bits_per_byte": best, "spike_score": probes.spike_score(losses),
+        "dead_share": _mean(layers, "dead_share"), "layers": layers,
+        "sparsity": run.sparsity() if status == "finished" else None,
+        "timing": {"tokens_per_second": len(losses) * run.tokens_a_step / max(training_seconds, 1e-9),
+                   "seconds": time.perf_counter() - start},
+    }
+
+
+def _mean(layers: list[dict[str, float]] | None, key: str) -> float | None:
+    return None if not layers else sum(layer[key] for layer in layers) / len(layers)
+
+
+def _save_weights(model: LanguageModel, path: Path) -> str:
+    state = {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+    temporary = path.with_suffix(".tmp")
+    save_file(state, temporary)
+    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+    os.replace(temporary, path)
+    return digest
+
+
+def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> dict[str, float]:
+    """Return how fast a configuration trains: tokens a second (median step), and the seconds of overhead a run.
+
+    Overhead is what a run spends outside its steps: building the model and its evaluations.
+    """
+    begin = time.perf_counter()
+    run = Run(config, Dataset(dataset_dir))
+    run.step()
+    setup = time.perf_counter() - begin
+    times: list[float] = []
+    stop = time.perf_counter() + seconds
+    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 2000):
+        begin = time.perf_counter()
+        run.step()
+        times.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    run.evaluate()
+    evaluation = time.perf_counter() - begin
+    times.sort()
+    return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],
+            "seconds_overhead": setup + evaluation * (1 + run.recipe["evaluations"])}
+
+
+def load_trained(trial_dir: Path) -> LanguageModel:
+    """Return the trained model of a finished trial's folder, on the CPU, computed by torch."""
+    try:
+        config = json.loads((trial_dir / "config.json").read_text())
+        state = load_file(trial_dir / WEIGHTS)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{trial_dir} must hold a finished, judged trial; {error}. "
+                        "Continue the study to finish it.") from error
+    config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
+    model = build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(state[name])
+    return model.eval()
+
+
+@torch.no_grad()
+def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, temperature: float = 0.8,
+           seed: int = 0) -> str:
+    """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest."""
+    model, dataset = load_trained(trial_dir), Dataset(dataset_dir)
+    generator = torch.Generator().manual_seed(seed)
+    tokens = list(dataset.encode(prompt)) or list(dataset.encode("\n"))
+    start = len(tokens) if prompt else 0
+    for _ in range(length):
+        logits = model(torch.tensor([tokens[-model.config.context:]]))[0, -1]
+        if temperature <= 0:
+            tokens.append(int(logits.argmax()))
+        else:
+            weights = torch.softmax(logits / temperature, dim=-1)
+            tokens.append(int(torch.multinomial(weights, 1, generator=generator)))
+    return prompt + dataset.decode(tokens[start:])
+
+
+def export_winner(trial_dir: Path, dataset_dir: Path, out_dir: Path) -> dict[str, str]:
+    """Save a trial's model to ``out_dir`` (see :func:`nonlin.model.export_model`), its tokenizer beside it."""
+    described = export_model(load_trained(trial_dir), out_dir)
+    tokenizer = dataset_dir / "tokenizer.json"
+    if tokenizer.exists():
+        (out_dir / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    return described

@@ -1,0 +1,73 @@
+"""A process that trains: one JSON request a line on standard input, JSON answers a line on standard output.
+
+Requests: {"do": "trial" | "measure" | "machine" | "describe" | "sample" | "export", ...}; answers: any number of
+{"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input ends the process.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import NonlinError
+from nonlin.training import machine, trial
+
+
+def _answer(message: dict[str, Any]) -> None:
+    _OUT.write(json.dumps(message) + "\n")
+    _OUT.flush()
+
+
+def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
+    """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
+    options = machine.candidates()
+    rates = []
+    for option in options:
+        config = request["config"] | {"machine": option}
+        seconds = request.get("seconds", 1.0)
+        rates.append(trial.measure(config, Path(request["dataset"]), seconds)["tokens_per_second"])
+    best = max(range(len(options)), key=rates.__getitem__)
+    measured = [option | {"tokens_per_second": rate} for option, rate in zip(options, rates, strict=True)]
+    return {"machine": options[best], "measured": measured}
+
+
+def handle(request: dict[str, Any]) -> Any:
+    """Do one request and return its answer."""
+    do = request["do"]
+    if do == "trial":
+        return trial.run_trial(request["config"], Path(request["dataset"]), Path(request["trial"]),
+                               lambda p: _answer({"progress": p}))
+    if do == "measure":
+        return trial.measure(request["config"], Path(request["dataset"]), request.get("seconds", 1.5))
+    if do == "machine":
+        return _choose_machine(request)
+    if do == "describe":
+        return machine.describe()
+    if do == "sample":
+        keys = ("prompt", "length", "temperature", "seed")
+        return trial.sample(Path(request["trial"]), Path(request["dataset"]),
+                            **{k: request[k] for k in keys if k in request})
+    if do == "export":
+        return trial.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
+    raise NonlinError(f"unknown request {do!r}")
+
+
+# Only answers may reach standard output: a library that prints must not break the protocol.
+_OUT = sys.stdout
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    global _OUT
+    _OUT = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            _answer({"done": handle(json.loads(line))})
+        except Exception as error:  # the parent decides what an error means
+            _answer({"error": {"type": type(error).__name__, "message": str(error)}})
+
+
+if __name__ == "__main__":
+    main()
