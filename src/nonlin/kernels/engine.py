@@ -149,15 +149,21 @@ def _check(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 class NativeEngine(TorchEngine):
-    """The same operations by our C++ on one thread, float32 on a CPU."""
+    """The same operations by our C++ on one thread, float32 on a CPU.
+
+    With ``dtype`` bfloat16 the matrix products of the layers go to torch, which has instructions for them on
+    processors with AMX; everything else stays float32.
+    """
 
     name = "native"
 
-    def __init__(self):
-        super().__init__(torch.float32)
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        super().__init__(dtype)
         _lib()
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.dtype != torch.float32:
+            return super().linear(x, weight)
         return _Linear.apply(*_check(x, weight))
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -177,13 +183,13 @@ class NativeEngine(TorchEngine):
 
 
 def engine(name: str, dtype: str = "float32") -> TorchEngine:
-    """Return the engine of that name: "torch" (any dtype of products) or "native" (float32, CPU).
+    """Return the engine of that name, "torch" or "native", with that dtype of matrix products.
 
     >>> engine("torch").name
     'torch'
     """
     if name == "native":
-        return NativeEngine()
+        return NativeEngine(getattr(torch, dtype))
     if name == "torch":
         return TorchEngine(getattr(torch, dtype))
     raise UserError(f"engine must be 'torch' or 'native'; got {name!r}. Choose one of them.")

@@ -1,0 +1,189 @@
+"""Formulas in text: a small grammar of our primitives, read by hand and never evaluated as Python.
+
+    sum     := product (("+" | "-") product)*
+    product := unary (("*" | "/") unary)*
+    unary   := ("-" | "+") unary | power
+    power   := atom (("**" | "^") unary)?
+    atom    := number | variable | constant | name "(" sum ("," sum)* ")" | "(" sum ")"
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+
+from nonlin.errors import UserError, unknown_name
+from nonlin.functions import primitives as p
+
+_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))")
+_LONGEST, _DEEPEST = 2000, 60
+
+_FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
+    **{name: (1, cls) for name, cls in p.ONE_ARGUMENT.items()},
+    "relu": (1, p.relu), "silu": (1, lambda x: x * p.sigmoid(x)), "gelu": (1, lambda x: x * p.Phi(x)),
+    "square": (1, lambda x: x**2), "sqrt": (1, lambda x: x ** sympy.Rational(1, 2)),
+    "max": (2, p.maximum), "min": (2, p.minimum), "clip": (3, p.clip),
+}
+_CONSTANTS = {"pi": sympy.pi}
+VARIABLES = ("x", "gate", "up")
+
+
+def parse(text: str) -> sympy.Expr:
+    """Return the expression that ``text`` describes, over x, or over gate and up.
+
+    Raises UserError, with the position, where the text is not a formula of the grammar.
+
+    >>> parse("x*sigmoid(2*x)")
+    x*sigmoid(2*x)
+    >>> parse("__import__('os')")
+    Traceback (most recent call last):
+    nonlin.errors.UserError: formula: cannot read "'" at position 12 of "__import__('os')". Use numbers, ...
+    """
+    if len(text) > _LONGEST:
+        raise UserError(f"formula: must have at most {_LONGEST} characters; got {len(text)}. Write it shorter.")
+    return _Parser(text).formula()
+
+
+class _Parser:
+    def __init__(self, text: str):
+        self.text, self.tokens, self.index, self.depth = text, self._split(text), 0, 0
+
+    def _split(self, text: str) -> list[tuple[str, str, int]]:
+        tokens, position = [], 0
+        end = len(text.rstrip())
+        while position < end:
+            match = _TOKEN.match(text, position)
+            if not match:
+                at = position + len(text[position:]) - len(text[position:].lstrip())
+                raise self._error(f'cannot read "{text[at]}"', at)
+            kind = ("number", "name", "sign")[match.lastindex - 1]  # type: ignore[operator]
+            tokens.append((kind, match.group(match.lastindex), match.start(match.lastindex)))  # type: ignore[arg-type]
+            position = match.end()
+        return [*tokens, ("end", "the end", end)]
+
+    def _error(self, what: str, position: int) -> UserError:
+        return UserError(f'formula: {what} at position {position + 1} of "{self.text}". Use numbers, x (or gate and '
+                         f"up), + - * / **, and {', '.join(sorted(_FUNCTIONS))}.")
+
+    def _take(self, *signs: str) -> str | None:
+        kind, value, _ = self.tokens[self.index]
+        if kind == "sign" and value in signs:
+            self.index += 1
+            return value
+        return None
+
+    def _expect(self, sign: str) -> None:
+        if not self._take(sign):
+            _, value, at = self.tokens[self.index]
+            raise self._error(f'expected "{sign}", found {value}', at)
+
+    def formula(self) -> sympy.Expr:
+        expr = self.sum()
+        kind, value, at = self.tokens[self.index]
+        if kind != "end":
+            raise self._error(f'unexpected "{value}"', at)
+        if expr.has(sympy.zoo, sympy.nan, sympy.oo, sympy.I):
+            raise self._error("division by zero, or no real number,", 0)
+        names = {s.name for s in expr.free_symbols}
+        if "x" in names and names != {"x"}:
+            raise self._error("x stands beside gate or up", 0)
+        if not names:
+            raise self._error("no variable", 0)
+        return expr
+
+    def sum(self) -> Any:
+        value = self.product()
+        while sign := self._take("+", "-"):
+            other = self.product()
+            value = value + other if sign == "+" else value - other
+        return value
+
+    def product(self) -> Any:
+        value = self.unary()
+        while sign := self._take("*", "/"):
+            other = self.unary()
+            value = value * other if sign == "*" else value / other
+        return value
+
+    def unary(self) -> Any:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise self._error("nested too deeply", self.tokens[self.index][2])
+        if sign := self._take("-", "+"):
+            value = -self.unary() if sign == "-" else self.unary()
+        else:
+            value = self.power()
+        self.depth -= 1
+        return value
+
+    def power(self) -> Any:
+        base, at = self.atom(), self.tokens[self.index][2]
+        if not self._take("**", "^"):
+            return base
+        exponent = self.unary()
+        # A variable exponent has no real value for a negative base; a huge one would never finish.
+        if exponent.free_symbols or not exponent.is_rational or abs(exponent) > 64:
+            raise self._error("a power must be a number from -64 to 64", at)
+        return base**exponent
+
+    def atom(self) -> Any:
+        kind, value, at = self.tokens[self.index]
+        self.index += 1
+        if kind == "number":
+            return sympy.Rational(value) if abs(float(value)) < 1e60 else self._too_large(at)
+        if kind == "name":
+            return self._name(value, at)
+        if value == "(":
+            inner = self.sum()
+            self._expect(")")
+            return inner
+        raise self._error(f"expected a number, a variable or a function, found {value}", at)
+
+    def _too_large(self, at: int) -> Any:
+        raise self._error("a number too large", at)
+
+    def _name(self, name: str, at: int) -> Any:
+        if name in VARIABLES:
+            return sympy.Symbol(name, real=True)
+        if name in _CONSTANTS:
+            return _CONSTANTS[name]
+        if name not in _FUNCTIONS:
+            raise unknown_name("function or variable in a formula", name, [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
+        count, make = _FUNCTIONS[name]
+        self._expect("(")
+        args = [self.sum()]
+        while self._take(","):
+            args.append(self.sum())
+        self._expect(")")
+        if len(args) != count:
+            raise self._error(f"{name} takes {count} argument{'s' * (count > 1)}, got {len(args)},", at)
+        return make(*args)
+
+
+class _Writer(sympy.StrPrinter):
+    """SymPy's printer, but a fraction of a power of ten reads as the decimal it was written as."""
+
+    def _print_Rational(self, expr: Any) -> str:
+        for places in range(1, 41):
+            if 10**places % expr.q == 0:
+                digits = str(abs(expr.p) * (10**places // expr.q)).rjust(places + 1, "0")
+                text = f"{digits[:-places]}.{digits[-places:]}"
+                return text if expr.p >= 0 else f"(-{text})"
+        return f"({expr.p}/{expr.q})"
+
+    def _print_Mul(self, expr: Any) -> str:
+        number, rest = expr.as_coeff_Mul()
+        decimal = number.is_Rational and not number.is_Integer and abs(number.p) != 1
+        # A fraction in front of a product is printed as one number, not split over the division.
+        return f"{self._print(number)}*{self.parenthesize(rest, 50)}" if decimal else super()._print_Mul(expr)
+
+
+def write(expr: sympy.Expr) -> str:
+    """Return the expression as text of this grammar; ``parse(write(e)) == e``.
+
+    >>> write(parse("max(x, 0)^2 - x/2"))
+    'max(x, 0)**2 - x/2'
+    """
+    return _Writer({"order": "none"}).doprint(expr.replace(
+        lambda e: e.func in p.NAMES, lambda e: sympy.Function(p.NAMES[e.func])(*e.args)))

@@ -1,0 +1,131 @@
+"""The primitives of activation formulas, as SymPy functions with derivatives among themselves.
+
+Each backend gives every primitive one stable implementation; a formula composed of them is stable where a naive
+one overflows. ``step(0)`` is 0, so that the derivative of relu at 0 is 0, as everywhere else in the field.
+"""
+
+import sympy
+from sympy import Expr, Function, Integer
+
+
+class sigmoid(Function):
+    """1 / (1 + exp(-x))."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        x = self.args[0]
+        return sigmoid(x) * sigmoid(-x)
+
+
+class Tanh(Function):
+    """The hyperbolic tangent."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        # 1 - tanh^2 loses every digit in the tails; this form does not.
+        x = self.args[0]
+        return 4 * sigmoid(2 * x) * sigmoid(-2 * x)
+
+
+class Phi(Function):
+    """The normal distribution function."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return phi(self.args[0])
+
+
+class phi(Function):
+    """The normal density."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return -self.args[0] * phi(self.args[0])
+
+
+class erf(Function):
+    """The error function."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return 2 / sympy.sqrt(sympy.pi) * exp(-(self.args[0] ** 2))
+
+
+class exp(Function):
+    """e to the power x."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return exp(self.args[0])
+
+
+class expm1(Function):
+    """exp(x) - 1, without cancellation near 0."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return exp(self.args[0])
+
+
+class log1p(Function):
+    """log(1 + x), without cancellation near 0."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return 1 / (1 + self.args[0])
+
+
+class softplus(Function):
+    """log(1 + exp(x)), without overflow."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return sigmoid(self.args[0])
+
+
+class step(Function):
+    """1 where x > 0, else 0."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return Integer(0)
+
+
+class sign(Function):
+    """-1, 0 or 1."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return Integer(0)
+
+
+class absolute(Function):
+    """|x|."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return sign(self.args[0])
+
+
+class maximum(Function):
+    """The larger of two; at a tie the derivative is the second's."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        a, b = self.args
+        return step(a - b) if argindex == 1 else 1 - step(a - b)
+
+
+class minimum(Function):
+    """The smaller of two; at a tie the derivative is the second's."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        a, b = self.args
+        return step(b - a) if argindex == 1 else 1 - step(b - a)
+
+
+def relu(x: Expr) -> Expr:
+    """Return max(x, 0)."""
+    return maximum(x, Integer(0))
+
+
+def clip(x: Expr, low: Expr, high: Expr) -> Expr:
+    """Return x held between low and high."""
+    return minimum(maximum(x, low), high)
+
+
+ONE_ARGUMENT = {
+    "sigmoid": sigmoid, "tanh": Tanh, "Phi": Phi, "phi": phi, "erf": erf, "exp": exp, "expm1": expm1,
+    "log1p": log1p, "softplus": softplus, "abs": absolute, "sign": sign, "step": step,
+}
+"""The primitives of one argument by the names that formulas use."""
+
+NAMES = {cls: name for name, cls in ONE_ARGUMENT.items()} | {maximum: "max", minimum: "min"}
+"""The name of each primitive, as formulas and backends write it."""

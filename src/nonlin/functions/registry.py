@@ -1,0 +1,83 @@
+"""Finding activations by name, and adding one's own."""
+
+import re
+
+from nonlin.errors import UserError, rule, unknown_name
+from nonlin.functions.catalog import CATALOG
+from nonlin.functions.definition import Definition
+from nonlin.functions.grammar import parse
+
+_CANONICAL = {d.name: d for d in CATALOG}
+_BY_NAME = _CANONICAL | {alias: d for d in CATALOG for alias in d.aliases}
+_USER: dict[str, Definition] = {}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+
+
+def names() -> list[str]:
+    """Return the canonical names, the user's own last.
+
+    >>> names()[:3]
+    ['identity', 'sigmoid', 'tanh']
+    """
+    return [*_CANONICAL, *_USER]
+
+
+def get(name: str | Definition) -> Definition:
+    """Return the activation of that name or alias; raises UnknownName with near matches.
+
+    >>> get("swish").name
+    'silu'
+    """
+    if isinstance(name, Definition):
+        return name
+    found = _BY_NAME.get(name) or _USER.get(name)
+    if found is None:
+        raise unknown_name("activation", name, [*_BY_NAME, *_USER])
+    return found
+
+
+def define(name: str, formula: str) -> Definition:
+    """Add an activation of your own from a formula of x, or of gate and up; usable wherever a name is.
+
+    The formula is read by nonlin's own grammar and never evaluated. Defining the same name with the same formula
+    again changes nothing. Raises UserError where the name is taken or the formula cannot be read.
+
+    >>> define("steep", "x*sigmoid(3*x)").derivative()
+    3*x*sigmoid(3*x)*sigmoid(-3*x) + sigmoid(3*x)
+    """
+    if not _NAME.match(name):
+        raise UserError(rule("define", "name", "be letters, digits and _ (at most 40)", name, "Choose another name."))
+    if name in _BY_NAME:
+        raise UserError(rule("define", "name", "not be a built-in activation's", name, "Choose another name."))
+    expr = parse(formula)
+    kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
+    made = Definition(name, kind, expr, source="user", user_defined=True)
+    known = _USER.get(name)
+    if known is not None and known.key != made.key:
+        raise UserError(f"define: {name!r} must keep its formula {known.formula!r}; got {formula!r}. "
+                        "Choose another name.")
+    return _USER.setdefault(name, made)
+
+
+def parse_arms(text: str) -> list[Definition]:
+    """Return the activations of a list like ``"gelu,mine=x*sigmoid(2*x)"``; commas in parentheses do not split.
+
+    >>> [d.name for d in parse_arms("gelu, other=max(x, 0)")]
+    ['gelu', 'other']
+    """
+    parts, depth, start = [], 0, 0
+    for i, char in enumerate(text + ","):
+        depth += (char == "(") - (char == ")")
+        if char == "," and (depth <= 0 or i == len(text)):
+            parts.append(text[start:i].strip())
+            start = i + 1
+    found: list[Definition] = []
+    for part in filter(None, parts):
+        name, equals, formula = part.partition("=")
+        arm = define(name.strip(), formula) if equals else get(part)
+        if arm.name in {a.name for a in found}:
+            raise UserError(rule("activations", "names", "differ", part, "Name each activation once."))
+        found.append(arm)
+    if not found:
+        raise UserError(rule("activations", "list", "name at least one", text, "Try gelu,swiglu."))
+    return found

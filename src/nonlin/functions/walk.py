@@ -1,0 +1,51 @@
+"""Folding a symbolic expression with a table of primitives: how every backend reads a definition.
+
+A table maps names ("add", "mul", "pow", "number", and the primitives' names) to what that backend does.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sympy
+
+from nonlin.functions.primitives import NAMES
+
+Table = Mapping[str, Callable[..., Any]]
+
+
+def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
+    """Return the expression computed by ``table``, its symbols replaced by ``leaves``; each part once.
+
+    >>> from sympy.abc import x
+    >>> fold(x**2 + 1, {"x": 3}, {"number": int, "add": lambda a, b: a + b, "pow": lambda a, n: a**int(n)})
+    10
+    """
+    memo: dict[sympy.Basic, Any] = {}
+
+    def visit(e: Any) -> Any:
+        if e not in memo:
+            memo[e] = compute(e)
+        return memo[e]
+
+    def chain(name: str, args: Any) -> Any:
+        values = [visit(a) for a in args]
+        total = values[0]
+        for value in values[1:]:
+            total = table[name](total, value)
+        return total
+
+    def compute(e: Any) -> Any:
+        if e.is_Symbol:
+            return leaves[e.name]
+        if e.is_number and not e.has(sympy.Function):
+            return table["number"](e)
+        if e.is_Add:
+            # Numbers last: SymPy puts them first, and x - 1 reads and rounds as it is written.
+            return chain("add", sorted(e.args, key=lambda a: bool(a.is_number)))
+        if e.is_Mul:
+            return chain("mul", e.args)
+        if e.is_Pow:
+            return table["pow"](visit(e.base), e.exp)
+        return table[NAMES[e.func]](*(visit(a) for a in e.args))
+
+    return visit(sympy.sympify(expr))

@@ -1,0 +1,41 @@
+"""The numbers a study starts from, in one place; ``docs/log.md`` has the measurements behind them."""
+
+# The model.
+LAYERS, DIM, HEADS, KV_HEADS, CONTEXT = 4, 128, 4, 4, 64
+BATCH = 12
+
+# The rule: fixed before the first run.
+MARGIN_BITS_PER_BYTE = 0.005
+CONFIDENCE = 0.95
+POWER = 0.8
+MINIMUM_SEEDS = 4
+JUDGE_SEEDS = 5
+FIRST_JUDGE_SEED = 1
+TUNE_SEEDS = 1
+FIRST_TUNE_SEED = 1001
+
+# Tuning: a grid of LEARNING_RATES points whose upper middle is LEARNING_RATE, longer by one point at a time
+# where an arm's best lies on its edge.
+LEARNING_RATE = 1e-2
+LEARNING_RATES = 4
+LEARNING_RATE_FACTOR = 2.0
+LEARNING_RATE_EXTENSIONS = 2
+TUNE_FRACTION = 0.35  # steps of a tuning run, of a judged run's
+
+# The recipe.
+TRAINING = {
+    "weight_decay": 0.1,
+    "warmup_fraction": 0.1,
+    "clip": 1.0,
+    "evaluation_tokens": 65536,
+    "evaluations": 4,
+    "probe_every": 100,
+}
+
+# The budget.
+MINUTES = 10.0
+WORKERS = 2
+MINIMUM_STEPS = 200  # of a judged run: below it the order of arms says little about longer training
+MAXIMUM_EPOCHS = 4  # repeating text up to four times is worth about as much as new text (arXiv:2305.16264)
+EXTENSION_ALLOWANCE = 0.25  # tuning runs expected beyond the grid, of the grid's
+RESERVE_SECONDS = 45.0  # starting up, measuring, samples and the report

@@ -1,0 +1,175 @@
+"""A study's plan: what is asked, what will run, and by which rule it is judged; fixed before the first run."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nonlin.errors import UserError, rule
+from nonlin.study import defaults
+from nonlin.study.budget import choose_steps, predict
+from nonlin.study.request import Arm, Request, trial_config
+from nonlin.study.verdict import rule_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides what runs; JSON-able. The clock decides nothing once this is written."""
+
+    name: str
+    request: dict[str, Any]
+    arms: list[dict[str, Any]]
+    baseline: str
+    rule: dict[str, Any]
+    model: dict[str, Any]
+    training: dict[str, Any]
+    learning_rates: list[float]
+    learning_rate_factor: float
+    learning_rate_extensions: int
+    tune_seeds: list[int]
+    judge_seeds: list[int]
+    match: str
+    machine: dict[str, Any]
+    workers: int
+    budget: dict[str, Any]
+    data: dict[str, Any]
+    format: int = 1
+
+    @property
+    def hash(self) -> str:
+        """The study's identity: of everything that decides its results, so neither of its name nor of times."""
+        counted = {k: v for k, v in asdict(self).items() if k not in ("name", "budget", "workers")}
+        text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def predicted_minutes(self) -> float:
+        """How long the study takes by the measured speeds."""
+        return self.budget["timing"]["predicted_minutes"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values, its hash among them."""
+        return {"hash": self.hash} | asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """Return the plan of :meth:`as_dict`; UserError if its hash says that it was changed since."""
+        try:
+            plan = cls(**{f.name: values[f.name] for f in fields(cls)})
+            good = plan.hash == values["hash"]
+        except (KeyError, TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError("the study's plan.json was damaged or changed after the study began, so its rule and "
+                            "its runs no longer belong together. Restore the file, or start in another folder.")
+        return plan
+
+    def arm(self, name: str) -> dict[str, Any]:
+        """Return the arm of that name."""
+        return next(arm for arm in self.arms if arm["name"] == name)
+
+    def config(self, name: str, purpose: str, learning_rate: float, seed: int) -> dict[str, Any]:
+        """Return the configuration of one trial."""
+        arm = self.arm(name)
+        training = {k: v for k, v in self.training.items() if k not in ("tune_steps", "judge_steps")}
+        training |= {"steps": arm[f"{purpose}_steps"], "learning_rate": learning_rate}
+        if purpose == "tune":  # only its final loss counts
+            training |= {"evaluations": 1, "probe_every": training["steps"]}
+        spec = Arm(arm["name"], arm["kind"], arm["hidden"], arm["parameters"], arm["formula"])
+        return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed)
+
+    def trial_seconds(self, name: str, purpose: str) -> float:
+        """Return how long a trial takes by the measured speeds."""
+        return self.budget["timing"]["trials"][name][f"{purpose}_seconds"]
+
+    def describe(self) -> str:
+        """Return the plan in words."""
+        tokens = self.training["batch"] * self.model["context"]
+        lengths = [arm["judge_steps"] * tokens for arm in self.arms]
+        length = f"{min(lengths):,}" + (f" to {max(lengths):,}" if max(lengths) > min(lengths) else "")
+        widths = {"params": "as many parameters", "width": "the same hidden width",
+                  "time": "as many parameters and the same training time"}[self.match]
+        worst = max(abs(arm["parameters_relative_error"]) for arm in self.arms)
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        return "\n".join([
+            f"Compare {', '.join(arm['name'] for arm in self.arms)} with {self.baseline} as the baseline.",
+            f"Data: {self.data.get('description', self.data['sha256'][:16])}.",
+            f"Model: {self.model['layers']} layers, width {self.model['dim']}, context {self.model['context']}, "
+            f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
+            f"(they differ by at most {worst:.1%}).",
+            f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seed, "
+            f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
+            f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens a run.",
+            f"Rule: {self.rule['text']}",
+            f"Time: about {self.predicted_minutes:.1f} minutes, {self.workers} runs at a time."])
+
+
+def learning_rate_grid(center: float, count: int, factor: float = defaults.LEARNING_RATE_FACTOR) -> list[float]:
+    """Return ``count`` rates on a log grid through ``center``, one point fewer above it than below.
+
+    >>> learning_rate_grid(0.01, 4, 2.0)
+    [0.0025, 0.005, 0.01, 0.02]
+    """
+    return [next_rate(center, factor, i - count // 2) for i in range(count)]
+
+
+def next_rate(rate: float, factor: float, places: int) -> float:
+    """Return the rate that many places along the grid, as a short decimal: it is part of a trial's name."""
+    return float(f"{rate * factor ** places:.6g}")
+
+
+def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float], machine: Mapping[str, Any],
+              workers: int = defaults.WORKERS, name: str = "study") -> Plan:
+    """Return the plan that fits the request's minutes at the measured speeds.
+
+    ``speeds``: by arm {"tokens_per_second", "seconds_overhead"}, of one worker while all are busy. The judged
+    runs are as long as the minutes allow. Raises UserError where that would be shorter than
+    ``defaults.MINIMUM_STEPS``, with the minutes needed.
+    """
+    costs = {arm.name: _cost(speeds[arm.name]) for arm in request.arms}
+    for arm, (rate, overhead) in costs.items():
+        if not (0 < rate < math.inf and 0 <= overhead < math.inf):
+            raise UserError(rule("make_plan", f"speeds[{arm!r}]", "be positive and finite", (rate, overhead),
+                                 "Measure again."))
+    steps = request.steps or choose_steps(request, costs, workers)
+    predicted = predict(request, costs, workers, steps)
+    if request.minutes is not None and predicted.minutes > request.minutes:
+        raise _too_small(request, predicted.minutes, steps)
+    base = next(arm.parameters for arm in request.arms if arm.name == request.baseline)
+    arms = [asdict(arm) | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
+            for arm in request.arms]
+    asked = request.as_dict()
+    return Plan(
+        name=name, request=asked, arms=arms, baseline=request.baseline,
+        rule={"metric": "bits_per_byte", "margin": request.margin, "confidence": request.confidence,
+              "correction": "holm", "seeds": request.seeds,
+              "text": rule_text(request.margin, request.confidence, request.seeds)},
+        model=asked["model"],
+        training={"tune_steps": predicted.steps[request.baseline]["tune_steps"],
+                  "judge_steps": predicted.steps[request.baseline]["judge_steps"],
+                  "batch": request.batch, **asked["training"]},
+        learning_rates=learning_rate_grid(request.learning_rate, request.learning_rates),
+        learning_rate_factor=defaults.LEARNING_RATE_FACTOR,
+        learning_rate_extensions=defaults.LEARNING_RATE_EXTENSIONS,
+        tune_seeds=[defaults.FIRST_TUNE_SEED + i for i in range(defaults.TUNE_SEEDS)],
+        judge_seeds=[defaults.FIRST_JUDGE_SEED + i for i in range(request.seeds)],
+        match=request.match, machine=dict(machine), workers=workers,
+        budget={"minutes": request.minutes,
+                "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}},
+        data=asked["data"])
+
+
+def _cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
+    if isinstance(speed, Mapping):
+        return float(speed["tokens_per_second"]), float(speed.get("seconds_overhead", 0.0))
+    return float(speed), 0.0
+
+
+def _too_small(request: Request, minutes: float, steps: int) -> UserError:
+    needed = math.ceil(minutes)
+    return UserError(
+        f"compare: minutes must be enough for {len(request.arms)} activations on {request.seeds} seeds; got "
+        f"{request.minutes:g}, and {steps:,} steps a run need about {needed} minutes on this machine. "
+        f"Use --minutes {needed}, or fewer activations, or a smaller model.")

@@ -1,0 +1,97 @@
+"""What a person asks a study for."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from nonlin.errors import UserError, rule, unknown_name
+from nonlin.study import defaults
+
+MATCHES = ("params", "time", "width")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One activation with the width its blocks get; ``formula`` only for one that the user defined."""
+
+    name: str
+    kind: str
+    hidden: int
+    parameters: int
+    formula: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for. Two calls that ask for the same continue the same study.
+
+    ``model``: layers, dim, heads, kv_heads, context, vocabulary. ``data``: sha256, tokenizer, description, and
+    what else is known of it (``train_tokens`` limits the length of runs). ``steps`` fixes the length of judged
+    runs, which else is as long as ``minutes`` allow. Raises UserError for values that make no study.
+    """
+
+    arms: Sequence[Arm]
+    baseline: str
+    model: Mapping[str, Any]
+    data: Mapping[str, Any]
+    minutes: float | None = defaults.MINUTES
+    match: str = "params"
+    seeds: int = defaults.JUDGE_SEEDS
+    learning_rate: float = defaults.LEARNING_RATE
+    learning_rates: int = defaults.LEARNING_RATES
+    steps: int | None = None
+    margin: float = defaults.MARGIN_BITS_PER_BYTE
+    confidence: float = defaults.CONFIDENCE
+    batch: int = defaults.BATCH
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "training", defaults.TRAINING | dict(self.training or {}))
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) < max(2, len(names)):
+            raise UserError(rule("compare", "activations", "be two or more, each named once", names,
+                                 "Name the activations to compare."))
+        if self.baseline not in names:
+            raise unknown_name("baseline among the study's activations", self.baseline, names)
+        if self.match not in MATCHES:
+            raise unknown_name("match", self.match, MATCHES)
+        self._check("seeds", self.seeds >= defaults.MINIMUM_SEEDS, f"be {defaults.MINIMUM_SEEDS} or more")
+        self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")
+        self._check("learning_rates", self.learning_rates >= 2, "be 2 or more")
+        self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "be positive and finite")
+        self._check("minutes", self.minutes is not None or self.steps is not None, "be given unless steps is")
+        self._check("steps", self.steps is None or self.steps >= 1, "be positive")
+        self._check("margin", 0 <= self.margin < math.inf, "be zero or more")
+        self._check("confidence", 0 < self.confidence < 1, "lie between 0 and 1")
+        self._check("batch", self.batch >= 1, "be positive")
+
+    def _check(self, name: str, good: bool, must: str) -> None:
+        if not good:
+            raise UserError(rule("compare", name, must, getattr(self, name), "Choose another value."))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the request as JSON values."""
+        return json.loads(json.dumps(asdict(self) | {"arms": [asdict(arm) for arm in self.arms]}))
+
+    def measure_configs(self, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Return one configuration an arm, to measure its speed with."""
+        recipe = {"steps": 100, "batch": self.batch, "learning_rate": self.learning_rate} | dict(self.training)
+        return {arm.name: trial_config(arm, self.model, self.data, recipe, machine, "judge",
+                                       defaults.FIRST_JUDGE_SEED) for arm in self.arms}
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one step trains on."""
+        return self.batch * self.model["context"]
+
+
+def trial_config(arm: Arm, model: Mapping[str, Any], data: Mapping[str, Any], training: Mapping[str, Any],
+                 machine: Mapping[str, Any], purpose: str, seed: int) -> dict[str, Any]:
+    """Return a trial's configuration; ``purpose`` is "tune" or "judge"."""
+    return {
+        "format": 1, "purpose": purpose, "activation": {"name": arm.name, "formula": arm.formula},
+        "model": {**model, "hidden": arm.hidden},
+        "data": {"sha256": data["sha256"], "tokenizer": data["tokenizer"]},
+        "training": dict(training), "seed": seed, "machine": dict(machine)}

@@ -1,0 +1,155 @@
+"""Paired differences, Holm's correction and its intervals, and how many seeds would decide."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from nonlin.errors import UserError, rule
+
+_MOST_SEEDS = 10_000  # beyond it "more seeds" is no advice
+_QUANTILES = (np.arange(400) + 0.5) / 400
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean of paired differences with its two-sided interval and p-value."""
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    p_value: float
+    standard_deviation: float
+    seeds: int
+
+
+def paired_effect(differences: Sequence[float], confidence: float = 0.95) -> Effect:
+    """Return the mean difference with Student's interval and two-sided p-value.
+
+    Differences without any spread (a twin's are all exactly zero) have an interval of no width, and a
+    p-value of 1 if they are zero, else 0. Raises UserError for fewer than two differences, or one not finite.
+
+    >>> effect = paired_effect([0.01, 0.03, 0.02, 0.02])
+    >>> round(effect.mean, 4), round(effect.low, 4), round(effect.high, 4)
+    (0.02, 0.007, 0.033)
+    >>> paired_effect([0.0, 0.0, 0.0, 0.0]).p_value
+    1.0
+    """
+    values = np.asarray(differences, dtype=float)
+    if values.size < 2 or not np.isfinite(values).all():
+        raise UserError(rule("paired_effect", "differences", "be two or more finite numbers",
+                             list(differences), "Run more seeds."))
+    # fsum: the mean does not depend on the order of the seeds, nor on numpy's summation
+    mean = math.fsum(values) / values.size
+    sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (values.size - 1))
+    if np.all(values == values[0]):  # rounding in the mean must not invent a spread
+        mean, sd = float(values[0]), 0.0
+    half = half_width(sd, values.size, confidence)
+    if sd == 0.0:
+        p_value = 1.0 if mean == 0.0 else 0.0
+    else:
+        p_value = float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(values.size), values.size - 1))
+    return Effect(mean, mean - half, mean + half, confidence, p_value, sd, int(values.size))
+
+
+def half_width(sd: float, seeds: int, confidence: float) -> float:
+    """Return half the width of Student's interval for a mean.
+
+    >>> round(half_width(1.0, 4, 0.95), 4)
+    1.5912
+    """
+    return float(stats.t.isf((1 - confidence) / 2, seeds - 1)) * sd / math.sqrt(seeds)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, in the order given.
+
+    >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def holm_confidences(p_values: Sequence[float], confidence: float = 0.95) -> list[float]:
+    """Return the confidence of each interval such that it excludes zero exactly where Holm's test rejects.
+
+    The hypothesis of rank i (from 0, of m) is tested at (1 − confidence) / (m − i); the first that is not
+    rejected ends the steps, and all that follow keep its level.
+
+    >>> [round(c, 4) for c in holm_confidences([0.001, 0.5, 0.4])]
+    [0.9833, 0.975, 0.975]
+    """
+    alpha, levels = 1 - confidence, [0.0] * len(p_values)
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    level, going = alpha, True
+    for rank, index in enumerate(order):
+        if going:
+            level = alpha / (len(order) - rank)
+            going = p_values[index] <= level
+        levels[index] = 1 - level
+    return levels
+
+
+@dataclass(frozen=True)
+class Power:
+    """How likely each verdict is."""
+
+    better_or_worse: float
+    tie: float
+
+
+def power(effect: float, sd: float, seeds: int, margin: float, confidence: float = 0.95) -> Power:
+    """Return the probabilities that the rule calls a true mean difference on its true side, or a tie.
+
+    ``sd`` is that of the paired differences; ``confidence`` that of the interval the rule looks at. The mean
+    and the spread of normal samples are independent: the probability given the spread is averaged over 400
+    of its quantiles.
+
+    >>> power(0.02, 0.005, 5, margin=0.005).better_or_worse > 0.99
+    True
+    """
+    effect = abs(effect)
+    if sd == 0.0:
+        return Power(float(effect > margin), float(effect <= margin))
+    error = sd / math.sqrt(seeds)
+    spread_Q = np.sqrt(stats.chi2.ppf(_QUANTILES, seeds - 1) / (seeds - 1))
+    half_Q = float(stats.t.isf((1 - confidence) / 2, seeds - 1)) * error * spread_Q
+    decided = stats.norm.sf((np.maximum(margin, half_Q) - effect) / error)
+    room_Q = np.maximum(margin - half_Q, 0.0)
+    tie = stats.norm.cdf((room_Q - effect) / error) - stats.norm.cdf((-room_Q - effect) / error)
+    return Power(float(np.mean(decided)), float(np.mean(tie)))
+
+
+def seeds_needed(effect: float, sd: float, margin: float, confidence: float = 0.95,
+                 wanted: float = 0.8) -> int | None:
+    """Return how many seeds in all decide (better, worse or tie) with probability ``wanted``.
+
+    It takes the effect and the spread to be the true ones. None: more than 10,000, as when the effect lies on
+    the margin itself.
+
+    >>> seeds_needed(0.02, 0.01, margin=0.005)
+    5
+    >>> seeds_needed(0.005, 0.01, margin=0.005) is None
+    True
+    """
+    def enough(seeds: int) -> bool:
+        chance = power(effect, sd, seeds, margin, confidence)
+        return chance.better_or_worse + chance.tie >= wanted
+
+    low, high = 1, 2
+    while not enough(high):
+        low, high = high, high * 2
+        if low >= _MOST_SEEDS:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high if high <= _MOST_SEEDS else None

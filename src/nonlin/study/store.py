@@ -1,0 +1,250 @@
+"""A study's folder: what is written is whole, what is damaged is noticed, what is finished is kept."""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError
+from nonlin.study.plan import Plan
+from nonlin.study.request import Request
+from nonlin.training.config import config_hash
+
+_TRIAL = re.compile(r"[0-9a-f]{16}\Z")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|os error 28\b|errno 28\b", re.IGNORECASE)
+# What a study's folder may hold before its plan is written.
+_KNOWN = {"data", "trials", "running", ".lock"}
+
+
+class DamagedRecord(Exception):
+    """A trial's folder is not what was written there."""
+
+
+def disk_full(problem: BaseException | str) -> bool:
+    """Return whether an error, or another process's account of one, says that the disk is full."""
+    if isinstance(problem, OSError) and problem.errno in _FULL:
+        return True
+    return bool(_FULL_TEXT.search(str(problem)))
+
+
+def disk_full_error(directory: Path) -> UserError:
+    """Return the error of a full disk."""
+    return UserError(f"the disk that holds {directory} is full; every finished run is kept. "
+                     "Free some space, then give the same command again: it continues.")
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for every number that JSON cannot write.
+
+    >>> finite({"a": [1.0, float("nan")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    text = json.dumps({k: v for k, v in values.items() if k != "checksum"}, sort_keys=True,
+                      separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Store:
+    """The folder of one study. Raises UserError where it holds files of something else.
+
+    A trial is written in ``running/`` and moved to ``trials/`` whole, with one rename, when it has ended.
+    """
+
+    def __init__(self, directory: str | Path):
+        self.directory = Path(directory)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{directory} must be a folder; it is a file. Choose another folder.") from None
+        except OSError as error:
+            raise self._explain(error) from error
+        strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN)
+        if strange and not self.plan_path.exists():
+            raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
+                            "Choose another folder.")
+
+    @property
+    def plan_path(self) -> Path:
+        """Where the plan lies."""
+        return self.directory / "plan.json"
+
+    def _explain(self, error: OSError) -> UserError:
+        if disk_full(error):
+            return disk_full_error(self.directory)
+        return UserError(f"{self.directory} must be a folder that can be written; {error}. Choose another folder.")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the study for this process. UserError where another does; a killed process holds nothing."""
+        try:
+            handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise self._explain(error) from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"the study in {self.directory} must have one process; another one runs it now. "
+                                "Wait for it, or choose another folder.") from None
+            # What a killed process left half-done. Its workers, if they still write there, write to no one.
+            shutil.rmtree(self.directory / "running", ignore_errors=True)
+            yield
+        finally:
+            os.close(handle)
+
+    def plan(self) -> Plan | None:
+        """Return the plan; None if there is none yet. UserError if it is damaged or was changed."""
+        try:
+            values = json.loads(self.plan_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            values = {}
+        return Plan.from_dict(values if isinstance(values, dict) else {})
+
+    def resume(self, request: Request) -> Plan | None:
+        """Return the plan that an earlier call with the same request made here; None if there is none.
+
+        UserError if the study here is another one, naming what differs.
+        """
+        plan = self.plan()
+        if plan is not None:
+            asked = request.as_dict()
+            changed = [key for key in asked if asked[key] != plan.request.get(key)]
+            if changed:
+                raise UserError(f"{self.directory} holds another study: its {' and '.join(changed)} "
+                                f"{'differs' if len(changed) == 1 else 'differ'} from this command's. "
+                                "Choose another folder with --out, or give the command that began it.")
+        return plan
+
+    def create(self, plan: Plan) -> None:
+        """Write the plan. UserError where another one is."""
+        existing = self.plan()
+        if existing is not None and existing.hash != plan.hash:
+            raise UserError(f"{self.directory} holds another study. Choose another folder with --out.")
+        if existing is None:
+            self._write(self.plan_path, json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def write_results(self, results: Mapping[str, Any]) -> None:
+        """Write results.json and results.csv."""
+        from nonlin.study.results import csv_rows
+
+        self._write(self.directory / "results.json", json.dumps(finite(results), indent=1) + "\n")
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows(csv_rows(results))
+        self._write(self.directory / "results.csv", buffer.getvalue())
+
+    def begin(self, config: Mapping[str, Any]) -> Path:
+        """Return a fresh folder for a trial to run in, its config.json written."""
+        folder = self.directory / "running" / config_hash(dict(config))
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            write_atomically(folder / "config.json", json.dumps(config, indent=1, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._explain(error) from error
+        return folder
+
+    def finish(self, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Seal a trial that ran in ``folder``: write its record, move it to trials/; return the record."""
+        try:
+            files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+            sealed = finite({**record, "files": files})
+            sealed["checksum"] = _checksum(sealed)
+            for name in files:
+                _sync(folder / name)
+            write_atomically(folder / "result.json", json.dumps(sealed, indent=1, allow_nan=False) + "\n")
+            target = self.directory / "trials" / folder.name
+            target.parent.mkdir(exist_ok=True)
+            os.rename(folder, target)
+            _sync(target.parent)
+        except OSError as error:
+            raise self._explain(error) from error
+        return sealed
+
+    def read(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return (config, record) of a finished trial; raises DamagedRecord where they are not as written."""
+        folder = self.directory / "trials" / key
+        try:
+            config = json.loads((folder / "config.json").read_bytes())
+            record = json.loads((folder / "result.json").read_bytes())
+            if config_hash(config) != key or record["config_hash"] != key:
+                raise DamagedRecord("its configuration is not the one it is named by")
+            if record["checksum"] != _checksum(record):
+                raise DamagedRecord("result.json was changed after it was written")
+            for name, digest in record["files"].items():
+                if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                    raise DamagedRecord(f"{name} was changed after it was written")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedRecord("its files are truncated or no JSON records") from error
+        except FileNotFoundError as error:
+            raise DamagedRecord(f"{Path(error.filename).name} is missing") from error
+        return config, record
+
+    def load(self, key: str) -> tuple[dict[str, Any] | None, str | None]:
+        """Return (record, warning): no record where there is none, or where it was damaged and put aside."""
+        folder = self.directory / "trials" / key
+        if not folder.exists():
+            return None, None
+        try:
+            return self.read(key)[1], None
+        except DamagedRecord as damage:
+            number = 1
+            while (aside := folder.with_name(f"{key}.damaged-{number}")).exists():
+                number += 1
+            os.rename(folder, aside)
+            return None, f"the finished run {key} is damaged ({damage}): put aside as {aside.name}, runs again"
+
+    def keys(self) -> list[str]:
+        """Return the hashes of all finished trials, damaged or not."""
+        folder = self.directory / "trials"
+        return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []

@@ -1,0 +1,110 @@
+"""Which trials a plan asks for next, as a pure function of the records so far."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nonlin.study.plan import Plan, next_rate
+from nonlin.training.config import config_hash
+
+#: Records of trials by the hash of their configuration.
+Records = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of the plan; ``key`` is the hash of ``config``."""
+
+    key: str
+    arm: str
+    purpose: str
+    learning_rate: float
+    seed: int
+    config: dict[str, Any]
+
+
+def trial(plan: Plan, arm: str, purpose: str, learning_rate: float, seed: int) -> Trial:
+    """Return the trial of these values."""
+    config = plan.config(arm, purpose, learning_rate, seed)
+    return Trial(config_hash(config), arm, purpose, learning_rate, seed, config)
+
+
+def tune_trials(plan: Plan, arm: str, rates: Iterable[float]) -> list[Trial]:
+    """Return the tuning trials of an arm at these rates."""
+    return [trial(plan, arm, "tune", rate, seed) for rate in rates for seed in plan.tune_seeds]
+
+
+def tune_loss(plan: Plan, arm: str, rate: float, records: Records) -> float | None:
+    """Return the mean final bits per byte at a rate: infinite if a run diverged, None if one is missing."""
+    found = [records.get(t.key) for t in tune_trials(plan, arm, [rate])]
+    if any(record is None for record in found):
+        return None
+    losses = [record["bits_per_byte"] if record["status"] == "finished" else None for record in found if record]
+    return math.inf if any(x is None for x in losses) else math.fsum(losses) / len(losses)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How far an arm's tuning is: the rates it asks for so far, in order, and their losses.
+
+    ``done``: nothing is missing. ``best``: the rate of least loss, None while not done and where every run
+    diverged. ``at_edge``: the best has no worse neighbour on one side, though the grid grew as far as it may.
+    """
+
+    rates: list[float]
+    losses: list[float | None]
+    done: bool
+    best: float | None
+    at_edge: bool
+
+
+def tuning(plan: Plan, arm: str, records: Records) -> Tuning:
+    """Return the state of an arm's tuning.
+
+    The grid grows by one point towards the edge that holds the best, and downwards where every run diverged,
+    ``plan.learning_rate_extensions`` times at most.
+    """
+    rates = list(plan.learning_rates)
+    for grown in range(plan.learning_rate_extensions + 1):
+        losses = [tune_loss(plan, arm, rate, records) for rate in rates]
+        if None in losses:
+            return Tuning(rates, losses, False, None, False)
+        best = min(range(len(rates)), key=losses.__getitem__)  # type: ignore[arg-type]
+        diverged = losses[best] == math.inf
+        low, high = best == 0 or diverged, best == len(rates) - 1 and not diverged
+        if grown == plan.learning_rate_extensions or not (low or high):
+            return Tuning(rates, losses, True, None if diverged else rates[best], low or high)
+        if low:
+            rates.insert(0, next_rate(rates[0], plan.learning_rate_factor, -1))
+        else:
+            rates.append(next_rate(rates[-1], plan.learning_rate_factor, 1))
+    raise AssertionError("the loop returns")
+
+
+def judge_trials(plan: Plan, arm: str, records: Records) -> list[Trial]:
+    """Return an arm's judged trials: none before its tuning is done, or where every tuning run diverged."""
+    best = tuning(plan, arm, records).best
+    return [] if best is None else [trial(plan, arm, "judge", best, seed) for seed in plan.judge_seeds]
+
+
+def trials_of(plan: Plan, stage: str, records: Records) -> list[Trial]:
+    """Return the trials of a stage ("tune" or "judge") that can run now and have no record yet.
+
+    An arm's trials depend on its own records alone: the set of all trials that a study runs does not depend on
+    the order in which they end.
+    """
+    found: list[Trial] = []
+    for arm in (a["name"] for a in plan.arms):
+        state = tuning(plan, arm, records)
+        if stage == "tune":
+            found += tune_trials(plan, arm, state.rates)
+        elif state.best is not None:
+            found += [trial(plan, arm, "judge", state.best, seed) for seed in plan.judge_seeds]
+    return [t for t in found if t.key not in records]
+
+
+def complete(plan: Plan, records: Records) -> bool:
+    """Return whether nothing is left to run."""
+    return all(tuning(plan, a["name"], records).done for a in plan.arms) and not (
+        trials_of(plan, "tune", records) or trials_of(plan, "judge", records))

@@ -1,0 +1,118 @@
+"""The rule that turns judged runs into verdicts; it is written into the plan before the first run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nonlin.errors import UserError, rule
+from nonlin.study import defaults, statistics
+
+#: Bits per byte by judged seed; None where the run diverged.
+Runs = Mapping[int, float | None]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the study says of one arm; ``difference`` is arm − baseline in bits per byte: less is better."""
+
+    verdict: str
+    mean: float | None
+    difference: dict[str, float] | None
+    seeds_needed: int | None
+    reason: str | None
+
+
+def rule_text(margin: float, confidence: float, seeds: int) -> str:
+    """Return the rule in words."""
+    return (
+        f"Each activation is compared with the baseline on {seeds} seeds, by the paired difference in bits "
+        f"per byte on held-out text. Intervals have {100 * confidence:g} % confidence, corrected by Holm across "
+        f"the activations. Better or worse: the interval lies wholly on one side of zero and the mean "
+        f"difference exceeds {margin:g}. Tie: the interval lies within ±{margin:g}. Undecided: anything else. "
+        "A judged run that diverges makes its activation worse.")
+
+
+def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str) -> dict[str, Verdict]:
+    """Return the verdict of each arm by the rule {"margin", "confidence", "seeds"}.
+
+    An arm with fewer judged runs than the rule's seeds is undecided whatever its numbers say: looking early
+    and stopping on a good look would find winners where there are none.
+
+    >>> found = judge({"margin": 0.005, "confidence": 0.95, "seeds": 4}, {
+    ...     "gelu": {1: 2.10, 2: 2.11, 3: 2.12, 4: 2.10}, "swiglu": {1: 2.05, 2: 2.06, 3: 2.08, 4: 2.05},
+    ...     "twin": {1: 2.10, 2: 2.11, 3: 2.12, 4: 2.10}}, baseline="gelu")
+    >>> {name: verdict.verdict for name, verdict in found.items()}
+    {'gelu': 'baseline', 'swiglu': 'better', 'twin': 'tie'}
+    """
+    if baseline not in runs:
+        raise UserError(rule("judge", "baseline", f"be one of the arms ({', '.join(runs)})", baseline,
+                             "Name one of the arms."))
+    effects = _effects(rule_, runs, baseline)
+    return {arm: _verdict(rule_, arm, runs, baseline, effects.get(arm)) for arm in runs}
+
+
+def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str
+             ) -> dict[str, statistics.Effect]:
+    """Paired effects with Holm's intervals, of all arms that have two or more pairs."""
+    pairs = {arm: _differences(runs[arm], runs[baseline]) for arm in runs if arm != baseline}
+    pairs = {arm: found for arm, found in pairs.items() if len(found) >= 2}
+    p_values = [statistics.paired_effect(found).p_value for found in pairs.values()]
+    levels = statistics.holm_confidences(p_values, rule_["confidence"])
+    return {arm: statistics.paired_effect(found, level)
+            for (arm, found), level in zip(pairs.items(), levels, strict=True)}
+
+
+def _differences(runs: Runs, baseline: Runs) -> list[float]:
+    both = ((runs[seed], baseline[seed]) for seed in sorted(set(runs) & set(baseline)))
+    return [a - b for a, b in both if a is not None and b is not None]
+
+
+def _verdict(rule_: Mapping[str, Any], arm: str, runs: Mapping[str, Runs], baseline: str,
+             effect: statistics.Effect | None) -> Verdict:
+    finished = [value for value in runs[arm].values() if value is not None]
+    mean = sum(finished) / len(finished) if finished else None
+    difference = None if effect is None else {
+        "mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": rule_["confidence"],
+        "interval_confidence": effect.confidence, "p_value": effect.p_value, "seeds": effect.seeds}
+    forced = _forced(rule_["seeds"], arm, runs, baseline)
+    if forced is not None:
+        return Verdict(forced[0], mean, difference, None, forced[1])
+    assert effect is not None and difference is not None  # complete runs have their pairs
+    return Verdict(*_by_interval(effect, rule_["margin"], mean, difference))
+
+
+def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tuple[str, str | None] | None:
+    """The verdict where the numbers do not decide: the baseline, missing runs, diverged runs."""
+    lost, lost_baseline = (sum(v is None for v in runs[name].values()) for name in (arm, baseline))
+    if arm == baseline:
+        return "baseline", f"{lost} of {len(runs[arm])} judged runs diverged" if lost else None
+    short = [name for name in (arm, baseline) if len(runs[name]) < seeds]
+    if short:
+        done = len(runs[short[0]])
+        return "undecided", f"the study is not finished: {done} of {seeds} judged runs of {short[0]}"
+    if lost and lost_baseline:
+        return "undecided", f"judged runs diverged: {lost} of {arm}, {lost_baseline} of {baseline}"
+    if lost:
+        return "worse", f"{lost} of {seeds} judged runs diverged"
+    if lost_baseline == seeds:
+        return "better", f"every judged run of {baseline} diverged, none of this"
+    if lost_baseline:
+        return "undecided", (f"{lost_baseline} of {seeds} judged runs of {baseline} diverged: "
+                             "take another baseline")
+    return None
+
+
+def _by_interval(effect: statistics.Effect, margin: float, mean: float | None, difference: dict[str, float]
+                 ) -> tuple[str, float | None, dict[str, float], int | None, str | None]:
+    if -margin <= effect.low and effect.high <= margin:
+        return "tie", mean, difference, None, None
+    # The p-value says exactly what the interval does (see holm_confidences), without rounding at the edge.
+    apart = effect.p_value <= 1 - effect.confidence
+    if apart and abs(effect.mean) > margin:
+        return "better" if effect.mean < 0 else "worse", mean, difference, None, None
+    needed = statistics.seeds_needed(
+        effect.mean, effect.standard_deviation, margin, effect.confidence, defaults.POWER)
+    if needed is not None:
+        needed = max(needed, effect.seeds + 1)
+    about = "more than 10,000 seeds" if needed is None else f"about {needed} seeds in all"
+    return "undecided", mean, difference, needed, f"{about} would decide it"
