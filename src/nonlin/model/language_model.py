@@ -52,7 +52,7 @@ class Block(nn.Module):
         x_BTD = x_BTD + self.attention(engine.rms_norm(x_BTD, self.attention_norm.weight), cos, sin, engine)
         normed, block = engine.rms_norm(x_BTD, self.feed_forward_norm.weight), self.feed_forward
         up = engine.linear(normed, block.up.weight)
-        inputs = (engine.linear(normed, block.gate.weight), up) if getattr(block, "gate", None) is not None else (up,)
+        inputs = (engine.linear(normed, block.gate.weight), up) if block.gate is not None else (up,)
         hidden = block.activation(*inputs)
         out = engine.linear(hidden, block.down.weight)
         if watch is not None:
