@@ -99,7 +99,7 @@ class LanguageModel(nn.Module):
             if weight.ndim != 2:
                 continue
             generator = private if ".feed_forward." in name else common
-            std = (0.02 if name.startswith("embedding") else weight.shape[1] ** -0.5)
+            std = 0.02 if name.startswith(("embedding", "head")) else weight.shape[1] ** -0.5
             if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
                 std /= (2 * self.config.layers) ** 0.5
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
