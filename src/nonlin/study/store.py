@@ -24,7 +24,7 @@ _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|os error 28\b|errno 28\b", re.IGNORECASE)
 # What a study's folder may hold before its plan is written.
-_KNOWN = {"data", "trials", "running", ".lock"}
+_KNOWN = {"data", "trials", "running"}
 
 
 class DamagedRecord(Exception):
@@ -101,7 +101,7 @@ class Store:
             raise UserError(f"{directory} must be a folder; it is a file. Choose another folder.") from None
         except OSError as error:
             raise self._explain(error) from error
-        strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN)
+        strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
         if strange and not self.plan_path.exists():
             raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
                             "Choose another folder.")
@@ -132,6 +132,8 @@ class Store:
             # What a killed process left half-done. Its workers, if they still write there, write to no one.
             shutil.rmtree(self.directory / "running", ignore_errors=True)
             yield
+            with contextlib.suppress(OSError):
+                (self.directory / "running").rmdir()
         finally:
             os.close(handle)
 
@@ -244,7 +246,7 @@ class Store:
             os.rename(folder, aside)
             return None, f"the finished run {key} is damaged ({damage}): put aside as {aside.name}, runs again"
 
-    def keys(self) -> list[str]:
+    def hashes(self) -> list[str]:
         """Return the hashes of all finished trials, damaged or not."""
         folder = self.directory / "trials"
         return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []

@@ -1,5 +1,6 @@
 """The rule that turns judged runs into verdicts; it is written into the plan before the first run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -52,14 +53,14 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str) -> 
 
 
 def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str
-             ) -> dict[str, statistics.Effect]:
-    """Paired effects with Holm's intervals, of all arms that have two or more pairs."""
+             ) -> dict[str, tuple[statistics.Effect, float]]:
+    """Paired effects with Holm's intervals and p-values, of all arms that have two or more pairs."""
     pairs = {arm: _differences(runs[arm], runs[baseline]) for arm in runs if arm != baseline}
     pairs = {arm: found for arm, found in pairs.items() if len(found) >= 2}
     p_values = [statistics.paired_effect(found).p_value for found in pairs.values()]
     levels = statistics.holm_confidences(p_values, rule_["confidence"])
-    return {arm: statistics.paired_effect(found, level)
-            for (arm, found), level in zip(pairs.items(), levels, strict=True)}
+    return {arm: (statistics.paired_effect(found, level), p_value) for (arm, found), level, p_value
+            in zip(pairs.items(), levels, statistics.holm(p_values), strict=True)}
 
 
 def _differences(runs: Runs, baseline: Runs) -> list[float]:
@@ -68,17 +69,21 @@ def _differences(runs: Runs, baseline: Runs) -> list[float]:
 
 
 def _verdict(rule_: Mapping[str, Any], arm: str, runs: Mapping[str, Runs], baseline: str,
-             effect: statistics.Effect | None) -> Verdict:
+             corrected: tuple[statistics.Effect, float] | None) -> Verdict:
     finished = [value for value in runs[arm].values() if value is not None]
-    mean = sum(finished) / len(finished) if finished else None
-    difference = None if effect is None else {
-        "mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": rule_["confidence"],
-        "interval_confidence": effect.confidence, "p_value": effect.p_value, "seeds": effect.seeds}
+    mean = math.fsum(finished) / len(finished) if finished else None
+    difference = None
+    if corrected is not None:
+        effect, p_value = corrected
+        difference = {
+            "mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": rule_["confidence"],
+            "interval_confidence": effect.confidence, "p_value": p_value,
+            "p_value_uncorrected": effect.p_value, "seeds": effect.seeds}
     forced = _forced(rule_["seeds"], arm, runs, baseline)
     if forced is not None:
         return Verdict(forced[0], mean, difference, None, forced[1])
-    assert effect is not None and difference is not None  # complete runs have their pairs
-    return Verdict(*_by_interval(effect, rule_["margin"], mean, difference))
+    assert corrected is not None  # complete runs have their pairs
+    return Verdict(*_by_interval(rule_, *corrected, mean, difference))
 
 
 def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tuple[str, str | None] | None:
@@ -102,17 +107,18 @@ def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tu
     return None
 
 
-def _by_interval(effect: statistics.Effect, margin: float, mean: float | None, difference: dict[str, float]
-                 ) -> tuple[str, float | None, dict[str, float], int | None, str | None]:
+def _by_interval(rule_: Mapping[str, Any], effect: statistics.Effect, p_value: float, mean: float | None,
+                 difference: dict[str, float] | None
+                 ) -> tuple[str, float | None, dict[str, float] | None, int | None, str | None]:
+    margin = rule_["margin"]
     if -margin <= effect.low and effect.high <= margin:
         return "tie", mean, difference, None, None
-    # The p-value says exactly what the interval does (see holm_confidences), without rounding at the edge.
-    apart = effect.p_value <= 1 - effect.confidence
-    if apart and abs(effect.mean) > margin:
+    # The p-value says what the interval does (see holm_confidences), without rounding at the edge.
+    if p_value <= 1 - rule_["confidence"] and abs(effect.mean) > margin:
         return "better" if effect.mean < 0 else "worse", mean, difference, None, None
     needed = statistics.seeds_needed(
         effect.mean, effect.standard_deviation, margin, effect.confidence, defaults.POWER)
-    if needed is not None:
-        needed = max(needed, effect.seeds + 1)
-    about = "more than 10,000 seeds" if needed is None else f"about {needed} seeds in all"
-    return "undecided", mean, difference, needed, f"{about} would decide it"
+    if needed is None:
+        return "undecided", mean, difference, None, "more than 10,000 seeds would decide it"
+    needed = max(needed, effect.seeds + 1)
+    return "undecided", mean, difference, needed, f"about {needed} seeds in all would decide it"

@@ -1,0 +1,149 @@
+"""What a study found: records in, results.json's values out."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from nonlin.study import verdict
+from nonlin.study.advice import advice
+from nonlin.study.plan import Plan
+from nonlin.study.tuning import Records, Tuning, complete, judge_trials, tune_trials, tuning
+
+_COLUMNS = ("name", "kind", "verdict", "bits_per_byte", "standard_deviation", "difference", "low", "high",
+            "p_value", "seeds", "seeds_needed", "learning_rate", "learning_rate_sensitivity", "diverged_runs",
+            "spike_score", "dead_share", "sparsity", "gradient_ratio", "hidden", "parameters",
+            "flops_per_token", "tokens_per_second", "peak_memory_bytes")
+
+
+def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None = None, seconds: float = 0.0,
+            interrupted: bool = False) -> dict[str, Any]:
+    """Return the values of results.json: every arm's verdict, numbers and runs, and one sentence of advice.
+
+    "status" is "complete", "interrupted", or "partial" where runs are missing. Times and memory lie under keys
+    named "timing" only; all else is a function of the plan and the records.
+    """
+    states = {arm["name"]: tuning(plan, arm["name"], records) for arm in plan.arms}
+    runs = {arm: _judged_losses(plan, arm, state, records) for arm, state in states.items()}
+    verdicts = verdict.judge(plan.rule, runs, plan.baseline)
+    arms = [_arm(plan, arm, states[arm["name"]], verdicts[arm["name"]], records) for arm in plan.arms]
+    done = complete(plan, records)
+    status = "complete" if done else "interrupted" if interrupted else "partial"
+    left = sum(len(plan.judge_seeds) - len(run) for run in runs.values())
+    return {
+        "format": 1, "name": plan.name, "status": status, "rule": plan.rule, "baseline": plan.baseline,
+        "advice": advice(plan, arms, left), "ranking": [row["name"] for row in ranking(plan, records)], "arms": arms,
+        "plan": plan.as_dict(), "data": plan.data, "environment": dict(environment or {}),
+        "timing": {"seconds": seconds,
+                   "trial_seconds": math.fsum(r["timing"]["seconds"] for r in records.values())}}
+
+
+def ranking(plan: Plan, records: Records) -> list[dict[str, Any]]:
+    """Return the arms by their mean bits per byte so far, the best first; unjudged arms come last."""
+    rows = []
+    for arm in (a["name"] for a in plan.arms):
+        found = [records[t.key] for t in judge_trials(plan, arm, records) if t.key in records]
+        mean = _mean(record["bits_per_byte"] for record in found)
+        rows.append({"name": arm, "bits_per_byte": mean, "seeds": len(found)})
+    return sorted(rows, key=lambda r: math.inf if r["bits_per_byte"] is None else r["bits_per_byte"])
+
+
+def _judged_losses(plan: Plan, arm: str, state: Tuning, records: Records) -> dict[int, float | None]:
+    if state.done and state.best is None:  # no learning rate trains it
+        return dict.fromkeys(plan.judge_seeds)
+    return {t.seed: _loss(records[t.key]) for t in judge_trials(plan, arm, records) if t.key in records}
+
+
+def _loss(record: Mapping[str, Any]) -> float | None:
+    return record["bits_per_byte"] if record["status"] == "finished" else None
+
+
+def _arm(plan: Plan, arm: Mapping[str, Any], state: Tuning, found: verdict.Verdict, records: Records
+         ) -> dict[str, Any]:
+    name, reason = arm["name"], found.reason
+    if state.done and state.best is None:
+        reason = f"it diverged at every learning rate from {state.rates[0]:g} to {state.rates[-1]:g}"
+    trials = [t for t in judge_trials(plan, name, records) if t.key in records]
+    judged = [records[t.key] for t in trials]
+    finished = [record for record in judged if record["status"] == "finished"]
+    tuned = [t for t in tune_trials(plan, name, state.rates) if t.key in records]
+    measured = {key: _mean(r.get(key) for r in finished) for key in ("spike_score", "dead_share", "sparsity")}
+    layers = _mean_layers(finished)
+    return {
+        "name": name, "kind": arm["kind"], "formula": arm["formula"], "verdict": found.verdict, "reason": reason,
+        "bits_per_byte": found.mean, "standard_deviation": _deviation([r["bits_per_byte"] for r in finished]),
+        "difference": found.difference, "seeds_needed": found.seeds_needed,
+        "learning_rate": state.best, "learning_rate_at_edge": state.at_edge,
+        "learning_rate_sensitivity": _sensitivity(plan, name, state, records),
+        "tuning": [{"learning_rate": t.learning_rate, **_run(t.key, t.seed, records[t.key]),
+                    "initial_bits_per_byte": records[t.key]["initial_bits_per_byte"]} for t in tuned],
+        "judged": [_run(t.key, t.seed, record) for t, record in zip(trials, judged, strict=True)],
+        "diverged_runs": len(judged) - len(finished),
+        "diverged_tuning_runs": sum(records[t.key]["status"] != "finished" for t in tuned),
+        **measured, "gradient_ratio": _gradient_ratio(layers), "hidden": arm["hidden"],
+        "parameters": judged[0]["parameters"] if judged else arm["parameters"],
+        "parameters_relative_error": arm["parameters_relative_error"],
+        "flops_per_token": judged[0]["flops_per_token"] if judged else None, "layers": layers,
+        "timing": {"tokens_per_second": _mean(r["timing"].get("tokens_per_second") for r in judged),
+                   "peak_memory_bytes": max((r["timing"].get("peak_memory_bytes") or 0 for r in judged),
+                                            default=None)}}
+
+
+def _run(key: str, seed: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    return {"seed": seed, "bits_per_byte": _loss(record), "status": record["status"], "config_hash": key}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _deviation(values: list[float]) -> float | None:
+    """Sample standard deviation over the seeds of one arm; exactly zero for equal values."""
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    if max(values) == min(values):
+        return 0.0
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1))
+
+
+def _sensitivity(plan: Plan, arm: str, state: Tuning, records: Records) -> float | None:
+    """Mean over the shared grid of min(loss, loss at initialization), less the best loss (arXiv:2309.14322).
+
+    Over the shared grid even where this arm's grew, so that all arms are measured over the same rates.
+    """
+    if not state.done or state.best is None:
+        return None
+    capped = []
+    for t in tune_trials(plan, arm, plan.learning_rates):
+        start, loss = records[t.key]["initial_bits_per_byte"], _loss(records[t.key])
+        capped.append(start if loss is None else loss if start is None else min(loss, start))
+    best = state.losses[state.rates.index(state.best)]
+    mean = _mean(capped)
+    return None if mean is None or best is None else mean - best
+
+
+def _mean_layers(records: list[Mapping[str, Any]]) -> list[dict[str, float | None]]:
+    """The last probe's measures of each layer, averaged over seeds."""
+    probed = [record["layers"] for record in records if record.get("layers")]
+    if not probed:
+        return []
+    return [{key: _mean(layers[i].get(key) for layers in probed) for key in probed[0][i]}
+            for i in range(min(len(layers) for layers in probed))]
+
+
+def _gradient_ratio(layers: list[dict[str, float | None]]) -> float | None:
+    """Gradient at the first layer's output over that at the last's: small where gradients vanish."""
+    ends = [layer.get("gradient_rms") for layer in (layers[:1] + layers[-1:])]
+    return ends[0] / ends[1] if len(ends) == 2 and ends[0] is not None and ends[1] else None
+
+
+def csv_rows(results: Mapping[str, Any]) -> list[list[Any]]:
+    """Return results.csv's rows: a header, then one an arm in the plan's order."""
+    rows: list[list[Any]] = [list(_COLUMNS)]
+    for arm in results["arms"]:
+        difference = arm["difference"] or {}
+        values = arm | arm["timing"] | {"difference": difference.get("mean")} | {
+            key: difference.get(key) for key in ("low", "high", "p_value", "seeds")}
+        rows.append(["" if values[column] is None else values[column] for column in _COLUMNS])
+    return rows
