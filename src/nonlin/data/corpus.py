@@ -162,7 +162,8 @@ def split(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[bytes]
         chosen = validation if int.from_bytes(digest[:4], "big") < validation_fraction * 2**32 else training
         chosen.append(text)
     held, whole = sum(map(len, validation)), corpus.size
-    if len(corpus.documents) >= 10 and validation_fraction / 3 < held / max(whole, 1) < min(3 * validation_fraction, 0.5):
+    share = held / max(whole, 1)
+    if len(corpus.documents) >= 10 and validation_fraction / 3 < share < min(3 * validation_fraction, 0.5):
         return training, validation
     joined = b"\n\n".join(text for _, text in corpus.documents)
     cut = int(len(joined) * (1 - validation_fraction))

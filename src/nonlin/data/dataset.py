@@ -83,7 +83,8 @@ class Dataset:
             self.train, self.validation = (
                 np.memmap(self.directory / f"{name}.bin", dtype=dtype, mode="r") for name in ("train", "validation"))
         except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"data: {directory} must hold a prepared dataset; {error}. Start the study again.") from error
+            raise UserError(f"data: {directory} must hold a prepared dataset; {error}. "
+                            "Start the study again.") from error
         for array, key in ((self.train, "train_tokens"), (self.validation, "validation_tokens")):
             if len(array) != self.info[key]:
                 raise UserError(f"data: {directory} is damaged: {len(array)} tokens where dataset.json says "

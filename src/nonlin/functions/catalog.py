@@ -76,8 +76,8 @@ XIELU = pointwise(
     "xielu", softplus(_p) * maximum(x, 0) ** 2 + x / 2
     + (R("0.5") + softplus(_n)) * (expm1(minimum(x, R("-0.000001"))) - minimum(x, 0)) * step(-x),
     source="arXiv:2411.13010", used_by=("Apertus (plain)",), note="beta 0.5, epsilon -1e-6, where x <= 0",
-    parameters=(Parameter("alpha_p", math.log(math.expm1(0.8)), "softplus of it starts at 0.8: the positive side's curvature"),
-                Parameter("alpha_n", math.log(math.expm1(0.3)), "softplus of it plus beta starts at 0.8: the negative side's")))
+    parameters=(Parameter("alpha_p", math.log(math.expm1(0.8)), "softplus of it is the positive curvature"),
+                Parameter("alpha_n", math.log(math.expm1(0.3)), "softplus of it plus beta scales x < 0")))
 XGELU = pointwise("xgelu", x * (Phi(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 XSILU = pointwise("xsilu", x * (sigmoid(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",

@@ -47,7 +47,8 @@ def parse(text: str) -> sympy.Expr:
 
 class _Parser:
     def __init__(self, text: str):
-        self.text, self.tokens, self.index, self.depth = text, self._split(text), 0, 0
+        self.text, self.index, self.depth = text, 0, 0
+        self.tokens = self._split(text)
 
     def _split(self, text: str) -> list[tuple[str, str, int]]:
         tokens, position = [], 0
@@ -110,12 +111,10 @@ class _Parser:
         self.depth += 1
         if self.depth > _DEEPEST:
             raise self._error("nested too deeply", self.tokens[self.index][2])
-        if sign := self._take("-", "+"):
-            value = -self.unary() if sign == "-" else self.unary()
-        else:
-            value = self.power()
+        sign = self._take("-", "+")
+        value = self.unary() if sign else self.power()
         self.depth -= 1
-        return value
+        return -value if sign == "-" else value
 
     def power(self) -> Any:
         base, at = self.atom(), self.tokens[self.index][2]

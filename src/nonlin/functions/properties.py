@@ -4,6 +4,7 @@ Nothing here is typed in: kinks are found in the symbolic tree, the rest is comp
 definition (to about 1e-6), on the line from -40 to 40 and at ±1e4 for what happens far out.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -132,7 +133,7 @@ def _moment(function: Any, cuts: list[float], power: int) -> float:
     edges = sorted({-38.0, *np.arange(-12.0, 12.1, 1.0), 38.0, *(c for c in cuts if abs(c) < 38)})
     nodes, weights = np.polynomial.legendre.leggauss(40)
     total = 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         z = (high - low) / 2 * nodes + (high + low) / 2
         density = np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
         total += float((weights * function(z) ** power * density).sum() * (high - low) / 2)

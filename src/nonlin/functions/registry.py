@@ -43,14 +43,14 @@ def define(name: str, formula: str) -> Definition:
     again changes nothing. Raises UserError where the name is taken or the formula cannot be read.
 
     >>> define("steep", "x*sigmoid(3*x)").derivative()
-    3*x*sigmoid(3*x)*sigmoid(-3*x) + sigmoid(3*x)
+    3*x*sigmoid(-3*x)*sigmoid(3*x) + sigmoid(3*x)
     """
     if not _NAME.match(name):
         raise UserError(rule("define", "name", "be letters, digits and _ (at most 40)", name, "Choose another name."))
     if name in _BY_NAME:
         raise UserError(rule("define", "name", "not be a built-in activation's", name, "Choose another name."))
     expr = parse(formula)
-    kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
+    kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
     made = Definition(name, kind, expr, source="user", user_defined=True)
     known = _USER.get(name)
     if known is not None and known.key != made.key:

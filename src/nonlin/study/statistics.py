@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from nonlin.errors import UserError, rule
 
@@ -51,7 +51,7 @@ def paired_effect(differences: Sequence[float], confidence: float = 0.95) -> Eff
     if sd == 0.0:
         p_value = 1.0 if mean == 0.0 else 0.0
     else:
-        p_value = float(2 * stats.t.sf(abs(mean) / sd * math.sqrt(values.size), values.size - 1))
+        p_value = float(2 * special.stdtr(values.size - 1, -abs(mean) / sd * math.sqrt(values.size)))
     return Effect(mean, mean - half, mean + half, confidence, p_value, sd, int(values.size))
 
 
@@ -61,7 +61,7 @@ def half_width(sd: float, seeds: int, confidence: float) -> float:
     >>> round(half_width(1.0, 4, 0.95), 4)
     1.5912
     """
-    return float(stats.t.isf((1 - confidence) / 2, seeds - 1)) * sd / math.sqrt(seeds)
+    return -float(special.stdtrit(seeds - 1, (1 - confidence) / 2)) * sd / math.sqrt(seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -120,11 +120,11 @@ def power(effect: float, sd: float, seeds: int, margin: float, confidence: float
     if sd == 0.0:
         return Power(float(effect > margin), float(effect <= margin))
     error = sd / math.sqrt(seeds)
-    spread_Q = np.sqrt(stats.chi2.ppf(_QUANTILES, seeds - 1) / (seeds - 1))
-    half_Q = float(stats.t.isf((1 - confidence) / 2, seeds - 1)) * error * spread_Q
-    decided = stats.norm.sf((np.maximum(margin, half_Q) - effect) / error)
+    spread_Q = np.sqrt(special.chdtri(seeds - 1, _QUANTILES) / (seeds - 1))
+    half_Q = half_width(sd, seeds, confidence) * spread_Q
+    decided = special.ndtr((effect - np.maximum(margin, half_Q)) / error)
     room_Q = np.maximum(margin - half_Q, 0.0)
-    tie = stats.norm.cdf((room_Q - effect) / error) - stats.norm.cdf((-room_Q - effect) / error)
+    tie = special.ndtr((room_Q - effect) / error) - special.ndtr((-room_Q - effect) / error)
     return Power(float(np.mean(decided)), float(np.mean(tie)))
 
 

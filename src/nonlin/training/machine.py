@@ -4,6 +4,7 @@ The measurements behind the choices are in docs/log.md. One process a core, each
 denormals and keeps its memory; the processes' environment is set where they are started.
 """
 
+import contextlib
 import os
 import platform
 from pathlib import Path
@@ -66,10 +67,8 @@ def describe() -> dict[str, Any]:
 
 def reset_peak_memory() -> None:
     """Begin a new measurement of this process' peak memory, where the system can."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_memory_bytes() -> int:

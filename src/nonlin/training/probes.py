@@ -36,10 +36,7 @@ def dead_units(activation: torch.nn.Module, inputs: tuple[Tensor, ...]) -> Tenso
     with torch.enable_grad():
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         hidden = activation(*leaves)
-        if not hidden.requires_grad:
-            slopes = ()
-        else:
-            slopes = torch.autograd.grad(hidden.sum(), leaves, allow_unused=True)
+        slopes = torch.autograd.grad(hidden.sum(), leaves, allow_unused=True)
     largest = hidden.detach().abs().flatten(0, -2).amax(0)
     for slope in slopes:
         if slope is not None:
