@@ -4,12 +4,14 @@ Both compute the same function; the native one is for float32 on a CPU, forward 
 shapes: B batch, T time, D model width, H heads, K key-value heads, W width of one head, N outputs, V vocabulary.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nonlin.errors import UserError
-from nonlin.kernels import native
+from nonlin.kernels import cpp, native
 
 EPS = 1e-6
 
@@ -27,6 +29,10 @@ class TorchEngine:
         if self.dtype == torch.float32:
             return F.linear(x, weight)
         return F.linear(x.to(self.dtype), weight.to(self.dtype)).to(x.dtype)
+
+    def activation(self, module: Any, *inputs: Tensor) -> Tensor:
+        """Return an activation module's output."""
+        return module(*inputs)
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """Return x / rms(x) * weight over the last dimension."""
@@ -165,6 +171,12 @@ class NativeEngine(TorchEngine):
         if self.dtype != torch.float32:
             return super().linear(x, weight)
         return _Linear.apply(*_check(x, weight))
+
+    def activation(self, module: Any, *inputs: Tensor) -> Tensor:
+        definition = module.definition
+        if not cpp.serves(definition, inputs):
+            return module(*inputs)
+        return cpp.apply(definition, inputs, [getattr(module, q.name) for q in definition.parameters])
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RmsNorm.apply(*_check(x, weight))

@@ -24,7 +24,8 @@ typedef int32_t vi __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 static inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 static inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-static inline vf splat(float x) { return vf{} + x; }
+// x - 0 is x to the bit, and compiles to one broadcast; 0 + x would not: it turns -0 into 0.
+static inline vf splat(float x) { return x - vf{}; }
 
 // One register block. a(i, k) = a[i * rs + k * cs]; b is a packed panel; only `columns` columns are written.
 template <int ROWS>

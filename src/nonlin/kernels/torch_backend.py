@@ -122,6 +122,13 @@ class _Apply(torch.autograd.Function):
         return None, None, *out
 
 
+def slopes(definition: Definition, gradient: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    """Return gradient x derivative by each leaf (inputs, then parameters), differentiable once more."""
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    return [_reduce_to(_Slope.apply(definition, names, name, gradient, *leaves), leaf.shape).to(leaf.dtype)
+            for name, leaf in zip(names, leaves, strict=True)]
+
+
 class _Slope(torch.autograd.Function):
     """gradient x derivative by one input, itself differentiable once more."""
 

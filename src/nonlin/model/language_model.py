@@ -53,7 +53,7 @@ class Block(nn.Module):
         normed, block = engine.rms_norm(x_BTD, self.feed_forward_norm.weight), self.feed_forward
         up = engine.linear(normed, block.up.weight)
         inputs = (engine.linear(normed, block.gate.weight), up) if block.gate is not None else (up,)
-        hidden = block.activation(*inputs)
+        hidden = engine.activation(block.activation, *inputs)
         out = engine.linear(hidden, block.down.weight)
         if watch is not None:
             watch.append((inputs, hidden, out))
