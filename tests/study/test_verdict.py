@@ -103,7 +103,7 @@ def test_reported_interval_and_p_value_agree_with_the_verdict():
         for arm, verdict in judge(RULE, study(rng, effects, 0.006, 4), "gelu").items():
             if arm != "gelu":
                 d = verdict.difference
-                inside = -0.005 <= d["low"] and d["high"] <= 0.005
+                inside = d["low"] >= -0.005 and d["high"] <= 0.005
                 apart = (d["low"] > 0 or d["high"] < 0)
                 assert apart == (d["p_value"] <= 0.05)
                 expected = "tie" if inside else "undecided" if not apart or abs(d["mean"]) <= 0.005 else (
