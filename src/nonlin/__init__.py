@@ -6,9 +6,11 @@ The public names load on first use, so that ``import nonlin`` costs nothing and 
 import importlib
 from typing import Any
 
+from nonlin import _lazy
+
 __version__ = "0.1.0"
 
-_HOME = {
+_HOMES = {
     "get": "nonlin.functions",
     "names": "nonlin.functions",
     "define": "nonlin.functions",
@@ -18,15 +20,13 @@ _HOME = {
 }
 _MODULES = ("data", "errors", "functional", "functions", "kernels", "model", "nn", "report", "study", "training")
 
-__all__ = ["__version__", *_HOME, *_MODULES]
+__all__ = ["__version__", *_HOMES, *_MODULES]
+
+_attribute = _lazy.attributes(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"nonlin.{name}")
-    raise AttributeError(f"module 'nonlin' has no attribute {name!r}")
+    return importlib.import_module(f"nonlin.{name}") if name in _MODULES else _attribute(name)
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,74 @@
+"""The command line: one file a command, each loaded when it is called."""
 
+import importlib
+import sys
+
+import click
+
+from nonlin import __version__
+from nonlin.errors import NonlinError, UserError
+
+_COMMANDS = {
+    "compare": "Train small language models that differ in the activation alone; say which to use.",
+    "report": "Build a study's page again.",
+    "sample": "Write text with the models of a study.",
+    "show": "Show the catalog, or one activation.",
+}
+_USER, _FAILED, _INTERRUPTED = 2, 3, 130
+
+
+class _Commands(click.Group):
+    """Loads a command's module only when that command is called, so that help is quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"nonlin.cli.{cmd_name}"), cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(_COMMANDS)}."
+            raise click.UsageError(f"no such command {args[0]!r}. {hint}", ctx) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nonlin")
+def program() -> None:
+    """Activation functions of language models: compared, computed, checked.
+
+    Exit status: 0 fine, 1 a finding, 2 a mistake in the call, 3 nonlin failed, 130 interrupted.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit with its status; no traceback for a user's mistake."""
+    try:
+        program.main(arguments, prog_name="nonlin", standalone_mode=False)
+        status = 0
+    except click.exceptions.Exit as exit_:
+        status = exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = _USER
+    except NonlinError as error:
+        click.echo(f"Error: {error}", err=True)
+        status = _USER if isinstance(error, UserError) else _FAILED
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted. What was finished is kept; the same command continues.", err=True)
+        status = _INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        status = 0
+    sys.exit(status)

@@ -30,6 +30,12 @@ def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) ->
     return kept + (f"; {rest}" if rest else "") + "."
 
 
+def winner(arms: Sequence[Mapping[str, Any]], baseline: str) -> str:
+    """Return the activation to use by these verdicts: the best of those found better, else the baseline."""
+    better = [a for a in arms if a["verdict"] == "better"]
+    return min(better, key=lambda a: a["bits_per_byte"])["name"] if better else baseline
+
+
 def _winner(better: Sequence[Mapping[str, Any]], base: str) -> str:
     best, difference = better[0], better[0]["difference"]
     if difference is None:

@@ -87,6 +87,20 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON values to a file of a study's folder, atomically; UserError where that fails."""
+    try:
+        write_atomically(path, json.dumps(finite(value), indent=1) + "\n")
+    except OSError as error:
+        raise _explain(path.parent, error) from error
+
+
+def _explain(directory: Path, error: OSError) -> UserError:
+    if disk_full(error):
+        return disk_full_error(directory)
+    return UserError(f"{directory} must be a folder that can be written; {error}. Choose another folder.")
+
+
 class Store:
     """The folder of one study. Raises UserError where it holds files of something else.
 
@@ -100,7 +114,7 @@ class Store:
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{directory} must be a folder; it is a file. Choose another folder.") from None
         except OSError as error:
-            raise self._explain(error) from error
+            raise _explain(self.directory, error) from error
         strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
         if strange and not self.plan_path.exists():
             raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
@@ -111,18 +125,13 @@ class Store:
         """Where the plan lies."""
         return self.directory / "plan.json"
 
-    def _explain(self, error: OSError) -> UserError:
-        if disk_full(error):
-            return disk_full_error(self.directory)
-        return UserError(f"{self.directory} must be a folder that can be written; {error}. Choose another folder.")
-
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the study for this process. UserError where another does; a killed process holds nothing."""
         try:
             handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise self._explain(error) from error
+            raise _explain(self.directory, error) from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,7 +183,7 @@ class Store:
         try:
             write_atomically(path, text)
         except OSError as error:
-            raise self._explain(error) from error
+            raise _explain(self.directory, error) from error
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Write results.json and results.csv."""
@@ -193,7 +202,7 @@ class Store:
             folder.mkdir(parents=True)
             write_atomically(folder / "config.json", json.dumps(config, indent=1, allow_nan=False) + "\n")
         except OSError as error:
-            raise self._explain(error) from error
+            raise _explain(self.directory, error) from error
         return folder
 
     def finish(self, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,7 +219,7 @@ class Store:
             os.rename(folder, target)
             _sync(target.parent)
         except OSError as error:
-            raise self._explain(error) from error
+            raise _explain(self.directory, error) from error
         return sealed
 
     def read(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:

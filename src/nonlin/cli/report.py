@@ -1,0 +1,22 @@
+"""``nonlin report``: a study's page, built again from its records."""
+
+from pathlib import Path
+
+import click
+
+from nonlin.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@json_option
+def report(directory: Path, as_json: bool) -> None:
+    """Build DIRECTORY/report.html and DIRECTORY/figures again from the study's records."""
+    from nonlin.report import build
+
+    page = build(directory)
+    figures = sorted(str(path) for path in (directory / "figures").iterdir())
+    if as_json:
+        print_json({"report": str(page), "figures": figures})
+    else:
+        click.echo(page)

@@ -1,0 +1,73 @@
+"""``nonlin show``: the catalog, or one activation."""
+
+import click
+
+from nonlin.cli.output import json_option, print_json
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def show(name: str | None, as_json: bool) -> None:
+    """Show the catalog, or the activation NAME: formula, derivative, properties, source, users, a plot.
+
+    NAME may be a formula of your own: mine=x*sigmoid(2*x).
+    """
+    from nonlin.functions import describe, get, names, parse_arms
+
+    if name is None:
+        found = [describe(get(n)) for n in names()] if as_json else [get(n) for n in names()]
+        print_json(found) if as_json else _catalog(found)
+        return
+    definition = parse_arms(name)[0] if "=" in name else get(name)
+    if as_json:
+        print_json(describe(definition))
+    else:
+        _one(definition)
+
+
+def _catalog(found: list) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_lines=False, box=None, pad_edge=False)
+    for column in ("activation", "kind", "formula", "used by"):
+        table.add_column(column, overflow="fold")
+    for d in found:
+        table.add_row(d.name, d.kind, d.formula, ", ".join(d.used_by))
+    Console().print(table)
+
+
+def _one(definition) -> None:
+    from nonlin.cli.plot import plot
+    from nonlin.functions import describe
+
+    facts = describe(definition)
+    for key in ("name", "kind", "formula", "note", "source"):
+        if facts[key]:
+            click.echo(f"{key + ':':<12} {facts[key]}")
+    for key in ("aliases", "used_by"):
+        if facts[key]:
+            click.echo(f"{key.replace('_', ' ') + ':':<12} {', '.join(facts[key])}")
+    for variable, text in facts["derivatives"].items():
+        click.echo(f"{'d/d' + variable + ':':<12} {text}")
+    for parameter in facts["parameters"]:
+        click.echo(f"parameter:   {parameter['name']}, starts at {parameter['initial']:g}; {parameter['meaning']}")
+    if facts["properties"]:
+        _properties(facts["properties"])
+        click.echo(plot(definition))
+
+
+def _properties(p: dict) -> None:
+    zero = ", ".join(f"{_end(a)} to {_end(b)}" for a, b in p["zero_gradient"]) or "nowhere on an interval"
+    lowest = "none" if p["minimum"] is None else f"{p['minimum'][1]:.6g} at {p['minimum'][0]:.6g}"
+    for label, text in (
+            ("smoothness", p["smoothness"]), ("monotonic", "yes" if p["monotonic"] else "no"), ("minimum", lowest),
+            ("range", f"{_end(p['range'][0])} to {_end(p['range'][1])}"), ("no gradient", zero),
+            ("unit normal", f"output mean {p['mean']:.4g}, second moment {p['second_moment']:.4g}; derivative mean "
+                            f"{p['derivative_mean']:.4g}, second moment {p['derivative_second_moment']:.4g}")):
+        click.echo(f"{label + ':':<12} {text}")
+
+
+def _end(x: float | None, form: str = "g") -> str:
+    return "∞" if x is None else format(x, form)

@@ -1,0 +1,45 @@
+"""A study's results as a table in the terminal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+_STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Return the table of results.json's arms, the best first."""
+    order = {name: i for i, name in enumerate(results["ranking"])}
+    table = Table(title=f"bits per byte on held-out text; differences to {results['baseline']}, "
+                        f"{results['rule']['confidence']:.0%} intervals", title_justify="left", title_style="")
+    table.add_column("activation", style="bold")
+    for name in ("bits/byte", "difference", "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for name in ("learning rate", "sensitivity", "dead", "tokens/s", "memory"):
+        table.add_column(name, justify="right")
+    for arm in sorted(results["arms"], key=lambda a: order[a["name"]]):
+        d, timing = arm["difference"], arm["timing"]
+        memory = timing["peak_memory_bytes"]
+        table.add_row(
+            arm["name"], _number(arm["bits_per_byte"], ".4f"),
+            _number(d["mean"], "+.4f") if d else "–",
+            f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–",
+            f"[{_STYLES[arm['verdict']]}]{arm['verdict']}[/]",
+            _number(arm["learning_rate"], "g"), _number(arm["learning_rate_sensitivity"], ".3f"),
+            _number(arm["dead_share"], ".1%"), _number(timing["tokens_per_second"], ",.0f"),
+            f"{memory / 2**20:,.0f} MB" if memory else "–")
+    return table
+
+
+def reasons(results: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said beside the table: why undecided, which rates lie on an edge."""
+    lines = [f"{arm['name']}: {arm['reason']}" for arm in results["arms"] if arm["reason"]]
+    lines += [f"{arm['name']}: its best learning rate, {arm['learning_rate']:g}, lies on the edge of what was tried"
+              for arm in results["arms"] if arm["learning_rate_at_edge"] and arm["learning_rate"] is not None]
+    return lines

@@ -1,0 +1,32 @@
+"""All that is known of an activation, as JSON values."""
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from nonlin.functions import grammar
+from nonlin.functions.definition import Definition
+
+
+def describe(definition: Definition) -> dict[str, Any]:
+    """Return formula, derivatives, source, users and computed properties as JSON values; infinite ends are None.
+
+    >>> from nonlin.functions import get
+    >>> describe(get("relu"))["derivatives"]
+    {'x': 'step(x)'}
+    """
+    names = (*definition.variables, *(q.name for q in definition.parameters)) if definition.expr is not None else ()
+    return {
+        "name": definition.name, "kind": definition.kind, "formula": definition.formula, "latex": definition.latex,
+        "derivatives": {name: grammar.write(definition.derivative(name)) for name in names},
+        "source": definition.source, "used_by": list(definition.used_by), "aliases": list(definition.aliases),
+        "parameters": [asdict(q) for q in definition.parameters], "note": definition.note,
+        "properties": None if definition.expr is None else _finite(asdict(definition.properties))}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

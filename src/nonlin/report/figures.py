@@ -1,0 +1,164 @@
+"""The figures of a study, each a function from its records to a drawing."""
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from nonlin.report.records import Study, smooth
+from nonlin.report.style import GRID, INK, MUTED, PAPER, colours, markers, new_figure
+
+_WIDTH = 8.4
+
+
+def _names(study: Study) -> list[str]:
+    return [arm["name"] for arm in study.results["arms"]]  # the plan's order: colours stay when the ranking changes
+
+
+def differences(study: Study) -> Figure:
+    """Paired differences to the baseline: each seed's, their mean, its interval, and the margin."""
+    arms = [arm for arm in study.others if arm["difference"]]
+    paint = colours(_names(study))
+    figure = new_figure(_WIDTH, 1.1 + 0.46 * max(1, len(arms)))
+    axes = figure.subplots()
+    margin = study.results["rule"]["margin"]
+    axes.axvspan(-margin, margin, color=MUTED, alpha=0.16, lw=0, label=f"counts as equal (±{margin:g})")
+    axes.axvline(0, color=MUTED, lw=1)
+    losses = {run["seed"]: run["bits_per_byte"] for arm in study.arms if arm["name"] == study.baseline
+              for run in arm["judged"]}
+    for row, arm in enumerate(reversed(arms)):
+        d, colour = arm["difference"], paint[arm["name"]]
+        each = [run["bits_per_byte"] - losses[run["seed"]] for run in arm["judged"]
+                if run["bits_per_byte"] is not None and losses.get(run["seed"]) is not None]
+        axes.plot(each, [row] * len(each), "o", ms=4, color=colour, alpha=0.55, mec="none")
+        axes.plot([d["low"], d["high"]], [row, row], color=colour, lw=2.6, solid_capstyle="butt")
+        axes.plot(d["mean"], row, "D", ms=7, color=colour, mec=PAPER, mew=1)
+    labels = [f"{arm['name']} – {arm['verdict']}" for arm in reversed(arms)]
+    axes.set_yticks(range(len(arms)), labels)
+    axes.set_ylim(-0.6, len(arms) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"bits per byte less {study.baseline}'s on the same seed   (left of zero is better)")
+    axes.legend(loc="best", fontsize=8)
+    return figure
+
+
+def curves(study: Study) -> Figure:
+    """Training loss against tokens, every seed thin and their mean thick, and the end of it closer."""
+    figure = new_figure(_WIDTH, 3.6)
+    whole, close = figure.subplots(1, 2, width_ratios=(1, 1))
+    paint, marks = colours(_names(study)), markers(_names(study))
+    for name in _names(study):
+        runs = [c for c in study.curves if c.arm == name and c.tokens]
+        for run in runs:
+            for axes in (whole, close):
+                axes.plot(run.tokens, smooth(run.loss), color=paint[name], lw=0.6, alpha=0.3)
+        if runs:
+            length = min(len(run.tokens) for run in runs)
+            mean = np.mean([smooth(run.loss)[:length] for run in runs], axis=0)
+            for axes in (whole, close):
+                axes.plot(runs[0].tokens[:length], mean, color=paint[name], lw=1.8, label=name, marker=marks[name],
+                          markevery=max(1, length // 8), ms=4)
+    everything = [v for c in study.curves for v in smooth(c.loss)[len(c.loss) // 2:]]
+    if everything:
+        low, high = min(everything), float(np.quantile(everything, 0.98))
+        close.set_ylim(low - 0.05 * (high - low), high)
+        close.set_xlim(left=max((c.tokens[-1] for c in study.curves if c.tokens), default=1) / 2)
+    for axes, title in ((whole, "all of training"), (close, "the second half")):
+        axes.set_title(title)
+        axes.set_xlabel("tokens")
+        axes.xaxis.set_major_formatter(FuncFormatter(_tokens))
+    whole.set_ylabel("training loss, bits per byte")
+    if study.curves:
+        whole.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def _tokens(value: float, _: int) -> str:
+    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k" if value else "0"
+
+
+def learning_rates(study: Study) -> Figure:
+    """Loss after a short run against the learning rate, each arm's best filled; runs that diverged at the top."""
+    figure = new_figure(_WIDTH, 3.6)
+    axes = figure.subplots()
+    paint, marks = colours(_names(study)), markers(_names(study))
+    diverged = []
+    for arm in study.results["arms"]:
+        tuned = sorted(arm["tuning"], key=lambda run: run["learning_rate"])
+        good = [(r["learning_rate"], r["bits_per_byte"]) for r in tuned if r["bits_per_byte"] is not None]
+        diverged += [(r["learning_rate"], arm["name"]) for r in tuned if r["bits_per_byte"] is None]
+        name = arm["name"]
+        axes.plot([g[0] for g in good], [g[1] for g in good], marker=marks[name], color=paint[name], mfc=PAPER,
+                  ms=6, label=name)
+        best = [g for g in good if g[0] == arm["learning_rate"]]
+        axes.plot([g[0] for g in best], [g[1] for g in best], marker=marks[name], color=paint[name], ms=8, ls="none")
+    top = axes.get_ylim()[1]
+    for rate, name in diverged:
+        axes.plot(rate, top, marker="x", color=paint[name], ms=8, ls="none", clip_on=False)
+    axes.set_xscale("log")
+    rates = sorted({run["learning_rate"] for arm in study.results["arms"] for run in arm["tuning"]})
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("learning rate" + ("   (× above: diverged)" if diverged else ""))
+    axes.set_ylabel("bits per byte after tuning run")
+    if rates:
+        axes.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def layers(study: Study) -> Figure:
+    """Gradient norm and dead units by layer, at the end of training."""
+    figure = new_figure(_WIDTH, 3.3)
+    left, right = figure.subplots(1, 2)
+    paint, marks = colours(_names(study)), markers(_names(study))
+    for arm in study.results["arms"]:
+        for axes, key in ((left, "gradient_rms"), (right, "dead_share")):
+            values = [math.nan if layer[key] is None else layer[key] for layer in arm["layers"]]
+            axes.plot(range(1, len(values) + 1), values, marker=marks[arm["name"]], color=paint[arm["name"]], ms=5,
+                      label=arm["name"])
+    depth = max((len(arm["layers"]) for arm in study.arms), default=0)
+    for axes in (left, right):
+        axes.set_xticks(range(1, depth + 1))
+        axes.set_xlabel("layer")
+    if any(layer["gradient_rms"] for arm in study.arms for layer in arm["layers"]):
+        left.set_yscale("log")
+        left.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:.0e}".replace("e-0", "e-")))
+        left.tick_params(axis="y", which="minor", labelsize=8)
+    left.set_title("gradient at the block's output (root mean square)")
+    right.set_title("dead units")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.1%}"))
+    right.set_ylim(bottom=0, top=max(0.01, right.get_ylim()[1]))
+    if depth:
+        left.legend(fontsize=8, ncols=2)
+    return figure
+
+
+def costs(study: Study) -> Figure:
+    """Tokens a second of one process, and its peak memory."""
+    figure = new_figure(_WIDTH, 1.0 + 0.36 * len(study.arms))
+    left, right = figure.subplots(1, 2, sharey=True)
+    paint = colours(_names(study))
+    arms = list(reversed(study.arms))
+    for row, arm in enumerate(arms):
+        speed, memory = arm["timing"]["tokens_per_second"] or 0, (arm["timing"]["peak_memory_bytes"] or 0) / 2**20
+        for axes, value, form in ((left, speed, ",.0f"), (right, memory, ",.0f")):
+            axes.barh(row, value, color=paint[arm["name"]], height=0.62)
+            axes.text(value, row, f" {value:{form}}", va="center", fontsize=8, color=INK)
+    left.set_yticks(range(len(arms)), [arm["name"] for arm in arms])
+    left.set_xlabel("training tokens a second, one process")
+    right.set_xlabel("peak memory of the process, MB")
+    for axes in (left, right):
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color=GRID)
+        axes.margins(x=0.18)
+    return figure
+
+
+FIGURES = {
+    "differences": (differences, "Differences to the baseline"),
+    "curves": (curves, "Loss during training"),
+    "learning_rates": (learning_rates, "Loss against learning rate"),
+    "layers": (layers, "Gradients and dead units by layer"),
+    "costs": (costs, "Speed and memory"),
+}

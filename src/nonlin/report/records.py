@@ -1,0 +1,74 @@
+"""What the figures and tables draw: a study's records, read once and put in order."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nonlin.study import StudyFolder
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One judged run: training loss and held-out loss against tokens, in bits per byte."""
+
+    arm: str
+    seed: int
+    tokens: list[int]
+    loss: list[float]
+    evaluated_tokens: list[int]
+    evaluated: list[float]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What the page shows: results.json, the arms best first, and the judged runs' curves."""
+
+    results: Mapping[str, Any]
+    arms: list[Mapping[str, Any]]
+    curves: list[Curve]
+
+    @property
+    def baseline(self) -> str:
+        """The baseline's name."""
+        return self.results["baseline"]
+
+    @property
+    def others(self) -> list[Mapping[str, Any]]:
+        """The arms that are compared with the baseline."""
+        return [arm for arm in self.arms if arm["name"] != self.baseline]
+
+
+def read(folder: StudyFolder) -> Study:
+    """Return what a folder's page shows; its results must be there."""
+    results = folder.results
+    assert results is not None
+    order = {name: i for i, name in enumerate(results["ranking"])}
+    arms = sorted(results["arms"], key=lambda arm: order[arm["name"]])
+    data = results["data"]
+    per_byte = data["train_tokens"] / data["train_bytes"] if "train_bytes" in data else 1.0
+    curves = [_curve(folder, arm["name"], run, per_byte) for arm in arms for run in arm["judged"]]
+    return Study(results, arms, curves)
+
+
+def _curve(folder: StudyFolder, arm: str, run: Mapping[str, Any], tokens_per_byte: float) -> Curve:
+    lines = folder.trial(run["config_hash"])[2]
+    train = [line for line in lines if line["kind"] == "train" and line["loss_nats"] is not None]
+    evaluations = [line for line in lines if line["kind"] == "evaluation" and line["bits_per_byte"] is not None]
+    bits = tokens_per_byte / math.log(2)
+    return Curve(arm, run["seed"], [t["tokens"] for t in train], [t["loss_nats"] * bits for t in train],
+                 [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
+
+
+def smooth(values: list[float], share: float = 0.03) -> list[float]:
+    """Return a centred moving average over that share of the curve.
+
+    >>> smooth([1.0, 2.0, 3.0], 1.0)
+    [1.5, 2.0, 2.5]
+    """
+    reach = max(1, round(len(values) * share / 2))
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    bounds = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[high] - sums[low]) / (high - low) for low, high in bounds]
