@@ -158,12 +158,12 @@ def child(arm, folder, seconds, steps, seed, machine):
 
 def launch(arm, folder, *, seconds=0.0, steps=0, seeds=(0,), machine):
     """Run an arm, one process a seed at the same time; return their answers."""
-    from nonlin.study.runner import WORKER_ENVIRONMENT
+    from nonlin.study.engine import ENVIRONMENT
 
     env = dict(os.environ)
     env.pop("OMP_NUM_THREADS", None)
     if arm == "nonlin":
-        env |= WORKER_ENVIRONMENT
+        env |= ENVIRONMENT
     processes = [subprocess.Popen(
         [sys.executable, __file__, "--child", arm, str(folder), str(seconds), str(steps), str(seed),
          json.dumps(machine)], stdout=subprocess.PIPE, text=True, env=env) for seed in seeds]

@@ -17,7 +17,7 @@ from nonlin.kernels import torch_backend
 
 def _polynorm(x: Tensor) -> Tensor:
     def normed(power: Tensor) -> Tensor:
-        return power * torch.rsqrt(power.float().square().mean(-1, keepdim=True) + 1e-6).to(power.dtype)
+        return power * torch.rsqrt(power.to(torch.promote_types(power.dtype, torch.float32)).square().mean(-1, keepdim=True) + 1e-6).to(power.dtype)
 
     return (normed(x) + normed(x**2) + normed(x**3)) / 3
 
@@ -44,9 +44,10 @@ def activation(which: str | Definition) -> Callable[..., Tensor]:
 
     def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
         _check(definition, inputs, parameters)
-        values = [
-            parameters.get(q.name, torch.tensor([q.initial], device=inputs[0].device)).to(inputs[0].dtype)
-            for q in definition.parameters]
+        # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
+        wide = torch.promote_types(inputs[0].dtype, torch.float32)
+        values = [parameters[q.name] if q.name in parameters else
+                  torch.tensor([q.initial], device=inputs[0].device, dtype=wide) for q in definition.parameters]
         return torch_backend.apply(definition, *inputs, *values)
 
     call.__name__ = definition.name

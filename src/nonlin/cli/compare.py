@@ -143,7 +143,7 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
 
     from nonlin.cli.finish import finish
     from nonlin.cli.progress import Progress
-    from nonlin.cli.table import reasons, results_table
+    from nonlin.cli.table import print_table, reasons
     from nonlin.study import ProcessEngine, run_study
 
     words = Console(stderr=True)
@@ -165,7 +165,7 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
     if as_json:
         print_json(results)
     else:
-        Console().print(results_table(results))
+        print_table(results)
     for line in reasons(results):
         say(line)
     say(results["advice"])

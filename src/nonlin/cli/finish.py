@@ -43,12 +43,13 @@ def finish(directory: Path, results: dict[str, Any], engine: Any) -> dict[str, s
 
 
 def _export(directory: Path, key: str, engine: Any) -> str:
-    target, fresh = directory / "model", directory / ".model.new"
-    shutil.rmtree(fresh, ignore_errors=True)
+    target, fresh = directory / "model", directory / ".new" / "model"
+    shutil.rmtree(fresh.parent, ignore_errors=True)
     try:
         described = engine.call({"do": "export", "trial": str(directory / "trials" / key), "out": str(fresh)})
     except NonlinError as error:
         return f"none: {error}"
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
-    return f"{target} ({described.get('message') or described})"
+    fresh.parent.rmdir()
+    return f"{target} ({described['architecture']}; {described['note']})"

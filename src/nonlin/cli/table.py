@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
@@ -12,16 +13,24 @@ def _number(value: float | None, form: str) -> str:
     return "–" if value is None else format(value, form)
 
 
-def results_table(results: Mapping[str, Any]) -> Table:
-    """Return the table of results.json's arms, the best first."""
+def print_table(results: Mapping[str, Any]) -> None:
+    """Print results.json's arms, the best first, on standard output; as wide as it needs where that is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
+                  f"{results['rule']['confidence']:.0%} intervals:", highlight=False)
+    console.print(_table(results))
+
+
+def _table(results: Mapping[str, Any]) -> Table:
     order = {name: i for i, name in enumerate(results["ranking"])}
-    table = Table(title=f"bits per byte on held-out text; differences to {results['baseline']}, "
-                        f"{results['rule']['confidence']:.0%} intervals", title_justify="left", title_style="")
-    table.add_column("activation", style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("activation", style="bold", no_wrap=True)
     for name in ("bits/byte", "difference", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-    for name in ("learning rate", "sensitivity", "dead", "tokens/s", "memory"):
+    table.add_column("verdict", no_wrap=True)
+    for name in ("learning\nrate", "sensi-\ntivity", "dead", "tokens/s", "memory"):
         table.add_column(name, justify="right")
     for arm in sorted(results["arms"], key=lambda a: order[a["name"]]):
         d, timing = arm["difference"], arm["timing"]

@@ -18,8 +18,8 @@ from nonlin.functions.primitives import (
     Phi,
     Tanh,
     absolute,
+    atan,
     clip,
-    erf,
     expm1,
     maximum,
     minimum,
@@ -53,13 +53,14 @@ SQRTSOFTPLUS = pointwise("sqrtsoftplus", softplus(x) ** Rational(1, 2), source="
 RELU6 = pointwise("relu6", clip(x, 0, 6), source="arXiv:1704.04861")
 HARDSWISH = pointwise("hardswish", x * clip(x + 3, 0, 6) / 6, aliases=("hard_swish",), source="arXiv:1905.02244")
 HARDTANH = pointwise("hardtanh", clip(x, -1, 1))
-SOFTSIGN = pointwise("softsign", x / (1 + absolute(x)))
+SOFTSIGN = pointwise("softsign", x / (1 + absolute(x)), note="its limits ±1 hold to the largest finite x, not at ±inf")
 RELU_SQUARED = pointwise("relu_squared", relu(x) ** 2, source="arXiv:2109.08668", aliases=("relu2", "squared_relu"),
                          used_by=("Nemotron", "Persimmon", "nanochat", "Arcee"))
 GELU = pointwise("gelu", x * Phi(x), source="arXiv:1606.08415", aliases=("gelu_python", "gelu_exact"),
                  used_by=("BERT", "GPT-NeoX", "Falcon", "ModernBERT (gated)"))
 GELU_TANH = pointwise(
-    "gelu_tanh", x * (1 + Tanh(sqrt(2 / pi) * (x + R("0.044715") * x**3))) / 2, source="arXiv:1606.08415",
+    "gelu_tanh", x * sigmoid(2 * sqrt(2 / pi) * (x + R("0.044715") * x**3)), source="arXiv:1606.08415",
+    note="x (1 + tanh u) / 2 = x sigmoid(2u), which keeps the digits of the negative tail",
     aliases=("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_accurate", "gelu_python_tanh"),
     used_by=("GPT-2", "GPT-J", "Phi-2", "Bloom", "Gemma and T5 v1.1 (gated)"))
 QUICK_GELU = pointwise("quick_gelu", x * sigmoid(R("1.702") * x), source="arXiv:1606.08415", used_by=("CLIP",))
@@ -68,19 +69,20 @@ SILU = pointwise("silu", x * sigmoid(x), source="arXiv:1710.05941", aliases=("sw
 SWISH_BETA = pointwise("swish_beta", x * sigmoid(_beta * x), source="arXiv:1710.05941",
                        parameters=(Parameter("beta", 1.0, "steepness of the gate"),))
 MISH = pointwise("mish", x * Tanh(softplus(x)), source="arXiv:1908.08681")
-LAPLACE = pointwise("laplace", (1 + erf((x - R("0.707107")) / (R("0.282095") * sqrt(2)))) / 2,
-                    source="arXiv:2209.10655", used_by=("MEGA",))
+LAPLACE = pointwise("laplace", Phi((x - R("0.707107")) / R("0.282095")), source="arXiv:2209.10655", used_by=("MEGA",))
 FATRELU = pointwise("fatrelu", x * step(x - R("0.01")), source="ProSparse (arXiv:2402.13516)", used_by=("MiniCPM-S",),
                     note="threshold 0.01")
 XIELU = pointwise(
     "xielu", softplus(_p) * maximum(x, 0) ** 2 + x / 2
     + (R("0.5") + softplus(_n)) * (expm1(minimum(x, R("-0.000001"))) - minimum(x, 0)) * step(-x),
-    source="arXiv:2411.13010", used_by=("Apertus (plain)",), note="beta 0.5, epsilon -1e-6, where x <= 0",
+    source="arXiv:2411.13010", used_by=("Apertus (plain)",), note="beta 0.5, epsilon -1e-6, where x <= 0; at -inf a difference of infinities",
     parameters=(Parameter("alpha_p", math.log(math.expm1(0.8)), "softplus of it is the positive curvature"),
                 Parameter("alpha_n", math.log(math.expm1(0.3)), "softplus of it plus beta scales x < 0")))
 XGELU = pointwise("xgelu", x * (Phi(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 XSILU = pointwise("xsilu", x * (sigmoid(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
+                  parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
+XATLU = pointwise("xatlu", x * ((Rational(1, 2) + atan(x) / pi) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 
 GLU = gated("glu", SIGMOID, source="arXiv:1612.08083")

@@ -74,6 +74,13 @@ class softplus(Function):
         return sigmoid(self.args[0])
 
 
+class atan(Function):
+    """The inverse tangent."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return 1 / (1 + self.args[0] ** 2)
+
+
 class step(Function):
     """1 where x > 0, else 0."""
 
@@ -124,6 +131,7 @@ def clip(x: Expr, low: Expr, high: Expr) -> Expr:
 ONE_ARGUMENT = {
     "sigmoid": sigmoid, "tanh": Tanh, "Phi": Phi, "phi": phi, "erf": erf, "exp": exp, "expm1": expm1,
     "log1p": log1p, "softplus": softplus, "abs": absolute, "sign": sign, "step": step,
+    "atan": atan,
 }
 """The primitives of one argument by the names that formulas use."""
 

@@ -32,7 +32,7 @@ class _Writer:
         return self.known[text]
 
     def table(self) -> dict[str, Any]:
-        unary = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "log1p", "softplus", "step", "sign", "abs")
+        unary = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "log1p", "softplus", "atan", "step", "sign", "abs")
         made: dict[str, Any] = {n: lambda a, n=n: self.emit(f"nl_{n}({a})") for n in unary}
         made |= {n: lambda a, b, n=n: self.emit(f"nl_{n}({a}, {b})") for n in ("max", "min")}
         made |= {"add": lambda a, b: self.emit(f"{a} + {b}"), "mul": lambda a, b: self.emit(f"{a} * {b}")}
@@ -84,24 +84,31 @@ def _function(definition: Definition, backward: bool) -> str:
     inputs = ", ".join(f"const float* {v}_p" for v in definition.variables)
     stores, epilogue, outputs = "", "", ", float* out"
     if not backward:
-        out = fold(definition.expr, leaves, writer.table())
-        stores = f"    store_some(out + i, mended({out}, {whole}), count);\n"
+        out = _mended(definition.expr, leaves, writer, whole)
+        stores = f"    store_some(out + i, {out}, count);\n"
     else:
         outputs = ", const float* grad_p, " + ", ".join(f"float* d{v}_p" for v in definition.variables)
         outputs += ", double* dparameters"
         loads += "    const vf grad = load_some(grad_p + i, count);\n"
         for v in definition.variables:
-            slope = fold(definition.derivative(v), leaves, writer.table())
-            stores += f"    store_some(d{v}_p + i, grad * mended({slope}, {whole}), count);\n"
+            slope = _mended(definition.derivative(v), leaves, writer, whole)
+            stores += f"    store_some(d{v}_p + i, grad * {slope}, count);\n"
         for k, name in enumerate(learned):
-            slope = fold(definition.derivative(name), leaves, writer.table())
+            slope = _mended(definition.derivative(name), leaves, writer, whole)
             prologue += f"  double sum{k} = 0;\n"
-            stores += f"    {{ const vf part = grad * mended({slope}, {whole});\n" \
+            stores += f"    {{ const vf part = grad * {slope};\n" \
                       f"      for (int64_t j = 0; j < count; j++) sum{k} += part[j]; }}\n"
             epilogue += f"  dparameters[{k}] = sum{k};\n"
     return _LOOP.format(name="backward" if backward else "forward", inputs=inputs, outputs=outputs,
                         prologue=prologue, loads=loads, body="\n    ".join(writer.lines), stores=stores,
                         epilogue=epilogue)
+
+
+def _mended(expr: sympy.Expr, leaves: dict[str, str], writer: _Writer, whole: str) -> str:
+    """Write the sum of the expression's terms, each with its 0 x infinity mended."""
+    terms = [writer.emit(f"mended({fold(term, leaves, writer.table())}, {whole})")
+             for term in torch_backend.terms(expr)]
+    return functools.reduce(lambda a, b: writer.emit(f"{a} + {b}"), terms)
 
 
 @functools.cache

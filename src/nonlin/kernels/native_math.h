@@ -11,9 +11,9 @@ static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~ma
 static inline vf vmax(vf a, vf b) { return select(a > b, a, b); }
 static inline vf vmin(vf a, vf b) { return select(a < b, a, b); }
 
-// exp(x), to about 1 ulp; 0 below -87.3, inf above 88.7; nan stays nan.
+// exp(x), to about 1 ulp; subnormal below -87.3, 0 below -104, inf above 88.7; nan stays nan.
 static inline vf vexp(vf x) {
-  const vf top = splat(88.722839f), bottom = splat(-87.336544f);
+  const vf top = splat(88.722839f), bottom = splat(-103.98f);
   const vf clipped = vmin(vmax(x, bottom), top);
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   vf n = clipped * splat(1.44269504088896341f) + magic;
@@ -63,11 +63,18 @@ static inline vf nl_sqrt(vf x) {
   for (int i = 0; i < VL; i++) out[i] = __builtin_sqrtf(x[i]);
   return out;
 }
-static inline vf nl_sigmoid(vf x) { return splat(1.0f) / (splat(1.0f) + vexp(-x)); }
+// By exp(-|x|), so that the small side keeps its digits where exp(|x|) would overflow.
+static inline vf nl_sigmoid(vf x) {
+  const vf z = vexp(-vabs(x));
+  return select(x < splat(0.0f), z, splat(1.0f)) / (splat(1.0f) + z);
+}
 static inline vf nl_phi(vf x) {
   // exp(-(hi + lo)): the square's rounding error, times the square, is the density's relative error.
+  const vf whole = x;
+  x = vmin(vabs(x), splat(20.0f));  // the density is 0 there, and its square finite
   const vf hi = x * x, lo = square_error(x, hi);
-  return splat(0.3989422804f) * vexp(splat(-0.5f) * hi) * (splat(1.0f) - splat(0.5f) * lo);
+  return select(whole != whole, whole,
+                splat(0.3989422804f) * vexp(splat(-0.5f) * hi) * (splat(1.0f) - splat(0.5f) * lo));
 }
 static inline vf nl_expm1(vf x) {
   vf p = splat(1.0f / 40320);
@@ -121,8 +128,22 @@ static inline vf nl_log1p(vf x) {
 }
 static inline vf nl_softplus(vf x) { return nl_max(x, splat(0.0f)) + nl_log1p(vexp(-vabs(x))); }
 
-// erfc(z) for z >= 0, to a relative error of 1.2e-7 of the fit (Numerical Recipes, erfcc).
-static inline vf erfc_positive(vf z) {
+// The inverse tangent (Cephes): x, (x - 1) / (x + 1) or -1 / x, by size.
+static inline vf nl_atan(vf x) {
+  const vf a = vabs(x), one = splat(1.0f);
+  const vi large = a > splat(2.414213562373095f), middle = a > splat(0.4142135623730950f);
+  const vf t = select(large, -one / a, select(middle, (a - one) / (a + one), a));
+  const vf base = select(large, splat(1.5707963267948966f), select(middle, splat(0.7853981633974483f), splat(0.0f)));
+  const vf s = t * t;
+  vf p = splat(8.05374449538e-2f);
+  p = p * s + splat(-1.38776856032e-1f);
+  p = p * s + splat(1.99777106478e-1f);
+  p = p * s + splat(-3.33329491539e-1f);
+  return select(x != x, x, copysign_from(base + (p * s * t + t), x));
+}
+
+// exp(z^2) erfc(z) for z >= 0, to a relative error of 1.2e-7 of the fit (Numerical Recipes, erfcc).
+static inline vf erfcx_positive(vf z) {
   const vf t = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z);
   vf p = splat(0.17087277f);
   p = p * t + splat(-0.82215223f);
@@ -134,8 +155,7 @@ static inline vf erfc_positive(vf z) {
   p = p * t + splat(0.37409196f);
   p = p * t + splat(1.00002368f);
   p = p * t + splat(-1.26551223f);
-  const vf hi = z * z, lo = square_error(z, hi);
-  return t * vexp(-hi) * vexp(p - lo);
+  return t * vexp(p);
 }
 static inline vf nl_erf(vf x) {
   const vf a = vabs(x), s = x * x;
@@ -147,12 +167,16 @@ static inline vf nl_erf(vf x) {
   p = p * s + splat(1.0f / (2 * 5));
   p = p * s + splat(-1.0f / 3);
   p = (p * s * x + x) * splat(1.1283791671f);
-  const vf large = copysign_from(splat(1.0f) - erfc_positive(vmin(a, splat(30.0f))), x);
+  const vf z = vmin(a, splat(10.0f));
+  const vf large = copysign_from(splat(1.0f) - erfcx_positive(z) * vexp(-z * z), x);
   return select(x != x, x, select(a < splat(0.6f), p, large));
 }
 static inline vf nl_Phi(vf x) {
-  const vf z = vmin(vabs(x) * splat(0.70710678f), splat(30.0f));
-  const vf tail = splat(0.5f) * erfc_positive(z);
+  // exp(-x^2 / 2) from x itself: the rounding of x / sqrt(2), times x^2, would cost the tail its digits.
+  const vf a = vmin(vabs(x), splat(20.0f));
+  const vf hi = a * a, lo = square_error(a, hi);
+  const vf density = vexp(splat(-0.5f) * hi) * (splat(1.0f) - splat(0.5f) * lo);
+  const vf tail = splat(0.5f) * erfcx_positive(a * splat(0.70710678f)) * density;
   return select(x != x, x, select(x > splat(0.0f), splat(1.0f) - tail, tail));
 }
 static inline vf nl_pow(vf x, int n) {

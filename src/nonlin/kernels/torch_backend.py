@@ -19,13 +19,27 @@ from nonlin.functions.walk import fold
 _HALF = (torch.float16, torch.bfloat16)
 
 
+def _sigmoid(x: Tensor) -> Tensor:
+    # By exp(-|x|): the small side keeps its digits where exp(|x|) would overflow.
+    z = torch.exp(-x.abs())
+    return torch.where(x < 0, z, torch.ones((), dtype=x.dtype, device=x.device)) / (1 + z)
+
+
+def _gauss(x: Tensor) -> Tensor:
+    """exp(-x^2 / 2), the square's rounding compensated: multiplied by x^2, it would cost the tail its digits."""
+    a = x.abs().clamp(max=40.0)
+    high = (a * 256).round() / 256 if a.dtype == torch.float32 else a  # 12 bits below 16: its square is exact
+    return torch.exp(-0.5 * high * high) * torch.exp(-0.5 * (a - high) * (a + high))
+
+
 def _phi_density(x: Tensor) -> Tensor:
-    return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return _gauss(x) * (1 / math.sqrt(2 * math.pi))
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    # Through erfc: 1 + erf would lose every digit of the negative tail.
-    return 0.5 * torch.erfc(x * -math.sqrt(0.5))
+    # The tail by the scaled complementary error function: 1 + erf would lose all its digits, erfc(x/sqrt 2) many.
+    tail = 0.5 * torch.special.erfcx(x.abs() * math.sqrt(0.5)) * _gauss(x)
+    return torch.where(x.abs() < 1, 0.5 * torch.erfc(x * -math.sqrt(0.5)), torch.where(x > 0, 1 - tail, tail))
 
 
 def _power(base: Any, exponent: sympy.Expr) -> Any:
@@ -65,24 +79,32 @@ def _softplus(x: Tensor) -> Tensor:
 
 TABLE: dict[str, Callable[..., Any]] = {
     "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
-    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
+    "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
     "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus,
-    "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
+    "atan": torch.atan, "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
     "max": _maximum, "min": _minimum,
 }
 
 
+def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
+    """Return the terms that an expression adds; 0 x infinity is mended in each, so that the others stay."""
+    return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)
+
+
 def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
-    """Fold the expression, at the inputs' common shape, its 0 x infinity mended."""
-    out = fold(expr, leaves, TABLE)
+    """Fold the expression, at the inputs' common shape, the 0 x infinity of its terms mended."""
     shape = torch.broadcast_shapes(*(leaf.shape for leaf in leaves.values()))
     some = next(iter(leaves.values()))
-    if not isinstance(out, Tensor):
-        return some.new_full(shape, out)
-    made = torch.isnan(out)
-    for leaf in leaves.values():
-        made = made & ~torch.isnan(leaf)
-    return torch.where(made, torch.zeros((), dtype=out.dtype, device=out.device), out).expand(shape)
+    total: Any = None
+    for term in terms(expr):
+        out = fold(term, leaves, TABLE)
+        if isinstance(out, Tensor):
+            made = torch.isnan(out)
+            for leaf in leaves.values():
+                made = made & ~torch.isnan(leaf)
+            out = torch.where(made, torch.zeros((), dtype=out.dtype, device=out.device), out)
+        total = out if total is None else total + out
+    return total.expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
 
 
 def _reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:

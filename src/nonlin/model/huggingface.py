@@ -103,7 +103,7 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
     described = _huggingface_config(model.config, gated, act)
     _write(folder / "config.json", json.dumps(described, indent=1))
     return {"format": "huggingface", "architecture": described["architectures"][0],
-            "note": f"loads with transformers.AutoModelForCausalLM.from_pretrained({folder.name!r})"}
+            "note": "loads with transformers.AutoModelForCausalLM.from_pretrained"}
 
 
 def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageModel:

@@ -123,8 +123,11 @@ def layers(study: Study) -> Figure:
         axes.set_xlabel("layer")
     if any(layer["gradient_rms"] for arm in study.arms for layer in arm["layers"]):
         left.set_yscale("log")
-        left.yaxis.set_minor_formatter(FuncFormatter(lambda v, _: f"{v:.0e}".replace("e-0", "e-")))
-        left.tick_params(axis="y", which="minor", labelsize=8)
+        low, high = left.get_ylim()
+        ticks = [m * 10.0 ** e for e in range(-30, 10) for m in (1, 2, 5) if low <= m * 10.0 ** e <= high]
+        left.set_yticks(ticks if len(ticks) <= 8 else [t for t in ticks if f"{t:e}".startswith("1.")])
+        left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0e}".replace("e-0", "e-")))
+        left.yaxis.set_minor_formatter(NullFormatter())
     left.set_title("gradient at the block's output (root mean square)")
     right.set_title("dead units")
     right.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.1%}"))
@@ -146,8 +149,8 @@ def costs(study: Study) -> Figure:
             axes.barh(row, value, color=paint[arm["name"]], height=0.62)
             axes.text(value, row, f" {value:{form}}", va="center", fontsize=8, color=INK)
     left.set_yticks(range(len(arms)), [arm["name"] for arm in arms])
-    left.set_xlabel("training tokens a second, one process")
-    right.set_xlabel("peak memory of the process, MB")
+    left.set_title("training tokens a second, one process")
+    right.set_title("peak memory of the process, MB")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", color=GRID)

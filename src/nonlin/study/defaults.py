@@ -28,7 +28,7 @@ TRAINING = {
     "warmup_fraction": 0.1,
     "clip": 1.0,
     "evaluation_tokens": 65536,
-    "evaluations": 4,
+    "evaluations": 1,
     "probe_every": 100,
 }
 

@@ -1,0 +1,87 @@
+"""Every activation, value and derivatives, in three dtypes, against the committed tables of 50 digits."""
+
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nonlin import functional
+from nonlin.functions import get, names
+from nonlin.kernels import cpp, native
+
+_spec = importlib.util.spec_from_file_location("accuracy", Path(__file__).with_name("accuracy.py"))
+accuracy = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(accuracy)
+
+
+@pytest.fixture(autouse=True)
+def subnormals_count():
+    torch.set_flush_denormal(False)
+
+
+def test_every_pointwise_or_gated_activation_has_a_table():
+    assert {p.stem for p in accuracy.TABLES} == {n for n in names() if get(n).expr is not None}
+
+
+def test_tables_are_what_the_definitions_give():
+    script = Path(__file__).parents[2] / "benchmarks" / "make_accuracy_tables.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _check(path, dtype, apply):
+    points, outs = accuracy.read(path, dtype)
+    leaves = [torch.from_numpy(column.copy()).to(accuracy.DTYPES[dtype]).requires_grad_() for column in points.T]
+    out = apply(*leaves)
+    out.backward(torch.ones_like(out))
+    bad = []
+    for what, (exact, largest), got in zip(("value", *(f"d/d{v}" for v in get(path.stem).variables)), outs,
+                                           (out.detach(), *(leaf.grad for leaf in leaves)), strict=True):
+        bad += [f"{what} at {line}" for line in accuracy.failures(path.stem, dtype, points, exact, largest, got)]
+    assert not bad, f"{path.stem}, {dtype}:\n" + "\n".join(bad)
+
+
+@pytest.mark.parametrize("dtype", accuracy.DTYPES)
+@pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
+def test_torch(path, dtype):
+    _check(path, dtype, functional.activation(path.stem))
+
+
+@pytest.mark.skipif(native.library() is None, reason=f"no native engine: {native.unavailable()}")
+@pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
+def test_compiled(path):
+    definition = get(path.stem)
+    parameters = [torch.tensor([q.initial]) for q in definition.parameters]
+    _check(path, "float32", lambda *inputs: cpp.apply(definition, inputs, parameters))
+
+
+def test_a_wrong_value_is_noticed():
+    path = next(p for p in accuracy.TABLES if p.stem == "gelu")
+    points, outs = accuracy.read(path, "float32")
+    exact, largest = outs[0]
+    x = torch.from_numpy(points[:, 0]).float()
+    torch_own = torch.nn.functional.gelu(x)  # by erf: it loses the negative tail
+    bad = accuracy.failures("gelu", "float32", points, exact, largest, torch_own)
+    assert any(float(line.split("]")[0].strip("[")) < -5 for line in bad)
+
+
+@pytest.mark.parametrize("name", [n for n in names() if get(n).expr is not None])
+def test_nan_stays_and_infinite_ends_are_limits(name):
+    definition = get(name)
+    function = functional.activation(name)
+    if definition.kind == "gated":
+        assert torch.isnan(function(torch.tensor([math.nan, 1.0]), torch.tensor([1.0, math.nan]))).all()
+        return
+    assert torch.isnan(function(torch.tensor([math.nan]))).all()
+    if name in ("softsign", "xielu"):
+        return  # inf / inf and inf - inf: their notes say so
+    far = function(torch.tensor([-math.inf, math.inf]))
+    near = function(torch.tensor([-1e20, 1e20]))
+    for limit, value in zip(far.tolist(), near.tolist(), strict=True):
+        assert not math.isnan(limit), (name, far)
+        assert limit == value if math.isfinite(limit) else np.sign(limit) == np.sign(value) and abs(value) >= 1e9
