@@ -61,14 +61,14 @@ def one_shape(engine, folder, info, layers, dim, options):
     records = engine.map([{"do": "trial", "config": c, "trial": str(folder / f"{layers}x{dim}-{a}-{s}")}
                           for (a, s), c in configs.items()])
     losses = {key: record["bits_per_byte"] for key, record in zip(configs, records, strict=True)}
-    print(f"\n{layers} layers x {dim}: {arms[0].parameters:,} parameters, {rate:,.0f} tokens/s a process, {steps} steps, "
-          f"{steps * request.tokens_per_step:,} tokens")
+    print(f"\n{layers} layers x {dim}: {arms[0].parameters:,} parameters, {rate:,.0f} tokens/s a process, "
+          f"{steps} steps, {steps * request.tokens_per_step:,} tokens")
     for arm in ARMS:
         values = [losses[arm, s] if losses[arm, s] is not None else math.nan for s in range(1, options.seeds + 1)]
         pairs = [v - losses["gelu", s] for s, v in enumerate(values, 1)]
-        deviation = statistics.stdev(pairs)
-        print(f"  {arm:<13} {statistics.fmean(values):.4f}  difference {statistics.fmean(pairs):+.4f}  "
-              f"deviation {deviation:.4f}  ratio {abs(statistics.fmean(pairs)) / (deviation or math.inf):.1f}", flush=True)
+        mean, deviation = statistics.fmean(pairs), statistics.stdev(pairs)
+        print(f"  {arm:<13} {statistics.fmean(values):.4f}  difference {mean:+.4f}  "
+              f"deviation {deviation:.4f}  ratio {abs(mean) / (deviation or math.inf):.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ DIGITS = 50
 
 
 def points(dtype):
-    """Return inputs of that dtype as float64: zero, the tiny, the kinks and their neighbours, the tails, the far ends."""
+    """Return inputs of that dtype as float64: zero, the tiny, kinks and their neighbours, the tails, the far ends."""
     random = np.random.default_rng(7)
     grid = [0.0, 1e-40, 1e-30, 1e-8, 1e-4, 0.01, 0.3, 0.5, 0.75, 1.0, 1.2784645, 1.702, 3.0, 6.0, 7.0, 10.0,
             14.0, 20.0, 30.0, 45.0, 60.0, 87.0, 89.0, 104.0, 1e3, 1e4, 6e4, 1e10, 1e30]

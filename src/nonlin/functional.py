@@ -17,7 +17,8 @@ from nonlin.kernels import torch_backend
 
 def _polynorm(x: Tensor) -> Tensor:
     def normed(power: Tensor) -> Tensor:
-        return power * torch.rsqrt(power.to(torch.promote_types(power.dtype, torch.float32)).square().mean(-1, keepdim=True) + 1e-6).to(power.dtype)
+        wide = power.to(torch.promote_types(power.dtype, torch.float32))
+        return power * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6).to(power.dtype)
 
     return (normed(x) + normed(x**2) + normed(x**3)) / 3
 

@@ -64,5 +64,6 @@ def failures(name: str, dtype: str, points: np.ndarray, exact: np.ndarray, large
         good = (got64 == rounded) | (np.abs(got64 - exact) <= allowed)
     # A value within an ulp of the largest number may round to infinity.
     good |= np.isinf(got64) & (np.abs(exact) > torch.finfo(torch_dtype).max * (1 - 1e-6))
-    return [f"{points[i].tolist()}: got {got64[i]:.9g}, exact {exact[i]:.9g}, off by "
-            f"{abs(got64[i] - exact[i]) / spacing(scale[i:i + 1], torch_dtype)[0]:.3g} ulp" for i in np.flatnonzero(~good)]
+    ulps = np.abs(got64 - exact) / spacing(scale, torch_dtype)
+    return [f"{points[i].tolist()}: got {got64[i]:.9g}, exact {exact[i]:.9g}, off by {ulps[i]:.3g} ulp"
+            for i in np.flatnonzero(~good)]

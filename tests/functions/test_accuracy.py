@@ -19,11 +19,6 @@ accuracy = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(accuracy)
 
 
-@pytest.fixture(autouse=True)
-def subnormals_count():
-    torch.set_flush_denormal(False)
-
-
 def test_every_pointwise_or_gated_activation_has_a_table():
     assert {p.stem for p in accuracy.TABLES} == {n for n in names() if get(n).expr is not None}
 

@@ -100,7 +100,7 @@ def test_derivatives_are_mpmath_differences(name):
 def test_names_and_aliases():
     assert nonlin.get("swish").name == "silu" and nonlin.get("gelu_new").name == "gelu_tanh"
     assert "swish" not in nonlin.names() and "silu" in nonlin.names()
-    with pytest.raises(UnknownName, match="Did you mean .*swiglu"):
+    with pytest.raises(UnknownName, match=r"Did you mean .*swiglu"):
         nonlin.get("swigul")
 
 

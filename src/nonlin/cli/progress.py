@@ -23,7 +23,8 @@ def ranking_text(ranking: Sequence[Mapping[str, Any]]) -> str:
     'so far: gelu 2.0000 (1)'
     """
     known = [row for row in ranking if row["bits_per_byte"] is not None]
-    return "so far: " + ", ".join(f"{r['name']} {r['bits_per_byte']:.4f} ({r['seeds']})" for r in known) if known else ""
+    rows = [f"{r['name']} {r['bits_per_byte']:.4f} ({r['seeds']})" for r in known]
+    return "so far: " + ", ".join(rows) if rows else ""
 
 
 class Progress:

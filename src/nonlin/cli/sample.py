@@ -28,16 +28,17 @@ def sample(directory: Path, prompt: str, arm: str | None, length: int, temperatu
         raise UserError(f"sample: {directory} must hold a study with judged runs; it has none yet. "
                         f"Continue it: nonlin compare --resume --out {directory}")
     names = [a["name"] for a in results["arms"]]
-    arm = arm or results["winner"]
-    if arm not in names:
-        raise unknown_name("arm", arm, names)
-    key = best_trial(results, arm)
+    chosen: str = arm or results["winner"]
+    if chosen not in names:
+        raise unknown_name("arm", chosen, names)
+    key = best_trial(results, chosen)
     if key is None:
-        raise UserError(f"sample: {arm} must have a finished judged run; it has none. Take one of {', '.join(names)}.")
+        raise UserError(f"sample: {chosen} must have a finished judged run; it has none. "
+                        f"Take one of {', '.join(names)}.")
     with ProcessEngine(directory / "data", 1) as engine:
         text = engine.call({"do": "sample", "trial": str(directory / "trials" / key), "prompt": prompt,
                             "length": length, "temperature": temperature, "seed": seed})
     if as_json:
-        print_json({"arm": arm, "trial": key, "prompt": prompt, "text": text})
+        print_json({"arm": chosen, "trial": key, "prompt": prompt, "text": text})
     else:
         click.echo(text)

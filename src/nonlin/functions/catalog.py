@@ -75,7 +75,8 @@ FATRELU = pointwise("fatrelu", x * step(x - R("0.01")), source="ProSparse (arXiv
 XIELU = pointwise(
     "xielu", softplus(_p) * maximum(x, 0) ** 2 + x / 2
     + (R("0.5") + softplus(_n)) * (expm1(minimum(x, R("-0.000001"))) - minimum(x, 0)) * step(-x),
-    source="arXiv:2411.13010", used_by=("Apertus (plain)",), note="beta 0.5, epsilon -1e-6, where x <= 0; at -inf a difference of infinities",
+    source="arXiv:2411.13010", used_by=("Apertus (plain)",),
+    note="beta 0.5, epsilon -1e-6, where x <= 0; at -inf a difference of infinities",
     parameters=(Parameter("alpha_p", math.log(math.expm1(0.8)), "softplus of it is the positive curvature"),
                 Parameter("alpha_n", math.log(math.expm1(0.3)), "softplus of it plus beta scales x < 0")))
 XGELU = pointwise("xgelu", x * (Phi(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",

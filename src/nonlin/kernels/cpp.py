@@ -32,7 +32,8 @@ class _Writer:
         return self.known[text]
 
     def table(self) -> dict[str, Any]:
-        unary = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "log1p", "softplus", "atan", "step", "sign", "abs")
+        unary = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "log1p", "softplus", "atan", "step", "sign",
+                 "abs")
         made: dict[str, Any] = {n: lambda a, n=n: self.emit(f"nl_{n}({a})") for n in unary}
         made |= {n: lambda a, b, n=n: self.emit(f"nl_{n}({a}, {b})") for n in ("max", "min")}
         made |= {"add": lambda a, b: self.emit(f"{a} + {b}"), "mul": lambda a, b: self.emit(f"{a} * {b}")}

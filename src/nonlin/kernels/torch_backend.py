@@ -77,11 +77,19 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.clamp(x, min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
+def _of_number(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
+    """Let a primitive of one argument take a number; one of no dimension takes on the others' dtype."""
+    return lambda x: function(x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64))
+
+
+_ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
-    "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus,
-    "atan": torch.atan, "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
+    "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus, "atan": torch.atan,
+    "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
+}
+TABLE: dict[str, Callable[..., Any]] = {
+    **{name: _of_number(function) for name, function in _ONE.items()},
+    "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
     "max": _maximum, "min": _minimum,
 }
 
@@ -104,7 +112,7 @@ def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
                 made = made & ~torch.isnan(leaf)
             out = torch.where(made, torch.zeros((), dtype=out.dtype, device=out.device), out)
         total = out if total is None else total + out
-    return total.expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
+    return total.to(some.dtype).expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
 
 
 def _reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:

@@ -63,7 +63,7 @@ def _curve(folder: StudyFolder, arm: str, run: Mapping[str, Any], tokens_per_byt
 def smooth(values: list[float], share: float = 0.03) -> list[float]:
     """Return a centred moving average over that share of the curve.
 
-    >>> smooth([1.0, 2.0, 3.0], 1.0)
+    >>> smooth([1.0, 2.0, 3.0], 0.5)
     [1.5, 2.0, 2.5]
     """
     reach = max(1, round(len(values) * share / 2))

@@ -3,8 +3,10 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 
 # Drawn in colours that stand for roles: the page replaces them by its own, a file by those of paper.
@@ -15,7 +17,7 @@ _ROLES = {INK: ("var(--ink)", "#1c2024"), MUTED: ("var(--muted)", "#60646c"), GR
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#8e6bbf", "#7f7f7f", "#a0522d", "#2f9e9e")
 MARKERS = "osD^vPX*<>"
 
-_SETTINGS = {
+_SETTINGS: Any = {
     "font.family": ["DejaVu Sans"], "font.size": 10, "svg.fonttype": "path",
     "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": MUTED, "ytick.color": MUTED,
     "xtick.labelcolor": INK, "ytick.labelcolor": INK, "grid.color": GRID, "axes.grid": True, "grid.linewidth": 0.8,
@@ -84,9 +86,9 @@ def _repaint(artist) -> None:
         if not (get and put):
             continue
         try:
-            value = matplotlib.colors.to_hex(get(), keep_alpha=False)
+            value = to_hex(get(), keep_alpha=False)
         except (ValueError, TypeError):
             continue
-        alpha = matplotlib.colors.to_rgba(get())[3]
+        alpha = to_rgba(get())[3]
         if value in _ROLES:
-            put((*matplotlib.colors.to_rgb(_ROLES[value][1]), alpha))
+            put((*to_rgb(_ROLES[value][1]), alpha))

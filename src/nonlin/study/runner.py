@@ -118,6 +118,7 @@ class _Study:
             record = self.store.finish(folder, finite(event.value))
             del self.running[event.key]
             self._keep(trial, record)
+            self.read_records()  # what it decides may have run already, before a damaged record was put aside
             self.tell()
 
     def seconds(self) -> float:

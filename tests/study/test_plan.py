@@ -1,0 +1,127 @@
+"""Plans: what fits the minutes, what a study is named by, how the grid of learning rates grows."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import studies
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nonlin.errors import UserError
+from nonlin.study import Plan, make_plan
+from nonlin.study.budget import makespan
+from nonlin.study.plan import learning_rate_grid
+from nonlin.study.tuning import trials_of, tuning
+
+
+def test_the_plan_survives_json_and_notices_a_changed_rule():
+    plan = studies.plan()
+    values = json.loads(json.dumps(plan.as_dict()))
+    assert Plan.from_dict(values) == plan
+    values["rule"]["margin"] = 0.1
+    with pytest.raises(UserError, match="changed after the study began"):
+        Plan.from_dict(values)
+
+
+def test_the_hash_is_of_what_decides_the_results():
+    plan = studies.plan()
+    assert replace(plan, name="other", budget={"timing": {"predicted_minutes": 1}}, workers=1).hash == plan.hash
+    assert studies.plan(seeds=5).hash != plan.hash
+    assert studies.plan(margin=0.01).hash != plan.hash
+    assert studies.plan(baseline="silu").hash != plan.hash
+
+
+def test_a_budget_too_small_is_refused_with_the_minutes_it_would_take():
+    asked = studies.request(steps=None, minutes=0.5)
+    with pytest.raises(UserError, match=r"need about (\d+) minutes.*--minutes") as caught:
+        make_plan(asked, {arm.name: 5000.0 for arm in asked.arms}, studies.MACHINE)
+    needed = int(str(caught.value).split("--minutes ")[1].split(",")[0])
+    again = studies.request(steps=None, minutes=needed)
+    plan = make_plan(again, {arm.name: 5000.0 for arm in again.arms}, studies.MACHINE)
+    assert plan.predicted_minutes <= needed
+
+
+@settings(max_examples=40, deadline=None)
+@given(minutes=st.floats(2, 60), rate=st.floats(2e4, 1e6), match=st.sampled_from(["params", "time", "width"]))
+def test_the_plan_uses_its_minutes_and_no_more(minutes, rate, match):
+    asked = studies.request(steps=None, minutes=minutes, match=match)
+    speeds = {arm.name: rate * (0.7 if arm.name == "swiglu" else 1.0) for arm in asked.arms}
+    try:
+        plan = make_plan(asked, speeds, studies.MACHINE)
+    except UserError:
+        return
+    assert plan.predicted_minutes <= minutes
+    longer = replace(asked, steps=int(plan.training["judge_steps"] * 1.2) + 20)
+    with pytest.raises(UserError):
+        make_plan(longer, speeds, studies.MACHINE)
+    if match == "time":
+        steps = {arm["name"]: arm["judge_steps"] for arm in plan.arms}
+        assert steps["swiglu"] / steps["gelu"] == pytest.approx(0.7, rel=0.01)
+
+
+def test_text_is_repeated_only_a_few_times():
+    asked = studies.request(steps=None, minutes=1000, data=studies.DATA | {"train_tokens": 1_000_000})
+    plan = make_plan(asked, {arm.name: 1e6 for arm in asked.arms}, studies.MACHINE)
+    assert plan.training["judge_steps"] * asked.tokens_per_step <= 4_000_000
+
+
+def test_fewer_seeds_than_four_are_refused():
+    with pytest.raises(UserError, match="seeds must be 4 or more"):
+        studies.request(seeds=3)
+
+
+@pytest.mark.parametrize("changes, words", [
+    ({"baseline": "mish"}, "baseline"), ({"match": "flops"}, "match"), ({"learning_rate": -1.0}, "learning_rate"),
+    ({"minutes": math.inf}, "minutes"), ({"margin": -1}, "margin"), ({"confidence": 1.0}, "confidence")])
+def test_bad_requests_are_explained(changes, words):
+    with pytest.raises(UserError, match=words):
+        studies.request(**changes)
+
+
+def test_the_plan_in_words_names_the_rule_the_arms_and_the_time():
+    words = studies.plan().describe()
+    for part in ("gelu, swiglu, silu, twin", "0.005", "95", "Holm", "4 fresh seeds", "minutes", "learning rates"):
+        assert part in words
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=7), st.integers(1, 4))
+def test_makespan_lies_between_its_bounds(seconds, workers):
+    found = makespan(seconds, workers)
+    share, longest = sum(seconds) / workers, max(seconds)
+    assert max(share, longest) - 1e-9 <= found <= share + (1 - 1 / workers) * longest + 1e-9  # Graham (1966)
+
+
+def _records(plan, best_rate, arm="gelu", diverges=lambda rate: False):
+    """Finish everything the plan asks for, an arm's loss least at best_rate; return the rates asked for."""
+    records = {}
+    while asked := [t for t in trials_of(plan, "tune", records) if t.arm == arm]:
+        for t in asked:
+            bad = diverges(t.learning_rate)
+            loss = None if bad else 2 + abs(math.log(t.learning_rate / best_rate))
+            records[t.key] = {"bits_per_byte": loss, "status": "diverged" if bad else "finished"}
+    return tuning(plan, arm, records)
+
+
+def test_a_best_inside_the_grid_needs_no_more_rates():
+    state = _records(studies.plan(), 0.005)
+    assert state.rates == learning_rate_grid(0.01, 4) and state.best == 0.005 and not state.at_edge
+
+
+@pytest.mark.parametrize("best, rates", [(0.001, [0.00125, 0.0025]), (0.03, [0.04, 0.02])])
+def test_the_grid_grows_at_the_edge_that_holds_the_best(best, rates):
+    state = _records(studies.plan(), best)
+    assert set(rates) <= set(state.rates) and 5 <= len(state.rates) <= 6
+
+
+def test_growth_is_bounded_and_said():
+    state = _records(studies.plan(), 1e-6)
+    assert len(state.rates) == 6 and state.at_edge and state.best == state.rates[0]
+
+
+def test_rates_that_diverge_are_never_chosen_and_lower_ones_are_tried():
+    state = _records(studies.plan(), 0.02, diverges=lambda rate: rate > 0.002)
+    assert state.best == 0.00125 and min(state.rates) < 0.0025
+    assert _records(studies.plan(), 0.02, diverges=lambda rate: True).best is None
