@@ -1,15 +1,15 @@
 """The numbers a study starts from, in one place; ``docs/log.md`` has the measurements behind them."""
 
 # The model.
-LAYERS, DIM, HEADS, KV_HEADS, CONTEXT = 4, 128, 4, 4, 64
-BATCH = 12
+LAYERS, DIM, HEADS, KV_HEADS, CONTEXT = 2, 96, 3, 3, 64
+BATCH = 8
 
 # The rule: fixed before the first run.
 MARGIN_BITS_PER_BYTE = 0.005
 CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_SEEDS = 4
-JUDGE_SEEDS = 5
+JUDGE_SEEDS = 10
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 1
 FIRST_TUNE_SEED = 1001
@@ -25,7 +25,7 @@ TUNE_FRACTION = 0.35  # steps of a tuning run, of a judged run's
 # The recipe.
 TRAINING = {
     "weight_decay": 0.1,
-    "warmup_fraction": 0.1,
+    "warmup_fraction": 0.2,
     "clip": 1.0,
     "evaluation_tokens": 65536,
     "evaluations": 1,
