@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -55,10 +56,8 @@ def program() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
     try:
-        program.main(arguments, prog_name="nonlin", standalone_mode=False)
-        status = 0
-    except click.exceptions.Exit as exit_:
-        status = exit_.exit_code
+        # click returns the status of a command that ended by Exit, and else the command's own value, None
+        status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         status = _USER
@@ -71,4 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
+        traceback.print_exc()
+        status = _FAILED
     sys.exit(status)

@@ -61,6 +61,7 @@ def _formulas(study: Study) -> dict[str, str]:
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:
     try:
-        return json.loads((folder.directory / "samples.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder.directory / "samples.json").read_text(encoding="utf-8"))
+        return {"prompt": str(found["prompt"]), "texts": {k: str(v) for k, v in found["texts"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # an interrupted study has none; the page says so
