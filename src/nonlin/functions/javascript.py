@@ -57,7 +57,7 @@ def function(expr: sympy.Expr, arguments: Iterable[str]) -> str:
 
     >>> from nonlin.functions import get
     >>> function(get("silu").expr, ["x"])
-    '(x) => { const t0 = sigmoid(x); const t1 = t0 * x; return mended(t1, x); }'
+    '(x) => { const t0 = sigmoid(x); const t1 = x * t0; return mended(t1, x); }'
     """
     names = list(arguments)
     writer = _Writer()

@@ -8,7 +8,7 @@ from nonlin.functions import grammar
 from nonlin.functions import primitives as p
 from nonlin.functions.definition import Definition
 
-_SYMBOLS = {"beta": "β", "alpha": "α", "alpha_p": "α<p>", "alpha_n": "α<n>", "gate": "gate", "up": "up", "slope": "slope"}
+_SYMBOLS = {"beta": "β", "alpha": "α", "alpha_p": "α<p>", "alpha_n": "α<n>"}  # <index>
 _FUNCTIONS = {"sigmoid": "σ", "Phi": "Φ", "phi": "φ"}
 _TIMES = '<mo>&#x2062;</mo><mspace width="0.25em"/>'
 _LONGEST = 12  # characters of a number that is shown whole
