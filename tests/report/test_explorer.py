@@ -153,9 +153,9 @@ def test_the_reach_and_the_orders(chromium, page):
 
 def test_the_gate_surface_is_drawn_and_moved(chromium, page):
     with opened(chromium, page, "#swiglu") as tab:
-        red, blue = (tab.evaluate(
-            "([x, y]) => [...document.querySelector('canvas').getContext('2d').getImageData(x, y, 1, 1).data]", spot)
-            for spot in ([119, 1], [119, 119]))
+        pixels = np.array(tab.evaluate(
+            "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 121, 121).data]"))
+        red, blue = pixels.reshape(121, 121, 4)[[1, 119], 119].tolist()
         assert red[0] > red[2] + 60 and blue[2] > blue[0] + 60  # +25 at gate 5, up 5; −25 at up −5
         box = tab.locator(".x-map").bounding_box()
         tab.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.2 * box["height"])  # gate 2, up 3

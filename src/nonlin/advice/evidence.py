@@ -2,8 +2,8 @@
 
 1. A piece of evidence is *near* where its parameters and its tokens are each within a factor of 4 of those asked
    for, *within reach* where within a factor of 30, else *far*.
-2. The nearest kind of evidence decides; at equal nearness the user's own study goes before papers. A study that
-   is unfinished or undecided throughout decides nothing.
+2. The nearest evidence decides; near, or within reach, the user's own study goes before papers. A study that is
+   unfinished, or undecided throughout, decides nothing.
 3. A paper favours its best option and those that two standard errors do not tell from it. Of several papers, what
    all of them favour; where they share nothing, what any of them favours.
 4. Among the favoured, the one that runs in most places (Hugging Face, llama.cpp), then the one with the faster
@@ -130,7 +130,7 @@ def choose(evidence: Sequence[Evidence], places: Mapping[str, int], step_ms: Map
     ``places``: in how many places each option runs; ``step_ms``: the time of its training step here, where known.
     """
     telling = [e for e in evidence if e.favours]
-    telling.sort(key=lambda e: (BUCKETS.index(e.bucket), not e.own, e.distance))
+    telling.sort(key=lambda e: (BUCKETS.index(e.bucket), e.bucket != "far" and not e.own, e.distance))
     first = telling[0]
     deciding = tuple(e for e in telling if (e.bucket, e.own) == (first.bucket, first.own))
     favoured = _shared(deciding)
@@ -160,6 +160,6 @@ def _reasons(name: str, favoured: Sequence[str], deciding: Sequence[Evidence], a
                "its training step was the fastest here" if name in step_ms else "it was found best")
         lines.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} as good within the noise; {name} because "
                      f"{why}.")
-    lines += [f"{e.source} says otherwise ({e.found.get(name, 'worse')}; {e.bucket}, a factor of {e.distance:.2g} away)."
+    lines += [f"{e.source} says otherwise ({e.found[name]}; {e.bucket}, a factor of {e.distance:.2g} away)."
               for e in against]
     return tuple(lines)

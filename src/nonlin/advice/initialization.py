@@ -43,5 +43,6 @@ def initialization(definition: Definition, dim: int, hidden: int, layers: int) -
     parts = {"gate": inward} if definition.gated else {}
     outward = gain / math.sqrt(hidden * 2 * layers)
     return {**parts, "up": inward, "down": outward, "gain": gain, "second_moment": moment,
-            "text": f"normal weights: deviation {inward:.4g} into the block, {outward:.4g} out of it (the activation's mean square is {moment:.4g}, so its gain is {gain:.4g}; divided by "
+            "text": f"normal weights: deviation {inward:.4g} into the block, {outward:.4g} out of it (the "
+                    f"activation's mean square is {moment:.4g}, so its gain is {gain:.4g}; divided by "
                     f"√(2 × {layers} layers))"}
