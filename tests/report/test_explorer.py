@@ -234,3 +234,23 @@ def test_markup_in_a_definition_stays_text(chromium, tmp_path):
     with opened(chromium, path) as tab:
         assert "<b>a</b>" in tab.locator(".x-facts").inner_text()
         assert tab.locator(".x-facts img").count() == 0 and tab.title() != "broken"
+
+
+def test_a_studys_page_shows_its_own_activations_and_stays_one_file(chromium, tmp_path):
+    import studies
+
+    from nonlin.report import build
+
+    studies.run(tmp_path / "study", studies.plan("gelu", "swiglu", "silu"))
+    path = build(tmp_path / "study")
+    assert len(path.read_bytes()) < 2_000_000
+    with opened(chromium, path) as tab:
+        assert sorted(item.get_attribute("data-name") for item in tab.locator(".x-list li").all()) == [
+            "gelu", "silu", "swiglu"]
+        found = cells(tab)
+        assert sorted(found) == ["gelu", "silu", "swiglu"]
+        near(found["gelu"], get("gelu"), 1.0)
+        tab.locator('li[data-name="silu"] .x-pick').click()
+        assert tab.locator("#x-name").inner_text().startswith("silu")
+        assert "#silu" not in tab.url  # the page's own address is not the explorer's to change
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -7,13 +7,15 @@ from typing import Any
 from nonlin.advice import engines
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization
-from nonlin.advice.shape import WHY_MULTIPLE, Shape, shape_for
+from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
 from nonlin.functions import Definition, define, get
 from nonlin.study import load
+from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION
 
 OPTIONS = ("relu", "gelu", "silu", "relu_squared", "reglu", "geglu", "swiglu")
 _COMPARED = 4  # options in a suggested study
+_SHARE, _BATCH = 16, 32  # a suggested study's parameters and tokens are this part of those asked for
 
 
 def advise(params: int, tokens: int, hardware: str = "cpu", inference: str | None = None,
@@ -36,7 +38,7 @@ def advise(params: int, tokens: int, hardware: str = "cpu", inference: str | Non
         evidence.insert(0, own)
     definitions = _definitions(evidence)
     hidden = {d.name: shape.hidden(d.gated) for d in definitions}
-    costs = _costs(definitions, shape, hidden, hardware) if measure else None
+    costs, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")
     steps = {} if costs is None else {name: c["step_ms"] for name, c in costs["options"].items()}
     goes = {d.name: {"huggingface": engines.huggingface(d), "llama_cpp": engines.llama_cpp(d)} for d in definitions}
     choice = choose(evidence, {name: _places(where) for name, where in goes.items()}, steps)
@@ -46,11 +48,11 @@ def advise(params: int, tokens: int, hardware: str = "cpu", inference: str | Non
         "asked": {"params": params, "tokens": tokens, "hardware": hardware, "inference": inference},
         "options": [_option(d, shape, hidden, evidence, costs, goes) for d in definitions],
         "evidence": [_source(e) for e in evidence],
-        "model": _model(shape, taken, hardware), "costs": costs,
+        "model": _model(shape, taken, hardware), "costs": costs, "not_measured": why_not,
         "initialization": initialization(taken, shape.dim, hidden[taken.name], shape.layers),
         "inference": _inference(taken, goes[taken.name], inference),
         "missing": _missing(choice, evidence, own is None and folder is not None, study),
-        "commands": _commands(choice, evidence, shape)}
+        "commands": _commands(choice, evidence, shape, params, tokens, hardware)}
 
 
 def _definitions(evidence: Sequence[Evidence]) -> list[Definition]:
@@ -66,15 +68,15 @@ def _places(where: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _costs(definitions: Sequence[Definition], shape: Shape, hidden: Mapping[str, int], hardware: str
-           ) -> dict[str, Any] | None:
-    """Measured here, where this machine is of the kind that trains."""
+           ) -> tuple[dict[str, Any] | None, str | None]:
+    """Measured here, or why not."""
     import torch
 
     from nonlin.advice.costs import measure
 
     if (hardware == "gpu") != torch.cuda.is_available():
-        return None
-    return measure(definitions, shape.dim, hidden)
+        return None, f"this machine has {'no GPU' if hardware == 'gpu' else 'a GPU'} (--hardware)"
+    return measure(definitions, shape.dim, hidden), None
 
 
 def _option(d: Definition, shape: Shape, hidden: Mapping[str, int], evidence: Sequence[Evidence],
@@ -87,7 +89,7 @@ def _option(d: Definition, shape: Shape, hidden: Mapping[str, int], evidence: Se
 
 
 def _source(e: Evidence) -> dict[str, Any]:
-    return {"source": e.source, "what": e.what, "own": e.own, "params": e.params, "tokens": e.tokens,
+    return {"source": e.source, "what": e.what, "own": e.own, "unit": e.unit, "params": e.params, "tokens": e.tokens,
             "distance": e.distance, "nearness": e.bucket, "favours": list(e.favours), "found": dict(e.found)}
 
 
@@ -121,7 +123,7 @@ def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, stu
         lines.append(f"Nothing within a factor of {REACH:g} of this size and length was found: the nearest is "
                      f"{nearest.source}, a factor of {nearest.distance:.2g} away. Take the choice as a place to begin.")
     if not any(e.own and e.favours for e in evidence):
-        lines.append("No study of yours decides anything: no evidence is from your text."
+        lines.append("No study of yours was given (--study): none of the evidence is from your text."
                      if not any(e.own for e in evidence) else
                      "Your study decides nothing yet: it is unfinished, or undecided.")
     if unfinished:
@@ -134,13 +136,29 @@ def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, stu
     return lines
 
 
-def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape) -> list[str]:
-    """The studies that would settle it; none where a near study of one's own decided."""
+def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape, params: int, tokens: int, hardware: str
+              ) -> list[dict[str, str]]:
+    """The studies that would tell more, with what each can do; none where a near study of one's own decided."""
     if any(e.own and e.distance <= NEAR for e in choice.decided_by):
         return []
     unknown = [n for n in OPTIONS if not any(n in e.found for e in evidence)]
-    arms = list(dict.fromkeys(["gelu", choice.name, *choice.favoured, *unknown]))[:_COMPARED]
+    arms = list(dict.fromkeys(["gelu", choice.name, *unknown, *choice.favoured]))[:_COMPARED]
     dim = max(128, min(shape.dim, 256))
-    return [f"nonlin compare --data YOUR_TEXT --activations {','.join(arms)} --baseline gelu --layers "
-            f"{min(shape.layers, 6)} --dim {dim} --heads {dim // 32} --minutes 60 --seeds 6 --out runs/advise",
-            f"nonlin advise --params {size_text(shape.parameters(True))} --tokens TOKENS --study runs/advise"]
+    first = f"nonlin compare --data YOUR_TEXT --activations {','.join(arms)} --baseline gelu"
+    begin = (f"{first} --layers {min(shape.layers, 6)} --dim {dim} --heads {dim // 32} --minutes 60 --seeds 6 "
+             "--out runs/first")
+    small = shape_for(max(SMALLEST, params // _SHARE), hardware)
+    steps = max(MINIMUM_STEPS, round(tokens / _SHARE / (_BATCH * small.context)))
+    decide = (f"{first} --tokenizer {small.vocabulary if small.vocabulary > 256 else 'bytes'} --layers {small.layers} --dim "
+              f"{small.dim} --heads {small.heads} --context {small.context} --batch {_BATCH} --steps {steps} --seeds 6 "
+              "--minutes 60 --out runs/within-reach")
+    trained = steps * _BATCH * small.context
+    runs = len(arms) * (6 + LEARNING_RATES * TUNE_FRACTION)
+    flops = 6 * small.parameters(True) * trained * runs
+    again = f"nonlin advise --params {size_text(params)} --tokens {size_text(tokens)} --study FOLDER"
+    return [{"command": begin, "why": "an hour on this machine: too small to decide, but it makes the advice more sure "
+                                      "or less"},
+            {"command": decide, "why": f"within reach ({size_text(small.parameters(True))} parameters, "
+                                       f"{size_text(trained)} tokens), so that it decides where nothing near does; about "
+                                       f"{flops:.1e} operations: it says how many --minutes it needs here"},
+            {"command": again, "why": "the advice with what they found"}]

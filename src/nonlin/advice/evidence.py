@@ -40,6 +40,7 @@ class Evidence:
     rejects: tuple[str, ...]
     found: Mapping[str, str]
     what: str = ""
+    unit: str = "nats a token"
     formulas: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -51,7 +52,7 @@ class Evidence:
 def distance(params: float, tokens: float, asked_params: float, asked_tokens: float) -> float:
     """Return the factor by which the further of parameters and tokens differs.
 
-    >>> distance(1e6, 1e9, 1e8, 2e9)
+    >>> round(distance(1e6, 1e9, 1e8, 2e9), 6)
     100.0
     """
     return math.exp(max(abs(math.log(params / asked_params)), abs(math.log(tokens / asked_tokens))))
@@ -73,7 +74,7 @@ def _from_table(table: Table, far: float) -> Evidence:
     found = {}
     for name in table.losses:
         change, error = table.difference(name, REFERENCE)
-        found[name] = f"{change:+.3f} ± {error:.3f} nats a token" if name != REFERENCE else "its reference"
+        found[name] = f"{change:+.3f} ± {error:.3f}" if name != REFERENCE else "reference"
     note = f"; {table.note}" if table.note else ""
     return Evidence(f"{table.paper} ({table.source})", False, table.params, table.tokens, far, favours,
                     tuple(n for n in table.losses if n not in favours), found, table.what + note)
@@ -90,14 +91,14 @@ def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | 
     found = {}
     for arm in arms:
         d = arm["difference"]
-        found[arm["name"]] = "its baseline" if arm["name"] == baseline else arm["verdict"] + (
-            f", {d['mean']:+.4f} bits a byte ({d['low']:+.4f} to {d['high']:+.4f})" if d else "")
+        found[arm["name"]] = "baseline" if arm["name"] == baseline else arm["verdict"] + (
+            f", {d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})" if d else "")
     size = max(float(a["parameters"]) for a in arms)
     plan = folder.plan
     trained = float(min(a["judge_steps"] for a in plan.arms) * plan.training["batch"] * plan.model["context"])
     return Evidence(f"your study {folder.directory}", True, size, trained, distance(size, trained, params, tokens),
                     favours, rejects, found, f"{results['status']}; {results['data'].get('description', 'your text')}",
-                    {a["name"]: a["formula"] for a in arms if a["formula"]})
+                    "bits a byte", {a["name"]: a["formula"] for a in arms if a["formula"]})
 
 
 def _study_says(results: Mapping[str, Any], groups: Mapping[str, list[str]], baseline: str
@@ -160,6 +161,6 @@ def _reasons(name: str, favoured: Sequence[str], deciding: Sequence[Evidence], a
                "its training step was the fastest here" if name in step_ms else "it was found best")
         lines.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} as good within the noise; {name} because "
                      f"{why}.")
-    lines += [f"{e.source} says otherwise ({e.found[name]}; {e.bucket}, a factor of {e.distance:.2g} away)."
+    lines += [f"{e.source} says otherwise ({e.found[name]} {e.unit}; {e.bucket}, a factor of {e.distance:.2g} away)."
               for e in against]
     return tuple(lines)

@@ -58,7 +58,8 @@ def shape_for(params: int, hardware: str) -> Shape:
 
 def _widths(params: int) -> list[int]:
     most = math.sqrt(params / 12)  # one layer
-    return [dim for step, low, high in ((32, 32, 256), (64, 256, 2048), (128, 2048, 8192), (512, 8192, 65536))
+    return [dim for step, low, high in ((32, 32, 256), (64, 256, 512), (128, 512, 2048), (256, 2048, 4096),
+                                    (512, 4096, 65537))
             for dim in range(low, high, step) if dim <= max(most, 32)]
 
 

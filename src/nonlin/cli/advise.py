@@ -53,15 +53,24 @@ def _print(found: dict[str, Any]) -> None:
     _part(console, "How", [
         f"Shape: {model['text']}; {model['why']}.", f"Start: {start['text']}.",
         f"Hugging Face: {goes['huggingface']['text']}.", f"llama.cpp: {goes['llama_cpp']['text']}.", *goes["text"]])
-    _part(console, "What is not known", found["missing"])
-    _part(console, "What would settle it", found["commands"])
+    if found["missing"]:
+        _part(console, "What is not known", found["missing"])
+    if found["commands"]:
+        _part(console, "What would tell more", [])
+    for study in found["commands"]:
+        console.print(f"\n  {study['why']}:\n  {study['command']}", soft_wrap=True, markup=False)
 
 
 def _part(console: Any, title: str, lines: list[str]) -> None:
-    if lines:
-        console.print(f"\n[bold]{title}[/]")
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(f"\n[bold]{title}[/]")
     for line in lines:
-        console.print(f"  {line}", soft_wrap=line.startswith("nonlin "), markup=False)
+        if console.is_terminal:
+            console.print(Padding(Text(line), (0, 0, 0, 2)))
+        else:
+            console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
 def _evidence(console: Any, evidence: list[dict[str, Any]]) -> None:
@@ -85,18 +94,18 @@ def _options(console: Any, found: dict[str, Any]) -> None:
     from nonlin.advice import size_text
 
     costs = found["costs"]
-    where = ("not measured" if costs is None else
+    where = (f"not measured: {found['not_measured']}" if costs is None else
              f"one block, {costs['tokens']} tokens, float32 on this {costs['device']}, {costs['threads']} threads"
              + (", scaled from a narrower block" if costs["scaled"] else ""))
     console.print(f"\n[bold]Options[/] at equal parameters; step and memory: {where}")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("  activation", no_wrap=True)
-    for name in ("hidden", "params", "step, ms", "kept, bytes a token"):
+    for name in ("hidden", "params", "step,\nms", "kept,\nbytes a\ntoken"):
         table.add_column(name, justify="right")
     for e in found["evidence"]:
-        to = "its baseline" if e["own"] else "gelu"
-        table.add_column(f"against {to}, {e['source'].split(' (')[0]}", overflow="fold")
-    table.add_column("Hugging Face")
+        what = "your study, against its baseline" if e["own"] else f"{e['source'].split(' (')[0]}, against gelu"
+        table.add_column(f"{what}, {e['unit']}", min_width=15)
+    table.add_column("Hugging\nFace")
     table.add_column("llama.cpp")
     for o in found["options"]:
         mark = "▸" if o["name"] == found["choice"] else " "
