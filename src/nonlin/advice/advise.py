@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.advice import engines
+import torch
+
+from nonlin.advice import costs, engines
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
@@ -18,18 +20,19 @@ _COMPARED = 4  # options in a suggested study
 _SHARE, _BATCH = 16, 32  # a suggested study's parameters and tokens are this part of those asked for
 
 
-def advise(params: int, tokens: int, hardware: str = "cpu", inference: str | None = None,
+def advise(params: int, tokens: int, hardware: str | None = None, inference: str | None = None,
            study: str | Path | None = None, measure: bool = True) -> dict[str, Any]:
     """Return the advice for a model of ``params`` parameters trained on ``tokens``, as JSON values.
 
-    ``hardware`` ("cpu" or "gpu") is what trains it, ``inference`` what runs it afterwards, ``study`` a folder of
-    ``nonlin compare``. With ``measure`` the options are timed here for a few seconds. The rules of the choice are in
-    :mod:`nonlin.advice.evidence`. Raises UserError for sizes out of range and for a folder without a study.
+    ``hardware`` ("cpu" or "gpu"; None: what this machine has) trains it, ``inference`` runs it afterwards, ``study``
+    is a folder of ``nonlin compare``. With ``measure`` the options are timed here for a few seconds. The rules of the
+    choice are in :mod:`nonlin.advice.evidence`. UserError for sizes out of range, or no study there.
 
     >>> advice = advise(125_000_000, 2_500_000_000, measure=False)
     >>> advice["choice"], advice["sureness"]
     ('swiglu', 'likely')
     """
+    hardware = hardware or ("gpu" if torch.cuda.is_available() else "cpu")
     shape = shape_for(params, hardware)
     evidence = from_papers(params, tokens)
     folder = None if study is None else load(study)
@@ -38,17 +41,17 @@ def advise(params: int, tokens: int, hardware: str = "cpu", inference: str | Non
         evidence.insert(0, own)
     definitions = _definitions(evidence)
     hidden = {d.name: shape.hidden(d.gated) for d in definitions}
-    costs, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")
-    steps = {} if costs is None else {name: c["step_ms"] for name, c in costs["options"].items()}
+    costed, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")
+    steps = {} if costed is None else {name: c["step_ms"] for name, c in costed["options"].items()}
     goes = {d.name: {"huggingface": engines.huggingface(d), "llama_cpp": engines.llama_cpp(d)} for d in definitions}
     choice = choose(evidence, {name: _places(where) for name, where in goes.items()}, steps)
     taken = next(d for d in definitions if d.name == choice.name)
     return {
         "choice": choice.name, "formula": taken.formula, "sureness": choice.sureness, "reasons": list(choice.reasons),
         "asked": {"params": params, "tokens": tokens, "hardware": hardware, "inference": inference},
-        "options": [_option(d, shape, hidden, evidence, costs, goes) for d in definitions],
+        "options": [_option(d, shape, hidden, evidence, costed, goes) for d in definitions],
         "evidence": [_source(e) for e in evidence],
-        "model": _model(shape, taken, hardware), "costs": costs, "not_measured": why_not,
+        "model": _model(shape, taken, hardware), "costs": costed, "not_measured": why_not,
         "initialization": initialization(taken, shape.dim, hidden[taken.name], shape.layers),
         "inference": _inference(taken, goes[taken.name], inference),
         "missing": _missing(choice, evidence, own is None and folder is not None, study),
@@ -70,18 +73,14 @@ def _places(where: Mapping[str, Mapping[str, Any]]) -> int:
 def _costs(definitions: Sequence[Definition], shape: Shape, hidden: Mapping[str, int], hardware: str
            ) -> tuple[dict[str, Any] | None, str | None]:
     """Measured here, or why not."""
-    import torch
-
-    from nonlin.advice.costs import measure
-
     if (hardware == "gpu") != torch.cuda.is_available():
         return None, f"this machine has {'no GPU' if hardware == 'gpu' else 'a GPU'} (--hardware)"
-    return measure(definitions, shape.dim, hidden), None
+    return costs.measure(definitions, shape.dim, hidden), None
 
 
 def _option(d: Definition, shape: Shape, hidden: Mapping[str, int], evidence: Sequence[Evidence],
-            costs: Mapping[str, Any] | None, goes: Mapping[str, Any]) -> dict[str, Any]:
-    measured = {} if costs is None else costs["options"][d.name]
+            costed: Mapping[str, Any] | None, goes: Mapping[str, Any]) -> dict[str, Any]:
+    measured = {} if costed is None else costed["options"][d.name]
     return {"name": d.name, "gated": d.gated, "hidden": hidden[d.name],
             "parameters": shape.parameters(d.gated, len(d.parameters)), "step_ms": measured.get("step_ms"),
             "saved_bytes_per_token": measured.get("saved_bytes_per_token"),
@@ -149,9 +148,10 @@ def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape, params
              "--out runs/first")
     small = shape_for(max(SMALLEST, params // _SHARE), hardware)
     steps = max(MINIMUM_STEPS, round(tokens / _SHARE / (_BATCH * small.context)))
-    decide = (f"{first} --tokenizer {small.vocabulary if small.vocabulary > 256 else 'bytes'} --layers {small.layers} --dim "
-              f"{small.dim} --heads {small.heads} --context {small.context} --batch {_BATCH} --steps {steps} --seeds 6 "
-              "--minutes 60 --out runs/within-reach")
+    tokenizer = small.vocabulary if small.vocabulary > 256 else "bytes"
+    decide = (f"{first} --tokenizer {tokenizer} --layers {small.layers} --dim {small.dim} --heads {small.heads} "
+              f"--context {small.context} --batch {_BATCH} --steps {steps} "
+              "--seeds 6 --minutes 60 --out runs/within-reach")
     trained = steps * _BATCH * small.context
     runs = len(arms) * (6 + LEARNING_RATES * TUNE_FRACTION)
     flops = 6 * small.parameters(True) * trained * runs
@@ -159,6 +159,6 @@ def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape, params
     return [{"command": begin, "why": "an hour on this machine: too small to decide, but it makes the advice more sure "
                                       "or less"},
             {"command": decide, "why": f"within reach ({size_text(small.parameters(True))} parameters, "
-                                       f"{size_text(trained)} tokens), so that it decides where nothing near does; about "
-                                       f"{flops:.1e} operations: it says how many --minutes it needs here"},
+                                       f"{size_text(trained)} tokens), so that it decides where nothing near does; "
+                                       f"about {flops:.1e} operations: it says how many --minutes it needs here"},
             {"command": again, "why": "the advice with what they found"}]

@@ -13,13 +13,13 @@ _SURENESS = {"likely": "bold green", "plausible": "bold yellow", "guess": "bold 
 @click.command()
 @click.option("--params", required=True, metavar="SIZE", help="The model's parameters: 125M, 7B.")
 @click.option("--tokens", required=True, metavar="SIZE", help="The tokens it will be trained on: 2.5B.")
-@click.option("--hardware", type=click.Choice(["cpu", "gpu"]), default="gpu", show_default=True,
-              help="What trains it; costs are measured where this machine is of that kind.")
+@click.option("--hardware", type=click.Choice(["cpu", "gpu"]), help="What trains it; costs are measured "
+              "where this machine is of that kind. Default: what this machine has.")
 @click.option("--inference", type=click.Choice(["cpu", "gpu"]), help="What runs it afterwards.")
 @click.option("--study", type=click.Path(path_type=Path), help="A study of yours, a folder of nonlin compare.")
 @click.option("--measure/--no-measure", default=True, help="Measure each option's cost here, for seconds.")
 @json_option
-def advise(params: str, tokens: str, hardware: str, inference: str | None, study: Path | None, measure: bool,
+def advise(params: str, tokens: str, hardware: str | None, inference: str | None, study: Path | None, measure: bool,
            as_json: bool) -> None:
     """Say which activation to use for a model of this size, with the reasons, and how sure that is.
 
