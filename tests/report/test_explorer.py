@@ -70,6 +70,14 @@ def test_every_activation_can_be_clicked_and_read(chromium, page):
             assert definition.formula in tab.locator(".x-facts").inner_text()
 
 
+@pytest.mark.parametrize(("name", "said"), [
+    ("fatrelu", "it jumps"), ("relu", "C0: its first derivative jumps"), ("silu", "every derivative exists"),
+    ("relu_squared", "C1: its second derivative jumps")])
+def test_smoothness_is_said_in_words(chromium, page, name, said):
+    with opened(chromium, page, f"#{name}") as tab:
+        assert said in tab.locator(".x-facts").inner_text()
+
+
 def test_what_is_not_pointwise_says_so(chromium, page):
     with opened(chromium, page) as tab:
         tab.locator('li[data-name="polynorm"] .x-pick').click()

@@ -147,7 +147,8 @@ function drawCursor() {
   plot.setAttribute("aria-valuemax", state.reach);
   plot.setAttribute("aria-valuenow", Number(state.x.toFixed(4)));
   plot.setAttribute("aria-valuetext", `${variable} ${number(state.x, 4)}`);
-  fill(find(".x-readout table"), [`at ${variable} = ${number(state.x, 4)}`, ...Object.values(ORDERS)],
+  const up = names.some((n) => BY_NAME[n].variables.length === 2) ? `, up = ${number(state.up, 3)}` : "";
+  fill(find(".x-readout table"), [`at ${variable} = ${number(state.x, 4)}${up}`, ...Object.values(ORDERS)],
     names.map((n) => [n, ...Object.keys(ORDERS).map((o) => number(at(n, o, state.x)))]));
   say(names.map((n) => `${n} ${number(at(n, "value", state.x), 4)}, derivative ${number(at(n, "slope", state.x), 4)}`).join("; "),
     `${variable} ${number(state.x, 4)}: `);
@@ -266,7 +267,8 @@ function facts(a) {
   if (p) {
     const gate = a.kind === "gated" ? " (of its gate, up = 1)" : "";
     rows.push([`smoothness${gate}`, p.smoothness === "smooth" ? "smooth: every derivative exists" :
-      p.smoothness === "discontinuous" ? "it jumps" : `${p.smoothness}: continuous up to derivative ${p.smoothness.slice(1)}`]);
+      p.smoothness === "discontinuous" ? "it jumps" :
+        `${p.smoothness}: its ${["first", "second", "third", "fourth"][p.smoothness.slice(1)]} derivative jumps`]);
     rows.push(["monotonic", p.monotonic ? "yes" : "no"]);
     rows.push(["lowest point", p.minimum ? `${number(p.minimum[1], 6)} at ${number(p.minimum[0], 6)}` : "none"]);
     rows.push(["range", interval(p.range)]);
