@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "study")]  # helpers beside the tests
 import studies
 
 from nonlin.functions import define

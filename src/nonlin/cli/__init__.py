@@ -10,6 +10,7 @@ from nonlin import __version__
 from nonlin.errors import NonlinError, UserError
 
 _COMMANDS = {
+    "advise": "Say which activation to use for a model of this size, with the reasons.",
     "compare": "Train small language models that differ in the activation alone; say which to use.",
     "report": "Build a study's page again.",
     "sample": "Write text with the models of a study.",
