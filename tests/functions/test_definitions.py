@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import nonlin
 from nonlin import functional
 from nonlin.errors import UnknownName, UserError
-from nonlin.functions import describe, get, names, parse_arms
+from nonlin.functions import Definition, describe, get, names, parse_arms
 from nonlin.functions.grammar import parse, write
 from nonlin.functions.reference import evaluate
 
@@ -131,6 +131,9 @@ def test_properties_are_computed_right():
     assert gelu.mean == pytest.approx(1 / (2 * math.sqrt(math.pi)), abs=1e-6)
     assert get("sigmoid").properties.range == pytest.approx((0.0, 1.0), abs=1e-9)
     assert get("fatrelu").properties.smoothness == "discontinuous"
+    for text, smoothness in (("max(x, 0)**1.5", "C1"), ("max(x, 0)**2.5", "C2"), ("sqrt(abs(x))", "C0"),
+                             ("abs(x) + x**3", "C0"), ("x*step(x - 2)", "discontinuous")):
+        assert Definition("any", "pointwise", parse(text)).properties.smoothness == smoothness, text
 
 
 @pytest.mark.parametrize("name", [n for n in names() if get(n).expr is not None])

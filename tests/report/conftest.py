@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "study")]  # helpers beside the tests
+sys.path[:0] = [str(Path(__file__).parent)]  # helpers beside the tests
+sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 import studies
 
 from nonlin.functions import define

@@ -9,7 +9,8 @@ PLAN = studies.plan("gelu", "swiglu", "silu", "twin")
 
 def _arm(name, verdict, bits=2.0, mean=None):
     difference = None if mean is None else {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "confidence": 0.95}
-    return {"name": name, "verdict": verdict, "bits_per_byte": bits, "difference": difference, "judged": [1]}
+    return {"name": name, "verdict": verdict, "bits_per_byte": bits, "difference": difference, "judged": [1],
+            "diverged_runs": 0 if bits else 4}
 
 
 def test_the_best_of_those_found_better_is_named_with_its_interval():
@@ -23,12 +24,22 @@ def test_the_best_of_those_found_better_is_named_with_its_interval():
 
 def test_lower_loss_without_a_verdict_wins_nothing():
     arms = [_arm("gelu", "baseline"), _arm("swiglu", "undecided", 1.5, -0.5)]
-    assert advice(PLAN, arms) == "Keep gelu: no other activation was found better."
+    assert advice(PLAN, arms) == "Keep gelu for now: none was found better, and swiglu is undecided."
     assert winner(arms, "gelu") == "gelu" and remarks(PLAN, arms) == []
 
 
 def test_an_unfinished_study_gives_none():
     assert advice(PLAN, [_arm("gelu", "baseline")], runs_left=3).startswith("No advice yet: 13 of 16 judged runs")
+
+
+def test_only_what_was_settled_keeps_the_baseline_without_a_reservation():
+    arms = [_arm("gelu", "baseline"), _arm("swiglu", "worse", 2.5, 0.5), _arm("twin", "tie", 2.0, 0.0)]
+    assert advice(PLAN, arms) == "Keep gelu: no other activation was found better."
+
+
+def test_a_baseline_that_diverges_in_part_is_not_recommended():
+    arms = [_arm("gelu", "baseline") | {"diverged_runs": 3}, _arm("swiglu", "undecided")]
+    assert advice(PLAN, arms).startswith("No advice: 3 of 4 judged runs of the baseline gelu diverged")
 
 
 def test_a_baseline_that_diverges():

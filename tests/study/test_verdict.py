@@ -123,6 +123,15 @@ def test_diverged_runs():
     assert found["good"].verdict == "undecided" and "another baseline" in found["good"].reason
 
 
+def test_arms_that_diverge_do_not_sharpen_the_test_of_the_others():
+    base = [2.0, 2.0, 2.0, 2.0]
+    a = [b + d for b, d in zip(base, [0.010, 0.022, 0.016, 0.030], strict=True)]
+    near = judge(RULE, runs_of(gelu=base, a=a, b=[2.0, 2.01, 1.99, 2.0], c=[2.01, 2.0, 1.99, 2.0]), "gelu")["a"]
+    lost = judge(RULE, runs_of(gelu=base, a=a, b=[None] * 4, c=[None] * 4), "gelu")["a"]
+    assert near.verdict == lost.verdict == "undecided"
+    assert near.difference == lost.difference
+
+
 def test_an_unfinished_study_gives_no_verdict_however_clear_it_looks():
     found = judge(RULE, runs_of(gelu=[2.1, 2.2, 2.3, 2.4], a=[1.1, 1.2, 1.3]), "gelu")["a"]
     assert found.verdict == "undecided" and "3 of 4" in found.reason

@@ -120,10 +120,26 @@ def _request(options: dict[str, Any], out: Path | None) -> tuple[Any, Path]:
     if out is None:
         text = json.dumps(first.as_dict(), sort_keys=True)
         out = Path("runs") / f"compare-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    for d in definitions:
+        _check_defined(d)
     Store(out)
     info = prepare(corpus, out / "data", tokenizer)
+    shortest = min(info["train_tokens"], info["validation_tokens"])
+    if sizes["context"] >= shortest:
+        raise UserError(f"compare: context must be shorter than the text ({shortest:,} tokens of it are kept for "
+                        f"{'validation' if shortest == info['validation_tokens'] else 'training'}); got "
+                        f"{sizes['context']}. Add text with --data, or take a smaller --context.")
     about |= {key: info[key] for key in ("train_tokens", "validation_tokens", "train_bytes", "validation_bytes")}
     return make(about, info["vocabulary"]), out
+
+
+def _check_defined(definition: Any) -> None:
+    from nonlin.functions.properties import first_undefined
+
+    if definition.expr is not None and (at := first_undefined(definition)) is not None:
+        raise UserError(f"compare: {definition.name} must be a number, and have a slope, everywhere near zero; "
+                        f"{definition.formula} has none at {definition.variables[0]} = {at:g}. Mend the formula: "
+                        "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
 
 
 def _canonical(name: str) -> str:
@@ -151,10 +167,11 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
         environment = engine.call({"do": "describe"})
         plan = store.plan() if request is None else store.resume(request)
         if plan is None:
-            plan = _plan(request, store, engine)
+            plan = _plan(request, store, engine, environment)
             say(plan.describe())
         else:
             say(f"Continuing the study in {store.directory}.\n{plan.describe()}")
+            _say_what_changed(plan.machine.get("made_on", {}), environment)
         try:
             with Progress(words) as listener:
                 results = run_study(plan, store, engine, listener, environment)
@@ -176,7 +193,20 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
     say(f"Took {span(results['timing']['seconds'])} (planned: {span(60 * plan.predicted_minutes)}).")
 
 
-def _plan(request: Any, store: Any, engine: Any) -> Any:
+def _made_on(environment: Any) -> dict[str, str]:
+    """What decides a run's last bits, beside its configuration."""
+    return {"nonlin": environment["nonlin"], "torch": environment["torch"],
+            "processor": environment["processor"]["name"]}
+
+
+def _say_what_changed(then: dict[str, str], environment: Any) -> None:
+    now = _made_on(environment)
+    for what in (key for key in then if then[key] != now[key]):
+        say(f"Take care: this study began with {what} {then[what]} and goes on with {now[what]}; its runs may differ "
+            "in more than the activation.")
+
+
+def _plan(request: Any, store: Any, engine: Any, environment: Any) -> Any:
     from nonlin.study import make_plan
 
     say("Measuring this machine …")
@@ -184,6 +214,7 @@ def _plan(request: Any, store: Any, engine: Any) -> Any:
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
     machine = engine.call({"do": "machine", "config": first})["machine"]
     speeds = engine.measure(request.measure_configs(machine))
+    machine |= {"made_on": _made_on(environment)}
     plan = make_plan(request, speeds, machine, defaults.WORKERS, store.directory.name)
     store.create(plan)
     return plan

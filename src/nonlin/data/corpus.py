@@ -35,7 +35,7 @@ class Corpus:
         """The hash of names and texts."""
         digest = hashlib.sha256()
         for name, text in self.documents:
-            digest.update(f"{len(name)}:{name}:{len(text)}:".encode() + text)
+            digest.update(f"{len(name)}:{name}:{len(text)}:".encode(errors="surrogateescape") + text)
         return digest.hexdigest()
 
 
@@ -201,7 +201,7 @@ def split(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[bytes]
     training, validation = [], []
     least: dict[bytes, bytes] = {}  # of a text's names, so that no copy is trained on and judged by
     for name, text in corpus.documents:
-        digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode() + b"\0" + text).digest()
+        digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode(errors="surrogateescape") + b"\0" + text).digest()
         least[text] = min(digest, least.get(text, digest))
     for _, text in corpus.documents:
         chosen = validation if int.from_bytes(least[text][:4], "big") < validation_fraction * 2**32 else training

@@ -48,6 +48,8 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int = "bytes
     if tokenizer == "bytes":
         arrays, vocabulary = [np.frombuffer(text, dtype=np.uint8) for text in (training, validation)], 256
     else:
+        # The tokenizer reads characters: what is no UTF-8 is replaced before bytes are counted.
+        training, validation = (text.decode("utf-8", errors="replace").encode() for text in (training, validation))
         arrays, vocabulary = _byte_pairs(training, validation, int(tokenizer), directory)
     for name, array in zip(("train", "validation"), arrays, strict=True):
         _write(directory / f"{name}.bin", array.tobytes())
@@ -92,7 +94,7 @@ def _byte_pairs(training: bytes, validation: bytes, size: int, directory: Path) 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    texts = [text.decode("utf-8", errors="replace") for text in (training, validation)]
+    texts = [text.decode() for text in (training, validation)]
     trainer = trainers.BpeTrainer(
         vocab_size=size, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator((texts[0][i:i + 10_000] for i in range(0, len(texts[0]), 10_000)), trainer)

@@ -100,10 +100,30 @@ def _smoothness(definition: Definition, kinks: list[float]) -> str:
     for order in range(4):
         function = numeric(definition, order)
         for kink in kinks:
-            left, right = function([kink - 1e-7, kink + 1e-7])
-            if not abs(left - right) < 1e-4 * max(1.0, abs(left)):
+            if _jumps(function, kink):
                 return "discontinuous" if order == 0 else f"C{order - 1}"
     return "smooth" if not kinks else "C3"
+
+
+def _jumps(function: Any, kink: float) -> bool:
+    """Whether the two sides stay apart: a continuous difference shrinks with the distance, if only as its root."""
+    near, far = (abs(float(np.subtract(*function([kink - h, kink + h])))) for h in (1e-8, 1e-4))
+    return not (math.isfinite(near) and near < max(1e-6, 0.3 * far))
+
+
+def first_undefined(definition: Definition) -> float | None:
+    """Return a point from -8 to 8 (of x, or of gate with up = 1) where the value or its slope is no finite number.
+
+    None where there is none: a network can be trained with it.
+
+    >>> from nonlin.functions.definition import Definition
+    >>> from nonlin.functions.grammar import parse
+    >>> first_undefined(Definition("root", "pointwise", parse("sqrt(x)")))
+    -8.0
+    """
+    grid = np.linspace(-8.0, 8.0, 321)
+    good = np.isfinite(numeric(definition)(grid)) & np.isfinite(numeric(definition, 1)(grid))
+    return None if good.all() else float(grid[np.flatnonzero(~good)[0]])
 
 
 def _zero_regions(grid: np.ndarray, slope: np.ndarray, kinks: list[float]) -> tuple[tuple[float, float], ...]:

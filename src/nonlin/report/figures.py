@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from nonlin.report.records import Study, smooth
+from nonlin.report.records import Study, smooth, tuned
 from nonlin.report.style import GRID, INK, MUTED, PAPER, colours, markers, new_figure
 
 _WIDTH = 8.4
@@ -122,27 +122,31 @@ def _tokens(value: float, _: int) -> str:
 
 
 def learning_rates(study: Study) -> Figure:
-    """Loss after a short run against the learning rate, each arm's best filled; runs that diverged at the top."""
+    """Loss after short runs against the learning rate: seeds faint, their mean marked, each arm's choice filled.
+
+    Rates at which a run diverged stand at the top.
+    """
     figure = new_figure(_WIDTH, 3.6)
     axes = figure.subplots()
     paint, marks = colours(_names(study)), markers(_names(study))
     diverged = []
     for arm in study.results["arms"]:
-        tuned = sorted(arm["tuning"], key=lambda run: run["learning_rate"])
-        good = [(r["learning_rate"], r["bits_per_byte"]) for r in tuned if r["bits_per_byte"] is not None]
-        diverged += [(r["learning_rate"], arm["name"]) for r in tuned if r["bits_per_byte"] is None]
-        name = arm["name"]
+        name, by_rate = arm["name"], tuned(arm)
+        good = [(rate, mean) for rate, mean, _ in by_rate if mean is not None]
+        diverged += [(rate, name) for rate, mean, _ in by_rate if mean is None]
+        for rate, _, losses in by_rate:
+            axes.plot([rate] * len(losses), losses, ".", ms=4, color=paint[name], alpha=0.45, mec="none")
         axes.plot([g[0] for g in good], [g[1] for g in good], marker=marks[name], color=paint[name], mfc=PAPER,
                   ms=6, label=name)
         best = [g for g in good if g[0] == arm["learning_rate"]]
         axes.plot([g[0] for g in best], [g[1] for g in best], marker=marks[name], color=paint[name], ms=8, ls="none")
-    tuned = [run["bits_per_byte"] for arm in study.results["arms"] for run in arm["tuning"]
-             if run["bits_per_byte"] is not None]
+    losses = [run["bits_per_byte"] for arm in study.results["arms"] for run in arm["tuning"]
+              if run["bits_per_byte"] is not None]
     cut = False
-    if tuned:
-        low = min(tuned)
-        reach = _reach([loss - low for loss in tuned], 1e-3)
-        cut = max(tuned) > low + 1.06 * reach
+    if losses:
+        low = min(losses)
+        reach = _reach([loss - low for loss in losses], 1e-3)
+        cut = max(losses) > low + 1.06 * reach
         axes.set_ylim(low - 0.06 * reach, low + 1.06 * reach)
     top = axes.get_ylim()[1]
     for i, (rate, name) in enumerate(diverged):  # beside each other, not on top of each other
@@ -153,7 +157,7 @@ def learning_rates(study: Study) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate" + ("   (× at the top: diverged)" if diverged else "")
                     + ("   (lines that leave at the top: far worse)" if cut else ""))
-    axes.set_ylabel("bits per byte after tuning run")
+    axes.set_ylabel("bits per byte after tuning")
     _legend(figure, axes, len(study.arms))
     return figure
 

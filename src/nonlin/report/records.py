@@ -60,6 +60,21 @@ def _curve(folder: StudyFolder, arm: str, run: Mapping[str, Any], tokens_per_byt
                  [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
 
 
+def tuned(arm: Mapping[str, Any]) -> list[tuple[float, float | None, list[float]]]:
+    """Return (rate, mean bits per byte over seeds or None where one diverged, each finished seed's), by rate.
+
+    >>> run = {"learning_rate": 0.1, "bits_per_byte": 2.0}
+    >>> tuned({"tuning": [run, run | {"bits_per_byte": 3.0}, run | {"learning_rate": 0.2, "bits_per_byte": None}]})
+    [(0.1, 2.5, [2.0, 3.0]), (0.2, None, [])]
+    """
+    found = []
+    for rate in sorted({run["learning_rate"] for run in arm["tuning"]}):
+        losses = [run["bits_per_byte"] for run in arm["tuning"] if run["learning_rate"] == rate]
+        finished = [loss for loss in losses if loss is not None]
+        found.append((rate, math.fsum(losses) / len(losses) if len(finished) == len(losses) else None, finished))
+    return found
+
+
 def smooth(values: list[float], share: float = 0.03) -> list[float]:
     """Return a centred moving average over that share of the curve.
 

@@ -1,6 +1,6 @@
 """The tables behind the figures: (header, rows) of text."""
 
-from nonlin.report.records import Study
+from nonlin.report.records import Study, tuned
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -37,12 +37,11 @@ def curves(study: Study) -> Table:
 
 
 def learning_rates(study: Study) -> Table:
-    """The loss of every tuning run."""
+    """Each rate's loss after tuning runs, averaged over their seeds: what the rate is chosen by."""
     rates = sorted({run["learning_rate"] for arm in study.arms for run in arm["tuning"]})
     rows = []
     for arm in study.arms:
-        at = {run["learning_rate"]: "diverged" if run["bits_per_byte"] is None else f"{run['bits_per_byte']:.4f}"
-              for run in arm["tuning"]}
+        at = {rate: "diverged" if mean is None else f"{mean:.4f}" for rate, mean, _ in tuned(arm)}
         rows.append([arm["name"], *(at.get(rate, "–") for rate in rates), number(arm["learning_rate"], "g"),
                      number(arm["learning_rate_sensitivity"], ".4f")])
     return ["activation", *(f"{rate:g}" for rate in rates), "chosen", "sensitivity"], rows

@@ -18,7 +18,13 @@ def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) ->
                 "of them; give the same command again to continue.")
     if not any(arm["judged"] for arm in arms):
         return "No advice: every activation diverged at every learning rate; try much lower ones."
-    better = _group(arms, "better")
+    lost = next(a["diverged_runs"] for a in arms if a["name"] == base)
+    better, open_ = _group(arms, "better"), _group(arms, "undecided")
+    if lost and not better:
+        return (f"No advice: {lost} of {len(plan.judge_seeds)} judged runs of the baseline {base} diverged; take "
+                "another baseline, or lower learning rates.")
+    if not better and open_:
+        return f"Keep {base} for now: none was found better, and {_names(open_)} {_are(open_)} undecided."
     if not better:
         return f"Keep {base}: no other activation was found better."
     best, difference = better[0], better[0]["difference"]

@@ -201,8 +201,10 @@ class ProcessEngine:
 
     def measure(self, configs: Mapping[str, Mapping[str, Any]], seconds: float = 1.5) -> dict[str, Any]:
         """Return each arm's speed while all workers are busy, as :func:`make_plan` takes it."""
-        answers = self.map([{"do": "measure", "config": c, "seconds": seconds} for c in configs.values()])
-        return dict(zip(configs, answers, strict=True))
+        requests = [{"do": "measure", "config": c, "seconds": seconds} for c in configs.values()]
+        # Filled up to a multiple of the workers: the last arm, alone, would be measured on an idle machine.
+        extra = requests[:-len(requests) % self.workers]
+        return dict(zip(configs, self.map([*requests, *extra]), strict=False))
 
     def close(self) -> None:
         """End all workers; the engine can be used again."""

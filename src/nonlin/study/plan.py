@@ -84,6 +84,12 @@ class Plan:
         """Return how long a trial takes by the measured speeds."""
         return self.budget["timing"]["trials"][name][f"{purpose}_seconds"]
 
+    def _repeats(self, tokens: int) -> list[str]:
+        """A word on text that is read more often than new text is worth."""
+        times = tokens / self.data.get("train_tokens", math.inf)
+        return [f"The text is short: a judged run reads it {times:.1f} times, and more than "
+                f"{defaults.MAXIMUM_EPOCHS} says little about new text."] if times > defaults.MAXIMUM_EPOCHS else []
+
     def describe(self) -> str:
         """Return the plan in words."""
         tokens = self.training["batch"] * self.model["context"]
@@ -103,6 +109,7 @@ class Plan:
             f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens a run.",
             f"Rule: {self.rule['text']}",
+            *self._repeats(max(lengths)),
             f"Time: about {self.predicted_minutes:.1f} minutes, {self.workers} runs at a time."])
 
 
@@ -168,7 +175,7 @@ def _cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
 
 
 def _too_small(request: Request, minutes: float, steps: int) -> UserError:
-    needed = math.ceil(minutes)
+    needed = math.ceil(1.15 * minutes)  # the next call measures the speed again
     return UserError(
         f"compare: minutes must be enough for {len(request.arms)} activations on {request.seeds} seeds; got "
         f"{request.minutes:g}, and {steps:,} steps a run need about {needed} minutes on this machine. "

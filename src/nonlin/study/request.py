@@ -58,6 +58,7 @@ class Request:
         if self.match not in MATCHES:
             raise unknown_name("match", self.match, MATCHES)
         self._check("seeds", self.seeds >= defaults.MINIMUM_SEEDS, f"be {defaults.MINIMUM_SEEDS} or more")
+        self._check("seeds", self.seeds < defaults.FIRST_TUNE_SEED, f"be fewer than {defaults.FIRST_TUNE_SEED}")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")
         self._check("learning_rates", self.learning_rates >= 2, "be 2 or more")
         self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "be positive and finite")

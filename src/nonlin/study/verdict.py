@@ -27,10 +27,12 @@ def rule_text(margin: float, confidence: float, seeds: int) -> str:
     """Return the rule in words."""
     return (
         f"Each activation is compared with the baseline on {seeds} seeds, by the paired difference in bits "
-        f"per byte on held-out text. Intervals have {100 * confidence:g} % confidence, corrected by Holm across "
-        f"the activations. Better or worse: the interval lies wholly on one side of zero and the mean "
+        f"per byte on held-out text, each at the learning rate that its tuning chose. The test for a difference is "
+        f"Student's at {100 * confidence:g} % confidence, corrected by Holm across the activations, and an interval is "
+        f"that of its test. Better or worse: the interval lies wholly on one side of zero and the measured mean "
         f"difference exceeds {margin:g}. Tie: the interval lies within ±{margin:g}. Undecided: anything else. "
-        "A judged run that diverges makes its activation worse.")
+        "A judged run that diverges makes its activation worse; where runs of the baseline diverge too, undecided, "
+        "unless all of them do and none of the activation's: then better.")
 
 
 def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str) -> dict[str, Verdict]:
@@ -56,11 +58,11 @@ def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str
              ) -> dict[str, tuple[statistics.Effect, float]]:
     """Paired effects with Holm's intervals and p-values, of all arms that have two or more pairs."""
     pairs = {arm: _differences(runs[arm], runs[baseline]) for arm in runs if arm != baseline}
-    pairs = {arm: found for arm, found in pairs.items() if len(found) >= 2}
-    p_values = [statistics.paired_effect(found).p_value for found in pairs.values()]
+    # An arm that cannot be tested stays in the family: how many arms diverged must not sharpen the others' test.
+    p_values = [statistics.paired_effect(found).p_value if len(found) >= 2 else 1.0 for found in pairs.values()]
     levels = statistics.holm_confidences(p_values, rule_["confidence"])
     return {arm: (statistics.paired_effect(found, level), p_value) for (arm, found), level, p_value
-            in zip(pairs.items(), levels, statistics.holm(p_values), strict=True)}
+            in zip(pairs.items(), levels, statistics.holm(p_values), strict=True) if len(found) >= 2}
 
 
 def _differences(runs: Runs, baseline: Runs) -> list[float]:
