@@ -52,7 +52,7 @@ def test_help_names_every_command_and_option(nonlin):
 
 def test_an_unknown_command_names_the_near_one(nonlin):
     assert "Did you mean compare?" in nonlin.call("compar", status=2).stderr
-    assert "Commands: compare" in nonlin.call("zzz", status=2).stderr
+    assert "Commands: " in nonlin.call("zzz", status=2).stderr
 
 
 def test_show_prints_the_catalog(nonlin):
@@ -125,7 +125,7 @@ def test_report_says_what_is_wrong(nonlin, study, tmp_path):
         assert "study" in err
     assert not (tmp_path / "none").exists()
     folder = tmp_path / "copy"
-    shutil.copytree(study.folder, folder, ignore=shutil.ignore_patterns("weights*", "model"))
+    shutil.copytree(study.folder, folder, ignore=shutil.ignore_patterns("model"))
     (folder / "samples.json").write_text('{"texts": 3}')
     nonlin.call("report", folder)
     (folder / "results.json").write_text("{")

@@ -136,7 +136,7 @@ def test_weights_have_the_spread_that_is_said():
         if p.ndim < 2:
             assert (p == 1).all()
             continue
-        wanted = 0.02 if name.startswith(("embedding", "head")) else p.shape[1] ** -0.5
+        wanted = {"embedding.weight": 1.0, "head.weight": 0.02}.get(name, p.shape[1] ** -0.5)
         if name.endswith(("o.weight", "down.weight")):
             wanted /= math.sqrt(6)
         spread = 5 / math.sqrt(2 * p.numel())  # five standard errors of a deviation
