@@ -6,7 +6,7 @@ that no input brought, the value is 0: every such product in the catalog decays 
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sympy
@@ -191,6 +191,29 @@ def _wide(expr: Any, names: tuple[str, ...], inputs: Any) -> Tensor:
 
 def _rounded(expr: Any, names: tuple[str, ...], inputs: tuple[Tensor, ...]) -> Tensor:
     return _wide(expr, names, inputs).to(inputs[0].dtype)
+
+
+def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    wide = (x.float() if x.dtype in _HALF else x for x in (*inputs, *parameters))
+    return dict(zip(names, wide, strict=True))
+
+
+def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the activation in the inputs' dtype, rounded once; records nothing for autograd by itself."""
+    return value(definition, _leaves(definition, inputs, parameters)).to(inputs[0].dtype)
+
+
+def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+             want_value: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Return gradient x derivative by each input, by each parameter, and the value where it is wanted."""
+    leaves = _leaves(definition, inputs, parameters)
+    gradient = gradient.float() if gradient.dtype in _HALF else gradient
+    outs = [_reduce_to(gradient * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
+            for name, leaf in zip(leaves, (*inputs, *parameters), strict=True)]
+    count = len(inputs)
+    made = forward(definition, inputs, parameters) if want_value else None
+    return outs[:count], outs[count:], made
 
 
 @functools.cache
