@@ -4,4 +4,4 @@ from nonlin import _lazy
 
 __all__ = ["Explanation", "explain"]
 
-__getattr__ = _lazy.attributes(__name__, {name: "nonlin.kernels.dispatch" for name in __all__})
+__getattr__ = _lazy.attributes(__name__, dict.fromkeys(__all__, "nonlin.kernels.dispatch"))
