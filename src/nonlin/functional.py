@@ -96,8 +96,10 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
             raise UserError(rule(call.__name__, "x", "have an even last dimension", tuple(x.shape),
                                  "Pass gate and up in one tensor."))
         (x,) = _checked(definition, (x,), parameters, count=1)
-        return ops.packed(text, x, _learned(definition, x, parameters), layout == "interleaved",
-                                       first == "up")
+        learned, order = _learned(definition, x, parameters), (layout == "interleaved", first == "up")
+        if not torch.compiler.is_compiling() and eager.transforming():
+            return eager.apply(definition, ops.halves(x, *order), learned)
+        return ops.packed(text, x, learned, *order)
 
     call.__name__ = f"{definition.name}{_PACKED}"
     call.__doc__ = f"{definition.formula}, gate and up in one tensor. {definition.source}"
@@ -106,7 +108,7 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
 
 def _learned(definition: Definition, like: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
     # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
-    wide = torch.promote_types(like.dtype, torch.float32)
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     return [parameters[q.name] if q.name in parameters else torch.full((1,), q.initial, device=like.device, dtype=wide)
             for q in definition.parameters]
 

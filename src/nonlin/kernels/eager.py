@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from nonlin.functions import Definition
 from nonlin.functions.registry import spell
-from nonlin.kernels import compiled, dispatch, ops
+from nonlin.kernels import compiled, dispatch, ops, torch_backend
 
 SMALL = 512
 _listening = torch._C._len_torch_dispatch_stack
-_transforming = torch._C._functorch.peek_interpreter_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _operation, _slopes = ops.activation, ops.activation_backward
 
@@ -32,7 +33,8 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        inputs, parameters = list(ctx.saved_tensors[:ctx.count]), list(ctx.saved_tensors[ctx.count:])
+        saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+        inputs, parameters = saved[:ctx.count], saved[ctx.count:]
         if torch.is_grad_enabled():  # a second derivative is wanted: the operation has one
             return None, None, *_slopes(
                 spell(ctx.definition), gradients[0], inputs, parameters)
@@ -40,8 +42,60 @@ class _Direct(torch.autograd.Function):
         return None, None, *outs, *learned
 
 
+class _Transformed(torch.autograd.Function):
+    """The operation as torch.func's transforms want it: its forward pass apart from what it keeps."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+        return _operation(spell(definition), list(tensors[:count]), list(tensors[count:]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, *_TransformedSlopes.apply(ctx.definition, ctx.count, gradients[0], *ctx.saved_tensors)
+
+
+class _TransformedSlopes(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, gradient: Tensor,  # type: ignore[override]
+                *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_slopes(spell(definition), gradient, list(tensors[:count]), list(tensors[count:])))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        gradient, *tensors = ctx.saved_tensors
+        first, rest = torch_backend.second(ctx.definition, directions, gradient, tensors[:ctx.count],
+                                           tensors[ctx.count:])
+        return None, None, first, *rest
+
+
+def transforming() -> bool:
+    """Return whether a transform of torch.func is active."""
+    return _transforms() is not None
+
+
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the activation, differentiable, by the shortest way that these tensors allow."""
+    """Return the activation, differentiable, by the shortest way that these tensors allow.
+
+    Under forward-mode differentiation (jvp, jacfwd, hessian) it is plain torch: registered operations have no tangents.
+    """
+    if forward_ad._current_level >= 0:
+        return torch_backend.forward(definition, inputs, parameters)
+    if transforming():
+        return _Transformed.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
     if torch.compiler.is_compiling() or not _plain((*inputs, *parameters)):
         return _operation(spell(definition), list(inputs), list(parameters))
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
@@ -49,9 +103,9 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu:
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
             return False
-    return not (_listening() or _functions() or _transforming() is not None)
+    return not (_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0)
 
 
 def small(definition: Definition) -> Callable[..., Tensor | None]:

@@ -94,7 +94,8 @@ def _setup_activation(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward_activation(ctx: Any, gradient: Tensor) -> Any:
-    inputs, parameters = list(ctx.saved_tensors[:ctx.count]), list(ctx.saved_tensors[ctx.count:])
+    saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+    inputs, parameters = saved[:ctx.count], saved[ctx.count:]
     outs = torch.ops.nonlin.activation_backward(ctx.definition, gradient, inputs, parameters)
     return None, outs[:ctx.count], outs[ctx.count:]
 
