@@ -39,20 +39,19 @@ _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu":
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
         return _TENSOR[definition.name]
-    text, small = spell(definition), eager.small(definition)
+    text = spell(definition)
 
     def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            checked = _checked(definition, inputs, parameters)
-            return ops.activation(text, list(checked), _learned(definition, checked[0], parameters))
-        if not parameters and (out := small(*inputs)) is not None:
-            return out
         checked = _checked(definition, inputs, parameters)
-        return eager.apply(definition, checked, _learned(definition, checked[0], parameters))
+        learned = _learned(definition, checked[0], parameters)
+        if torch.compiler.is_compiling():
+            return ops.activation(text, list(checked), learned)
+        return eager.apply(definition, checked, learned)
 
-    call.__name__ = definition.name
-    call.__doc__ = f"{definition.formula}. {definition.source}"
-    return call
+    made = call if definition.parameters else eager.shortened(definition, call)
+    made.__name__ = made.__qualname__ = definition.name
+    made.__doc__ = f"{definition.formula}. {definition.source}"
+    return made
 
 
 def activation(which: str | Definition) -> Callable[..., Tensor]:

@@ -5,7 +5,6 @@ kernel is called directly, and its gradient is recorded by one autograd.Function
 registered operations, and so does the gradient of a gradient.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ SMALL = 512
 _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
+_compiling, _empty_like = torch.compiler.is_compiling, torch.empty_like
 _operation, _slopes = ops.activation, ops.activation_backward
 
 
@@ -105,33 +105,44 @@ def _plain(tensors: Sequence[Tensor]) -> bool:
     for x in tensors:
         if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
             return False
-    return not (_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0)
+    return not _watched()
 
 
-def small(definition: Definition) -> Callable[..., Tensor | None]:
-    """Return a function that computes a few numbers without recording a gradient, and returns None for other calls."""
-    count, learned = len(definition.variables), bool(definition.parameters)
+def _watched() -> bool:
+    return bool(_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0)
 
-    def call(*inputs: Tensor) -> Tensor | None:
-        if learned or len(inputs) != count or torch.compiler.is_compiling() or not _plain(inputs):
-            return None
-        first = inputs[0]
-        for x in inputs:
-            if x.requires_grad or x.shape != first.shape or x.dtype is not first.dtype or not x.is_contiguous():
-                return None
-        function = _bound(definition, first.dtype)
-        if function is None or first.numel() > SMALL:
-            return None
-        out = torch.empty_like(first)
-        function(first.numel(), first.data_ptr(), inputs[-1].data_ptr(), None, out.data_ptr())
+
+def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``general``, but with a few plain numbers and no gradient to record, the kernel is called at once.
+
+    Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
+    """
+    kernels: dict[torch.dtype, Callable[..., None] | None] = {}
+
+    def known(dtype: torch.dtype) -> Callable[..., None] | None:
+        if dtype not in kernels:
+            kernels[dtype] = compiled.few(definition, dtype)
+        return kernels[dtype]
+
+    def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(x) is not Tensor or x.requires_grad or not x.is_cpu \
+                or not x.is_contiguous() or x.is_neg() or (count := x.numel()) > SMALL or _listening() \
+                or _functions() or _transforms() is not None or forward_ad._current_level >= 0 \
+                or (function := kernels.get(x.dtype) or known(x.dtype)) is None:
+            return general(*(() if x is None else (x,)), *rest, **parameters)
+        out = _empty_like(x)
+        function(count, at := x.data_ptr(), at, out.data_ptr())
         return out
 
-    return call
+    def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
+                or gate.requires_grad or up.requires_grad or not gate.is_cpu or not up.is_cpu \
+                or not gate.is_contiguous() or not up.is_contiguous() or gate.is_neg() or up.is_neg() \
+                or (count := gate.numel()) > SMALL or gate.shape != up.shape or gate.dtype is not up.dtype \
+                or _watched() or (function := kernels.get(gate.dtype) or known(gate.dtype)) is None:
+            return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
+        out = _empty_like(gate)
+        function(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+        return out
 
-
-@functools.cache
-def _bound(definition: Definition, dtype: torch.dtype) -> Callable[..., None] | None:
-    kernel, _ = compiled.find(definition)
-    if kernel is None or dtype not in compiled.CODES:
-        return None
-    return functools.partial(kernel.library.nl_flat, kernel.entry, compiled.CODES[dtype])
+    return one if len(definition.variables) == 1 else two

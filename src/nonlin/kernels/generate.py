@@ -22,8 +22,8 @@ from nonlin.functions.primitives import NAMES, cauchy
 from nonlin.functions.walk import fold, terms
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
-# What rounding took from the arguments of these is put back: their tails decay like exp.
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
+# What rounding took from the arguments of these is put back: their tails decay like exp.
 _MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
 
