@@ -18,13 +18,15 @@ from typing import Any
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import NAMES, cauchy
+from nonlin.functions.primitives import NAMES, absolute, cauchy, maximum, minimum, sign, step
 from nonlin.functions.walk import fold, terms
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
 # What rounding took from the arguments of these is put back: their tails decay like exp.
 _MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
+
+_CHEAP = {maximum, minimum, absolute, sign, step}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class _Writer:
             return self.emit(f"number<V>({float(single)!r}f, {float(double)!r})")
 
         power = math.frexp(float(e))[0] in (0.5, -0.5) and single == double == 0
-        return _Value(self.emit(two_parts(e)), low, float(e) if power else 0.0, number=e)
+        return _Value(self.emit(two_parts(e)), low, float(e) if power else 0.0, int(bool(single)), e)
 
     def both(self, first: str | None, second: str | None) -> str | None:
         return self.emit(f"{first} + {second}") if first and second else first or second
@@ -182,7 +184,7 @@ def _literal(x: float, suffix: str = "") -> str:
 
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
-  static constexpr bool roots = {roots}, powers = {powers}, scaled = {scaled};
+  static constexpr bool exact = {exact}, powers = {powers}, scaled = {scaled};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
     {value_body}
@@ -212,14 +214,16 @@ def struct(definition: Definition) -> str:
     slopes = [_mended(definition.derivative(name), leaves, slope, definition) for name in names]
     again = _mended(definition.expr, leaves, slope, definition)
     slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
-    roots = any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
+    # Without a primitive that costs anything, sixteen-bit results are exact too: theirs are often ties to round.
+    cheap = {call.func for call in definition.expr.atoms(sympy.Function)} <= _CHEAP
+    exact = cheap or any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
     far = any(p.exp < 0 or p.exp > 1 for p in _whole(definition).atoms(sympy.Pow) if p.free_symbols)
     far = far or _whole(definition).has(cauchy)
     arguments = [part for call in definition.expr.atoms(sympy.Function) for part in call.args]
-    scaled = any(abs(part.as_coeff_Mul()[0]) < 1 for part in arguments)
+    scaled = any(abs(part.as_coeff_Mul()[0]) < 1 for part in arguments) or (far and definition.gated)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
-        roots=str(roots).lower(), powers=str(far).lower(), scaled=str(scaled).lower(),
+        exact=str(exact).lower(), powers=str(far).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(value.lines), value=out, slope_body="\n    ".join(slope.lines), slope_value=again)
 
 

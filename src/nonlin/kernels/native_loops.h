@@ -79,13 +79,13 @@ static NL_INLINE vm flagged(const W& w, vm nan) {
   else return nan;
 }
 // Powers and quotients of numbers this large leave float32's range on the way to a result that has its place in it;
-// subnormal numbers lose digits where they are scaled down.
+// tiny ones where they are scaled down or squared on the way.
 template <class K, class W>
 static NL_INLINE vm far_out(const vf* in) {
   vm far{};
   if constexpr (K::scaled && W::exact)
     for (int k = 0; k < K::inputs; k++)
-      far = far | (less(vabs(in[k]), splat(1e-30f)) & less(splat(0.0f), vabs(in[k])));
+      far = far | (less(vabs(in[k]), splat(1e-15f)) & less(splat(0.0f), vabs(in[k])));
   if constexpr (K::powers)
     for (int k = 0; k < K::inputs; k++) far = far | less(splat(1e15f), vabs(in[k]));
   return far;
@@ -134,7 +134,7 @@ static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double
 
 template <class K, class T>
 struct Loops {
-  using W = std::conditional_t<K::roots || std::is_same<T, float>::value, Exact, Fast>;
+  using W = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact, Fast>;
 
   static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
     vf par[K::parameters + 1];
