@@ -88,7 +88,7 @@ def resolve(text: str) -> Definition:
         name, _, start = head.removesuffix("]").partition("[")
         parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
         expr = parse(formula, tuple(q.name for q in parameters))
-        kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
+        kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
         found = _SPELLED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
     return found
 
