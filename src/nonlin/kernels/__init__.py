@@ -2,6 +2,8 @@
 
 from nonlin import _lazy
 
-__all__ = ["Explanation", "explain"]
+_HOMES = {"Explanation": "nonlin.kernels.dispatch", "explain": "nonlin.kernels.dispatch",
+          "feed_forward": "nonlin.kernels.block"}
+__all__ = list(_HOMES)
 
-__getattr__ = _lazy.attributes(__name__, {name: "nonlin.kernels.dispatch" for name in __all__})
+__getattr__ = _lazy.attributes(__name__, _HOMES)
