@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= runs/default
 
-.PHONY: install compare test check lint bench-training chromium tables clean
+.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward chromium tables clean
 
 install: $(READY)
 
 # One stamp: a second call installs nothing unless the project's own requirements changed.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf]'
@@ -37,6 +37,12 @@ check: lint
 
 bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-kernels: $(READY)
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+bench-feed-forward: $(READY)
+	$(BIN)/python benchmarks/feed_forward.py $(ARGS)
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py
