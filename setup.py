@@ -44,7 +44,8 @@ class BuildKernels(build_ext):
                 objects = [o for made in pool.map(compile_one, isas.items()) for o in made]
             driver = Path(folder) / "driver.cpp"
             driver.write_text((KERNELS / "native_catalog.cpp").read_text())
-            objects += self.compiler.compile([str(driver)], output_dir=folder, include_dirs=[str(KERNELS)],
+            objects += self.compiler.compile([str(driver)], output_dir=folder,
+                                             include_dirs=[str(KERNELS), *self.include_dirs],
                                              macros=[("NL_X86", "1")] if x86 else [],
                                              extra_postargs=list(native.KERNEL_FLAGS))
             self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")

@@ -9,14 +9,19 @@ dtype, counting what must be read and written once.
                                  [--rows 4096] [--columns 2048] [--threads 2] [--rounds 9] [--no-compile]
                                  [--json FILE] [--merge FILE ...]
 
+All arms run with the C library told to keep freed memory (on Linux), as a training process does: else every row would
+measure how fast the system hands out zeroed pages.
+
 Passes: forward; backward (gradients by the inputs and the activation again, from the gradient and the inputs);
 both (forward, then autograd's backward); small (a call on 64 numbers). --merge prints the rows of earlier --json
 files as one table.
 """
 
 import argparse
+import ctypes
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -52,6 +57,14 @@ EAGER = {
     "situ_glu": lambda g, u: 4 * torch.tanh(g / 4) * torch.sigmoid(g) * 25 * torch.tanh(u / 25),
 }
 """What one would write in torch."""
+
+
+def keep_freed_memory():
+    """Tell the C library to serve large tensors from memory it keeps."""
+    if sys.platform.startswith("linux"):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def backward_of(function, inputs):
@@ -167,6 +180,7 @@ def main():
         rows = [r for path in options.merge for r in json.loads(path.read_text())["rows"]]
         print(HEAD, *map(line, rows), sep="\n")
         return summary(rows)
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     kernel, reason = compiled.find(get("swiglu"))
     facts = machine.describe() | {"threads": options.threads, "kernels": reason, "isa": kernel.isa if kernel else None,

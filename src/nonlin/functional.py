@@ -15,7 +15,7 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import spell
-from nonlin.kernels import eager
+from nonlin.kernels import eager, ops
 
 _PACKED = "_packed"
 
@@ -39,20 +39,19 @@ _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu":
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
         return _TENSOR[definition.name]
-    text, small = spell(definition), eager.small(definition)
+    text = spell(definition)
 
     def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
-            checked = _checked(definition, inputs, parameters)
-            return torch.ops.nonlin.activation(text, list(checked), _learned(definition, checked[0], parameters))
-        if not parameters and (out := small(*inputs)) is not None:
-            return out
         checked = _checked(definition, inputs, parameters)
-        return eager.apply(definition, checked, _learned(definition, checked[0], parameters))
+        learned = _learned(definition, checked[0], parameters)
+        if torch.compiler.is_compiling():
+            return ops.activation(text, list(checked), learned)
+        return eager.apply(definition, checked, learned)
 
-    call.__name__ = definition.name
-    call.__doc__ = f"{definition.formula}. {definition.source}"
-    return call
+    made = call if definition.parameters else eager.shortened(definition, call)
+    made.__name__ = made.__qualname__ = definition.name
+    made.__doc__ = f"{definition.formula}. {definition.source}"
+    return made
 
 
 def activation(which: str | Definition) -> Callable[..., Tensor]:
@@ -96,8 +95,10 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
             raise UserError(rule(call.__name__, "x", "have an even last dimension", tuple(x.shape),
                                  "Pass gate and up in one tensor."))
         (x,) = _checked(definition, (x,), parameters, count=1)
-        return torch.ops.nonlin.packed(text, x, _learned(definition, x, parameters), layout == "interleaved",
-                                       first == "up")
+        learned, order = _learned(definition, x, parameters), (layout == "interleaved", first == "up")
+        if not torch.compiler.is_compiling() and eager.transforming():
+            return eager.apply(definition, ops.halves(x, *order), learned)
+        return ops.packed(text, x, learned, *order)
 
     call.__name__ = f"{definition.name}{_PACKED}"
     call.__doc__ = f"{definition.formula}, gate and up in one tensor. {definition.source}"
@@ -106,7 +107,7 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
 
 def _learned(definition: Definition, like: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
     # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
-    wide = torch.promote_types(like.dtype, torch.float32)
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     return [parameters[q.name] if q.name in parameters else torch.full((1,), q.initial, device=like.device, dtype=wide)
             for q in definition.parameters]
 

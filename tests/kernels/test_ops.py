@@ -187,6 +187,23 @@ def test_hessian():
     torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize("name", ["gelu", "silu", "softplus", "mish"])
+def test_forward_mode(name):
+    x = torch.tensor([-2.0, -0.3, 0.0, 1.5], dtype=torch.float64)
+    (want,) = torch.autograd.grad(functional.activation(name)(y := x.clone().requires_grad_()).sum(), y)
+    _, got = torch.func.jvp(functional.activation(name), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(got, want)
+    with torch.autograd.forward_ad.dual_level():
+        dual = functional.activation(name)(torch.autograd.forward_ad.make_dual(x, torch.ones_like(x)))
+        torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(dual).tangent, want)
+
+
+def test_a_tensor_that_is_negated_when_read():
+    z = torch.tensor([1 + 2j, 3 - 1j], dtype=torch.complex64).conj()
+    assert z.imag.is_neg()
+    torch.testing.assert_close(functional.relu(z.imag), torch.tensor([0.0, 1.0]))
+
+
 def test_inference_mode_and_no_grad():
     x = torch.randn(700, requires_grad=True)
     with torch.inference_mode():

@@ -7,8 +7,9 @@ and of our C++, so that a library that is out of date is never used.
 
 import ctypes
 import functools
+import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def _open(path: Path) -> ctypes.CDLL:
         function.argtypes = [p, ctypes.c_int, p]
     made.nl_flat.argtypes = [p, ctypes.c_int, i, p, p, p, p]
     made.nl_flat_slopes.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, p]
+    made.nl_function.restype, made.nl_function.argtypes = p, [p, ctypes.c_int]
     for function in (made.nl_flat, made.nl_flat_slopes):
         function.restype = None
     return made
@@ -120,6 +122,22 @@ def parallel() -> int:
             except (OSError, AttributeError):
                 continue
     return 0
+
+
+def few(definition: Definition, dtype: torch.dtype) -> Callable[[int, int, int, int], None] | None:
+    """Return a function of (count, addresses of first and second input and of the result), or None.
+
+    It computes an activation without learnable parameters on few contiguous numbers, at the least cost of a call.
+    """
+    kernel, _ = find(definition)
+    if kernel is None or dtype not in CODES:
+        return None
+    try:
+        call = importlib.import_module("nonlin.kernels._catalog").call
+    except (ImportError, AttributeError):
+        return lambda n, first, second, out: kernel.library.nl_flat(
+            kernel.entry, CODES[dtype], n, first, second, None, out)
+    return functools.partial(call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
 
 
 def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:

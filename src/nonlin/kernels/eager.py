@@ -5,21 +5,22 @@ kernel is called directly, and its gradient is recorded by one autograd.Function
 registered operations, and so does the gradient of a gradient.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from nonlin.functions import Definition
 from nonlin.functions.registry import spell
-from nonlin.kernels import compiled, dispatch, ops
+from nonlin.kernels import compiled, dispatch, ops, torch_backend
 
 SMALL = 512
 _listening = torch._C._len_torch_dispatch_stack
-_transforming = torch._C._functorch.peek_interpreter_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
+_compiling, _empty_like = torch.compiler.is_compiling, torch.empty_like
 _operation, _slopes = ops.activation, ops.activation_backward
 
 
@@ -32,7 +33,8 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        inputs, parameters = list(ctx.saved_tensors[:ctx.count]), list(ctx.saved_tensors[ctx.count:])
+        saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+        inputs, parameters = saved[:ctx.count], saved[ctx.count:]
         if torch.is_grad_enabled():  # a second derivative is wanted: the operation has one
             return None, None, *_slopes(
                 spell(ctx.definition), gradients[0], inputs, parameters)
@@ -40,8 +42,60 @@ class _Direct(torch.autograd.Function):
         return None, None, *outs, *learned
 
 
+class _Transformed(torch.autograd.Function):
+    """The operation as torch.func's transforms want it: its forward pass apart from what it keeps."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+        return _operation(spell(definition), list(tensors[:count]), list(tensors[count:]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, *_TransformedSlopes.apply(ctx.definition, ctx.count, gradients[0], *ctx.saved_tensors)
+
+
+class _TransformedSlopes(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, gradient: Tensor,  # type: ignore[override]
+                *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_slopes(spell(definition), gradient, list(tensors[:count]), list(tensors[count:])))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        gradient, *tensors = ctx.saved_tensors
+        first, rest = torch_backend.second(ctx.definition, directions, gradient, tensors[:ctx.count],
+                                           tensors[ctx.count:])
+        return None, None, first, *rest
+
+
+def transforming() -> bool:
+    """Return whether a transform of torch.func is active."""
+    return _transforms() is not None
+
+
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the activation, differentiable, by the shortest way that these tensors allow."""
+    """Return the activation, differentiable, by the shortest way that these tensors allow.
+
+    Under forward-mode differentiation (jvp, jacfwd, hessian) it is plain torch: registered operations have no tangents.
+    """
+    if forward_ad._current_level >= 0:
+        return torch_backend.forward(definition, inputs, parameters)
+    if transforming():
+        return _Transformed.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
     if torch.compiler.is_compiling() or not _plain((*inputs, *parameters)):
         return _operation(spell(definition), list(inputs), list(parameters))
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
@@ -49,35 +103,46 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu:
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
             return False
-    return not (_listening() or _functions() or _transforming() is not None)
+    return not _watched()
 
 
-def small(definition: Definition) -> Callable[..., Tensor | None]:
-    """Return a function that computes a few numbers without recording a gradient, and returns None for other calls."""
-    count, learned = len(definition.variables), bool(definition.parameters)
+def _watched() -> bool:
+    return bool(_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0)
 
-    def call(*inputs: Tensor) -> Tensor | None:
-        if learned or len(inputs) != count or torch.compiler.is_compiling() or not _plain(inputs):
-            return None
-        first = inputs[0]
-        for x in inputs:
-            if x.requires_grad or x.shape != first.shape or x.dtype is not first.dtype or not x.is_contiguous():
-                return None
-        function = _bound(definition, first.dtype)
-        if function is None or first.numel() > SMALL:
-            return None
-        out = torch.empty_like(first)
-        function(first.numel(), first.data_ptr(), inputs[-1].data_ptr(), None, out.data_ptr())
+
+def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``general``, but with a few plain numbers and no gradient to record, the kernel is called at once.
+
+    Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
+    """
+    kernels: dict[torch.dtype, Callable[..., None] | None] = {}
+
+    def known(dtype: torch.dtype) -> Callable[..., None] | None:
+        if dtype not in kernels:
+            kernels[dtype] = compiled.few(definition, dtype)
+        return kernels[dtype]
+
+    def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(x) is not Tensor or x.requires_grad or not x.is_cpu \
+                or not x.is_contiguous() or x.is_neg() or (count := x.numel()) > SMALL or _listening() \
+                or _functions() or _transforms() is not None or forward_ad._current_level >= 0 \
+                or (function := kernels.get(x.dtype) or known(x.dtype)) is None:
+            return general(*(() if x is None else (x,)), *rest, **parameters)
+        out = _empty_like(x)
+        function(count, at := x.data_ptr(), at, out.data_ptr())
         return out
 
-    return call
+    def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
+                or gate.requires_grad or up.requires_grad or not gate.is_cpu or not up.is_cpu \
+                or not gate.is_contiguous() or not up.is_contiguous() or gate.is_neg() or up.is_neg() \
+                or (count := gate.numel()) > SMALL or gate.shape != up.shape or gate.dtype is not up.dtype \
+                or _watched() or (function := kernels.get(gate.dtype) or known(gate.dtype)) is None:
+            return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
+        out = _empty_like(gate)
+        function(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+        return out
 
-
-@functools.cache
-def _bound(definition: Definition, dtype: torch.dtype) -> Callable[..., None] | None:
-    kernel, _ = compiled.find(definition)
-    if kernel is None or dtype not in compiled.CODES:
-        return None
-    return functools.partial(kernel.library.nl_flat, kernel.entry, compiled.CODES[dtype])
+    return one if len(definition.variables) == 1 else two

@@ -22,8 +22,8 @@ from nonlin.functions.primitives import NAMES, cauchy
 from nonlin.functions.walk import fold, terms
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
-# What rounding took from the arguments of these is put back: their tails decay like exp.
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
+# What rounding took from the arguments of these is put back: their tails decay like exp.
 _MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
 
@@ -35,6 +35,8 @@ class _Value:
     low: Callable[[], str | None] = lambda: None
     scale: float = 0.0  # its value, where that is a power of two: a product with it loses nothing
     roundings: int = 0  # how many, since the last primitive
+    number: sympy.Expr | None = None
+    negated: "_Value | None" = None  # what it is the negative of
 
 
 class _Writer:
@@ -43,11 +45,12 @@ class _Writer:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.known: dict[str, str] = {}
+        self.watched: set[str] = set()
 
-    def emit(self, text: str) -> str:
+    def emit(self, text: str, kind: str = "V") -> str:
         if text not in self.known:
             self.known[text] = f"t{len(self.known)}"
-            self.lines.append(f"const V {self.known[text]} = {text};")
+            self.lines.append(f"const {kind} {self.known[text]} = {text};")
         return self.known[text]
 
     def table(self) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class _Writer:
             return self.emit(f"number<V>({float(single)!r}f, {float(double)!r})")
 
         power = math.frexp(float(e))[0] in (0.5, -0.5) and single == double == 0
-        return _Value(self.emit(two_parts(e)), low, float(e) if power else 0.0)
+        return _Value(self.emit(two_parts(e)), low, float(e) if power else 0.0, number=e)
 
     def both(self, first: str | None, second: str | None) -> str | None:
         return self.emit(f"{first} + {second}") if first and second else first or second
@@ -80,8 +83,10 @@ class _Writer:
                                              self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
 
     def mul(self, a: _Value, b: _Value) -> _Value:
-        if -1 in (a.scale, b.scale):
-            return self.negated(b if a.scale == -1 else a)
+        for one, other in ((a, b), (b, a)):
+            # -2x as the negative of 2x, which another part may need.
+            if one.number is not None and one.number < 0:
+                return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
         out = self.emit(f"{a.name} * {b.name}")
 
         def low() -> str | None:
@@ -95,12 +100,15 @@ class _Writer:
 
         return _Value(out, low, roundings=a.roundings + b.roundings + (not (a.scale or b.scale)))
 
-    def negated(self, a: _Value) -> _Value:
+    def negative(self, a: _Value) -> _Value:
+        if a.negated is not None:
+            return a.negated
+
         def low() -> str | None:
             part = a.low()
             return self.emit(f"-{part}") if part else None
 
-        return _Value(self.emit(f"-{a.name}"), low, roundings=a.roundings)
+        return _Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, negated=a)
 
     def divide(self, b: _Value) -> _Value:
         one = self.number(sympy.Integer(1))
@@ -128,8 +136,8 @@ class _Writer:
         return self.divide(result) if exponent < 0 else result
 
     def choose(self, name: str, a: _Value, b: _Value) -> _Value:
-        if self.is_number(a) or self.is_number(b):
-            number, other = (a, b) if self.is_number(a) else (b, a)
+        if a.number is not None or b.number is not None:
+            number, other = (a, b) if a.number is not None else (b, a)
             out = self.emit(f"nl_{name}_number({number.name}, {other.name})")
         else:
             out = self.emit(f"nl_{name}({a.name}, {b.name})")
@@ -147,13 +155,18 @@ class _Writer:
         low = a.low() if a.roundings >= _LONG else None
         return self.emit(f"settled<W>({a.name}, {low})") if low else a.name
 
-    def is_number(self, value: _Value) -> bool:
-        return any(text.startswith("number<V>") and name == value.name for text, name in self.known.items())
-
     def call(self, name: str, a: _Value) -> _Value:
-        low = a.low() if name in _MAGNIFY else None
+        # sigmoid(x) and sigmoid(-x), which its derivative is made of, share all their work.
+        of = a.negated if name == "sigmoid" and a.negated is not None else a
+        low = of.low() if name in _MAGNIFY else None
         # Where W is not exact, the low part is not used, and the compiler leaves it out.
-        return _Value(self.emit(f"nl_{name}(w, {a.name}, {f'low_part<W>({low})' if low else 'None{}'})"))
+        text = f"(w, {of.name}, {f'low_part<W>({low})' if low else 'None{}'})"
+        if name == "sigmoid":
+            if a.name not in self.watched:
+                self.watched.add(a.name)
+                self.lines.append(f"w.small_exp({a.name});")
+            return _Value(self.emit(f"nl_sigmoids{text}", "Both<V>") + (".plus" if of is a else ".minus"))
+        return _Value(self.emit(f"nl_{name}{text}"))
 
 
 def _float32(e: sympy.Expr) -> float:
@@ -199,7 +212,7 @@ def struct(definition: Definition) -> str:
     slopes = [_mended(definition.derivative(name), leaves, slope, definition) for name in names]
     again = _mended(definition.expr, leaves, slope, definition)
     slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
-    roots = any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow))
+    roots = any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
     far = any(p.exp < 0 or p.exp > 1 for p in _whole(definition).atoms(sympy.Pow) if p.free_symbols)
     far = far or _whole(definition).has(cauchy)
     arguments = [part for call in definition.expr.atoms(sympy.Function) for part in call.args]

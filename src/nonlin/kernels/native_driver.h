@@ -161,6 +161,7 @@ struct nl_table {
     const void* in[2] = {first, second};                                                                          \
     e->value[dtype](n, in, par, out);                                                                             \
   }                                                                                                               \
+  nl_value_t nl_function(const nl_entry* e, int dtype) { return e->value[dtype]; }                                \
   void nl_flat_slopes(const nl_entry* e, int dtype, int64_t n, const void* first, const void* second,             \
                       const void* gradient, const double* par, void* d_first, void* d_second, double* sums) {     \
     const void* in[2] = {first, second};                                                                          \

@@ -16,6 +16,7 @@ NL_INLINE double number<double>(float, double exact) { return exact; }
 
 struct Wide {
   static constexpr bool exact = true;
+  NL_INLINE void small_exp(double) {}
 };
 template <class W, class V>
 static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
@@ -91,13 +92,14 @@ static NL_INLINE vm far_out(const vf* in) {
 }
 static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
 
-// One register's worth of value and of gradients.
+// One register's worth of value and of gradients. `rare` is set where there may be a nan.
 template <class K, class W>
-static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64) {
+static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64, bool* rare) {
   W w;
   vf out = K::template value<vf>(w, in, par);
   const vm bad = flagged(w, is_nan(out)) | far_out<K, W>(in);
-  if (__builtin_expect(any(bad), 0)) {
+  *rare = any(bad);
+  if (__builtin_expect(*rare, 0)) {
     vf x[K::inputs], fixed = out;
     for (int k = 0; k < K::inputs; k++) x[k] = in[k];
     const vf which = ones(bad);
@@ -107,7 +109,7 @@ static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64) {
   return out;
 }
 template <class K, class W>
-static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double* par64, vf* d) {
+static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double* par64, vf* d, bool* rare) {
   constexpr int all = K::inputs + K::parameters;
   W w;
   vf out = K::template slopes<vf>(w, in, par, d);
@@ -117,7 +119,8 @@ static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double
     nan = nan | is_nan(d[k]);
   }
   const vm bad = flagged(w, nan) | far_out<K, W>(in);
-  if (__builtin_expect(any(bad), 0)) {
+  *rare = any(bad);
+  if (__builtin_expect(*rare, 0)) {
     vf x[K::inputs], fixed[all], again = out;
     for (int k = 0; k < K::inputs; k++) x[k] = in[k];
     for (int k = 0; k < all; k++) fixed[k] = d[k];
@@ -143,14 +146,19 @@ struct Loops {
     for (; i + VL <= n; i += VL) {
       vf x[K::inputs];
       for (int k = 0; k < K::inputs; k++) x[k] = load(in[k] + i);
-      store(out + i, value_of<K, W>(x, par, par64));
+      bool rare;
+      const vf y = value_of<K, W>(x, par, par64, &rare);
+      if (__builtin_expect(rare, 0)) store(out + i, y, true);
+      else store(out + i, y, false);
     }
     if (i == n) return;
     T rest[K::inputs + 1][VL] = {};
     for (int k = 0; k < K::inputs; k++) std::memcpy(rest[k], in[k] + i, (n - i) * sizeof(T));
     vf x[K::inputs];
     for (int k = 0; k < K::inputs; k++) x[k] = load(rest[k]);
-    store(rest[K::inputs], value_of<K, W>(x, par, par64));
+    bool rare;
+    const vf y = value_of<K, W>(x, par, par64, &rare);
+    store(rest[K::inputs], y, true);
     std::memcpy(out + i, rest[K::inputs], (n - i) * sizeof(T));
   }
 
@@ -172,10 +180,15 @@ struct Loops {
                               const double* par64, void* const* d, double (*lanes)[VL]) {
     vf x[K::inputs], slope[K::inputs + K::parameters];
     for (int k = 0; k < K::inputs; k++) x[k] = load(static_cast<const T*>(inputs[k]) + i);
-    const vf out = slopes_of<K, W>(x, load(static_cast<const T*>(gradient) + i), par, par64, slope);
-    for (int k = 0; k < K::inputs; k++)
-      if (d[k]) store(static_cast<T*>(d[k]) + i, slope[k]);
-    if (d[K::inputs]) store(static_cast<T*>(d[K::inputs]) + i, out);
+    bool rare;
+    const vf out = slopes_of<K, W>(x, load(static_cast<const T*>(gradient) + i), par, par64, slope, &rare);
+    auto put = [&](bool nan) {
+      for (int k = 0; k < K::inputs; k++)
+        if (d[k]) store(static_cast<T*>(d[k]) + i, slope[k], nan);
+      if (d[K::inputs]) store(static_cast<T*>(d[K::inputs]) + i, out, nan);
+    };
+    if (__builtin_expect(rare, 0)) put(true);
+    else put(false);
     for (int k = 0; k < K::parameters; k++) {
       if (count == VL) add_lanes(lanes[k], slope[K::inputs + k]);
       else

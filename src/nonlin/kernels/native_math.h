@@ -105,20 +105,28 @@ static NL_INLINE vf quotient_error(vf a, vf b, vf quotient) {
   return (-(product_error(quotient, b, quotient * b)) + (a - quotient * b)) / b;
 }
 
-// By exp(-|x|), so that the small side keeps its digits where exp(|x|) would overflow.
+// sigmoid(x) and sigmoid(-x).
+template <class V>
+struct Both {
+  V plus, minus;
+};
+// By z = exp(-|x|), so that the small side, z / (1 + z), keeps its digits where exp(|x|) would overflow. Who takes one
+// of the two tells w of its argument.
 template <class W, class L>
-static NL_INLINE vf nl_sigmoid(W& w, vf x, L low) {
-  w.small_exp(x);
-  const vf one = splat(1.0f), a = -vabs(x);
-  const vm negative = less(x, splat(0.0f));
+static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
+  const vf one = splat(1.0f);
   vf lost;
-  const vf z = exp_core(vmax(splat(-104.0f), a), negated(signed_like(low, x)), W::exact ? &lost : nullptr);
-  const vf d = one + z, n = select(negative, z, one), q = n / d;
-  if constexpr (!W::exact) return q;
-  // What exp, the sum and the division lost, over d; 1/d is q, or 1 - q where n is z.
-  vf rest = fma(-q, (z - (d - one)) + lost, fma(-q, d, n));
-  rest = rest + select(negative, lost, splat(0.0f));
-  return fma(rest, select(negative, one - q, q), q);
+  const vf z = exp_core(vmax(splat(-104.0f), -vabs(x)), negated(signed_like(low, x)), W::exact ? &lost : nullptr);
+  const vf d = one + z;
+  vf large = one / d, small = z * large;
+  if constexpr (W::exact) {
+    // What exp, the sum, the division and the product lost.
+    const vf large_low = large * fma(-large, (z - (d - one)) + lost, fma(-large, d, one));
+    small = small + fma(z, large_low, fma(lost, large, product_error(z, large, small)));
+    large = large + large_low;
+  }
+  const vm negative = less(x, splat(0.0f));
+  return {select(negative, small, large), select(negative, large, small)};
 }
 template <class W, class L>
 static NL_INLINE vf nl_expm1(W& w, vf x, L low) {
@@ -233,11 +241,12 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   return select(less(x, splat(0.0f)), below, one - below);
 }
 
-// exp(-(a + low)^2 / 2) for 0 <= a; nan stays. The square's rounding error is put back.
-template <class L>
-static NL_INLINE vf gauss(vf a, L low) {
+// exp(-(a + low)^2 / 2) for 0 <= a; nan stays. Where W is exact, the square's rounding error is put back.
+template <class W, class L>
+static NL_INLINE vf gauss(W&, vf a, L low) {
   a = vmin(splat(20.0f), a);
   const vf square = a * a;
+  if constexpr (!W::exact) return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), None{});
   vf rest = product_error(a, a, square) * splat(-0.5f);
   if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);
   return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), rest);
@@ -246,7 +255,7 @@ template <class W, class L>
 static NL_INLINE vf nl_phi(W& w, vf x, L low) {
   const vf a = vabs(x);
   w.small_exp(splat(-0.5f) * (a * a));
-  return gauss(a, signed_like(low, x)) * splat(0.3989422804f);
+  return gauss(w, a, signed_like(low, x)) * splat(0.3989422804f);
 }
 // exp(a^2/2) Phi(-a) for a >= 0, as t P(t) with t = 1 / (1 + 0.45 a): a fit of degree 11, relative error 7e-9.
 // Where W is exact, `low` is what the last roundings lost.
@@ -277,7 +286,7 @@ static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
   const vf whole = vabs(x), a = vmin(splat(20.0f), whole);
   w.small_exp(vmin(x, splat(0.0f)) * (splat(0.5f) * whole));
   vf ratio_low;
-  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(a, None{});
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, None{});
   vf tail = ratio * density;
   if constexpr (W::exact) {
     // The slope of the tail is minus the density over sqrt(2 pi).

@@ -38,9 +38,9 @@ static NL_INLINE double nl_max_number(double number, double x) { return number >
 static NL_INLINE double nl_min_number(double number, double x) { return number < x ? number : x; }
 static NL_INLINE double nl_sqrt(double x) { return std::sqrt(x); }
 template <class W, class L>
-static inline double nl_sigmoid(W& w, double x, L low) {
-  const double z = nl_exp(w, -std::fabs(x), negated(signed_like(low, x)));
-  return (x < 0 ? z : 1.0) / (1.0 + z);
+static inline Both<double> nl_sigmoids(W& w, double x, L low) {
+  const double z = nl_exp(w, -std::fabs(x), negated(signed_like(low, x))), small = z / (1.0 + z), large = 1.0 / (1.0 + z);
+  return {x < 0 ? small : large, x < 0 ? large : small};
 }
 template <class W, class L>
 static inline double nl_expm1(W&, double x, L) { return std::expm1(x); }

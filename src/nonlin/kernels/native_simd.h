@@ -29,7 +29,7 @@ typedef double vd __attribute__((vector_size(VL * 8), aligned(8), may_alias));
 namespace {
 
 static NL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
-static NL_INLINE void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
+static NL_INLINE void store(float* p, vf v, bool = true) { *reinterpret_cast<vf*>(p) = v; }
 // x - 0 is x to the bit, and compiles to one broadcast; 0 + x would not: it turns -0 into 0.
 static NL_INLINE vf splat(float x) { return x - vf{}; }
 
@@ -116,13 +116,13 @@ static NL_INLINE vf load(const bf16* p) {
   return (vf)(__builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16);
 #endif
 }
-// Round to nearest, ties to even; a nan keeps its sign and stays one.
-static NL_INLINE vf bf16_bits(vf v) {
+// Round to nearest, ties to even; where there may be a nan, it keeps its sign and stays one.
+static NL_INLINE vf bf16_bits(vf v, bool nan) {
   const vu bits = (vu)v;
   const vf rounded = (vf)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  return select(is_nan(v), (vf)((bits >> 16) | 0x40), rounded);
+  return nan ? select(is_nan(v), (vf)((bits >> 16) | 0x40), rounded) : rounded;
 }
-static NL_INLINE void store(bf16* p, vf v) {
+static NL_INLINE void store(bf16* p, vf v, bool nan) {
 #if defined(__AVX512BF16__) && defined(__AVX512VL__)
   // The instruction takes subnormal numbers for zero: they go the long way.
   if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, 0x20) == 0, 1)) {
@@ -132,25 +132,25 @@ static NL_INLINE void store(bf16* p, vf v) {
   }
 #endif
 #if defined(__AVX2__) && !defined(__AVX512F__)
-  const __m256i wide = (__m256i)bf16_bits(v);
+  const __m256i wide = (__m256i)bf16_bits(v, nan);
   const __m128i made = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), made);
 #else
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector((vu)bf16_bits(v), vh);
+  *reinterpret_cast<vh*>(p) = __builtin_convertvector((vu)bf16_bits(v, nan), vh);
 #endif
 }
 #if defined(__AVX512F__)
 static NL_INLINE vf load(const fp16* p) {
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
-static NL_INLINE void store(fp16* p, vf v) {
+static NL_INLINE void store(fp16* p, vf v, bool) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__F16C__) && defined(__AVX2__)
 static NL_INLINE vf load(const fp16* p) {
   return (vf)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-static NL_INLINE void store(fp16* p, vf v) {
+static NL_INLINE void store(fp16* p, vf v, bool) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
@@ -185,7 +185,7 @@ static inline vf load(const fp16* p) {
   for (int i = 0; i < VL; i++) out[i] = fp16_value(p[i].bits);
   return out;
 }
-static inline void store(fp16* p, vf v) {
+static inline void store(fp16* p, vf v, bool) {
   for (int i = 0; i < VL; i++) p[i].bits = fp16_of(v[i]);
 }
 #endif

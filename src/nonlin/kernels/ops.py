@@ -94,7 +94,8 @@ def _setup_activation(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _backward_activation(ctx: Any, gradient: Tensor) -> Any:
-    inputs, parameters = list(ctx.saved_tensors[:ctx.count]), list(ctx.saved_tensors[ctx.count:])
+    saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+    inputs, parameters = saved[:ctx.count], saved[ctx.count:]
     outs = torch.ops.nonlin.activation_backward(ctx.definition, gradient, inputs, parameters)
     return None, outs[:ctx.count], outs[ctx.count:]
 
@@ -211,3 +212,7 @@ activation = torch.ops.nonlin.activation.default
 """(definition, inputs, parameters) -> the activation."""
 activation_backward = torch.ops.nonlin.activation_backward.default
 """(definition, gradient, inputs, parameters) -> gradients by the inputs, then by the parameters."""
+packed = torch.ops.nonlin.packed.default
+"""(definition, packed, parameters, interleaved, up_first) -> the gated activation of one tensor's two halves."""
+packed_backward = torch.ops.nonlin.packed_backward.default
+"""(definition, gradient, packed, parameters, interleaved, up_first) -> gradients by the tensor, by the parameters."""

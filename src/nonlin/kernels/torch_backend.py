@@ -18,9 +18,14 @@ from nonlin.functions.walk import fold, terms
 _HALF = (torch.float16, torch.bfloat16)
 
 
+def _size(x: Tensor) -> Tensor:
+    """|x|, with the derivative of x at 0: what is smooth there stays so where torch differentiates it."""
+    return torch.where(x < 0, -x, x)
+
+
 def _sigmoid(x: Tensor) -> Tensor:
     # By exp(-|x|): the small side keeps its digits where exp(|x|) would overflow.
-    z = torch.exp(-x.abs())
+    z = torch.exp(-_size(x))
     return torch.where(x < 0, z, torch.ones((), dtype=x.dtype, device=x.device)) / (1 + z)
 
 
@@ -73,7 +78,7 @@ def _maximum(a: Any, b: Any) -> Any:
 
 
 def _softplus(x: Tensor) -> Tensor:
-    return torch.clamp(x, min=0) + torch.log1p(torch.exp(-x.abs()))
+    return torch.clamp(x, min=0) + torch.log1p(torch.exp(-_size(x)))
 
 
 def _of_number(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
