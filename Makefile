@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= runs/default
 
-.PHONY: install compare test check lint bench-training bench-kernels chromium tables clean
+.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward chromium tables clean
 
 install: $(READY)
 
@@ -40,6 +40,9 @@ bench-training: $(READY)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+bench-feed-forward: $(READY)
+	$(BIN)/python benchmarks/feed_forward.py $(ARGS)
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py

@@ -4,6 +4,7 @@ Nothing here is typed in: kinks are found in the symbolic tree, the rest is comp
 definition (to about 1e-6), on the line from -40 to 40 and at ±1e4 for what happens far out.
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -191,3 +192,29 @@ def compute(definition: Definition) -> Properties | None:
         range=(bound(low, low), bound(high, high)), zero_gradient=_zero_regions(grid, dy, kinks),
         mean=_moment(value, kinks, 1), second_moment=_moment(value, kinks, 2),
         derivative_mean=_moment(slope, kinks, 1), derivative_second_moment=_moment(slope, kinks, 2))
+
+
+@functools.cache
+def derivative_from_output(definition: Definition) -> str | None:
+    """Return whether f'(f(x)) = f'(x) for every x, so that the output alone tells the derivative.
+
+    "exact" where f changes no number that it keeps (relu, relu6, hardtanh), "scaled" where it may scale it by a
+    slope between 1e-3 and 1e3 (leaky_relu), None where the derivative cannot be told. Only piecewise linear
+    activations without parameters can have the property: all their pieces and kinks are looked at.
+
+    >>> from nonlin.functions import get
+    >>> [derivative_from_output(get(name)) for name in ("relu", "leaky_relu", "gelu")]
+    ['exact', 'scaled', None]
+    """
+    if definition.kind != "pointwise" or definition.parameters or definition.derivative(None, 2) != 0:
+        return None
+    grid = np.round(np.arange(-40.0, 40.005, 0.01), 10)
+    kinks = _kinks(definition, grid)
+    near = [k + side * (1 + abs(k)) * 2.0**-40 for k in kinks for side in (-1, 0, 1)]
+    x = np.concatenate([grid, near, [-1e30, -FAR, -1e-30, 0.0, 1e-30, FAR, 1e30]])
+    value, slope = numeric(definition), numeric(definition, 1)
+    y, dy = value(x), slope(x)
+    scales = np.abs(dy[dy != 0])
+    if not np.array_equal(slope(y), dy) or (len(scales) and not 1e-3 <= scales.min() <= scales.max() <= 1e3):
+        return None
+    return "exact" if np.array_equal(value(y), y) else "scaled"

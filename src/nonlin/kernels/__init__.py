@@ -2,6 +2,8 @@
 
 from nonlin import _lazy
 
-__all__ = ["Explanation", "explain"]
+_HOMES = {"Explanation": "nonlin.kernels.dispatch", "explain": "nonlin.kernels.dispatch",
+          "feed_forward": "nonlin.kernels.block"}
+__all__ = ["Explanation", "explain", "feed_forward"]
 
-__getattr__ = _lazy.attributes(__name__, dict.fromkeys(__all__, "nonlin.kernels.dispatch"))
+__getattr__ = _lazy.attributes(__name__, _HOMES)

@@ -5,10 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as _hooks
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from nonlin import functional
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
+from nonlin.kernels import block, dispatch
 from nonlin.nn.widths import matched_hidden
 
 
@@ -52,6 +55,11 @@ class FeedForward(nn.Module):
     ``hidden=None`` takes the width whose parameters equal a plain block's of 4 dim; see
     :func:`nonlin.nn.matched_hidden`. Input and output are (..., dim).
 
+    It runs as one operation, :func:`nonlin.kernels.feed_forward`, and ``memory`` ("lean", "fast" or "minimal") says
+    what that keeps for backward. ``gate``, ``up`` and ``down`` are linear layers like any others: where one was
+    replaced (by a LoRA or a quantized layer) or hooked, or its weight is no plain tensor, or where the activation is
+    not pointwise, the block calls its modules one after the other instead; :meth:`explain` says which it does.
+
     >>> import torch
     >>> block = FeedForward(128)
     >>> block.hidden, block(torch.zeros(2, 5, 128)).shape
@@ -59,10 +67,14 @@ class FeedForward(nn.Module):
     """
 
     def __init__(self, dim: int, hidden: int | None = None, activation: str | Definition = "swiglu",
-                 bias: bool = False, device: Any = None, dtype: torch.dtype | None = None):
+                 bias: bool = False, device: Any = None, dtype: torch.dtype | None = None, memory: str = "lean"):
         super().__init__()
         if dim < 1 or (hidden is not None and hidden < 1):
             raise UserError(rule("FeedForward", "dim and hidden", "be positive", (dim, hidden), "Pass widths."))
+        if memory not in block.MEMORY:
+            raise UserError(rule("FeedForward", "memory", f"be one of {', '.join(block.MEMORY)}", memory,
+                                 "Choose one of them."))
+        self.memory = memory
         self.activation = Activation(activation, device, dtype)
         kind = self.activation.definition.kind
         self.dim, self.hidden = dim, hidden or matched_hidden(dim, kind)
@@ -84,5 +96,54 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (..., dim) of x (..., dim)."""
-        inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
-        return self.down(self.activation(*inputs))
+        if self._needs_modules() is not None:
+            inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
+            return self.down(self.activation(*inputs))
+        gate, up, down, activation = self.gate, self.up, self.down, self.activation
+        return block.feed_forward(
+            x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
+            up.bias, down.bias, activation=activation.definition, memory=self.memory,
+            parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters})
+
+    def explain(self) -> dispatch.Explanation:
+        """Return whether the block runs as one operation or calls its modules, and why.
+
+        >>> print(FeedForward(8, 16, "solu").explain())
+        solu: its modules, one after the other, because solu is not pointwise
+        """
+        name, reason = self.activation.definition.name, self._needs_modules()
+        if reason is not None:
+            return dispatch.Explanation(name, "its modules, one after the other", reason)
+        like = torch.empty(1, dtype=self.up.weight.dtype, device=self.up.weight.device)
+        inner = dispatch.explain(name, *([like] * len(self.activation.definition.variables)))
+        return dispatch.Explanation(name, f"one operation, the activation by {inner.backend}", inner.reason)
+
+    def _needs_modules(self) -> str | None:
+        """Return why the modules must be called one by one; None where one operation computes the same."""
+        if self.activation.definition.expr is None:
+            return f"{self.activation.definition.name} is not pointwise"
+        if any((_hooks._global_forward_hooks, _hooks._global_forward_pre_hooks, _hooks._global_backward_hooks,
+                _hooks._global_backward_pre_hooks)):
+            return "hooks on all modules are registered"
+        for name, module, stock in (("gate", self.gate, nn.Linear), ("up", self.up, nn.Linear),
+                                    ("down", self.down, nn.Linear), ("activation", self.activation, Activation)):
+            if module is not None and (reason := _altered(module, stock)):
+                return f"{name} {reason}"
+        return None
+
+    def extra_repr(self) -> str:
+        return f"memory={self.memory}"
+
+
+def _altered(module: nn.Module, stock: type) -> str | None:
+    """Return what makes calling the module differ from computing with its tensors, or None."""
+    if type(module) is not stock:
+        return f"is a {type(module).__name__}"
+    if "forward" in vars(module):
+        return "has a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "has hooks"
+    for name, parameter in module.named_parameters(recurse=False):
+        if is_traceable_wrapper_subclass(parameter):
+            return f"keeps its {name} as a {type(parameter).__name__}"
+    return None
