@@ -136,29 +136,42 @@ def _always_on(record: Record) -> Iterator[Finding]:
                            share=s["share"])
 
 
+def _span(blocks: list[Record]) -> str:
+    names = [b["name"] for b in blocks]
+    return names[0] if len(names) == 1 else f"{len(names)} blocks from {names[0]} to {names[-1]}"
+
+
 def _massive(record: Record) -> Iterator[Finding]:
+    groups: dict[tuple[str, int], list[tuple[Record, Record]]] = {}
     for b in record["blocks"]:
         if b["massive"]:
             m = max(b["massive"], key=lambda m: m["value"])
-            at = f" at token {m['token']}" + (f" ({m['text']!r})" if m.get("text") is not None else "")
-            yield _finding("info", "massive", b, f"{b['name']}: |{m['stream']}| reaches {m['value']:,.0f} in unit "
-                           f"{m['unit']}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
-                           "Usual in trained language models, where such values act as biases of attention; keep these "
-                           "units out of 8-bit quantization.", sorted({m["unit"] for m in b["massive"]}),
-                           values=b["massive"])
+            groups.setdefault((m["stream"], m["unit"]), []).append((m, b))
+    for (stream, unit), seen in groups.items():
+        m, b = max(seen, key=lambda pair: pair[0]["value"])
+        at = f" at token {m['place']} of a sequence" if "place" in m else f" at token {m['token']}"
+        at += f" ({m['text']!r})" if m.get("text") is not None else ""
+        yield _finding("info", "massive", b, f"{_span([b for _, b in seen])}: |{stream}| reaches {m['value']:,.0f} in "
+                       f"unit {unit} of {b['name']}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
+                       "Usual in trained language models, where such values act as biases of attention; keep them out "
+                       "of 8-bit quantization.", [unit], blocks=[b["name"] for _, b in seen], largest=m)
 
 
 def _outliers(record: Record) -> Iterator[Finding]:
+    groups: dict[int, list[tuple[Record, Record]]] = {}
     for b in record["blocks"]:
-        found = b["outliers"]
-        far = [c for c in found["channels"] if c["ratio"] > OUTLIER_RATIO] if found else []
+        far = [c for c in (b["outliers"] or {}).get("channels", []) if c["ratio"] > OUTLIER_RATIO]
         if far:
-            grave = far[0]["ratio"] > OUTLIER_GRAVE
-            yield _finding("warning" if grave else "info", "outlier", b, f"{b['name']}: channel {far[0]['unit']} of the "
-                           f"layer's output is {far[0]['ratio']:,.0f} times the median channel (root mean square "
-                           f"{far[0]['rms']:.3g}); kurtosis over channels {found['kurtosis']:.3g} of at most "
-                           f"{b['dim']:,}.", "Quantize with a scale a channel, or rotate; in training, a lower learning "
-                           "rate or more warmup makes fewer of them.", [c["unit"] for c in far], **found)
+            groups.setdefault(far[0]["unit"], []).append((far[0], b))
+    for unit, seen in groups.items():
+        c, b = max(seen, key=lambda pair: pair[0]["ratio"])
+        yield _finding("warning" if c["ratio"] > OUTLIER_GRAVE else "info", "outlier", b,
+                       f"{_span([b for _, b in seen])}: channel {unit} of the layer's output is up to {c['ratio']:,.0f} "
+                       f"times the median channel (root mean square {c['rms']:.3g} in {b['name']}); kurtosis over "
+                       f"channels {b['outliers']['kurtosis']:.3g} of at most {b['dim']:,}.",
+                       "Quantize with a scale a channel, or rotate; in training, a lower learning rate or more warmup "
+                       "makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
+                       kurtosis=b["outliers"]["kurtosis"], largest=c)
 
 
 def _range(record: Record) -> Iterator[Finding]:
