@@ -1,9 +1,11 @@
 """Faults planted in models are found, named by layer and unit; the healthy twin has none."""
 
 import json
+import shutil
 import warnings
 
 import pytest
+import real
 import torch
 from families import FAMILIES
 from torch import nn
@@ -138,17 +140,37 @@ def trained(tmp_path_factory):
 
 
 def test_configuration_that_names_another_activation_than_the_weights_were_trained_with(trained, tmp_path):
-    import shutil
-
     record = check(trained)
     assert grave(record) == [] and "the text's bytes" in record["notes"][-1]
-    assert min(o["difference_nats"] for o in record["alternatives"]["others"]) > 0
+    # A model so young can like a close relative a hair better; that is no finding, and must not become one.
+    assert min(o["difference_nats"] for o in record["alternatives"]["others"]) > -0.02
     liar = shutil.copytree(trained, tmp_path / "liar")
     config = json.loads((liar / "config.json").read_text())
-    (liar / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    (liar / "config.json").write_text(json.dumps(config | {"hidden_act": "sigmoid"}))
     found = next(f for f in check(liar)["findings"] if f["grade"] == "serious")
-    assert found["measure"] == "trained_with" and found["layer"] == "model.layers.0.mlp"
-    assert found["evidence"]["activation"] == "swiglu" and "in place of reglu" in found["text"]
+    assert (found["measure"], found["layer"]) == ("trained_with", "model.layers.0.mlp")
+    assert "in place of glu" in found["text"]
+    assert found["evidence"]["difference_nats"] < -0.2  # far beyond what is asked for: not found by luck
+
+
+def test_real_weights_tell_what_they_were_trained_with():
+    loaded = real.loaded_smollm2()
+    model, options = loaded.model, {"tokenizer": loaded.tokenizer, "tokens": 256, "context": 256}
+    honest = check(model, **options)
+    assert [f for f in honest["findings"] if f["grade"] == "serious"] == []
+    blocks = [layer.mlp for layer in model.model.layers]
+    before = model.config.hidden_act, [b.act_fn for b in blocks]
+    try:  # what from_pretrained would build from a configuration that says gelu
+        model.config.hidden_act = "gelu"
+        for block in blocks:
+            block.act_fn = nn.GELU()
+        found = [f for f in check(model, **options)["findings"] if f["grade"] == "serious"]
+    finally:
+        model.config.hidden_act = before[0]
+        for block, act in zip(blocks, before[1], strict=True):
+            block.act_fn = act
+    assert [f["measure"] for f in found] == ["trained_with"]
+    assert found[0]["evidence"]["activation"] == "swiglu" and found[0]["evidence"]["difference_nats"] < -0.3
 
 
 class Deep(nn.Module):

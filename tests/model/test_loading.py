@@ -54,7 +54,7 @@ def test_nonlins_own_folder(tmp_path):
 
 
 def test_gguf_and_bert_of_the_real_world():
-    loaded = load(real.smollm2())
+    loaded = real.loaded_smollm2()
     blocks = find_blocks(loaded.model)
     assert len(blocks) == 30 and (blocks[0].dim, blocks[0].hidden) == (576, 1536)
     assert {a.label for a in identify_all(loaded.model, blocks[:3])} == {"swiglu"}

@@ -42,6 +42,14 @@ class Observed:
 
     def __init__(self, answer: Identified, layer: str | None, units: int, device: torch.device):
         self.answer, self.block, self.layer = answer, answer.block, layer
+        self._sizes = units, device
+        self.calls = 0  # through the projections' hooks
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was taken in."""
+        units, device = self._sizes
+        answer = self.answer
         names = ("gate", "up", "product") if answer.block.gated else ("up", "product")
         self.streams = {name: Stream(units, device) for name in names}
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -169,7 +177,11 @@ class Collector:
         return any(one.tokens for one in self.observed)
 
     def _skips(self, one: Observed) -> bool:
-        return in_backward() or one.block.down.module.training != self.training
+        if self.model.training and not self.training:
+            self.training = True  # put into training mode since: what was seen before was an evaluation
+            for other in self.observed:
+                other.clear()
+        return in_backward() or self.model.training != self.training
 
     def _add(self, handle: Any) -> None:
         self._handles.append(handle)
@@ -192,6 +204,7 @@ class Collector:
             pending.clear()
             if self._skips(one) or len(inputs) != len(one.streams) - 1:
                 return
+            one.calls += 1
             one.take(inputs, args[0], self.limit)
             one.sparsity(args[0], block.down.weight)
             one.tokens += args[0].numel() // args[0].shape[-1]
@@ -212,11 +225,11 @@ class Collector:
         block, before = one.block, [0]
 
         def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
-            before[0] = one.tokens
+            before[0] = one.calls
 
         def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             x = args[0] if args else None
-            if self._skips(one) or one.tokens != before[0] or one.definition is None:
+            if self._skips(one) or one.calls != before[0] or one.definition is None:
                 return
             if not isinstance(x, Tensor) or x.shape[-1] != block.dim or not isinstance(out, Tensor):
                 return

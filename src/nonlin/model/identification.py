@@ -357,11 +357,11 @@ def claimed(model: nn.Module, block: Block) -> Definition | None:
 
     gpt-oss writes "silu" and means its own clamped form, with the constants beside it.
     """
+    definition = getattr(model, "definition", None)
+    if isinstance(definition, Definition):
+        return definition  # nonlin's own model
     config: Any = getattr(model, "config", None)
     config = getattr(config, "text_config", None) or config
-    if config is None:
-        definition = getattr(model, "definition", None)
-        return definition if isinstance(definition, Definition) else None
     fields = ("dense_act_fn", "hidden_activation", "hidden_act", "activation_function", "activation", "act_fn")
     name = next((v for f in fields if isinstance(v := getattr(config, f, None), str)), None)
     try:
