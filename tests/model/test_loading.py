@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import real
@@ -154,6 +155,17 @@ def test_quantized_module():
 def test_module_on_several_devices_or_without_data():
     model = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4, device="meta"))
     assert "meta device" in message(model)
+
+
+def test_module_on_two_devices():
+    class Spread(nn.Sequential):
+        """Says of its parameters what one would say that accelerate spread over two GPUs."""
+
+        def parameters(self, recurse=True):
+            for i, _ in enumerate(super().parameters(recurse)):
+                yield SimpleNamespace(device=f"cuda:{i % 2}", dtype=torch.float32, is_floating_point=lambda: True)
+
+    assert "lie on one device; got 'cuda:0, cuda:1'" in message(Spread(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4)))
 
 
 def test_no_feed_forward_block():

@@ -230,9 +230,10 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, g
             model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
         what = "a whole GGUF file of a model" if gguf_file else "a model"
+        why = (str(error).strip() or "no message").splitlines()[0][:200]
         raise UserError(f"{call}: {shown} must be {what} that transformers {transformers.__version__} can build; "
-                        f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}. Check or "
-                        "download it again, or load the model yourself and pass the module.") from error
+                        f"{type(error).__name__}: {why}. Check or download it again, or load "
+                        "the model yourself and pass the module.") from error
     notes = _missing(model, info, call, shown)
     tokenizer, note = _tokenizer(folder, trust, gguf_file)
     return Loaded(model, tokenizer, shown, (*notes, *([note] if note else [])))
