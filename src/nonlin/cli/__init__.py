@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -9,6 +10,7 @@ from nonlin import __version__
 from nonlin.errors import NonlinError, UserError
 
 _COMMANDS = {
+    "advise": "Say which activation to use for a model of this size, with the reasons.",
     "compare": "Train small language models that differ in the activation alone; say which to use.",
     "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
     "report": "Build a study's page again.",
@@ -56,10 +58,8 @@ def program() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
     try:
-        program.main(arguments, prog_name="nonlin", standalone_mode=False)
-        status = 0
-    except click.exceptions.Exit as exit_:
-        status = exit_.exit_code
+        # click returns the status of a command that ended by Exit, and else the command's own value, None
+        status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         status = _USER
@@ -72,4 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
+        traceback.print_exc()
+        status = _FAILED
     sys.exit(status)

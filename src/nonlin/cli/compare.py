@@ -78,10 +78,10 @@ def _only_out(ctx: click.Context, out: Path | None) -> None:
 
 
 def _prepare_again(asked: dict[str, Any], out: Path) -> None:
-    """Write the tokens anew if they are gone; the runs check their hash."""
-    from nonlin.data import load_corpus, prepare
+    """Write the tokens anew if they are damaged or gone; the runs check what text they are of."""
+    from nonlin.data import intact, load_corpus, prepare
 
-    if not (out / "data" / "dataset.json").exists():
+    if not intact(out / "data"):
         data = asked["data"]
         prepare(load_corpus(data["paths"] or None), out / "data", data["tokenizer"])
 
@@ -99,7 +99,7 @@ def _request(options: dict[str, Any], out: Path | None) -> tuple[Any, Path]:
     names = [d.name for d in definitions]
     baseline = options["baseline"] or ("gelu" if "gelu" in names else names[0])
     sizes = {key: options[key] for key in ("layers", "dim", "heads", "context")}
-    sizes["kv_heads"] = options["kv_heads"] or options["heads"]
+    sizes["kv_heads"] = options["heads"] if options["kv_heads"] is None else options["kv_heads"]
     ModelConfig(**sizes)
     fixed = {key: options[key] for key in ("minutes", "match", "seeds", "learning_rate", "learning_rates", "steps",
                                            "margin", "confidence", "batch")}
@@ -166,9 +166,8 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
         print_json(results)
     else:
         print_table(results)
-    for line in reasons(results):
+    for line in (*reasons(results), results["advice"], *results["remarks"]):
         say(line)
-    say(results["advice"])
     if interrupted:
         say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {store.directory}")
         raise click.exceptions.Exit(130)

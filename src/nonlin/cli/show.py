@@ -1,29 +1,57 @@
 """``nonlin show``: the catalog, or one activation."""
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from nonlin.cli.output import json_option, print_json
+from nonlin.errors import UserError
+
+if TYPE_CHECKING:
+    from nonlin.functions import Definition
+
+_PAGE, _FIRST = "activations.html", "silu"
 
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--html", "as_page", is_flag=True, help="Write a page to look at every activation, and print its path.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page's file, with --html. "
+              f"Default: {_PAGE} here.")
 @json_option
-def show(name: str | None, as_json: bool) -> None:
+def show(name: str | None, as_page: bool, out: Path | None, as_json: bool) -> None:
     """Show the catalog, or the activation NAME: formula, derivative, properties, source, users, a plot.
 
-    NAME may be a formula of your own: mine=x*sigmoid(2*x).
+    NAME may be a formula of your own: mine=x*sigmoid(2*x). With --html it is selected on the page.
     """
     from nonlin.functions import describe, get, names, parse_arms
 
-    if name is None:
+    if out is not None and not as_page:
+        raise UserError("show: --out must come with --html; got --out alone. Add --html.")
+    definition = None if name is None else parse_arms(name)[0] if "=" in name else get(name)
+    if as_page:
+        _page(definition, out or Path(_PAGE), as_json)
+    elif definition is None:
         found = [describe(get(n)) for n in names()] if as_json else [get(n) for n in names()]
         print_json(found) if as_json else _catalog(found)
-        return
-    definition = parse_arms(name)[0] if "=" in name else get(name)
-    if as_json:
+    elif as_json:
         print_json(describe(definition))
     else:
         _one(definition)
+
+
+def _page(selected: "Definition | None", out: Path, as_json: bool) -> None:
+    from nonlin.functions import get, names
+    from nonlin.report import explorer
+
+    shown = [get(n) for n in names()]  # the user's own are among them
+    path = explorer.write(shown, out, selected.name if selected else _FIRST)
+    if as_json:
+        print_json({"page": str(path), "activations": [d.name for d in shown],
+                    "selected": selected.name if selected else _FIRST})
+    else:
+        click.echo(path)
 
 
 def _catalog(found: list) -> None:

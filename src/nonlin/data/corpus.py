@@ -4,6 +4,8 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import stat
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -66,18 +68,36 @@ def _standard_library() -> Corpus:
 
 def _load(spec: str) -> Iterator[tuple[str, bytes]]:
     path = Path(spec)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        found = [d for file in files for d in _read_file(file, skip_binary=True)]
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        is_folder = None
+    except OSError as error:
+        raise _unreadable(path, str(error)) from error
+    if is_folder:
+        found = [d for file in _files(path) for d in _read_file(file, skip_binary=True)]
         if not found:
             raise UserError(rule("data", "folder", "hold text files", spec, "Pass a folder with text in it."))
         yield from found
-    elif path.exists():
+    elif is_folder is False:
         yield from _read_file(path, skip_binary=False)
     elif "/" in spec and not spec.startswith((".", "/", "~")) and len(spec.split("/")) == 2 and not path.suffix:
         yield from _named_dataset(spec)
     else:
         raise UserError(rule("data", "path", "exist", spec, "Check the spelling, or leave --data out."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the folder's files at any depth, in order; hidden ones, and those of hidden folders, are left out."""
+    found: list[Path] = []
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(Path(error.filename or folder), str(error)) from error
+
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
 
 
 def _read_file(path: Path, skip_binary: bool) -> Iterator[tuple[str, bytes]]:
@@ -87,9 +107,7 @@ def _read_file(path: Path, skip_binary: bool) -> Iterator[tuple[str, bytes]]:
         if name.endswith(".gz"):
             raw, name = gzip.decompress(raw), name[:-3]
         elif name.endswith((".zst", ".zstd")):
-            import zstandard
-
-            raw, name = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(raw)).read(), name.rsplit(".", 1)[0]
+            raw, name = _zstandard(raw), name.rsplit(".", 1)[0]
         texts = list(_texts(raw, name, path))
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise _unreadable(path, str(error)) from error
@@ -108,6 +126,20 @@ def _read_file(path: Path, skip_binary: bool) -> Iterator[tuple[str, bytes]]:
         yield (str(path) if len(texts) == 1 else f"{path}#{index}"), text
 
 
+def _zstandard(raw: bytes) -> bytes:
+    """Return the text of all frames; ValueError where the last is not whole, which a stream reader keeps to itself."""
+    import zstandard
+
+    parts: list[bytes] = []
+    while raw:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        parts.append(frame.decompress(raw))
+        if not frame.eof:
+            raise ValueError("its end is missing")
+        raw = frame.unused_data
+    return b"".join(parts)
+
+
 def _unreadable(path: Path, why: str) -> UserError:
     return UserError(f"data: {path} cannot be read: {why}. Pass text, .gz, .zst, .jsonl or .parquet.")
 
@@ -116,17 +148,24 @@ def _texts(raw: bytes, name: str, path: Path) -> Iterable[bytes]:
     if name.endswith(".jsonl"):
         for number, line in enumerate(raw.splitlines(), 1):
             if line.strip():
-                record = json.loads(line)
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"line {number} is not JSON: {error}") from error
                 if not isinstance(record, dict) or not isinstance(record.get("text"), str):
                     raise ValueError(f'line {number} has no "text"')
                 yield record["text"].encode()
     elif name.endswith(".parquet"):
+        import pyarrow
         import pyarrow.parquet
 
         table = pyarrow.parquet.read_table(io.BytesIO(raw))
         if "text" not in table.column_names:
             raise ValueError(f'no column "text" among {", ".join(table.column_names)}')
-        yield from (str(value).encode() for value in table["text"].to_pylist() if value)
+        kind = table.schema.field("text").type
+        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+            raise ValueError(f'its column "text" holds {kind}')
+        yield from (value.encode() for value in table["text"].to_pylist() if value)
     else:
         yield raw
 
@@ -141,6 +180,8 @@ def _named_dataset(name: str) -> Iterator[tuple[str, bytes]]:
         rows = datasets.load_dataset(name, split="train", streaming=True)
         taken = 0
         for index, row in enumerate(rows):
+            if not isinstance(row.get("text"), str):
+                raise ValueError(f'row {index} has no column "text" among {", ".join(row)}')
             text = row["text"].encode()
             taken += len(text)
             yield f"{name}#{index}", text
@@ -153,18 +194,21 @@ def _named_dataset(name: str) -> Iterator[tuple[str, bytes]]:
 def split(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[bytes], list[bytes]]:
     """Return (training, validation) texts, by document and always the same way; neither is empty.
 
-    Documents go by the hash of their name and text. With fewer than ten, or a side that would hold less than a
-    third of its share of bytes, every document is cut at its end instead.
+    Documents go by the hash of their name and text, whatever lies beside or before them; copies of one text go
+    together. With fewer than ten, or a side that would hold less than a third of its share of bytes, every document
+    is cut at its end instead.
     """
     training, validation = [], []
+    least: dict[bytes, bytes] = {}  # of a text's names, so that no copy is trained on and judged by
     for name, text in corpus.documents:
         digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode() + b"\0" + text).digest()
-        chosen = validation if int.from_bytes(digest[:4], "big") < validation_fraction * 2**32 else training
+        least[text] = min(digest, least.get(text, digest))
+    for _, text in corpus.documents:
+        chosen = validation if int.from_bytes(least[text][:4], "big") < validation_fraction * 2**32 else training
         chosen.append(text)
     held, whole = sum(map(len, validation)), corpus.size
     share = held / max(whole, 1)
     if len(corpus.documents) >= 10 and validation_fraction / 3 < share < min(3 * validation_fraction, 0.5):
         return training, validation
-    joined = b"\n\n".join(text for _, text in corpus.documents)
-    cut = int(len(joined) * (1 - validation_fraction))
-    return [joined[:cut]], [joined[cut:]]
+    cuts = [(text, int(len(text) * (1 - validation_fraction))) for _, text in corpus.documents]
+    return [text[:cut] for text, cut in cuts], [text[cut:] for text, cut in cuts]

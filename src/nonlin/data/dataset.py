@@ -1,6 +1,7 @@
 """Tokens on disk, and the batches a run takes from them."""
 
 import functools
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -27,39 +28,67 @@ def _write(path: Path, data: bytes) -> None:
 def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int = "bytes") -> dict[str, Any]:
     """Write the corpus as tokens to ``directory`` and return its description; done before, it is read back.
 
-    ``tokenizer`` is "bytes", or the vocabulary size of a byte-pair tokenizer trained on the training text.
-    Raises UserError for a vocabulary outside 258…65535 or a folder that holds other data.
+    Tokens there that are not what was written (a file cut, changed or gone) are written again. ``tokenizer`` is
+    "bytes", or the vocabulary size of a byte-pair tokenizer trained on the training text. Raises UserError for a
+    vocabulary outside 258…65535 or a folder that holds other data.
     """
     directory = Path(directory)
-    described = directory / "dataset.json"
+    if tokenizer != "bytes" and (type(tokenizer) is not int or not 258 <= tokenizer <= 65535):
+        raise UserError(rule("data", "tokenizer", 'be "bytes" or a vocabulary of 258 to 65535', tokenizer, "Try 4096."))
     wanted = {"corpus_sha256": corpus.sha256, "tokenizer": tokenizer}
-    if described.exists():
-        info = json.loads(described.read_text())
+    info = _described(directory)
+    if info is not None:
         if all(info.get(key) == value for key, value in wanted.items()):
-            return info
-        raise UserError(f"data: {directory} holds other data ({info.get('description')}). Use another --out.")
+            if intact(directory):
+                return info
+        else:
+            raise UserError(f"data: {directory} holds other data ({info.get('description')}). Use another --out.")
     directory.mkdir(parents=True, exist_ok=True)
     training, validation = (SEPARATOR.join(texts) for texts in split(corpus))
     if tokenizer == "bytes":
         arrays, vocabulary = [np.frombuffer(text, dtype=np.uint8) for text in (training, validation)], 256
     else:
-        arrays, vocabulary = _byte_pairs(training, validation, tokenizer, directory)
+        arrays, vocabulary = _byte_pairs(training, validation, int(tokenizer), directory)
     for name, array in zip(("train", "validation"), arrays, strict=True):
         _write(directory / f"{name}.bin", array.tobytes())
+    names = ("train.bin", "validation.bin", *(() if tokenizer == "bytes" else ("tokenizer.json",)))
     info = wanted | {
         "format": 1, "sha256": corpus.sha256, "description": corpus.description, "source": corpus.source,
         "vocabulary": vocabulary, "dtype": str(arrays[0].dtype), "documents": len(corpus.documents),
         "train_tokens": len(arrays[0]), "validation_tokens": len(arrays[1]), "train_bytes": len(training),
-        "validation_bytes": len(validation), "bytes_per_token_validation": len(validation) / len(arrays[1])}
-    _write(described, json.dumps(info, indent=1).encode())
+        "validation_bytes": len(validation), "bytes_per_token_validation": len(validation) / len(arrays[1]),
+        "files": {name: _sha256(directory / name) for name in names}}
+    _write(directory / "dataset.json", json.dumps(info, indent=1).encode())
     return info
 
 
-def _byte_pairs(training: bytes, validation: bytes, size: Any, directory: Path) -> tuple[list[np.ndarray], int]:
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _described(directory: Path) -> dict[str, Any] | None:
+    """Return dataset.json; None where there is none, or no whole one."""
+    try:
+        info = json.loads((directory / "dataset.json").read_text())
+        return info if "corpus_sha256" in info else None
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def intact(directory: Path | str) -> bool:
+    """Return whether the tokens in ``directory`` are those that :func:`prepare` wrote there."""
+    info = _described(Path(directory))
+    try:
+        return info is not None and all(
+            _sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
+    except (OSError, KeyError):
+        return False
+
+
+def _byte_pairs(training: bytes, validation: bytes, size: int, directory: Path) -> tuple[list[np.ndarray], int]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-    if not isinstance(size, int) or not 258 <= size <= 65535:
-        raise UserError(rule("data", "tokenizer", 'be "bytes" or a vocabulary of 258 to 65535', size, "Try 4096."))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
@@ -82,13 +111,14 @@ class Dataset:
             dtype = np.dtype(self.info["dtype"])
             self.train, self.validation = (
                 np.memmap(self.directory / f"{name}.bin", dtype=dtype, mode="r") for name in ("train", "validation"))
+            counts = [self.info[f"{name}_tokens"] for name in ("train", "validation")]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"data: {directory} must hold a prepared dataset; {error}. "
                             "Start the study again.") from error
-        for array, key in ((self.train, "train_tokens"), (self.validation, "validation_tokens")):
-            if len(array) != self.info[key]:
+        for array, count in zip((self.train, self.validation), counts, strict=True):
+            if len(array) != count:
                 raise UserError(f"data: {directory} is damaged: {len(array)} tokens where dataset.json says "
-                                f"{self.info[key]}. Delete the folder and start the study again.")
+                                f"{count}. Start the study again: it writes them anew.")
 
     @functools.cached_property
     def _tokenizer(self) -> Any:

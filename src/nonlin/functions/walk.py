@@ -13,6 +13,11 @@ from nonlin.functions.primitives import NAMES
 Table = Mapping[str, Callable[..., Any]]
 
 
+def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
+    """Return the terms that an expression adds; 0 x infinity is mended in each, so that the others stay."""
+    return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)
+
+
 def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
     """Return the expression computed by ``table``, its symbols replaced by ``leaves``; each part once.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition
-from nonlin.functions.walk import fold
+from nonlin.functions.walk import fold, terms
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -92,11 +92,6 @@ TABLE: dict[str, Callable[..., Any]] = {
     "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
     "max": _maximum, "min": _minimum,
 }
-
-
-def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
-    """Return the terms that an expression adds; 0 x infinity is mended in each, so that the others stay."""
-    return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)
 
 
 def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:

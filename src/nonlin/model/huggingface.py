@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nonlin.errors import UserError
@@ -16,15 +18,19 @@ from nonlin.model.language_model import ROPE_BASE, LanguageModel
 
 # What transformers calls our activations inside a block: by the canonical name, or the gate's one.
 _GATED = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "reglu": "relu", "glu": "sigmoid",
-          "bilinear": "linear"}
+          "bilinear": "linear", "relu_squared_glu": "relu2"}
 _PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu_squared": "relu2",
           "mish": "mish", "quick_gelu": "quick_gelu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear",
           "relu6": "relu6", "laplace": "laplace", "gelu_10": "gelu_10", "hardswish": "hardswish",
-          "leaky_relu": "leaky_relu"}
+          "leaky_relu": "leaky_relu", "sqrtsoftplus": "sqrtsoftplus", "xielu": "xielu", "prelu": "prelu"}
+# What transformers calls learned values of an activation, and the constants it keeps beside them.
+_LEARNED = {"xielu": {"alpha_p": "alpha_p", "alpha_n": "alpha_n"}, "prelu": {"slope": "weight"}}
+_CONSTANTS = {"xielu": {"beta": 0.5, "eps": -1e-6}}
 
 
-def _names(config: ModelConfig, gated: bool) -> dict[str, str]:
+def _names(config: ModelConfig, definition: Definition) -> dict[str, str]:
     """Map our parameter names to those of transformers."""
+    gated = definition.kind == "gated"
     norms = ("input_layernorm", "post_attention_layernorm") if gated else (
         "attention_layernorm", "feedforward_layernorm")
     names = {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
@@ -38,6 +44,8 @@ def _names(config: ModelConfig, gated: bool) -> dict[str, str]:
         names |= {f"{ours}attention.{n}_norm.weight": f"{theirs}self_attn.{n}_norm.weight" for n in "qk"}
         parts = ("gate", "up", "down") if gated else ("up", "down")
         names |= {f"{ours}feed_forward.{n}.weight": f"{theirs}mlp.{n}_proj.weight" for n in parts}
+        names |= {f"{ours}feed_forward.activation.{a}": f"{theirs}mlp.act_fn.{b}"
+                  for a, b in _LEARNED.get(definition.name, {}).items()}
     return names
 
 
@@ -47,8 +55,8 @@ def hidden_act(definition: Definition) -> str | None:
     >>> hidden_act(get("swiglu")), hidden_act(get("relu_squared")), hidden_act(get("swiglu_oai"))
     ('silu', 'relu2', None)
     """
-    if definition.parameters:
-        return None  # their checkpoints would lack the learned values' names
+    if definition.parameters and definition.name not in _LEARNED:
+        return None
     names = _GATED if definition.kind == "gated" else _PLAIN
     for ours, theirs in names.items():
         # A user's own name for a known formula is that formula.
@@ -81,9 +89,12 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
     """Save the model to ``folder`` and return {"format", "architecture", "note"}.
 
     A Hugging Face checkpoint where ``ACT2FN`` has the activation; otherwise our own form (the same tensors under
-    our names, ``nonlin.json`` beside them) and a note that says so. Weights are safetensors.
+    our names, ``nonlin.json`` beside them) and a note that says so. Weights are safetensors. A model that was
+    exported there before is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("nonlin.json", "nonlin.safetensors", "config.json", "model.safetensors"):
+        (folder / name).unlink(missing_ok=True)
     gated, act = model.definition.kind == "gated", hidden_act(model.definition)
     state = {name: value.detach().contiguous() for name, value in model.named_parameters()}
     if act is None:
@@ -96,8 +107,10 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
         note = (f"transformers has no activation {definition.name!r}: saved in nonlin's own form, "
                 "which nonlin.model.import_model reads.")
         return {"format": "nonlin", "architecture": "nonlin.LanguageModel", "note": note}
-    names = _names(model.config, gated)
-    save_file({names[name]: value for name, value in state.items()}, folder / "model.safetensors.tmp",
+    names = _names(model.config, model.definition)
+    constants = {f"model.layers.{i}.mlp.act_fn.{name}": torch.tensor(value) for i in range(model.config.layers)
+                 for name, value in _CONSTANTS.get(model.definition.name, {}).items()}
+    save_file({names[name]: value for name, value in state.items()} | constants, folder / "model.safetensors.tmp",
               metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
     described = _huggingface_config(model.config, gated, act)
@@ -118,13 +131,21 @@ def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageMod
         else:
             described = json.loads((folder / "config.json").read_text())
             model, state = _from_huggingface(described, load_file(folder / "model.safetensors"), engine)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"import_model: {folder} must hold a model that nonlin exported; {error}. "
+        put_weights(model, state)
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"import_model: {folder} must hold a model that nonlin exported; {why}. "
                         "Export it again, or pass another folder.") from error
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
     return model
+
+
+@torch.no_grad()
+def put_weights(model: LanguageModel, state: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into the model's parameters of the same names. KeyError or ValueError where they do not fit."""
+    for name, parameter in model.named_parameters():
+        if state[name].shape != parameter.shape:
+            raise ValueError(f"{name} has the shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}")
+        parameter.copy_(state[name])
 
 
 def _definition(name: str, formula: str | None) -> Definition:
@@ -137,11 +158,21 @@ def _from_huggingface(described, tensors, engine):
     gated = described["model_type"] == "qwen3"
     if described["model_type"] not in ("qwen3", "apertus"):
         raise ValueError(f"model_type is {described['model_type']!r}, neither qwen3 nor apertus")
+    expected = _huggingface_config(_config(described), gated, described["hidden_act"])
+    for key in ("head_dim", "rms_norm_eps", "rope_parameters", "attention_bias"):
+        if described[key] != expected[key]:
+            raise ValueError(f"its {key} is {described[key]!r}, not {expected[key]!r}")
     table = {act: name for name, act in (_GATED if gated else _PLAIN).items()}
-    config = ModelConfig(
+    if described["hidden_act"] not in table:
+        raise ValueError(f"its hidden_act is {described['hidden_act']!r}, which none of nonlin's models has")
+    definition, config = get(table[described["hidden_act"]]), _config(described)
+    names = _names(config, definition)
+    return LanguageModel(config, definition, engine), {ours: tensors[theirs] for ours, theirs in names.items()}
+
+
+def _config(described: Mapping[str, Any]) -> ModelConfig:
+    return ModelConfig(
         layers=described["num_hidden_layers"], dim=described["hidden_size"], heads=described["num_attention_heads"],
         kv_heads=described["num_key_value_heads"], context=described["max_position_embeddings"],
         vocabulary=described["vocab_size"], hidden=described["intermediate_size"],
         tied=described["tie_word_embeddings"])
-    model = LanguageModel(config, get(table[described["hidden_act"]]), engine)
-    return model, {ours: tensors[theirs] for ours, theirs in _names(config, gated).items()}

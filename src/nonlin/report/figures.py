@@ -1,76 +1,119 @@
 """The figures of a study, each a function from its records to a drawing."""
 
+import itertools
 import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from nonlin.report.records import Study, smooth
 from nonlin.report.style import GRID, INK, MUTED, PAPER, colours, markers, new_figure
 
 _WIDTH = 8.4
+_FAR = 6.0  # what lies that many times farther out than the rest would squeeze it: it is drawn at the edge
 
 
 def _names(study: Study) -> list[str]:
     return [arm["name"] for arm in study.results["arms"]]  # the plan's order: colours stay when the ranking changes
 
 
+def _legend(figure: Figure, axes, count: int) -> None:
+    """Put the legend above the drawing, where it can hide nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(count, 4), fontsize=8)
+
+
+def _reach(extents: list[float], least: float) -> float:
+    """Return how far an axis must reach: over all of them, or over the lower half and what lies near it.
+
+    >>> _reach([0.01, 0.02, 0.05, 0.9], 0.01), _reach([0.01, 0.02, 0.05, 0.2], 0.01)
+    (0.05, 0.2)
+    """
+    ordered = [max(least, x) for x in sorted(extents)] or [least]
+    for lower, higher in itertools.pairwise(ordered[(len(ordered) - 1) // 2:]):
+        if higher > _FAR * lower:
+            return lower
+    return ordered[-1]
+
+
 def differences(study: Study) -> Figure:
-    """Paired differences to the baseline: each seed's, their mean, its interval, and the margin."""
+    """Paired differences to the baseline: each seed's, their mean, its interval, and the margin.
+
+    An interval far outside of the others' is an arrow at the edge: its numbers stand at the right in any case.
+    """
     arms = [arm for arm in study.others if arm["difference"]]
     paint = colours(_names(study))
-    figure = new_figure(_WIDTH, 1.1 + 0.46 * max(1, len(arms)))
+    figure = new_figure(_WIDTH, 1.3 + 0.46 * max(1, len(arms)))
     axes = figure.subplots()
     margin = study.results["rule"]["margin"]
     axes.axvspan(-margin, margin, color=MUTED, alpha=0.16, lw=0, label=f"counts as equal (±{margin:g})")
     axes.axvline(0, color=MUTED, lw=1)
     losses = {run["seed"]: run["bits_per_byte"] for arm in study.arms if arm["name"] == study.baseline
               for run in arm["judged"]}
+    reach = _reach([max(abs(arm["difference"]["low"]), abs(arm["difference"]["high"])) for arm in arms], 2 * margin)
+    shown, far = [-2 * margin, 2 * margin], []
     for row, arm in enumerate(reversed(arms)):
         d, colour = arm["difference"], paint[arm["name"]]
+        text = f"{d['mean']:+.4f}   ({d['low']:+.4f} … {d['high']:+.4f})".replace("-", "−")
+        axes.annotate(text, (1.02, row), va="center", xycoords=("axes fraction", "data"), fontsize=8.5, color=INK)
+        if abs(d["mean"]) > reach:
+            far.append((row, d["mean"], colour))
+            continue
         each = [run["bits_per_byte"] - losses[run["seed"]] for run in arm["judged"]
                 if run["bits_per_byte"] is not None and losses.get(run["seed"]) is not None]
         axes.plot(each, [row] * len(each), "o", ms=4, color=colour, alpha=0.55, mec="none")
         axes.plot([d["low"], d["high"]], [row, row], color=colour, lw=2.6, solid_capstyle="butt")
         axes.plot(d["mean"], row, "D", ms=7, color=colour, mec=PAPER, mew=1)
+        shown += [*each, d["low"], d["high"]]
+    low, high = min(shown), max(shown)
+    axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    for row, mean, colour in far:
+        tip, tail = (0.998, 0.9) if mean > 0 else (0.002, 0.1)
+        axes.annotate("", (tip, row), (tail, row), xycoords=("axes fraction", "data"),
+                      arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 2.6})
     labels = [f"{arm['name']} – {arm['verdict']}" for arm in reversed(arms)]
     axes.set_yticks(range(len(arms)), labels)
-    axes.set_ylim(-0.6, len(arms) - 0.4)
+    axes.set_ylim(-0.6, max(1, len(arms)) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.set_xlabel(f"bits per byte less {study.baseline}'s on the same seed   (left of zero is better)")
-    axes.legend(loc="best", fontsize=8)
+    _legend(figure, axes, 1)
     return figure
 
 
 def curves(study: Study) -> Figure:
-    """Training loss against tokens, every seed thin and their mean thick, and the end of it closer."""
+    """Training loss against tokens, every seed thin and their mean thick; and the means of the end of it closer."""
     figure = new_figure(_WIDTH, 3.6)
     whole, close = figure.subplots(1, 2, width_ratios=(1, 1))
     paint, marks = colours(_names(study)), markers(_names(study))
+    halves: list[np.ndarray] = []
     for name in _names(study):
         runs = [c for c in study.curves if c.arm == name and c.tokens]
         for run in runs:
-            for axes in (whole, close):
-                axes.plot(run.tokens, smooth(run.loss), color=paint[name], lw=0.6, alpha=0.3)
+            whole.plot(run.tokens, smooth(run.loss), color=paint[name], lw=0.6, alpha=0.3)
         if runs:
             length = min(len(run.tokens) for run in runs)
             mean = np.mean([smooth(run.loss)[:length] for run in runs], axis=0)
+            halves.append(mean[length // 2:])
             for axes in (whole, close):
                 axes.plot(runs[0].tokens[:length], mean, color=paint[name], lw=1.8, label=name, marker=marks[name],
                           markevery=max(1, length // 8), ms=4)
-    everything = [v for c in study.curves for v in smooth(c.loss)[len(c.loss) // 2:]]
-    if everything:
-        low, high = min(everything), float(np.quantile(everything, 0.98))
-        close.set_ylim(low - 0.05 * (high - low), high)
-        close.set_xlim(left=max((c.tokens[-1] for c in study.curves if c.tokens), default=1) / 2)
-    for axes, title in ((whole, "all of training"), (close, "the second half")):
+    outside = False
+    if halves:
+        low = min(float(half.min()) for half in halves)
+        high = low + _reach([float(half.max()) - low for half in halves], 1e-6)
+        outside = any(half.min() > high for half in halves)
+        close.set_ylim(low - 0.05 * (high - low), high + 0.02 * (high - low))
+        close.set_xlim(left=max(c.tokens[-1] for c in study.curves if c.tokens) / 2)
+    for axes, title in ((whole, "all of training"),
+                        (close, "means of the second half" + (", without those far above" if outside else ""))):
         axes.set_title(title)
         axes.set_xlabel("tokens")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_tokens))
     whole.set_ylabel("training loss, bits per byte")
-    if study.curves:
-        whole.legend(fontsize=8, ncols=2)
+    _legend(figure, whole, len(study.arms))
     return figure
 
 
@@ -93,17 +136,25 @@ def learning_rates(study: Study) -> Figure:
                   ms=6, label=name)
         best = [g for g in good if g[0] == arm["learning_rate"]]
         axes.plot([g[0] for g in best], [g[1] for g in best], marker=marks[name], color=paint[name], ms=8, ls="none")
+    tuned = [run["bits_per_byte"] for arm in study.results["arms"] for run in arm["tuning"]
+             if run["bits_per_byte"] is not None]
+    cut = False
+    if tuned:
+        low = min(tuned)
+        reach = _reach([loss - low for loss in tuned], 1e-3)
+        cut = max(tuned) > low + 1.06 * reach
+        axes.set_ylim(low - 0.06 * reach, low + 1.06 * reach)
     top = axes.get_ylim()[1]
-    for rate, name in diverged:
-        axes.plot(rate, top, marker="x", color=paint[name], ms=8, ls="none", clip_on=False)
+    for i, (rate, name) in enumerate(diverged):  # beside each other, not on top of each other
+        axes.plot(rate * 1.04 ** (i % 5 - 2), top, marker="x", color=paint[name], ms=8, ls="none", clip_on=False)
     axes.set_xscale("log")
     rates = sorted({run["learning_rate"] for arm in study.results["arms"] for run in arm["tuning"]})
     axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("learning rate" + ("   (× above: diverged)" if diverged else ""))
+    axes.set_xlabel("learning rate" + ("   (× at the top: diverged)" if diverged else "")
+                    + ("   (lines that leave at the top: far worse)" if cut else ""))
     axes.set_ylabel("bits per byte after tuning run")
-    if rates:
-        axes.legend(fontsize=8, ncols=2)
+    _legend(figure, axes, len(study.arms))
     return figure
 
 
@@ -133,7 +184,7 @@ def layers(study: Study) -> Figure:
     right.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.1%}"))
     right.set_ylim(bottom=0, top=max(0.01, right.get_ylim()[1]))
     if depth:
-        left.legend(fontsize=8, ncols=2)
+        _legend(figure, left, len(study.arms))
     return figure
 
 

@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from nonlin.errors import UserError
-from nonlin.functions import define, get
-from nonlin.report import figures, style, tables
+from nonlin.functions import Definition, define, get
+from nonlin.report import explorer, figures, style, tables
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
 from nonlin.study.store import write_atomically
@@ -37,15 +35,23 @@ def build(directory: str | Path) -> Path:
             drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
                            "rows": rows}
             style.write_files(figure, target, name)
+<<<<<<< HEAD
     page = environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, formulas=_formulas(study), samples=_samples(folder),
+=======
+    arms = _definitions(study)
+    page = explorer.with_its_script(explorer.environment().get_template("report.html").render(
+        study=study, results=study.results, figures=drawn, samples=_samples(folder),
+>>>>>>> main
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
-        trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]])
+        trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]],
+        explorer_address=False, **explorer.values(arms, compared=[d.name for d in arms[1:]])))
     path = folder.directory / "report.html"
     write_atomically(path, page)
     return path
 
 
+<<<<<<< HEAD
 def environment(*packages: str) -> jinja2.Environment:
     """Return the environment of our pages' templates: the report's, and those of other packages."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
@@ -59,10 +65,15 @@ def _formulas(study: Study) -> dict[str, str]:
         definition = define(arm["name"], arm["formula"]) if arm["formula"] else get(arm["name"])
         found[arm["name"]] = definition.formula
     return found
+=======
+def _definitions(study: Study) -> list[Definition]:
+    return [define(arm["name"], arm["formula"]) if arm["formula"] else get(arm["name"]) for arm in study.arms]
+>>>>>>> main
 
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:
     try:
-        return json.loads((folder.directory / "samples.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder.directory / "samples.json").read_text(encoding="utf-8"))
+        return {"prompt": str(found["prompt"]), "texts": {k: str(v) for k, v in found["texts"].items()}}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # an interrupted study has none; the page says so

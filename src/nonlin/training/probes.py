@@ -1,7 +1,8 @@
 """What one looks at while a model trains: gradients and units of every feed-forward block.
 
-The measures are those of :mod:`nonlin.model.measures`. A probe costs one extra derivative of the activation and the
-statistics: about a third of a training step, on the steps that the configuration's ``probe_every`` names.
+The measures are those of :mod:`nonlin.model.measures`. A probe computes the activation and its derivative once more, in
+torch, and the statistics: a probed step takes two to four times as long as a plain one, so that at a ``probe_every`` of
+100 a run takes one to three percent longer.
 """
 
 from typing import Any

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
 from nonlin.kernels.engine import engine
 from nonlin.model import ModelConfig, export_model, flops_per_token
+from nonlin.model.huggingface import put_weights
 from nonlin.model.language_model import LanguageModel
 from nonlin.training import machine, probes, recipe
 from nonlin.training.config import config_hash, definition_of
@@ -98,9 +100,16 @@ class _Log:
         self.file = path.open("w", buffering=1)
 
     def write(self, **line: Any) -> None:
-        # JSON has no infinity: what is not a number is null.
-        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self.file.write(json.dumps(clean) + "\n")
+        self.file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """Return JSON values with null for what JSON cannot write: it has no infinity, and no nan."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
@@ -131,7 +140,7 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
     if config["purpose"] == "judge" and record["status"] == "finished":
         record["weights_sha256"] = _save_weights(run.model, trial_dir / WEIGHTS)
-    return record
+    return _finite(record)
 
 
 def _train(run: Run, log: _Log, progress: Progress) -> dict[str, Any]:
@@ -217,15 +226,12 @@ def load_trained(trial_dir: Path) -> LanguageModel:
     """Return the trained model of a finished trial's folder, on the CPU, computed by torch."""
     try:
         config = json.loads((trial_dir / "config.json").read_text())
-        state = load_file(trial_dir / WEIGHTS)
-    except (OSError, ValueError) as error:
+        config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
+        model = build_model(config)
+        put_weights(model, load_file(trial_dir / WEIGHTS))
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise UserError(f"{trial_dir} must hold a finished, judged trial; {error}. "
                         "Continue the study to finish it.") from error
-    config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
-    model = build_model(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(state[name])
     return model.eval()
 
 

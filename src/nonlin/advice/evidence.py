@@ -1,0 +1,166 @@
+"""What is known, how far it lies from the question, and which activation follows: the rules, in one place.
+
+1. A piece of evidence is *near* where its parameters and its tokens are each within a factor of 4 of those asked
+   for, *within reach* where within a factor of 30, else *far*.
+2. The nearest evidence decides; near, or within reach, the user's own study goes before papers. A study that is
+   unfinished, or undecided throughout, decides nothing.
+3. A paper favours its best option and those that two standard errors do not tell from it. Of several papers, what
+   all of them favour; where they share nothing, what any of them favours.
+4. Among the favoured, the one that runs in most places (Hugging Face, llama.cpp), then the one with the faster
+   training step here, then the one found best.
+5. The choice is *likely* where near evidence decides and nothing else that is near or within reach disagrees,
+   *plausible* where evidence within reach decides, or where near evidence is contradicted, and a *guess* where only
+   far evidence is left. A study of one's own that is far counts as contradiction too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nonlin.advice.published import TABLES, Table
+from nonlin.study import StudyFolder
+
+NEAR, REACH = 4.0, 30.0
+BUCKETS = ("near", "within reach", "far")
+_LARGER = 2.0  # standard errors
+REFERENCE = "gelu"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One source's say: what it favours, what it rejects, what it found, and its distance."""
+
+    source: str
+    own: bool
+    params: float
+    tokens: float
+    distance: float
+    favours: tuple[str, ...]
+    rejects: tuple[str, ...]
+    found: Mapping[str, str]
+    what: str = ""
+    unit: str = "nats a token"
+    formulas: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def bucket(self) -> str:
+        """How near it is: one of BUCKETS."""
+        return BUCKETS[0 if self.distance <= NEAR else 1 if self.distance <= REACH else 2]
+
+
+def distance(params: float, tokens: float, asked_params: float, asked_tokens: float) -> float:
+    """Return the factor by which the further of parameters and tokens differs.
+
+    >>> round(distance(1e6, 1e9, 1e8, 2e9), 6)
+    100.0
+    """
+    return math.exp(max(abs(math.log(params / asked_params)), abs(math.log(tokens / asked_tokens))))
+
+
+def from_papers(params: float, tokens: float, tables: Sequence[Table] = TABLES) -> list[Evidence]:
+    """Return each paper's say by its table nearest to the question."""
+    nearest: dict[str, Table] = {}
+    for table in sorted(tables, key=lambda t: distance(t.params, t.tokens, params, tokens)):
+        nearest.setdefault(table.paper, table)
+    return [_from_table(table, distance(table.params, table.tokens, params, tokens)) for table in nearest.values()]
+
+
+def _from_table(table: Table, far: float) -> Evidence:
+    best = min(table.losses, key=lambda name: table.losses[name].nats)
+    gaps = {name: table.difference(name, best) for name in table.losses}
+    level = (n for n, (gap, error) in gaps.items() if gap <= _LARGER * error)
+    favours = tuple(sorted(level, key=lambda n: gaps[n][0]))
+    found = {}
+    for name in table.losses:
+        change, error = table.difference(name, REFERENCE)
+        found[name] = f"{change:+.3f} ± {error:.3f}" if name != REFERENCE else "reference"
+    note = f"; {table.note}" if table.note else ""
+    return Evidence(f"{table.paper} ({table.source})", False, table.params, table.tokens, far, favours,
+                    tuple(n for n in table.losses if n not in favours), found, table.what + note)
+
+
+def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | None:
+    """Return a study's say by its own verdicts; None where it has no results yet."""
+    results = folder.results
+    if results is None or not results["arms"]:
+        return None
+    arms, baseline = results["arms"], results["baseline"]
+    groups = {v: [a["name"] for a in arms if a["verdict"] == v] for v in ("better", "tie", "worse", "undecided")}
+    favours, rejects = _study_says(results, groups, baseline)
+    found = {}
+    for arm in arms:
+        d = arm["difference"]
+        found[arm["name"]] = "baseline" if arm["name"] == baseline else arm["verdict"] + (
+            f", {d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})" if d else "")
+    size = max(float(a["parameters"]) for a in arms)
+    plan = folder.plan
+    trained = float(min(a["judge_steps"] for a in plan.arms) * plan.training["batch"] * plan.model["context"])
+    return Evidence(f"your study {folder.directory}", True, size, trained, distance(size, trained, params, tokens),
+                    favours, rejects, found, f"{results['status']}; {results['data'].get('description', 'your text')}",
+                    "bits a byte", {a["name"]: a["formula"] for a in arms if a["formula"]})
+
+
+def _study_says(results: Mapping[str, Any], groups: Mapping[str, list[str]], baseline: str
+                ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the verdicts favour and reject; nothing where the study is unfinished or all is undecided."""
+    if results["status"] != "complete" or not (groups["better"] or groups["tie"] or groups["worse"]):
+        return (), ()
+    if groups["better"]:
+        losses = {a["name"]: a["bits_per_byte"] for a in results["arms"]}
+        best = min(groups["better"], key=lambda n: math.inf if losses[n] is None else losses[n])
+        return (best,), (baseline, *groups["tie"], *groups["worse"])
+    return (baseline, *groups["tie"]), tuple(groups["worse"])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The activation to take, how sure that is, what decided, and in which words."""
+
+    name: str
+    sureness: str
+    decided_by: tuple[Evidence, ...]
+    favoured: tuple[str, ...]
+    against: tuple[Evidence, ...]
+    reasons: tuple[str, ...]
+
+
+def choose(evidence: Sequence[Evidence], places: Mapping[str, int], step_ms: Mapping[str, float]) -> Choice:
+    """Return the choice by the rules above.
+
+    ``places``: in how many places each option runs; ``step_ms``: the time of its training step here, where known.
+    """
+    telling = [e for e in evidence if e.favours]
+    telling.sort(key=lambda e: (BUCKETS.index(e.bucket), e.bucket != "far" and not e.own, e.distance))
+    first = telling[0]
+    deciding = tuple(e for e in telling if (e.bucket, e.own) == (first.bucket, first.own))
+    favoured = _shared(deciding)
+    name = min(favoured, key=lambda n: (-places.get(n, 0), step_ms.get(n, math.inf), favoured.index(n)))
+    others = [e for e in telling if e not in deciding and (e.own or e.bucket != "far")]
+    against = tuple(e for e in others if name in e.rejects)
+    sureness = "guess" if first.bucket == "far" else "plausible" if first.bucket != "near" or against else "likely"
+    return Choice(name, sureness, deciding, favoured, against,
+                  _reasons(name, favoured, deciding, against, places, step_ms))
+
+
+def _shared(deciding: Sequence[Evidence]) -> tuple[str, ...]:
+    every = [n for n in deciding[0].favours if all(n in e.favours for e in deciding)]
+    return tuple(every or dict.fromkeys(n for e in deciding for n in e.favours))
+
+
+def _reasons(name: str, favoured: Sequence[str], deciding: Sequence[Evidence], against: Sequence[Evidence],
+             places: Mapping[str, int], step_ms: Mapping[str, float]) -> tuple[str, ...]:
+    said = " and ".join(e.source for e in deciding)
+    verb = "decides" if len(deciding) == 1 else "decide"
+    they = "it is" if len(deciding) == 1 else "they are"
+    lines = [f"{said} {verb}: {they} the nearest evidence ({deciding[0].bucket}, a factor of "
+             f"{max(e.distance for e in deciding):.2g} away)."]
+    rest = [n for n in favoured if n != name]
+    if rest:
+        why = ("it runs in more places" if places.get(name, 0) > max(places.get(n, 0) for n in rest) else
+               "its training step was the fastest here" if name in step_ms else "it was found best")
+        lines.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} as good within the noise; {name} because "
+                     f"{why}.")
+    lines += [f"{e.source} says otherwise ({e.found[name]} {e.unit}; {e.bucket}, a factor of {e.distance:.2g} away)."
+              for e in against]
+    return tuple(lines)

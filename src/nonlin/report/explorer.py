@@ -1,0 +1,66 @@
+"""The explorer: one page, or a part of a study's page, to look at activations. Records in, HTML out; no torch."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from nonlin.errors import UserError
+from nonlin.functions import Definition, describe, javascript, mathml
+from nonlin.study.store import write_atomically
+
+_KINDS = {"pointwise": "plain", "gated": "gated", "tensor": "not pointwise"}
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates of all pages."""
+    return jinja2.Environment(loader=jinja2.PackageLoader("nonlin.report"), autoescape=True, trim_blocks=True,
+                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+
+
+def write(definitions: Sequence[Definition], path: Path, selected: str | None = None) -> Path:
+    """Write the explorer of these activations as one self-contained file, and return its path.
+
+    It opens with ``selected``, else with the first. Raises UserError where the file cannot be written.
+    """
+    page = with_its_script(
+        environment().get_template("explorer.html").render(**values(definitions, selected), explorer_address=True))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
+    except OSError as error:
+        raise UserError(f"show: --out must name a file that can be written; {error}. Choose another.") from error
+    return path
+
+
+def values(definitions: Sequence[Definition], selected: str | None = None, compared: Sequence[str] = ()
+           ) -> dict[str, Any]:
+    """Return what the template explorer_part.html needs to show these activations."""
+    data = {"activations": [_facts(d) for d in definitions],
+            "selected": selected or definitions[0].name, "compared": list(compared)}
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    return {"definitions": definitions, "explorer_data": Markup(text),
+            "explorer_functions": Markup(javascript.activations(definitions)),
+            "explorer_primitives": Markup(javascript.primitives())}
+
+
+def with_its_script(page: str) -> str:
+    """Return the page with its policy opened for the one script it holds, by hash: no other can run in it."""
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script is not None
+    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
+    return page.replace("script-src 'none'", f"script-src 'sha256-{digest}'", 1)
+
+
+def _facts(definition: Definition) -> dict[str, Any]:
+    facts = describe(definition)
+    kept = ("name", "formula", "source", "used_by", "aliases", "parameters", "note", "properties", "derivatives")
+    return {key: facts[key] for key in kept} | {
+        "kind": _KINDS[definition.kind], "mathml": mathml.formula(definition), "variables": definition.variables,
+        "drawn": definition.expr is not None}

@@ -1,0 +1,41 @@
+"""A study by fake workers, whose every text that a page shows is hostile."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "study")]  # helpers beside the tests
+import studies
+
+from nonlin.functions import define
+from nonlin.study import Arm
+
+HOSTILE = "<script>alert('gotcha')</script><img src=x onerror=alert(1)>&amp;\"'{{ 7 * 7 }}"
+
+
+@pytest.fixture(scope="session")
+def hostile():
+    """A text that must be shown and never be taken for markup."""
+    return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The folder of a finished study with nine arms, a diverging one among them, and its page."""
+    directory = tmp_path_factory.mktemp("report") / "a <b>study & more"
+    names = ["gelu", "swiglu", "silu", "relu", "identity", "exploding", "a_name_of_forty_letters_as_long_as_it_is"]
+    formulas = {"exploding": "x*exp(x)", names[-1]: "max(x, 0)*min(x, 1)"}
+    arms = [Arm(n, "gated" if n == "swiglu" else "pointwise", 88 if n == "swiglu" else 128, 100_000,
+                formulas.get(n)) for n in names]
+    data = studies.DATA | {"description": HOSTILE, "paths": [HOSTILE]}
+    for name, formula in formulas.items():
+        define(name, formula)
+    studies.run(directory, studies.plan(arms=arms, data=data))
+    (directory / "samples.json").write_text(json.dumps(
+        {"prompt": HOSTILE, "texts": {"gelu": HOSTILE, "swiglu": "a" * 500 + "\0\x1b[31m", "gone": HOSTILE}}))
+    from nonlin.report import build
+
+    build(directory)
+    return directory
