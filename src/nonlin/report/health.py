@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.report import style
+from nonlin.report.explorer import environment
 from nonlin.report.health_figures import FIGURES, MEASURES
-from nonlin.report.page import environment
 from nonlin.report.tables import Table, number
 from nonlin.study.store import write_atomically
 

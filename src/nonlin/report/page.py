@@ -35,14 +35,9 @@ def build(directory: str | Path) -> Path:
             drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
                            "rows": rows}
             style.write_files(figure, target, name)
-<<<<<<< HEAD
-    page = environment().get_template("report.html").render(
-        study=study, results=study.results, figures=drawn, formulas=_formulas(study), samples=_samples(folder),
-=======
     arms = _definitions(study)
     page = explorer.with_its_script(explorer.environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
->>>>>>> main
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]],
         explorer_address=False, **explorer.values(arms, compared=[d.name for d in arms[1:]])))
@@ -51,24 +46,8 @@ def build(directory: str | Path) -> Path:
     return path
 
 
-<<<<<<< HEAD
-def environment(*packages: str) -> jinja2.Environment:
-    """Return the environment of our pages' templates: the report's, and those of other packages."""
-    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
-                              undefined=jinja2.StrictUndefined)
-
-
-def _formulas(study: Study) -> dict[str, str]:
-    found = {}
-    for arm in study.arms:
-        definition = define(arm["name"], arm["formula"]) if arm["formula"] else get(arm["name"])
-        found[arm["name"]] = definition.formula
-    return found
-=======
 def _definitions(study: Study) -> list[Definition]:
     return [define(arm["name"], arm["formula"]) if arm["formula"] else get(arm["name"]) for arm in study.arms]
->>>>>>> main
 
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:
