@@ -83,19 +83,24 @@ def gate_slopes(definition: Definition, gate: Tensor, parameters: dict[str, Tens
 
 
 @torch.no_grad()
-def sparsity(hidden: Tensor, down: Tensor, error: float = KEPT_ERROR, tokens: int = 32) -> float:
+def sparsity(hidden: Tensor, down: Tensor, error: float = KEPT_ERROR, tokens: int = 32, exact: bool = True) -> float:
     """Return the share of units that can be left out, a token, at that relative error of the block's output.
 
-    Units leave in the order of \\|output\\| times the norm of their column; hidden (..., H), down (D, H). Their number
-    is found by bisection, as if the error grew with it. What can be left out is one less the share that must stay.
+    Units leave in the order of \\|output\\| times the norm of their column, until the error is first exceeded; hidden
+    (..., H), down (D, H). With ``exact=False`` their number is found by bisection, as if the error grew with it: ten
+    times quicker, and the same but for about a unit in a hundred.
 
     >>> sparsity(torch.tensor([[0.0, 0.0, 0.0, 2.0]]), torch.eye(4))
     0.75
     """
     h = hidden.detach().flatten(0, -2)[:tokens]
     weight = down.detach().to(h.dtype)
-    rank = (h.abs() * weight.norm(dim=0)).argsort(dim=-1).argsort(dim=-1)
+    order = (h.abs() * weight.norm(dim=0)).argsort(dim=-1)
     allowed = error * (h @ weight.t()).norm(dim=-1, keepdim=True)
+    if exact:
+        parts = h.gather(-1, order).unsqueeze(-1) * weight.t()[order]  # tokens, H, D
+        return float((parts.cumsum(dim=1).norm(dim=-1) <= allowed).float().cumprod(dim=-1).mean())
+    rank = order.argsort(dim=-1)
     low = torch.zeros(h.shape[0], 1, dtype=torch.long, device=h.device)
     high = torch.full_like(low, h.shape[1] + 1)  # low can be left out, high cannot
     while bool((high - low > 1).any()):
