@@ -31,7 +31,8 @@ def arguments(family):
 
 def output(model, family):
     """Logits, or the last hidden state."""
-    out = model(**arguments(family), **({} if family.model in ("BertModel", "ModernBertModel") else {"use_cache": False}))
+    options = {} if family.model in ("BertModel", "ModernBertModel") else {"use_cache": False}
+    out = model(**arguments(family), **options)
     return out.logits if hasattr(out, "logits") else out.last_hidden_state
 
 

@@ -17,7 +17,17 @@ from torch import Tensor
 
 from nonlin.functions import Definition
 from nonlin.kernels import block_second, dispatch
-from nonlin.kernels.block_layout import Packing, columns, inputs_of, pair, product_into, product_packing, products, rows, split
+from nonlin.kernels.block_layout import (
+    Packing,
+    columns,
+    inputs_of,
+    pair,
+    product_into,
+    product_packing,
+    products,
+    rows,
+    split,
+)
 from nonlin.kernels.naming import definition_of
 
 # Places of the differentiable arguments, in the order of both operations' results and arguments.

@@ -1,38 +1,17 @@
 """``nonlin.accelerate(model)``: the feed-forward blocks of a loaded model computed by nonlin, in place, and back."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from nonlin.errors import UserError, rule
-from nonlin.model.blocks import Block, find_blocks
-from nonlin.model.identification import Identified, identify_all
-from nonlin.model.proof import Plan, Refused, plan, prove, refuse_weights
+from nonlin.model.planning import Change, LeftAlone, change_of, class_name, grouped, plan_all
 from nonlin.model.replacement import install, recipe_of, uninstall
+from nonlin.model.swap import unswap, was_swapped
 
 MEMORY = ("fast", "lean", "minimal")
-
-
-@dataclass(frozen=True)
-class Change:
-    """One block that was replaced: its name in the model, its class, its activation and how its weights lie."""
-
-    name: str
-    kind: str
-    activation: str
-    layout: str
-
-
-@dataclass(frozen=True)
-class LeftAlone:
-    """One block that was not touched, and why."""
-
-    name: str
-    kind: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -47,14 +26,7 @@ class Report:
         lines = [f"{self.verb}: {len(self.changed)} of {len(self.changed) + len(self.left_alone)} feed-forward blocks"]
         done = [(f"{c.kind}: {c.activation}, {c.layout}", c.name) for c in self.changed]
         left = [(f"{c.kind} left alone: {c.reason}", c.name) for c in self.left_alone]
-        return "\n".join([*lines, *_grouped(done), *_grouped(left)])
-
-
-def _grouped(rows: list[tuple[str, str]]) -> Iterator[str]:
-    for text, count in Counter(text for text, _ in rows).items():
-        names = [name or "the module itself" for t, name in rows if t == text]
-        shown = names[0] if count == 1 else f"{names[0]} … {names[-1]}"
-        yield f"  {count} × {text} ({shown})"
+        return "\n".join([*lines, *grouped(done), *grouped(left)])
 
 
 def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any] | None = None) -> Report:
@@ -83,89 +55,39 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     """
     if memory not in MEMORY:
         raise UserError(rule("accelerate", "memory", f"be one of {', '.join(MEMORY)}", memory, "Choose one of them."))
-    plans, left = _plan(model, memory, run)
+    plans, left = plan_all(model, memory, run)
     if not plans:
         raise UserError(f"accelerate: no feed-forward block of {type(model).__name__} could be replaced; the model is "
-                        "as it was.\n" + "\n".join(_grouped([(f"{c.kind}: {c.reason}", c.name) for c in left])))
+                        "as it was.\n" + "\n".join(grouped([(f"{c.kind}: {c.reason}", c.name) for c in left])))
     for made in plans:
         install(made.block.module, made.recipe)
-    return Report("accelerated", tuple(_change(made.block, made.recipe) for made in plans), tuple(left))
+    changed = tuple(change_of(made.block.module, made.block.name, made.recipe) for made in plans)
+    return Report("accelerated", changed, tuple(left))
 
 
-def _change(block: Block, recipe: Any) -> Change:
-    kind = getattr(type(block.module), "_nonlin_base", type(block.module)).__name__
-    return Change(block.name, kind, recipe.definition.name, recipe.layout)
+def restore(model: nn.Module, swapped: bool = True) -> Report:
+    """Give every block that :func:`accelerate` or :func:`swap` changed its own computation back; say which ones.
 
-
-def _plan(model: nn.Module, memory: str, run: Callable[[], Any] | None) -> tuple[list[Plan], list[LeftAlone]]:
-    """Return a proved plan of every block that can be replaced, and the blocks that cannot, with the reason."""
-    blocks = find_blocks(model)
-    if not blocks:
-        raise UserError(rule("accelerate", "model", "have a feed-forward block (a projection into a hidden width and "
-                             "one out of it)", type(model).__name__, "Pass a language model."))
-    left: list[LeftAlone] = []
-    able = []
-    for block in blocks:
-        try:
-            if recipe_of(block.module) is not None:
-                raise Refused("it is accelerated already: call nonlin.restore(model) first to change how")
-            refuse_weights(block)
-            able.append(block)
-        except Refused as error:
-            left.append(LeftAlone(block.name, type(block.module).__name__, str(error)))
-    plans, proved, refused = [], set(), {}
-    for block, found in zip(able, identify_all(model, able, run), strict=True):
-        try:
-            plans.append(_proved(block, found, memory, proved, refused))
-        except Refused as error:
-            left.append(LeftAlone(found.block.name, type(found.block.module).__name__, str(error)))
-    order = {block.name: i for i, block in enumerate(blocks)}
-    return plans, sorted(left, key=lambda c: order[c.name])
-
-
-def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Plan:
-    """Return the block's plan, proved; the costly part once for blocks of one kind.
-
-    Where the activations that fit cannot be told apart in the block's own dtype, the proof in float64 decides.
-    """
-    if found.status in ("unknown", "partial"):
-        raise Refused(found.reason)
-    reason = ""
-    for match in found.matches:
-        made = plan(block, match, memory)
-        if made.kind in refused:
-            reason = reason or refused[made.kind]
-            continue
-        try:
-            prove(made, sharp=made.kind not in proved)
-        except Refused as error:
-            reason = reason or str(error)
-            if made.kind not in proved:
-                refused[made.kind] = str(error)
-            continue
-        proved.add(made.kind)
-        return made
-    raise Refused(reason)
-
-
-def restore(model: nn.Module) -> Report:
-    """Give every block that :func:`accelerate` replaced its own computation back, and return which ones.
-
-    The model is then what it was, its weights as they are now. A block that FSDP2 wrapped in the meantime is left
-    alone, with the reason.
+    The model is then what it was, its weights as they are now, the configuration's activation included;
+    ``swapped=False`` keeps what a swap put in. A block that FSDP2 wrapped in the meantime is left alone, and the
+    report says so.
 
     >>> from torch import nn
     >>> print(restore(nn.Linear(2, 2)))
     restored: 0 of 0 feed-forward blocks
     """
     changed, left = [], []
-    for name, module in model.named_modules():
-        recipe = recipe_of(module)
-        if recipe is None:
+    for name, module in list(model.named_modules()):
+        recipe, by = recipe_of(module), was_swapped(module)
+        if recipe is None and (by is None or not swapped):
             continue
-        kind = getattr(type(module), "_nonlin_base", type(module)).__name__
-        if uninstall(module):
-            changed.append(Change(name, kind, recipe.definition.name, recipe.layout))
-        else:
-            left.append(LeftAlone(name, kind, "another class was put over it (FSDP2 does): restore before fully_shard"))
+        if recipe is not None and by == "computation" and not swapped:
+            continue
+        if recipe is not None and not uninstall(module):
+            left.append(LeftAlone(name, class_name(module), "another class was put over it (FSDP2 does): restore "
+                                  "before fully_shard"))
+            continue
+        before = unswap(module) if by is not None and swapped else None
+        changed.append(Change(name, class_name(module), before or (recipe.definition.name if recipe else ""),
+                              recipe.layout if recipe else "its own computation"))
     return Report("restored", tuple(changed), tuple(left))

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, get
+from nonlin.functions.catalog import CATALOG
+from nonlin.functions.definition import gated as multiplied
 from nonlin.kernels.engine import EPS, TorchEngine
 from nonlin.model.config import ModelConfig
 from nonlin.model.language_model import ROPE_BASE, LanguageModel
@@ -20,10 +24,11 @@ _GATED = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", 
 _PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu_squared": "relu2",
           "mish": "mish", "quick_gelu": "quick_gelu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear",
           "relu6": "relu6", "laplace": "laplace", "gelu_10": "gelu_10", "hardswish": "hardswish",
-          "leaky_relu": "leaky_relu"}
+          "leaky_relu": "leaky_relu", "xielu": "xielu"}
+_XIELU = {"beta": 0.5, "eps": -1e-6}  # the constants that Apertus keeps beside the learned values
 
 
-def _names(config: ModelConfig, gated: bool) -> dict[str, str]:
+def _names(config: ModelConfig, gated: bool, act: str) -> dict[str, str]:
     """Map our parameter names to those of transformers."""
     norms = ("input_layernorm", "post_attention_layernorm") if gated else (
         "attention_layernorm", "feedforward_layernorm")
@@ -38,6 +43,8 @@ def _names(config: ModelConfig, gated: bool) -> dict[str, str]:
         names |= {f"{ours}attention.{n}_norm.weight": f"{theirs}self_attn.{n}_norm.weight" for n in "qk"}
         parts = ("gate", "up", "down") if gated else ("up", "down")
         names |= {f"{ours}feed_forward.{n}.weight": f"{theirs}mlp.{n}_proj.weight" for n in parts}
+        if act == "xielu":
+            names |= {f"{ours}feed_forward.activation.{n}": f"{theirs}mlp.act_fn.{n}" for n in ("alpha_p", "alpha_n")}
     return names
 
 
@@ -47,7 +54,7 @@ def hidden_act(definition: Definition) -> str | None:
     >>> hidden_act(get("swiglu")), hidden_act(get("relu_squared")), hidden_act(get("swiglu_oai"))
     ('silu', 'relu2', None)
     """
-    if definition.parameters:
+    if definition.parameters and definition.name != "xielu":
         return None  # their checkpoints would lack the learned values' names
     names = _GATED if definition.kind == "gated" else _PLAIN
     for ours, theirs in names.items():
@@ -96,8 +103,12 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
         note = (f"transformers has no activation {definition.name!r}: saved in nonlin's own form, "
                 "which nonlin.model.import_model reads.")
         return {"format": "nonlin", "architecture": "nonlin.LanguageModel", "note": note}
-    names = _names(model.config, gated)
-    save_file({names[name]: value for name, value in state.items()}, folder / "model.safetensors.tmp",
+    names = _names(model.config, gated, act)
+    tensors = {names[name]: value for name, value in state.items()}
+    if act == "xielu":
+        tensors |= {f"model.layers.{i}.mlp.act_fn.{n}": torch.tensor(v) for i in range(model.config.layers)
+                    for n, v in _XIELU.items()}
+    save_file(tensors, folder / "model.safetensors.tmp",
               metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
     described = _huggingface_config(model.config, gated, act)
@@ -107,7 +118,13 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
 
 
 def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageModel:
-    """Load what :func:`export_model` wrote, in either form. Raises UserError where it is something else."""
+    """Load what :func:`export_model` wrote, in either form, or a Qwen3 or Apertus checkpoint that is the same model.
+
+    Weights are safetensors, in one file or several, of any float dtype; the model is float32. Raises UserError, with
+    the reason, for another architecture and for features that this model lacks: other rotary positions than base
+    10,000 without scaling, another epsilon, biases, sliding windows, heads of another width, attention dropout,
+    quantized weights, an activation that is not known, xIELU with other constants.
+    """
     try:
         if (folder / "nonlin.json").exists():
             described = json.loads((folder / "nonlin.json").read_text())
@@ -116,13 +133,15 @@ def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageMod
             model = LanguageModel(config, _definition(name, formula), engine)
             state = load_file(folder / "nonlin.safetensors")
         else:
-            described = json.loads((folder / "config.json").read_text())
-            model, state = _from_huggingface(described, load_file(folder / "model.safetensors"), engine)
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"import_model: {folder} must hold a model that nonlin exported; {error}. "
-                        "Export it again, or pass another folder.") from error
+            model, state = _from_huggingface(_described(folder), _tensors(folder), engine)
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise UserError(f"import_model: {folder} must hold a model that nonlin exported, or a Qwen3 or Apertus that it "
+                        f"can compute; {error}. Pass another folder, or use the model through transformers.") from error
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+            if state[name].shape != parameter.shape:
+                raise UserError(f"import_model: {name} must have shape {tuple(parameter.shape)} by config.json; got "
+                                f"{tuple(state[name].shape)}. Check that both files belong together.")
             parameter.copy_(state[name])
     return model
 
@@ -133,15 +152,83 @@ def _definition(name: str, formula: str | None) -> Definition:
     return define(name, formula) if formula else get(name)
 
 
-def _from_huggingface(described, tensors, engine):
-    gated = described["model_type"] == "qwen3"
-    if described["model_type"] not in ("qwen3", "apertus"):
-        raise ValueError(f"model_type is {described['model_type']!r}, neither qwen3 nor apertus")
-    table = {act: name for name, act in (_GATED if gated else _PLAIN).items()}
+def _described(folder: Path) -> dict[str, Any]:
+    """The configuration with its defaults filled in, which the file leaves out; those are transformers' to know."""
+    raw = json.loads((folder / "config.json").read_text())
+    kind = raw["model_type"]
+    if kind not in ("qwen3", "apertus"):
+        raise ValueError(f"model_type is {kind!r}, neither qwen3 nor apertus")
+    try:
+        import transformers
+    except ImportError:
+        return raw  # nonlin's own exports write every field that is read
+    return getattr(transformers, {"qwen3": "Qwen3Config", "apertus": "ApertusConfig"}[kind])(**raw).to_dict()
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [
+        "model.safetensors"]
+    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+
+
+def _lacking(described: dict[str, Any]) -> list[str]:
+    """What the configuration asks for that this model does not have."""
+    rope = described.get("rope_parameters") or {"rope_theta": described.get("rope_theta", ROPE_BASE)}
+    width = described["hidden_size"] // described["num_attention_heads"]
+    windows = sorted(set(described.get("layer_types") or ()) - {"full_attention"})
+    checks = {
+        f"rotary positions of type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
+        f"a rotary base of {rope.get('rope_theta')}": rope.get("rope_theta", ROPE_BASE) != ROPE_BASE,
+        f"rms_norm_eps {described['rms_norm_eps']}": described["rms_norm_eps"] != EPS,
+        f"heads of width {described.get('head_dim')} in a width of {described['hidden_size']}":
+            (described.get("head_dim") or width) != width,
+        "biases": bool(described.get("attention_bias") or described.get("mlp_bias")),
+        f"sliding windows ({', '.join(windows) or 'use_sliding_window'})":
+            bool(windows or described.get("use_sliding_window")),
+        f"attention dropout {described.get('attention_dropout')}": bool(described.get("attention_dropout")),
+        "quantized weights": bool(described.get("quantization_config")),
+    }
+    return [what for what, there in checks.items() if there]
+
+
+def _from_huggingface(described: dict[str, Any], tensors: dict[str, Tensor], engine: TorchEngine | None
+                      ) -> tuple[LanguageModel, dict[str, Tensor]]:
+    gated, act = described["model_type"] == "qwen3", described["hidden_act"]
+    lacking = _lacking(described)
+    if lacking:
+        raise ValueError(f"this one has {'; '.join(lacking)}, which nonlin's model has not")
+    definition = _act_definition(act, gated)
+    if act == "xielu":
+        _check_xielu(tensors)
+    heads = described["num_attention_heads"]
     config = ModelConfig(
-        layers=described["num_hidden_layers"], dim=described["hidden_size"], heads=described["num_attention_heads"],
-        kv_heads=described["num_key_value_heads"], context=described["max_position_embeddings"],
+        layers=described["num_hidden_layers"], dim=described["hidden_size"], heads=heads,
+        kv_heads=described.get("num_key_value_heads") or heads, context=described["max_position_embeddings"],
         vocabulary=described["vocab_size"], hidden=described["intermediate_size"],
-        tied=described["tie_word_embeddings"])
-    model = LanguageModel(config, get(table[described["hidden_act"]]), engine)
-    return model, {ours: tensors[theirs] for ours, theirs in _names(config, gated).items()}
+        tied=bool(described["tie_word_embeddings"]))
+    model, names = LanguageModel(config, definition, engine), _names(config, gated, act)
+    beside = {name for name in tensors if act == "xielu" and name.endswith((".act_fn.beta", ".act_fn.eps"))}
+    unknown = sorted(set(tensors) - set(names.values()) - beside - ({"lm_head.weight"} if config.tied else set()))
+    if unknown:
+        raise ValueError(f"its weights hold {unknown[0]!r}, which nonlin's model has not")
+    return model, {ours: tensors[theirs] for ours, theirs in names.items()}
+
+
+def _act_definition(act: str, gated: bool) -> Definition:
+    """The activation of a block whose configuration says ``act``: that, or the gated one whose gate it is."""
+    pointwise = get(act)  # raises, with near matches, for what is not known
+    if pointwise.parameters and (gated or act != "xielu"):
+        raise ValueError(f"its activation {act!r} has learned values that nonlin's model keeps under other names")
+    if not gated:
+        return pointwise
+    made = multiplied(f"{pointwise.name}_glu", pointwise)
+    return next((d for d in CATALOG if d.gated and d.expr == made.expr), made)
+
+
+def _check_xielu(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        constant = _XIELU.get(name.rpartition(".")[2]) if ".act_fn." in name else None
+        # eps is rounded where the checkpoint is in bfloat16, and moves the function by less than its own size.
+        if constant is not None and abs(float(tensor) - constant) > 1e-8:
+            raise ValueError(f"{name} is {float(tensor):.6g}; nonlin's xIELU has {constant:g}")

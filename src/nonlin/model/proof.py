@@ -277,3 +277,34 @@ def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
             raise Refused(f"its dropout {path} is neither on the hidden values nor on the output")
     return recipe
 
+
+
+def activation_path(made: Plan) -> str | None:
+    """Return the path of the one module that the block calls on what its gate (or its only product) gives; or None."""
+    module, recipe = made.block.module, made.recipe
+    if recipe.style == "experts":
+        return None
+    source = part(module, recipe.gate or recipe.up)
+    known = {recipe.up, recipe.down, recipe.gate, recipe.hidden_dropout, recipe.out_dropout}
+    products: list[Tensor] = []
+    seen: list[str] = []
+
+    def product(_: Any, args: Any, out: Tensor) -> None:
+        products.append(made.block.gate.output(out) if made.block.gate is not None else out)
+
+    def called(path: str) -> Callable[..., None]:
+        def hook(_: Any, args: Any) -> None:
+            if products and args and args[0].shape == products[-1].shape and torch.equal(args[0], products[-1]):
+                seen.append(path)
+        return hook
+
+    handles = [source.register_forward_hook(product)]
+    handles += [m.register_forward_pre_hook(called(path)) for path, m in module.named_modules()
+                if path and path not in known]
+    try:
+        with torch.no_grad(), evaluating(module):
+            _run(made.block, recipe, inputs(made.block, recipe, rows=1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[0] if len(seen) == 1 else None

@@ -40,7 +40,7 @@ def held_name(definition: Definition) -> str | None:
 
 def _ours(table: Any, name: str) -> bool:
     content = dict.get(table, name)
-    return isinstance(content, tuple) and content[1].get("name") == name and content[0].__module__ == "nonlin.nn.modules"
+    return isinstance(content, tuple) and content[1].get("name") == name and content[0].__module__.startswith("nonlin.")
 
 
 def register_with_transformers() -> list[str]:

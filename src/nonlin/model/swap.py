@@ -12,13 +12,43 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.catalog import CATALOG
 from nonlin.functions.definition import gated
-from nonlin.model.accelerate import Change, plan_all, swapped_key
+from nonlin.model.planning import Change, class_name, plan_all
 from nonlin.model.proof import Plan, activation_path
 from nonlin.model.registration import held_name
 from nonlin.model.replacement import Recipe, install, part, recipe_of, uninstall
 from nonlin.nn import Activation
 
 _FIELDS = ("dense_act_fn", "hidden_activation", "hidden_act", "activation_function", "activation", "act_fn")
+
+
+_KEY = "_nonlin_swap"
+
+
+@dataclass
+class _Undo:
+    """What a block was before its swap: the module that stood at ``path``, and the configuration's fields."""
+
+    before: str
+    path: str | None
+    module: nn.Module | None
+    config: list[tuple[Any, str, str]] = field(default_factory=list)
+
+
+def was_swapped(module: nn.Module) -> str | None:
+    """Return how a block was swapped: "module" or "computation"; None where it was not."""
+    undo = module.__dict__.get(_KEY)
+    return None if undo is None else "computation" if undo.path is None else "module"
+
+
+def unswap(module: nn.Module) -> str:
+    """Put back what the block had before its first swap and return that activation's name."""
+    undo: _Undo = module.__dict__.pop(_KEY)
+    if undo.path is not None and undo.module is not None:
+        some = next(module.parameters())
+        _put(module, undo.path, undo.module.to(some.device))
+    for config, name, value in reversed(undo.config):
+        setattr(config, name, value)
+    return undo.before
 
 
 @dataclass(frozen=True)
@@ -95,20 +125,20 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
         for module, recipe in accelerated.items():
             install(module, recipe)
         raise
-    names_before = _feed_forward_names(model, steps)
+    kept, dropped = _names(model, steps)
     for step in steps:
         step.apply(accelerated.get(step.plan.block.module))
-    names_now = _feed_forward_names(model, steps)
+    added = _names(model, steps)[1]
     config, note = _update_config(model, steps)
     loss_after = None if tokens is None else loss_nats(model, tokens)
     done = Swapped(
-        tuple(Change(s.plan.block.name, s.kind, s.definition.name, s.plan.recipe.layout) for s in steps),
-        tuple(s.plan.recipe.definition.name for s in steps), {n: n for n in names_before if n in names_now},
-        tuple(n for n in names_now if n not in names_before), tuple(n for n in names_before if n not in names_now),
+        tuple(Change(s.plan.block.name, class_name(s.plan.block.module), s.definition.name, s.plan.recipe.layout)
+              for s in steps),
+        tuple(s.plan.recipe.definition.name for s in steps), {n: n for n in kept}, tuple(added), tuple(dropped),
         config, note, loss_before, loss_after)
-    measured = "" if loss_after is None else f" (on your text {loss_before:.3f} nats a token before, {loss_after:.3f} now)"
-    warnings.warn(f"swap: the model now computes another function than the one it was trained with; its loss is worse "
-                  f"until it is trained further{measured}.", UserWarning, stacklevel=2)
+    seen = "" if loss_after is None else f" (on this text {loss_before:.3f} nats a token before, {loss_after:.3f} now)"
+    warnings.warn("swap: the model now computes another function than the one it was trained with; expect a worse "
+                  f"loss until it is trained further{seen}.", UserWarning, stacklevel=2)
     return done
 
 
@@ -121,19 +151,13 @@ class _Step:
     act: Definition | None
     path: str | None
 
-    @property
-    def kind(self) -> str:
-        module = type(self.plan.block.module)
-        return getattr(module, "_nonlin_base", module).__name__
-
     def apply(self, accelerated: Recipe | None) -> None:
         module = self.plan.block.module
         weight = self.plan.block.down.weight
-        kept = module.__dict__.setdefault(swapped_key, {})
-        new = Activation(self.act or self.definition, weight.device, weight.dtype)
+        held = None if self.path is None else part(module, self.path)
+        module.__dict__.setdefault(_KEY, _Undo(self.plan.recipe.definition.name, self.path, held))
         if self.path is not None:
-            kept.setdefault(self.path, part(module, self.path))
-            _put(module, self.path, new)
+            _put(module, self.path, Activation(self.act or self.definition, weight.device, weight.dtype))
         recipe = replace(self.plan.recipe, definition=self.definition,
                          activation=self.path if self.definition.parameters else None)
         if accelerated is not None or self.path is None:
@@ -186,15 +210,15 @@ def _act_of(definition: Definition) -> Definition | None:
     return next((d for d in CATALOG if d.kind == "pointwise" and gated("", d).expr == definition.expr), None)
 
 
-def _feed_forward_names(model: nn.Module, steps: list[_Step]) -> list[str]:
-    """The names in ``state_dict`` of everything that the blocks' products and activations hold."""
-    inside = []
+def _names(model: nn.Module, steps: list[_Step]) -> tuple[list[str], list[str]]:
+    """The names in ``state_dict`` of what the blocks' products hold, and of what their activations' modules hold."""
+    products, activations = [], []
     for s in steps:
-        prefix = f"{s.plan.block.name}." if s.plan.block.name else ""
-        inside += [f"{p.name}." for p in s.plan.block.projections.values()]
+        products += [f"{p.name}." for p in s.plan.block.projections.values()]
         if s.path is not None:
-            inside.append(f"{prefix}{s.path}.")
-    return [name for name in model.state_dict() if name.startswith(tuple(inside))]
+            activations.append(f"{s.plan.block.name}.{s.path}." if s.plan.block.name else f"{s.path}.")
+    names = list(model.state_dict())
+    return [n for n in names if n.startswith(tuple(products))], [n for n in names if n.startswith(tuple(activations))]
 
 
 def _update_config(model: nn.Module, steps: list[_Step]) -> tuple[tuple[tuple[str, str, str], ...], str]:
@@ -211,16 +235,18 @@ def _update_config(model: nn.Module, steps: list[_Step]) -> tuple[tuple[tuple[st
     if name is None:
         return (), (f"config unchanged: transformers has no {act.name!r}, so a checkpoint saved now loads with the old "
                     "activation; swap again after loading (see nonlin.register_with_transformers)")
-    changed = []
+    changed, undo = [], steps[0].plan.block.module.__dict__[_KEY]
     for key in _FIELDS:
         if isinstance(old := getattr(config, key, None), str):
             setattr(config, key, name)
+            undo.config.append((config, key, old))
             changed.append((key, old, name))
     if isinstance(old := getattr(config, "feed_forward_proj", None), str):
         # T5 reads "gated-gelu" as the tanh form.
         exact = "gelu_python" if name == "gelu" else name
         now = f"gated-{exact}" if old.startswith("gated-") else exact
         config.feed_forward_proj = now
+        undo.config.append((config, "feed_forward_proj", old))
         changed.append(("feed_forward_proj", old, now))
     return tuple(changed), ""
 
@@ -232,7 +258,8 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
     if isinstance(text, Tensor):
         ids = text.flatten()
     elif tokenizer is None:
-        raise UserError(rule("swap", "tokenizer", "be given with text", None, "Pass the model's tokenizer, or token ids."))
+        raise UserError(rule("swap", "tokenizer", "be given with text", None,
+                             "Pass the model's tokenizer, or token ids."))
     else:
         ids = torch.tensor(tokenizer(text)["input_ids"]).flatten()
     if ids.numel() < 2:
