@@ -1,18 +1,23 @@
 """Every activation as a function of tensors: ``functional.gelu(x)``, ``functional.swiglu(gate, up)``.
 
-Any float dtype and strides; derivatives are the ones derived from the definition. Learnable parameters are
-keyword tensors (``functional.prelu(x, slope=torch.tensor([0.1]))``); left out, they are at their start.
+A gated one also comes packed: ``functional.swiglu_packed(x)``, where x (..., 2 hidden) holds gate and up side by side
+or interleaved. Any float dtype and strides; derivatives are the ones derived from the definition. Learnable
+parameters are keyword tensors (``functional.prelu(x, slope=torch.tensor([0.1]))``); left out, they are at their start.
 """
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.kernels import torch_backend
+from nonlin.functions.registry import spell
+from nonlin.kernels import eager
+
+_PACKED = "_packed"
 
 
 def _polynorm(x: Tensor) -> Tensor:
@@ -30,49 +35,113 @@ def _solu(x: Tensor) -> Tensor:
 _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu": _solu}
 
 
-def activation(which: str | Definition) -> Callable[..., Tensor]:
-    """Return the function of an activation: of (x), or of (gate, up), and its parameters by keyword.
-
-    Raises UserError for a wrong number of inputs, a parameter it has not, or dtypes that differ.
-
-    >>> import torch
-    >>> activation("relu")(torch.tensor([-1.0, 2.0]))
-    tensor([0., 2.])
-    """
-    definition = get(which)
+@functools.lru_cache(maxsize=1024)
+def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
         return _TENSOR[definition.name]
+    text, small = spell(definition), eager.small(definition)
 
     def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
-        _check(definition, inputs, parameters)
-        # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
-        wide = torch.promote_types(inputs[0].dtype, torch.float32)
-        values = [parameters[q.name] if q.name in parameters else
-                  torch.tensor([q.initial], device=inputs[0].device, dtype=wide) for q in definition.parameters]
-        return torch_backend.apply(definition, *inputs, *values)
+        if torch.compiler.is_compiling():
+            checked = _checked(definition, inputs, parameters)
+            return torch.ops.nonlin.activation(text, list(checked), _learned(definition, checked[0], parameters))
+        if not parameters and (out := small(*inputs)) is not None:
+            return out
+        checked = _checked(definition, inputs, parameters)
+        return eager.apply(definition, checked, _learned(definition, checked[0], parameters))
 
     call.__name__ = definition.name
     call.__doc__ = f"{definition.formula}. {definition.source}"
     return call
 
 
-def _check(definition: Definition, inputs: tuple[Any, ...], parameters: dict[str, Any]) -> None:
+def activation(which: str | Definition) -> Callable[..., Tensor]:
+    """Return the function of an activation: of (x), or of (gate, up), and its parameters by keyword.
+
+    Raises UserError for a wrong number of inputs, a parameter it has not, or dtypes that differ (under autocast they
+    are brought to the widest instead, as torch's own products are).
+
+    >>> import torch
+    >>> activation("relu")(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+    return _activation(get(which))
+
+
+def packed(which: str | Definition) -> Callable[..., Tensor]:
+    """Return the function of a gated activation that reads gate and up from one tensor (..., 2 hidden).
+
+    ``layout`` is "concatenated" (two halves) or "interleaved" (gate and up alternate); ``first`` says which of the two
+    comes first, "gate" or "up". Its result is (..., hidden), and its gradient is made in one tensor.
+
+    Raises UserError where the activation is not gated, the last dimension is odd, or a word is not one of these.
+
+    >>> import torch
+    >>> packed("bilinear")(torch.tensor([2.0, 3.0, 5.0, 7.0]), layout="interleaved")
+    tensor([ 6., 35.])
+    """
+    definition = get(which)
+    if definition.kind != "gated":
+        raise UserError(rule(f"{definition.name}{_PACKED}", "activation", "be gated", definition.name,
+                             f"Call {definition.name}(x)."))
+    text = spell(definition)
+
+    def call(x: Tensor, layout: Literal["concatenated", "interleaved"] = "concatenated",
+             first: Literal["gate", "up"] = "gate", **parameters: Tensor) -> Tensor:
+        for argument, value, known in (("layout", layout, ("concatenated", "interleaved")),
+                                       ("first", first, ("gate", "up"))):
+            if value not in known:
+                raise UserError(rule(call.__name__, argument, f"be {' or '.join(known)}", value, "Choose one."))
+        if x.ndim == 0 or x.shape[-1] % 2:
+            raise UserError(rule(call.__name__, "x", "have an even last dimension", tuple(x.shape),
+                                 "Pass gate and up in one tensor."))
+        (x,) = _checked(definition, (x,), parameters, count=1)
+        return torch.ops.nonlin.packed(text, x, _learned(definition, x, parameters), layout == "interleaved",
+                                       first == "up")
+
+    call.__name__ = f"{definition.name}{_PACKED}"
+    call.__doc__ = f"{definition.formula}, gate and up in one tensor. {definition.source}"
+    return call
+
+
+def _learned(definition: Definition, like: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
+    # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
+    wide = torch.promote_types(like.dtype, torch.float32)
+    return [parameters[q.name] if q.name in parameters else torch.full((1,), q.initial, device=like.device, dtype=wide)
+            for q in definition.parameters]
+
+
+def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str, Any],
+             count: int | None = None) -> Sequence[Tensor]:
     wanted = definition.variables
-    if len(inputs) != len(wanted):
+    if len(inputs) != (count or len(wanted)):
         raise UserError(rule(definition.name, "inputs", f"be {', '.join(wanted)}", len(inputs), "Pass each once."))
     unknown = set(parameters) - {q.name for q in definition.parameters}
     if unknown:
         known = ", ".join(q.name for q in definition.parameters) or "none"
         raise UserError(rule(definition.name, "parameters", f"be among: {known}", sorted(unknown), "Leave it out."))
-    if not inputs[0].is_floating_point() or any(x.dtype != inputs[0].dtype for x in inputs):
+    first = inputs[0]
+    if any(x.dtype != first.dtype for x in inputs) and torch.is_autocast_enabled(first.device.type):
+        dtype = first.dtype
+        for x in inputs:
+            dtype = torch.promote_types(dtype, x.dtype)
+        inputs = [x.to(dtype) for x in inputs]
+        first = inputs[0]
+    if not first.is_floating_point() or any(x.dtype != first.dtype for x in inputs):
         raise UserError(rule(definition.name, "inputs", "share one float dtype", [x.dtype for x in inputs],
                              "Convert them first."))
+    return inputs
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("__"):
         raise AttributeError(name)
     try:
-        return activation(name)
+        if name.endswith(_PACKED):
+            return packed(name.removesuffix(_PACKED))
+        made = activation(name)
     except UserError as error:
         raise AttributeError(str(error)) from error
+    if not get(name).user_defined:  # the next call finds it without asking
+        globals()[name] = made
+    return made

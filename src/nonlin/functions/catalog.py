@@ -18,7 +18,7 @@ from nonlin.functions.primitives import (
     Phi,
     Tanh,
     absolute,
-    atan,
+    cauchy,
     clip,
     expm1,
     maximum,
@@ -83,7 +83,7 @@ XGELU = pointwise("xgelu", x * (Phi(x) * (1 + 2 * _alpha) - _alpha), source="arX
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 XSILU = pointwise("xsilu", x * (sigmoid(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
-XATLU = pointwise("xatlu", x * ((Rational(1, 2) + atan(x) / pi) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
+XATLU = pointwise("xatlu", x * (cauchy(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 
 GLU = gated("glu", SIGMOID, source="arXiv:1612.08083")

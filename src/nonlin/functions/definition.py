@@ -17,7 +17,8 @@ X, GATE, UP = (sympy.Symbol(name, real=True) for name in grammar.VARIABLES)
 _LATEX = {"sigmoid": r"\sigma", "tanh": r"\tanh", "Phi": r"\Phi", "phi": r"\varphi", "erf": r"\operatorname{erf}",
           "exp": r"\exp", "expm1": r"\operatorname{expm1}", "log1p": r"\operatorname{log1p}",
           "softplus": r"\operatorname{softplus}", "sign": r"\operatorname{sign}", "step": r"\mathbf{1}_{>0}",
-          "atan": r"\arctan", "max": r"\max", "min": r"\min", "abs": r"\operatorname{abs}"}
+          "atan": r"\arctan", "cauchy": r"\operatorname{cauchy}",
+          "max": r"\max", "min": r"\min", "abs": r"\operatorname{abs}"}
 
 
 @dataclass(frozen=True)

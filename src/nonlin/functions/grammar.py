@@ -29,8 +29,8 @@ _CONSTANTS = {"pi": sympy.pi}
 VARIABLES = ("x", "gate", "up")
 
 
-def parse(text: str) -> sympy.Expr:
-    """Return the expression that ``text`` describes, over x, or over gate and up.
+def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
+    """Return the expression that ``text`` describes, over x, or over gate and up, and these learnable parameters.
 
     Raises UserError, with the position, where the text is not a formula of the grammar.
 
@@ -42,12 +42,12 @@ def parse(text: str) -> sympy.Expr:
     """
     if len(text) > _LONGEST:
         raise UserError(f"formula: must have at most {_LONGEST} characters; got {len(text)}. Write it shorter.")
-    return _Parser(text).formula()
+    return _Parser(text, parameters).formula()
 
 
 class _Parser:
-    def __init__(self, text: str):
-        self.text, self.index, self.depth = text, 0, 0
+    def __init__(self, text: str, parameters: tuple[str, ...] = ()):
+        self.text, self.index, self.depth, self.parameters = text, 0, 0, parameters
         self.tokens = self._split(text)
 
     def _split(self, text: str) -> list[tuple[str, str, int]]:
@@ -86,7 +86,7 @@ class _Parser:
             raise self._error(f'unexpected "{value}"', at)
         if expr.has(sympy.zoo, sympy.nan, sympy.oo, sympy.I):
             raise self._error("division by zero, or no real number,", 0)
-        names = {s.name for s in expr.free_symbols}
+        names = {s.name for s in expr.free_symbols} - set(self.parameters)
         if "x" in names and names != {"x"}:
             raise self._error("x stands beside gate or up", 0)
         if not names:
@@ -143,7 +143,7 @@ class _Parser:
         raise self._error("a number too large", at)
 
     def _name(self, name: str, at: int) -> Any:
-        if name in VARIABLES:
+        if name in VARIABLES or name in self.parameters:
             return sympy.Symbol(name, real=True)
         if name in _CONSTANTS:
             return _CONSTANTS[name]

@@ -81,6 +81,13 @@ class atan(Function):
         return 1 / (1 + self.args[0] ** 2)
 
 
+class cauchy(Function):
+    """1/2 + atan(x)/pi, the Cauchy distribution function."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return 1 / (sympy.pi * (1 + self.args[0] ** 2))
+
+
 class step(Function):
     """1 where x > 0, else 0."""
 
@@ -131,7 +138,7 @@ def clip(x: Expr, low: Expr, high: Expr) -> Expr:
 ONE_ARGUMENT = {
     "sigmoid": sigmoid, "tanh": Tanh, "Phi": Phi, "phi": phi, "erf": erf, "exp": exp, "expm1": expm1,
     "log1p": log1p, "softplus": softplus, "abs": absolute, "sign": sign, "step": step,
-    "atan": atan,
+    "atan": atan, "cauchy": cauchy,
 }
 """The primitives of one argument by the names that formulas use."""
 

@@ -28,7 +28,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "number": _number, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
     "sigmoid": lambda x: 1 / (1 + _mp.exp(-x)), "tanh": _mp.tanh, "exp": _mp.exp, "expm1": _mp.expm1,
     "Phi": lambda x: _mp.erfc(-x / _mp.sqrt(2)) / 2, "phi": lambda x: _mp.exp(-x * x / 2) / _mp.sqrt(2 * _mp.pi),
-    "erf": _mp.erf, "log1p": _mp.log1p, "atan": _mp.atan, "softplus": lambda x: x + _mp.log1p(_mp.exp(-x)) if x > 0 else
+    "erf": _mp.erf, "log1p": _mp.log1p, "atan": _mp.atan, "cauchy": lambda x: _mp.atan2(1, -x) / _mp.pi,
+    "softplus": lambda x: x + _mp.log1p(_mp.exp(-x)) if x > 0 else
     _mp.log1p(_mp.exp(x)), "step": lambda x: _mp.mpf(x > 0), "sign": _mp.sign, "abs": abs, "max": max, "min": min,
 }
 

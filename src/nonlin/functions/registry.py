@@ -4,12 +4,13 @@ import re
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions.catalog import CATALOG
-from nonlin.functions.definition import Definition
+from nonlin.functions.definition import Definition, Parameter
 from nonlin.functions.grammar import parse
 
 _CANONICAL = {d.name: d for d in CATALOG}
 _BY_NAME = _CANONICAL | {alias: d for d in CATALOG for alias in d.aliases}
 _USER: dict[str, Definition] = {}
+_SPELLED: dict[str, Definition] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 
 
@@ -57,6 +58,39 @@ def define(name: str, formula: str) -> Definition:
         raise UserError(f"define: {name!r} must keep its formula {known.formula!r}; got {formula!r}. "
                         "Choose another name.")
     return _USER.setdefault(name, made)
+
+
+def spell(definition: Definition) -> str:
+    """Return a text from which :func:`resolve` finds the definition, in another process too.
+
+    >>> spell(get("swish")), spell(define("doubled", "2*x"))
+    ('silu', 'doubled=2*x')
+    """
+    if _CANONICAL.get(definition.name) is definition:
+        return definition.name
+    start = ",".join(f"{q.name}:{q.initial!r}" for q in definition.parameters)
+    text = f"{definition.name}{f'[{start}]' if start else ''}={definition.formula}"
+    _SPELLED.setdefault(text, definition)
+    return text
+
+
+def resolve(text: str) -> Definition:
+    """Return the definition that a text of :func:`spell` names.
+
+    >>> resolve("prelu").formula, resolve("mine[a:0.5]=a*x").parameters[0].initial
+    ('slope*min(x, 0) + max(x, 0)', 0.5)
+    """
+    found = _SPELLED.get(text)
+    if found is None:
+        head, equals, formula = text.partition("=")
+        if not equals:
+            return get(text)
+        name, _, start = head.removesuffix("]").partition("[")
+        parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
+        expr = parse(formula, tuple(q.name for q in parameters))
+        kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
+        found = _SPELLED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
+    return found
 
 
 def parse_arms(text: str) -> list[Definition]:

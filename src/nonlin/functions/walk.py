@@ -49,3 +49,13 @@ def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
         return table[NAMES[e.func]](*(visit(a) for a in e.args))
 
     return visit(sympy.sympify(expr))
+
+
+def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
+    """Return the terms that an expression adds, numbers last.
+
+    >>> from sympy.abc import x
+    >>> terms(x**2 - 1)
+    (x**2, -1)
+    """
+    return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)

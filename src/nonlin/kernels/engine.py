@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nonlin.errors import UserError
-from nonlin.kernels import cpp, native
+from nonlin.kernels import native
 
 EPS = 1e-6
 
@@ -171,12 +171,6 @@ class NativeEngine(TorchEngine):
         if self.dtype != torch.float32:
             return super().linear(x, weight)
         return _Linear.apply(*_check(x, weight))
-
-    def activation(self, module: Any, *inputs: Tensor) -> Tensor:
-        definition = module.definition
-        if not cpp.serves(definition, inputs):
-            return module(*inputs)
-        return cpp.apply(definition, inputs, [getattr(module, q.name) for q in definition.parameters])
 
     def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
         return _RmsNorm.apply(*_check(x, weight))

@@ -15,9 +15,16 @@ import tempfile
 from pathlib import Path
 
 # No -ffast-math: infinities and nan keep their meaning, and rounding tricks survive.
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno", "-ffp-contract=fast",
-         "-fno-trapping-math")
-SOURCES = ("native_gemm.h", "native_math.h", "native.cpp")
+_COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-g0")
+FLAGS = ("-O3", "-march=native", "-shared", "-ffp-contract=fast", *_COMMON)
+# Kernels of activations: what is fused is written so, or the parts of an exact sum would be rounded apart.
+KERNEL_FLAGS = ("-O2", "-ffp-contract=off", *_COMMON)
+_AVX2 = ("-mavx2", "-mfma", "-mf16c")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
+ISAS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512, "avx512bf16": (*_AVX512, "-mavx512bf16")}
+"""Instruction sets that the catalog's kernels are compiled for on x86, and the flags of each."""
+FAILURES = (OSError, subprocess.CalledProcessError)
+SOURCES = ("native_simd.h", "native_gemm.h", "native_math.h", "native.cpp")
 
 
 class Shape(ctypes.Structure):
@@ -54,17 +61,18 @@ def compiler() -> str | None:
     return None
 
 
-def build(source: str, name: str, includes: Path | None = None) -> Path:
+def build(source: str, name: str, flags: tuple[str, ...], headers: tuple[str, ...]) -> Path:
     """Compile C++ text to a shared object in the cache and return its path; a second call compiles nothing.
 
-    Raises OSError or subprocess.CalledProcessError where it cannot be built.
+    Raises one of FAILURES where it cannot be built.
     """
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler (g++, c++ or clang++) on the PATH")
+    includes = Path(__file__).parent
     version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
-    headers = "".join((includes / header).read_text() for header in SOURCES[:2]) if includes else ""
-    text = "\0".join((source, headers, version, " ".join(FLAGS), _processor()))
+    included = "".join((includes / header).read_text() for header in headers)
+    text = "\0".join((source, included, version, " ".join(flags), _processor()))
     target = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.so"
     if target.exists():
         return target
@@ -72,11 +80,36 @@ def build(source: str, name: str, includes: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         code, made = Path(folder) / f"{name}.cpp", Path(folder) / "out.so"
         code.write_text(source)
-        include = [f"-I{includes}"] if includes else []
-        subprocess.run([command, *FLAGS, *include, str(code), "-o", str(made)],
+        subprocess.run([command, *flags, f"-I{includes}", str(code), "-o", str(made)],
                        capture_output=True, text=True, check=True)
         os.replace(made, target)  # two processes may build at once: the last one wins, both are whole
     return target
+
+
+def reason(error: Exception) -> str:
+    """Return why a build failed, in a line."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"the compiler failed: {(error.stderr or '').strip()[-400:]}"
+    return str(error)
+
+
+def forced_isa() -> str | None:
+    """Return the instruction set that NONLIN_ISA asks for, for tests and measurements, or None."""
+    return os.environ.get("NONLIN_ISA") or None
+
+
+def build_kernel(source: str, name: str) -> Path:
+    """Compile the kernel of one activation for this processor, or for the instruction set NONLIN_ISA asks for."""
+    from nonlin.kernels.generate import HEADERS
+
+    wanted = forced_isa()
+    target = ISAS.get(wanted, ("-march=native",)) if wanted else ("-march=native",)
+    return build(source, name, (*KERNEL_FLAGS, "-shared", *target), HEADERS)
+
+
+def installed_library() -> Path | None:
+    """Return the catalog's kernels as built when the package was installed, or None where they were not."""
+    return next(iter(sorted(Path(__file__).parent.glob("_catalog*.so"))), None)
 
 
 @functools.cache
@@ -85,11 +118,9 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
         return None, "NONLIN_NATIVE=0"
     here = Path(__file__).parent
     try:
-        made = ctypes.CDLL(str(build((here / "native.cpp").read_text(), "native", here)))
-    except subprocess.CalledProcessError as error:
-        return None, f"the compiler failed: {(error.stderr or '').strip()[-400:]}"
-    except OSError as error:
-        return None, str(error)
+        made = ctypes.CDLL(str(build((here / "native.cpp").read_text(), "native", FLAGS, SOURCES)))
+    except FAILURES as error:
+        return None, reason(error)
     i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
     made.nl_gemm.argtypes = [i, i, i, p, i, i, p, i, i, p, i, ctypes.c_int]
     made.nl_rms_norm.argtypes = [i, i, f, p, p, p, p]

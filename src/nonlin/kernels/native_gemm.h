@@ -9,23 +9,15 @@
 #include <cstring>
 #include <vector>
 
+#include "native_simd.h"
+
 #if defined(__AVX512F__)
-constexpr int VL = 16, MR = 12;
-#elif defined(__AVX__)
-constexpr int VL = 8, MR = 6;
+constexpr int MR = 12;
 #else
-constexpr int VL = 4, MR = 6;
+constexpr int MR = 6;
 #endif
 constexpr int NR = 2 * VL;
 constexpr int64_t KC = 256, MC = 20 * MR;
-
-typedef float vf __attribute__((vector_size(VL * 4), aligned(4), may_alias));
-typedef int32_t vi __attribute__((vector_size(VL * 4), aligned(4), may_alias));
-
-static inline vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
-static inline void store(float* p, vf v) { *reinterpret_cast<vf*>(p) = v; }
-// x - 0 is x to the bit, and compiles to one broadcast; 0 + x would not: it turns -0 into 0.
-static inline vf splat(float x) { return x - vf{}; }
 
 // One register block. a(i, k) = a[i * rs + k * cs]; b is a packed panel; only `columns` columns are written.
 template <int ROWS>

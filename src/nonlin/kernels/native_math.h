@@ -1,189 +1,290 @@
-// The primitives of activation formulas over one vector register: float in, float out, no branches.
+// The primitives of activation formulas over one vector register of float32, without branches.
 //
-// Coefficients are those of the Cephes library (exp, log) and of a minimax fit for the scaled complementary
-// error function; the accuracy of what is built from them is tested against tables of high precision.
+// An argument may come with a low part: what its own rounding lost. Where a function magnifies that (the tails of
+// exp, sigmoid, the normal distribution), it is put back. W says how exact the result must be: Exact marks the lanes
+// where a result may be subnormal, to be computed again in double precision; Fast is for sixteen-bit results.
+//
+// Coefficients: exp and log of the Cephes library; the others are minimax fits, named where they stand. The accuracy
+// of what is built from them is tested against tables of 50 digits.
 #pragma once
-#include <cmath>
+#include "native_simd.h"
 
-#include "native_gemm.h"
+namespace {
 
-static inline vf select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
-static inline vf vmax(vf a, vf b) { return select(a > b, a, b); }
-static inline vf vmin(vf a, vf b) { return select(a < b, a, b); }
+struct None {};  // no low part
+// Bounded, and never nan: where x is held between the ends of a range, what was lost of it says nothing.
+static NL_INLINE vf plus(vf a, vf low) { return a + vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+static NL_INLINE vf plus(vf a, None) { return a; }
+static NL_INLINE vf negated(vf a) { return -a; }
+static NL_INLINE None negated(None) { return {}; }
+static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (int32_t)0x80000000)); }
+static NL_INLINE None signed_like(None, vf) { return {}; }
+static NL_INLINE vf twice(vf a) { return a + a; }
+static NL_INLINE None twice(None) { return {}; }
 
-// exp(x), to about 1 ulp; subnormal below -87.3, 0 below -104, inf above 88.7; nan stays nan.
-static inline vf vexp(vf x) {
-  const vf top = splat(88.722839f), bottom = splat(-103.98f);
-  const vf clipped = vmin(vmax(x, bottom), top);
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  vf n = clipped * splat(1.44269504088896341f) + magic;
-  const vi power = (vi)n - (vi)magic;
-  n = n - magic;
-  vf r = clipped - n * splat(0.693359375f);
-  r = r - n * splat(-2.12194440e-4f);
-  vf p = splat(1.9875691500e-4f);
-  p = p * r + splat(1.3981999507e-3f);
-  p = p * r + splat(8.3334519073e-3f);
-  p = p * r + splat(4.1665795894e-2f);
-  p = p * r + splat(1.6666665459e-1f);
-  p = p * r + splat(5.0000001201e-1f);
-  p = p * r * r + r + splat(1.0f);
-  // Two steps, since 2^128 has no single float: exp(88.7) is finite.
+struct Fast {
+  static constexpr bool exact = false;
+  NL_INLINE void small_exp(vf) {}
+};
+struct Exact {
+  static constexpr bool exact = true;
+  vf lowest = splat(0.0f);  // of the arguments of exp between -220 and -80
+  NL_INLINE void small_exp(vf x) { lowest = vmin(select(less(splat(-220.0f), x), x, lowest), lowest); }
+  NL_INLINE vm flagged() const { return less(lowest, splat(-80.0f)); }
+};
+
+// 2^power by two factors: 2^128 has no single float, and a subnormal result must be rounded once.
+static NL_INLINE vf scaled(vf p, vf n, vi power) {
+#if defined(__AVX512F__)
+  (void)power;
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  (void)n;
   const vi half = power >> 1;
-  const vf s1 = (vf)((half + 127) << 23), s2 = (vf)((power - half + 127) << 23);
-  p = p * s1 * s2;
-  p = select(x > top, splat(HUGE_VALF), p);
-  p = select(x < bottom, splat(0.0f), p);
-  return select(x != x, x, p);
+  return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+#endif
+}
+// exp(x + low) for -104 <= x <= 89 or nan.
+template <class L>
+static NL_INLINE vf exp_core(vf x, L low) {
+  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  const vf shifted = fma(x, splat(1.44269504088896341f), magic);
+  const vi power = (vi)shifted - (vi)magic;
+  const vf n = shifted - magic;
+  vf r = fma(n, splat(-0.693359375f), x);
+  r = plus(fma(n, splat(2.12194440e-4f), r), low);
+  vf p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = fma(p, r * r, r) + splat(1.0f);
+  return scaled(p, n, power);
+}
+// exp(x + low) for x <= 0; 0 below -104, subnormal before; nan stays.
+template <class W, class L>
+static NL_INLINE vf exp_negative(W& w, vf x, L low) {
+  w.small_exp(x);
+  return exp_core(vmax(splat(-104.0f), x), low);
+}
+template <class W, class L>
+static NL_INLINE vf nl_exp(W& w, vf x, L low) {
+  w.small_exp(x);
+  return exp_core(vmin(splat(89.0f), vmax(splat(-104.0f), x)), low);
+}
+static NL_INLINE vf vexp(vf x) {
+  Fast w;
+  return nl_exp(w, x, None{});
 }
 
-static inline vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
-static inline vf copysign_from(vf magnitude, vf sign) {
-  return (vf)(((vi)magnitude & 0x7fffffff) | ((vi)sign & (int32_t)0x80000000));
+template <class W>
+static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
+template <class W>
+static NL_INLINE vf nl_step(W&, vf x, None) {
+  return select(less(splat(0.0f), x), splat(1.0f), select(is_nan(x), x, splat(0.0f)));
 }
-// x * x - hi exactly, where the processor has a fused multiply-add; 0 elsewhere.
-static inline vf square_error(vf x, vf hi) {
-  vf out{};
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  for (int i = 0; i < VL; i++) out[i] = __builtin_fmaf(x[i], x[i], -hi[i]);
-#endif
-  return out;
-}
-static inline vf nl_exp(vf x) { return vexp(x); }
-static inline vf nl_abs(vf x) { return vabs(x); }
-static inline vf nl_step(vf x) { return select(x > splat(0.0f), splat(1.0f), select(x != x, x, splat(0.0f))); }
-static inline vf nl_sign(vf x) {
-  return select(x > splat(0.0f), splat(1.0f), select(x < splat(0.0f), splat(-1.0f), x));
+template <class W>
+static NL_INLINE vf nl_sign(W&, vf x, None) {
+  return select(less(splat(0.0f), x), splat(1.0f), select(less(x, splat(0.0f)), splat(-1.0f), x));
 }
 // A nan in either argument stays.
-static inline vf nl_max(vf a, vf b) { return select(a != a, a, select(a > b, a, b)); }
-static inline vf nl_min(vf a, vf b) { return select(a != a, a, select(a < b, a, b)); }
-static inline vf nl_sqrt(vf x) {
-  vf out;
-  for (int i = 0; i < VL; i++) out[i] = __builtin_sqrtf(x[i]);
-  return out;
+static NL_INLINE vf nl_max(vf a, vf b) { return select(is_nan(a), a, vmax(a, b)); }
+static NL_INLINE vf nl_min(vf a, vf b) { return select(is_nan(a), a, vmin(a, b)); }
+static NL_INLINE vf nl_max_number(vf number, vf x) { return vmax(number, x); }
+static NL_INLINE vf nl_min_number(vf number, vf x) { return vmin(number, x); }
+static NL_INLINE vf nl_sqrt(vf x) { return vsqrt(x); }
+// The low part of whichever of two was taken.
+static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
+  return select(less(a, taken), b_low, select(less(taken, a), b_low, a_low));
 }
+// The low part of a / b, where quotient is a / b rounded.
+static NL_INLINE vf quotient_error(vf a, vf b, vf quotient) {
+  return (-(product_error(quotient, b, quotient * b)) + (a - quotient * b)) / b;
+}
+
 // By exp(-|x|), so that the small side keeps its digits where exp(|x|) would overflow.
-static inline vf nl_sigmoid(vf x) {
-  const vf z = vexp(-vabs(x));
-  return select(x < splat(0.0f), z, splat(1.0f)) / (splat(1.0f) + z);
+template <class W, class L>
+static NL_INLINE vf nl_sigmoid(W& w, vf x, L low) {
+  w.small_exp(x);
+  const vf a = -vabs(x);
+  const vf z = exp_core(vmax(splat(-104.0f), a), negated(signed_like(low, x)));
+  const vf one = splat(1.0f), d = one + z;
+  const vm negative = less(x, splat(0.0f));
+  const vf n = select(negative, z, one), q = n / d;
+  if constexpr (!W::exact) return q;
+  // What the division and the sum lost, over d; 1/d is q, or 1 - q where n is z.
+  const vf rest = fma(-q, z - (d - one), fma(-q, d, n));
+  return fma(rest, select(negative, one - q, q), q);
 }
-static inline vf nl_phi(vf x) {
-  // exp(-(hi + lo)): the square's rounding error, times the square, is the density's relative error.
-  const vf whole = x;
-  x = vmin(vabs(x), splat(20.0f));  // the density is 0 there, and its square finite
-  const vf hi = x * x, lo = square_error(x, hi);
-  return select(whole != whole, whole,
-                splat(0.3989422804f) * vexp(splat(-0.5f) * hi) * (splat(1.0f) - splat(0.5f) * lo));
-}
-static inline vf nl_expm1(vf x) {
+template <class W, class L>
+static NL_INLINE vf nl_expm1(W& w, vf x, L low) {
   vf p = splat(1.0f / 40320);
-  p = p * x + splat(1.0f / 5040);
-  p = p * x + splat(1.0f / 720);
-  p = p * x + splat(1.0f / 120);
-  p = p * x + splat(1.0f / 24);
-  p = p * x + splat(1.0f / 6);
-  p = p * x + splat(0.5f);
-  p = p * x * x + x;
-  return select(vabs(x) < splat(0.5f), p, vexp(x) - splat(1.0f));
+  p = fma(p, x, splat(1.0f / 5040));
+  p = fma(p, x, splat(1.0f / 720));
+  p = fma(p, x, splat(1.0f / 120));
+  p = fma(p, x, splat(1.0f / 24));
+  p = fma(p, x, splat(1.0f / 6));
+  p = fma(p, x, splat(0.5f));
+  p = plus(fma(p, x * x, x), low);
+  Fast inner;  // exp underflows to what it is: 1 is taken from it
+  (void)w;
+  return select(less(vabs(x), splat(0.5f)), p, nl_exp(inner, x, low) - splat(1.0f));
 }
-static inline vf nl_tanh(vf x) {
-  const vf a = vabs(x), s = x * x;
+template <class W>
+static NL_INLINE vf nl_tanh(W&, vf x, None) {
+  const vf a = vabs(x), s = x * x, one = splat(1.0f);
   vf p = splat(-5.70498872745e-3f);
-  p = p * s + splat(2.06390887954e-2f);
-  p = p * s + splat(-5.37397155531e-2f);
-  p = p * s + splat(1.33314422036e-1f);
-  p = p * s + splat(-3.33332819422e-1f);
-  p = p * s * x + x;
-  const vf large = splat(1.0f) - splat(2.0f) / (vexp(a + a) + splat(1.0f));
-  return select(x != x, x, select(a < splat(0.625f), p, copysign_from(large, x)));
+  p = fma(p, s, splat(2.06390887954e-2f));
+  p = fma(p, s, splat(-5.37397155531e-2f));
+  p = fma(p, s, splat(1.33314422036e-1f));
+  p = fma(p, s, splat(-3.33332819422e-1f));
+  p = fma(p * s, x, x);
+  const vf z = exp_core(vmax(splat(-104.0f), -(a + a)), None{});
+  const vf large = one - (z + z) / (one + z);
+  return select(less(a, splat(0.625f)), p, copysign_from(large, x));
 }
-// log(x) for x > 0 (Cephes).
-static inline vf vlog(vf x) {
-  vi bits = (vi)x;
-  vi exponent = ((bits >> 23) & 0xff) - 126;
+// log(x) for x > 0.
+static NL_INLINE vf vlog(vf x) {
+  const vi bits = (vi)x;
   vf m = (vf)((bits & 0x007fffff) | 0x3f000000);
-  const vi small = m < splat(0.707106781186547524f);
-  exponent += small;
+  vf e = __builtin_convertvector(((bits >> 23) & 0xff) - 126, vf);
+  const vm small = less(m, splat(0.707106781186547524f));
+  e = select(small, e - splat(1.0f), e);
   m = select(small, m + m, m) - splat(1.0f);
-  const vf e = __builtin_convertvector(exponent, vf), z = m * m;
+  const vf z = m * m;
   vf p = splat(7.0376836292e-2f);
-  p = p * m + splat(-1.1514610310e-1f);
-  p = p * m + splat(1.1676998740e-1f);
-  p = p * m + splat(-1.2420140846e-1f);
-  p = p * m + splat(1.4249322787e-1f);
-  p = p * m + splat(-1.6668057665e-1f);
-  p = p * m + splat(2.0000714765e-1f);
-  p = p * m + splat(-2.4999993993e-1f);
-  p = p * m + splat(3.3333331174e-1f);
-  vf y = p * m * z + e * splat(-2.12194440e-4f) - splat(0.5f) * z;
-  return m + y + e * splat(0.693359375f);
+  p = fma(p, m, splat(-1.1514610310e-1f));
+  p = fma(p, m, splat(1.1676998740e-1f));
+  p = fma(p, m, splat(-1.2420140846e-1f));
+  p = fma(p, m, splat(1.4249322787e-1f));
+  p = fma(p, m, splat(-1.6668057665e-1f));
+  p = fma(p, m, splat(2.0000714765e-1f));
+  p = fma(p, m, splat(-2.4999993993e-1f));
+  p = fma(p, m, splat(3.3333331174e-1f));
+  vf y = fma(e, splat(-2.12194440e-4f), p * m * z);
+  y = fma(splat(-0.5f), z, y);
+  return fma(e, splat(0.693359375f), m + y);
 }
-static inline vf nl_log1p(vf x) {
-  const vf u = splat(1.0f) + x;
+template <class W>
+static NL_INLINE vf nl_log1p(W&, vf x, None) {
+  const vf u = splat(1.0f) + x, infinity = splat(HUGE_VALF);
   vf y = vlog(u) - ((u - splat(1.0f)) - x) / u;  // what rounding 1 + x lost
-  y = select(x == splat(HUGE_VALF), x, y);
-  y = select(u == splat(0.0f), splat(-HUGE_VALF), y);
-  return select(x < splat(-1.0f), splat(NAN), select(x != x, x, y));
+  y = select(less(x, infinity), y, x);           // infinity and nan
+  y = select(less(splat(0.0f), u), y, select(less(x, splat(-1.0f)), splat(NAN), -infinity));
+  return select(is_nan(x), x, y);
 }
-static inline vf nl_softplus(vf x) { return nl_max(x, splat(0.0f)) + nl_log1p(vexp(-vabs(x))); }
-
-// The inverse tangent (Cephes): x, (x - 1) / (x + 1) or -1 / x, by size.
-static inline vf nl_atan(vf x) {
-  const vf a = vabs(x), one = splat(1.0f);
-  const vi large = a > splat(2.414213562373095f), middle = a > splat(0.4142135623730950f);
-  const vf t = select(large, -one / a, select(middle, (a - one) / (a + one), a));
-  const vf base = select(large, splat(1.5707963267948966f), select(middle, splat(0.7853981633974483f), splat(0.0f)));
+// log(1 + z) for 0 <= z <= 1: a fit of degree 9, relative error 3e-8.
+static NL_INLINE vf log1p_unit(vf z) {
+  vf p = splat(0.005364703945815563f);
+  p = fma(p, z, splat(-0.03006531111896038f));
+  p = fma(p, z, splat(0.07920375466346741f));
+  p = fma(p, z, splat(-0.13753736019134521f));
+  p = fma(p, z, splat(0.19153624773025513f));
+  p = fma(p, z, splat(-0.24857155978679657f));
+  p = fma(p, z, splat(0.333213210105896f));
+  p = fma(p, z, splat(-0.49999648332595825f));
+  return fma(p * z, z, z);
+}
+template <class W, class L>
+static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
+  w.small_exp(x);
+  const vf z = exp_core(vmax(splat(-104.0f), -vabs(x)), negated(signed_like(low, x)));
+  return vmax(splat(0.0f), x) + log1p_unit(z);
+}
+// The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
+static NL_INLINE vf atan_unit(vf t) {
   const vf s = t * t;
-  vf p = splat(8.05374449538e-2f);
-  p = p * s + splat(-1.38776856032e-1f);
-  p = p * s + splat(1.99777106478e-1f);
-  p = p * s + splat(-3.33329491539e-1f);
-  return select(x != x, x, copysign_from(base + (p * s * t + t), x));
+  vf p = splat(0.0029206271283328533f);
+  p = fma(p, s, splat(-0.01636766828596592f));
+  p = fma(p, s, splat(0.0432114414870739f));
+  p = fma(p, s, splat(-0.0755217894911766f));
+  p = fma(p, s, splat(0.10665988177061081f));
+  p = fma(p, s, splat(-0.14211051166057587f));
+  p = fma(p, s, splat(0.19993771612644196f));
+  p = fma(p, s, splat(-0.33333152532577515f));
+  return fma(p * s, t, t);
+}
+template <class W>
+static NL_INLINE vf nl_atan(W&, vf x, None) {
+  const vf a = vabs(x), one = splat(1.0f);
+  const vm large = less(one, a);
+  const vf t = atan_unit(select(large, one / a, a));
+  return copysign_from(select(large, (splat(1.57079637f) - t) - splat(4.37113883e-8f), t), x);
+}
+// 1/2 + atan(x)/pi: the tail of the negative side by 1/x, where the sum would lose its digits.
+template <class W>
+static NL_INLINE vf nl_cauchy(W&, vf x, None) {
+  const vf a = vabs(x), one = splat(1.0f);
+  const vm large = less(one, a);
+  const vf t = atan_unit(select(large, one / a, a)) * splat(0.31830988618379067f);
+  const vf below = select(large, t, splat(0.5f) - t);
+  return select(less(x, splat(0.0f)), below, one - below);
 }
 
-// exp(z^2) erfc(z) for z >= 0, to a relative error of 1.2e-7 of the fit (Numerical Recipes, erfcc).
-static inline vf erfcx_positive(vf z) {
-  const vf t = splat(1.0f) / (splat(1.0f) + splat(0.5f) * z);
-  vf p = splat(0.17087277f);
-  p = p * t + splat(-0.82215223f);
-  p = p * t + splat(1.48851587f);
-  p = p * t + splat(-1.13520398f);
-  p = p * t + splat(0.27886807f);
-  p = p * t + splat(-0.18628806f);
-  p = p * t + splat(0.09678418f);
-  p = p * t + splat(0.37409196f);
-  p = p * t + splat(1.00002368f);
-  p = p * t + splat(-1.26551223f);
-  return t * vexp(p);
+// exp(-(a + low)^2 / 2) for 0 <= a; nan stays. The square's rounding error is put back.
+template <class L>
+static NL_INLINE vf gauss(vf a, L low) {
+  a = vmin(splat(20.0f), a);
+  const vf square = a * a;
+  vf rest = product_error(a, a, square) * splat(-0.5f);
+  if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);  // bounded where it is added
+  return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), rest);
 }
-static inline vf nl_erf(vf x) {
+template <class W, class L>
+static NL_INLINE vf nl_phi(W& w, vf x, L low) {
+  const vf a = vabs(x);
+  w.small_exp(splat(-0.5f) * (a * a));
+  return gauss(a, signed_like(low, x)) * splat(0.3989422804f);
+}
+// exp(a^2/2) Phi(-a) for a >= 0, as t P(t) with t = 1 / (1 + 0.45 a): a fit of degree 11, relative error 7e-9.
+// Where W is exact, `low` is what the last roundings lost.
+template <class W>
+static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
+  const vf k = splat(0.45f), one = splat(1.0f);
+  const vf d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
+  vf p = splat(-0.04462641477584839f);
+  p = fma(p, s, splat(0.10255611687898636f));
+  p = fma(p, s, splat(-0.050445329397916794f));
+  p = fma(p, s, splat(-0.07640846073627472f));
+  p = fma(p, s, splat(0.09060744941234589f));
+  p = fma(p, s, splat(0.045420072972774506f));
+  p = fma(p, s, splat(-0.11312492191791534f));
+  p = fma(p, s, splat(-0.0590236522257328f));
+  p = fma(p, s, splat(0.16541485488414764f));
+  p = fma(p, s, splat(0.30482959747314453f));
+  const vf last = splat(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
+  if constexpr (W::exact) {
+    const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
+    const vf h_low = fma(p, t_low, fma(p, s, last - h)) + splat(6.307946165406975e-09f);
+    *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
+  }
+  return ratio;
+}
+template <class W, class L>
+static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
+  const vf whole = vabs(x), a = vmin(splat(20.0f), whole);
+  w.small_exp(vmin(x, splat(0.0f)) * (splat(0.5f) * whole));
+  vf ratio_low;
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(a, signed_like(low, x));
+  vf tail = ratio * density;
+  if constexpr (W::exact) tail = fma(ratio, density, ratio_low * density);
+  return select(less(splat(0.0f), x), splat(1.0f) - tail, tail);
+}
+// erf(x) = 1 - 2 Phi(-x sqrt 2); near 0 its series.
+template <class W, class L>
+static NL_INLINE vf nl_erf(W&, vf x, L) {
   const vf a = vabs(x), s = x * x;
   vf p = splat(-1.0f / (5040 * 15));
-  p = p * s + splat(1.0f / (720 * 13));
-  p = p * s + splat(-1.0f / (120 * 11));
-  p = p * s + splat(1.0f / (24 * 9));
-  p = p * s + splat(-1.0f / (6 * 7));
-  p = p * s + splat(1.0f / (2 * 5));
-  p = p * s + splat(-1.0f / 3);
-  p = (p * s * x + x) * splat(1.1283791671f);
-  const vf z = vmin(a, splat(10.0f));
-  const vf large = copysign_from(splat(1.0f) - erfcx_positive(z) * vexp(-z * z), x);
-  return select(x != x, x, select(a < splat(0.6f), p, large));
+  p = fma(p, s, splat(1.0f / (720 * 13)));
+  p = fma(p, s, splat(-1.0f / (120 * 11)));
+  p = fma(p, s, splat(1.0f / (24 * 9)));
+  p = fma(p, s, splat(-1.0f / (6 * 7)));
+  p = fma(p, s, splat(1.0f / (2 * 5)));
+  p = fma(p, s, splat(-1.0f / 3));
+  p = fma(p * s, x, x) * splat(1.1283791671f);
+  Fast w;
+  const vf tail = nl_Phi(w, a * splat(-1.41421356f), None{});
+  return select(less(a, splat(0.6f)), p, copysign_from(fma(splat(-2.0f), tail, splat(1.0f)), x));
 }
-static inline vf nl_Phi(vf x) {
-  // exp(-x^2 / 2) from x itself: the rounding of x / sqrt(2), times x^2, would cost the tail its digits.
-  const vf a = vmin(vabs(x), splat(20.0f));
-  const vf hi = a * a, lo = square_error(a, hi);
-  const vf density = vexp(splat(-0.5f) * hi) * (splat(1.0f) - splat(0.5f) * lo);
-  const vf tail = splat(0.5f) * erfcx_positive(a * splat(0.70710678f)) * density;
-  return select(x != x, x, select(x > splat(0.0f), splat(1.0f) - tail, tail));
-}
-static inline vf nl_pow(vf x, int n) {
-  vf result = splat(1.0f), base = x;
-  for (int m = n < 0 ? -n : n; m; m >>= 1, base *= base)
-    if (m & 1) result *= base;
-  return n < 0 ? splat(1.0f) / result : result;
-}
-// A nan that no input brought is a product of 0 and infinity at the far end, where the limit is 0.
-static inline vf mended(vf x, vi whole) { return select((x != x) & whole, splat(0.0f), x); }
+}  // namespace

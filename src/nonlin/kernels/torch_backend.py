@@ -4,7 +4,6 @@ Sixteen-bit inputs are computed in float32 and rounded once. Where a product of 
 that no input brought, the value is 0: every such product in the catalog decays faster than it grows.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition
-from nonlin.functions.walk import fold
+from nonlin.functions.walk import fold, terms
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -82,9 +81,15 @@ def _of_number(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
     return lambda x: function(x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64))
 
 
+def _cauchy(x: Tensor) -> Tensor:
+    # Where x is very negative, by 1/x: 1/2 + atan(x)/pi would lose its digits.
+    return torch.atan2(torch.ones((), dtype=x.dtype, device=x.device), -x) * (1 / math.pi)
+
+
 _ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
     "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus, "atan": torch.atan,
+    "cauchy": _cauchy,
     "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
 }
 TABLE: dict[str, Callable[..., Any]] = {
@@ -94,13 +99,8 @@ TABLE: dict[str, Callable[..., Any]] = {
 }
 
 
-def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
-    """Return the terms that an expression adds; 0 x infinity is mended in each, so that the others stay."""
-    return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)
-
-
 def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
-    """Fold the expression, at the inputs' common shape, the 0 x infinity of its terms mended."""
+    """Fold the expression at the inputs' common shape; 0 x infinity is mended in each term: the others stay."""
     shape = torch.broadcast_shapes(*(leaf.shape for leaf in leaves.values()))
     some = next(iter(leaves.values()))
     total: Any = None
@@ -115,8 +115,8 @@ def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
     return total.to(some.dtype).expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
 
 
-def _reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:
-    """Sum a broadcast gradient back to its input's shape."""
+def reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """Return a broadcast gradient, summed back to its input's shape."""
     while gradient.ndim > len(shape):
         gradient = gradient.sum(0)
     for dim, size in enumerate(shape):
@@ -125,107 +125,48 @@ def _reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:
     return gradient
 
 
-def value(definition: Definition, leaves: dict[str, Tensor]) -> Tensor:
-    """Return the activation's value; ``leaves`` maps inputs and parameters to tensors of one dtype."""
-    assert definition.expr is not None
-    return _compute(definition.expr, leaves)
-
-
-class _Apply(torch.autograd.Function):
-    """Value forward; the derived partial derivatives backward, recomputed from the inputs."""
-
-    @staticmethod
-    def forward(ctx: Any, definition: Definition, names: tuple[str, ...], *inputs: Tensor) -> Tensor:
-        ctx.definition, ctx.names = definition, names
-        ctx.save_for_backward(*inputs)
-        return _rounded(definition.expr, names, inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        inputs, out = ctx.saved_tensors, []
-        for i, name in enumerate(ctx.names):
-            if not ctx.needs_input_grad[2 + i]:
-                out.append(None)
-                continue
-            slope = _Slope.apply(ctx.definition, ctx.names, name, grads[0], *inputs)
-            out.append(_reduce_to(slope, inputs[i].shape).to(inputs[i].dtype))
-        return None, None, *out
-
-
-def slopes(definition: Definition, gradient: Tensor, leaves: list[Tensor]) -> list[Tensor]:
-    """Return gradient x derivative by each leaf (inputs, then parameters), differentiable once more."""
-    names = (*definition.variables, *(q.name for q in definition.parameters))
-    return [_reduce_to(_Slope.apply(definition, names, name, gradient, *leaves), leaf.shape).to(leaf.dtype)
-            for name, leaf in zip(names, leaves, strict=True)]
-
-
-class _Slope(torch.autograd.Function):
-    """gradient x derivative by one input, itself differentiable once more."""
-
-    @staticmethod
-    def forward(ctx: Any, definition: Definition, names: tuple[str, ...], by: str, gradient: Tensor,
-                *inputs: Tensor) -> Tensor:
-        ctx.definition, ctx.names, ctx.by = definition, names, by
-        ctx.save_for_backward(gradient, *inputs)
-        wide = torch.float32 if gradient.dtype in _HALF else gradient.dtype
-        slope = _wide(definition.derivative(by), names, inputs)
-        return gradient.to(wide) * slope
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        gradient, *inputs = ctx.saved_tensors
-        slope = _wide(ctx.definition.derivative(ctx.by), ctx.names, inputs)
-        first = (grads[0] * slope).to(gradient.dtype)
-        rest = []
-        for name, leaf in zip(ctx.names, inputs, strict=True):
-            second = _wide(sympy.diff(ctx.definition.derivative(ctx.by), sympy.Symbol(name, real=True)),
-                           ctx.names, inputs)
-            rest.append(_reduce_to(grads[0] * gradient * second, leaf.shape).to(leaf.dtype))
-        return None, None, None, first, *rest
-
-
-def _wide(expr: Any, names: tuple[str, ...], inputs: Any) -> Tensor:
-    wide = [x.float() if x.dtype in _HALF else x for x in inputs]
-    return _compute(expr, dict(zip(names, wide, strict=True)))
-
-
-def _rounded(expr: Any, names: tuple[str, ...], inputs: tuple[Tensor, ...]) -> Tensor:
-    return _wide(expr, names, inputs).to(inputs[0].dtype)
-
-
 def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
     names = (*definition.variables, *(q.name for q in definition.parameters))
-    wide = (x.float() if x.dtype in _HALF else x for x in (*inputs, *parameters))
-    return dict(zip(names, wide, strict=True))
+    return {name: _wide(x) for name, x in zip(names, (*inputs, *parameters), strict=True)}
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in _HALF else x
 
 
 def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the activation in the inputs' dtype, rounded once; records nothing for autograd by itself."""
-    return value(definition, _leaves(definition, inputs, parameters)).to(inputs[0].dtype)
+    """Return the activation in the inputs' dtype, rounded once; of differentiable operations."""
+    assert definition.expr is not None
+    return _compute(definition.expr, _leaves(definition, inputs, parameters)).to(inputs[0].dtype)
 
 
 def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
              want_value: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return gradient x derivative by each input, by each parameter, and the value where it is wanted."""
     leaves = _leaves(definition, inputs, parameters)
-    gradient = gradient.float() if gradient.dtype in _HALF else gradient
-    outs = [_reduce_to(gradient * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
+    outs = [reduce_to(_wide(gradient) * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
             for name, leaf in zip(leaves, (*inputs, *parameters), strict=True)]
-    count = len(inputs)
     made = forward(definition, inputs, parameters) if want_value else None
-    return outs[:count], outs[count:], made
+    return outs[:len(inputs)], outs[len(inputs):], made
 
 
-@functools.cache
-def _callable(definition: Definition) -> Callable[..., Tensor]:
-    names = (*definition.variables, *(q.name for q in definition.parameters))
+def second(definition: Definition, directions: Sequence[Tensor | None], gradient: Tensor, inputs: Sequence[Tensor],
+           parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradients of sum(directions x :func:`backward`'s) by ``gradient`` and by inputs and parameters.
 
-    def call(*inputs: Tensor) -> Tensor:
-        return _Apply.apply(definition, names, *inputs)  # type: ignore[return-value]
-
-    return call
-
-
-def apply(definition: Definition, *inputs: Tensor) -> Tensor:
-    """Return the activation of inputs (any shapes that broadcast), then its parameters; differentiable twice."""
-    return _callable(definition)(*inputs)
+    ``directions`` belong to the inputs, then the parameters; None where there is none.
+    """
+    leaves = _leaves(definition, inputs, parameters)
+    wide, whole = _wide(gradient), (*inputs, *parameters)
+    first: Any = torch.zeros_like(wide)
+    rest: list[Any] = [torch.zeros_like(wide) for _ in whole]
+    for name, direction in zip(leaves, directions, strict=True):
+        if direction is None:
+            continue
+        slope = definition.derivative(name)
+        first = first + _wide(direction) * _compute(slope, leaves)
+        for k, other in enumerate(leaves):
+            curve = sympy.diff(slope, sympy.Symbol(other, real=True))
+            if curve != 0:
+                rest[k] = rest[k] + _wide(direction) * wide * _compute(curve, leaves)
+    return first.to(gradient.dtype), [reduce_to(r, x.shape).to(x.dtype) for r, x in zip(rest, whole, strict=True)]

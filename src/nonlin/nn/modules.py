@@ -22,7 +22,7 @@ class Activation(nn.Module):
 
     >>> import torch
     >>> Activation("prelu")(torch.tensor([-4.0]))
-    tensor([-1.], grad_fn=<_ApplyBackward>)
+    tensor([-1.], grad_fn=<...>)
     """
 
     def __init__(self, name: str | Definition, device: Any = None, dtype: torch.dtype | None = None):

@@ -1,0 +1,55 @@
+"""The compiled part of the package: every activation's kernels, once for each instruction set, in one library.
+
+Optional: where it cannot be built, the package installs with a warning, and torch computes instead.
+"""
+
+import platform
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+SOURCE = Path(__file__).parent / "src"
+KERNELS = SOURCE / "nonlin" / "kernels"
+
+
+class BuildKernels(build_ext):
+    """Compiles the generated file once for each instruction set, and one that chooses among them."""
+
+    def build_extension(self, ext):
+        sys.path.insert(0, str(SOURCE))
+        try:
+            from nonlin.functions.catalog import CATALOG
+            from nonlin.kernels import generate, native
+        finally:
+            sys.path.remove(str(SOURCE))
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        isas = native.ISAS if x86 else {"portable": ()}
+        with tempfile.TemporaryDirectory() as folder:
+            text = generate.unit(d for d in CATALOG if d.expr is not None)
+
+            def compile_one(item):
+                isa, flags = item
+                source = Path(folder) / f"catalog_{isa}.cpp"
+                source.write_text(text)
+                macros = [("NL_ISA", isa)]
+                return self.compiler.compile([str(source)], output_dir=folder, macros=macros,
+                                             include_dirs=[str(KERNELS)],
+                                             extra_postargs=[*native.KERNEL_FLAGS, *flags])
+
+            with ThreadPoolExecutor(4) as pool:
+                objects = [o for made in pool.map(compile_one, isas.items()) for o in made]
+            driver = Path(folder) / "driver.cpp"
+            driver.write_text((KERNELS / "native_catalog.cpp").read_text())
+            objects += self.compiler.compile([str(driver)], output_dir=folder, include_dirs=[str(KERNELS)],
+                                             macros=[("NL_X86", "1")] if x86 else [],
+                                             extra_postargs=list(native.KERNEL_FLAGS))
+            self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
+
+
+setup(ext_modules=[Extension("nonlin.kernels._catalog", sources=["src/nonlin/kernels/native_catalog.cpp"],
+                             language="c++", optional=True)],
+      cmdclass={"build_ext": BuildKernels})

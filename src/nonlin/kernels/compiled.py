@@ -1,0 +1,244 @@
+"""Compiled kernels of activations on the CPU: finding one, and calling it on tensors of any strides.
+
+A kernel comes from the library built when the package was installed, or, for an activation that it does not hold
+(a user's own, or a formula changed since), is compiled at first use and cached. It is found by a hash of its formula
+and of our C++, so that a library that is out of date is never used.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nonlin.errors import UserError, rule
+from nonlin.functions import Definition
+from nonlin.kernels import generate, native
+from nonlin.kernels.torch_backend import reduce_to
+
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_HALF = (torch.float16, torch.bfloat16)
+_PIECE = 16384  # numbers that one thread takes at a time, as in native_driver.h
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The compiled kernel of one definition: its library, the address of its entry, and where it comes from."""
+
+    library: ctypes.CDLL
+    entry: int
+    isa: str
+    origin: str
+
+
+def _open(path: Path) -> ctypes.CDLL:
+    made = ctypes.CDLL(str(path))
+    i, p = ctypes.c_int64, ctypes.c_void_p
+    made.nl_isa.restype, made.nl_isa.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    made.nl_here.argtypes = [ctypes.c_int]
+    made.nl_find.restype, made.nl_find.argtypes = p, [ctypes.c_int, ctypes.c_char_p]
+    for function in (made.nl_value, made.nl_slopes):
+        function.argtypes = [p, ctypes.c_int, p]
+    made.nl_flat.argtypes = [p, ctypes.c_int, i, p, p, p, p]
+    made.nl_flat_slopes.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, p]
+    for function in (made.nl_flat, made.nl_flat_slopes):
+        function.restype = None
+    return made
+
+
+def _tables(library: ctypes.CDLL) -> dict[str, int]:
+    """Return the instruction sets of a library that this processor has, best first, with their numbers."""
+    found, k = {}, 0
+    while name := library.nl_isa(k):
+        if library.nl_here(k):
+            found[name.decode()] = k
+        k += 1
+    return found
+
+
+@functools.cache
+def _installed() -> ctypes.CDLL | None:
+    path = native.installed_library()
+    return None if path is None else _open(path)
+
+
+def _pick(library: ctypes.CDLL) -> tuple[str, int]:
+    tables = _tables(library)
+    wanted = native.forced_isa()
+    if wanted and wanted not in tables and "own" not in tables:
+        raise UserError(rule("NONLIN_ISA", "instruction set", f"be one of {', '.join(tables)} on this processor",
+                             wanted, "Unset it to let the processor choose."))
+    name = wanted if wanted in tables else next(iter(tables))
+    return name, tables[name]
+
+
+@functools.cache
+def find(definition: Definition) -> tuple[Kernel | None, str]:
+    """Return the kernel and where it comes from, or None and why there is none."""
+    if os.environ.get("NONLIN_NATIVE") == "0":
+        return None, "NONLIN_NATIVE=0 turns compiled kernels off"
+    identity = generate.identity(definition).encode()
+    library = _installed()
+    if library is not None:
+        isa, number = _pick(library)
+        entry = library.nl_find(number, identity)
+        if entry:
+            return Kernel(library, entry, isa, "installed"), f"compiled when the package was installed, {isa}"
+    try:
+        generate.struct(definition)
+    except NotImplementedError as error:
+        return None, f"its formula has {error}, which the generator does not write"
+    try:
+        library = _open(native.build_kernel(generate.own_library(definition), f"act-{definition.name}"))
+    except native.FAILURES as error:
+        return None, native.reason(error)
+    isa = native.forced_isa() or "this processor's instructions"
+    return Kernel(library, library.nl_find(0, identity), isa, "first use"), f"compiled at first use, {isa}"
+
+
+@functools.cache
+def parallel() -> int:
+    """Return the address of GOMP_parallel in the OpenMP library that torch runs on, or 0 where there is none.
+
+    Our kernels call it by this address, so that the process keeps one pool of threads.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return 0
+    paths = {line.split()[-1] for line in lines if "/" in line}
+    # torch's own folder first: another package may have brought another OpenMP.
+    home = str(Path(torch.__file__).parent.parent)
+    for path in sorted(paths, key=lambda p: not p.startswith(home)):
+        if any(part in Path(path).name for part in ("libgomp", "libiomp5", "libomp")):
+            try:
+                return ctypes.cast(ctypes.CDLL(path).GOMP_parallel, ctypes.c_void_p).value or 0
+            except (OSError, AttributeError):
+                continue
+    return 0
+
+
+def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:
+    """Return why the compiled kernels cannot read these tensors, or None."""
+    first = inputs[0]
+    if any(x.device.type != "cpu" for x in (*inputs, *parameters)):
+        return f"the compiled kernels are for the CPU, and a tensor is on {first.device}"
+    if any(x.dtype not in CODES for x in inputs):
+        return f"{first.dtype} has no compiled kernel"
+    if any(x.dtype != first.dtype for x in inputs):
+        return "the inputs' dtypes differ"
+    if any(q.numel() != 1 for q in parameters):
+        return "a learnable parameter is not a single number"
+    if any(x.layout != torch.strided for x in inputs):
+        return "an input is not a strided tensor"
+    return None
+
+
+def _shape(inputs: Sequence[Tensor]) -> torch.Size:
+    first = inputs[0].shape
+    return first if all(x.shape == first for x in inputs) else torch.broadcast_shapes(*(x.shape for x in inputs))
+
+
+def _flat(shape: torch.Size, tensors: Sequence[Tensor]) -> bool:
+    """Return whether these are few numbers that lie side by side: one thread takes them in one call."""
+    return all(x.shape == shape and x.is_contiguous() for x in tensors) and tensors[0].numel() <= _PIECE
+
+
+def _numbers(parameters: Sequence[Tensor | float]) -> ctypes.Array[ctypes.c_double]:
+    return (ctypes.c_double * (len(parameters) + 1))(*map(float, parameters))
+
+
+def _layout(shape: torch.Size, operands: Sequence[Tensor | None]) -> tuple[int, int, list[tuple[int, int]]] | None:
+    """Return (rows, columns, strides of each operand), or None where more than two dimensions remain."""
+    present = [x for x in operands if x is not None]
+    if all(x.shape == shape and x.is_contiguous() for x in present):
+        return 1, shape.numel(), [(0, 1)] * len(operands)
+    dims: list[tuple[int, list[int]]] = []
+    strides = [x.expand(shape).stride() if x is not None else (0,) * len(shape) for x in operands]
+    for d, size in enumerate(shape):
+        if size == 1:
+            continue
+        steps = [s[d] for s in strides]
+        if dims and all(a == b * size for a, b in zip(dims[-1][1], steps, strict=True)):
+            dims[-1] = (dims[-1][0] * size, steps)
+        else:
+            dims.append((size, steps))
+    if len(dims) > 2:
+        return None
+    while len(dims) < 2:
+        dims.insert(0, (1, [0] * len(operands)))
+    (rows, outer), (columns, inner) = dims
+    return rows, columns, list(zip(outer, inner, strict=True))
+
+
+def _run(kernel: Kernel, slopes: bool, shape: torch.Size, operands: list[Tensor | None],
+         parameters: Sequence[Tensor]) -> list[float]:
+    """Call the kernel; ``operands`` are two inputs, gradient, two gradients by inputs, value. Return the sums."""
+    plan = _layout(shape, operands)
+    if plan is None:  # only inputs can have such strides: what we make is dense
+        operands = [x if x is None or k > 2 else x.expand(shape).contiguous() for k, x in enumerate(operands)]
+        plan = _layout(shape, operands)
+        if plan is None:
+            raise AssertionError("outputs of the kernels have at most two strides")
+    rows, columns, strides = plan
+    values, sums = _numbers(parameters), _numbers([0.0] * len(parameters))
+    threads = torch.get_num_threads()
+    words = [rows, columns, threads, parallel() if threads > 1 else 0, ctypes.addressof(values), ctypes.addressof(sums)]
+    for x, (row, column) in zip(operands, strides, strict=True):
+        words += (0, 0, 0) if x is None else (x.data_ptr(), row, column)
+    call = (ctypes.c_int64 * len(words))(*words)
+    function = kernel.library.nl_slopes if slopes else kernel.library.nl_value
+    if function(kernel.entry, CODES[operands[0].dtype], call):  # type: ignore[union-attr]
+        raise MemoryError("no memory for the partial sums of a kernel")
+    return list(sums)[:len(parameters)]
+
+
+def _two(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    return [tensors[0], tensors[1] if len(tensors) > 1 else None]
+
+
+def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the activation, contiguous."""
+    shape = _shape(inputs)
+    out = torch.empty(shape, dtype=inputs[0].dtype)
+    if _flat(shape, inputs):
+        kernel.library.nl_flat(kernel.entry, CODES[out.dtype], out.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(),
+                               _numbers(parameters) if parameters else None, out.data_ptr())
+    elif out.numel():
+        _run(kernel, False, shape, [*_two(inputs), None, out, None, None], parameters)
+    return out
+
+
+def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+             want_value: bool = False, into: Sequence[Tensor] | None = None,
+             ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Return the gradients by inputs and parameters, and the value, in one pass over memory.
+
+    ``into`` are tensors of the inputs' shape, with at most two strides, to write their gradients to.
+    """
+    shape = _shape(inputs)
+    dtype = inputs[0].dtype
+    if dtype in _HALF and any(x.shape != shape for x in inputs):
+        # A broadcast input's gradient is a sum: of float32, rounded once.
+        outs, learned, value = backward(kernel, gradient.float(), [x.float() for x in inputs], parameters, want_value)
+        return [d.to(dtype) for d in outs], learned, None if value is None else value.to(dtype)
+    gradient = gradient.to(dtype)
+    outs = list(into) if into is not None else [torch.empty(shape, dtype=dtype) for _ in inputs]
+    value = torch.empty(shape, dtype=dtype) if want_value else None
+    sums: Sequence[float] = [0.0] * len(parameters)
+    if value is None and _flat(shape, (*inputs, gradient, *outs)):
+        places = _numbers(sums)
+        kernel.library.nl_flat_slopes(
+            kernel.entry, CODES[dtype], gradient.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(),
+            gradient.data_ptr(), _numbers(parameters) if parameters else None, outs[0].data_ptr(), outs[-1].data_ptr(),
+            places)
+        sums = places[:len(parameters)]
+    elif shape.numel():
+        sums = _run(kernel, True, shape, [*_two(inputs), gradient, *_two(outs), value], parameters)
+    learned = [torch.full_like(q, s, memory_format=torch.contiguous_format)
+               for q, s in zip(parameters, sums, strict=True)]
+    return [reduce_to(d, x.shape) for d, x in zip(outs, inputs, strict=True)], learned, value

@@ -1,0 +1,225 @@
+// The loops over memory: a struct of generated code becomes functions over n contiguous numbers of a storage type.
+//
+// Everything is in an unnamed namespace: the same names are compiled once for each instruction set, and must not be
+// merged when they are linked.
+#pragma once
+#include "native_math64.h"
+
+namespace {
+
+template <class V>
+static NL_INLINE V number(float single, double exact);
+template <>
+NL_INLINE vf number<vf>(float single, double) { return splat(single); }
+template <>
+NL_INLINE double number<double>(float, double exact) { return exact; }
+
+struct Wide {
+  static constexpr bool exact = true;
+};
+template <class W, class V>
+static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
+  if constexpr (W::exact) return low;
+  else return {};
+}
+
+// A nan that no input brought is a product of 0 and infinity at the far end, where the limit is 0. In float32 the
+// lane is computed again in double precision, so it is mended there alone.
+static NL_INLINE vm whole(vf a) { return vm{}; }
+static NL_INLINE vm whole(vf a, vf b) { return vm{}; }
+static NL_INLINE vf mended(vf x, vm) { return x; }
+static NL_INLINE bool whole(double a) { return a == a; }
+static NL_INLINE bool whole(double a, double b) { return a == a && b == b; }
+static NL_INLINE double mended(double x, bool whole) { return x != x && whole ? 0.0 : x; }
+
+static NL_INLINE void add_lanes(double* sum, vf part) {
+  for (int j = 0; j < VL; j++) sum[j] += part[j];
+}
+
+// The lanes where float32 is not enough, in double precision.
+template <class K>
+__attribute__((noinline, cold)) static void repair_value(const vf* in, const double* par, const vf* bad, vf* out) {
+  for (int j = 0; j < VL; j++) {
+    if ((*bad)[j] == 0) continue;
+    double x[K::inputs];
+    for (int k = 0; k < K::inputs; k++) x[k] = in[k][j];
+    Wide w;
+    (*out)[j] = static_cast<float>(K::template value<double>(w, x, par));
+  }
+}
+template <class K>
+__attribute__((noinline, cold)) static void repair_slopes(const vf* in, vf grad, const double* par, const vf* bad,
+                                                          vf* d, vf* out) {
+  for (int j = 0; j < VL; j++) {
+    if ((*bad)[j] == 0) continue;
+    double x[K::inputs], slope[K::inputs + K::parameters];
+    for (int k = 0; k < K::inputs; k++) x[k] = in[k][j];
+    Wide w;
+    (*out)[j] = static_cast<float>(K::template slopes<double>(w, x, par, slope));
+    for (int k = 0; k < K::inputs + K::parameters; k++) d[k][j] = static_cast<float>(grad[j] * slope[k]);
+  }
+}
+
+template <class W>
+static NL_INLINE vm flagged(const W& w, vm nan) {
+  if constexpr (W::exact) return nan | w.flagged();
+  else return nan;
+}
+static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
+
+// One register's worth of value and of gradients.
+template <class K, class W>
+static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64) {
+  W w;
+  vf out = K::template value<vf>(w, in, par);
+  const vm bad = flagged(w, is_nan(out));
+  if (__builtin_expect(any(bad), 0)) {
+    vf x[K::inputs], fixed = out;
+    for (int k = 0; k < K::inputs; k++) x[k] = in[k];
+    const vf which = ones(bad);
+    repair_value<K>(x, par64, &which, &fixed);
+    out = fixed;
+  }
+  return out;
+}
+template <class K, class W>
+static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double* par64, vf* d) {
+  constexpr int all = K::inputs + K::parameters;
+  W w;
+  vf out = K::template slopes<vf>(w, in, par, d);
+  vm nan = is_nan(out);
+  for (int k = 0; k < all; k++) {
+    d[k] = grad * d[k];
+    nan = nan | is_nan(d[k]);
+  }
+  const vm bad = flagged(w, nan);
+  if (__builtin_expect(any(bad), 0)) {
+    vf x[K::inputs], fixed[all], again = out;
+    for (int k = 0; k < K::inputs; k++) x[k] = in[k];
+    for (int k = 0; k < all; k++) fixed[k] = d[k];
+    const vf which = ones(bad);
+    repair_slopes<K>(x, grad, par64, &which, fixed, &again);
+    for (int k = 0; k < all; k++) d[k] = fixed[k];
+    out = again;
+  }
+  return out;
+}
+
+template <class K, class T>
+struct Loops {
+  using W = std::conditional_t<K::roots || std::is_same<T, float>::value, Exact, Fast>;
+
+  static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
+    vf par[K::parameters + 1];
+    for (int k = 0; k < K::parameters; k++) par[k] = splat(static_cast<float>(par64[k]));
+    const T* in[K::inputs];
+    for (int k = 0; k < K::inputs; k++) in[k] = static_cast<const T*>(inputs[k]);
+    T* out = static_cast<T*>(output);
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) {
+      vf x[K::inputs];
+      for (int k = 0; k < K::inputs; k++) x[k] = load(in[k] + i);
+      store(out + i, value_of<K, W>(x, par, par64));
+    }
+    if (i == n) return;
+    T rest[K::inputs + 1][VL] = {};
+    for (int k = 0; k < K::inputs; k++) std::memcpy(rest[k], in[k] + i, (n - i) * sizeof(T));
+    vf x[K::inputs];
+    for (int k = 0; k < K::inputs; k++) x[k] = load(rest[k]);
+    store(rest[K::inputs], value_of<K, W>(x, par, par64));
+    std::memcpy(out + i, rest[K::inputs], (n - i) * sizeof(T));
+  }
+
+  // d: gradients by the inputs (each may be null), then the value's place (may be null); sums: by the parameters.
+  static void slopes(int64_t n, const void* const* inputs, const void* gradient, const double* par64, void* const* d,
+                     double* sums) {
+    vf par[K::parameters + 1];
+    for (int k = 0; k < K::parameters; k++) par[k] = splat(static_cast<float>(par64[k]));
+    double lanes[K::parameters + 1][VL] = {};
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) block(VL, i, inputs, gradient, par, par64, d, lanes);
+    if (i < n) tail(n - i, i, inputs, gradient, par, par64, d, lanes);
+    for (int k = 0; k < K::parameters; k++)
+      for (int j = 0; j < VL; j++) sums[k] += lanes[k][j];
+  }
+
+ private:
+  static NL_INLINE void block(int count, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
+                              const double* par64, void* const* d, double (*lanes)[VL]) {
+    vf x[K::inputs], slope[K::inputs + K::parameters];
+    for (int k = 0; k < K::inputs; k++) x[k] = load(static_cast<const T*>(inputs[k]) + i);
+    const vf out = slopes_of<K, W>(x, load(static_cast<const T*>(gradient) + i), par, par64, slope);
+    for (int k = 0; k < K::inputs; k++)
+      if (d[k]) store(static_cast<T*>(d[k]) + i, slope[k]);
+    if (d[K::inputs]) store(static_cast<T*>(d[K::inputs]) + i, out);
+    for (int k = 0; k < K::parameters; k++) {
+      if (count == VL) add_lanes(lanes[k], slope[K::inputs + k]);
+      else
+        for (int j = 0; j < count; j++) lanes[k][j] += slope[K::inputs + k][j];
+    }
+  }
+  __attribute__((noinline)) static void tail(int64_t count, int64_t i, const void* const* inputs, const void* gradient,
+                                             const vf* par, const double* par64, void* const* d,
+                                             double (*lanes)[VL]) {
+    T rest[2 * K::inputs + 2][VL] = {};
+    const void* in[K::inputs];
+    void* to[K::inputs + 1];
+    for (int k = 0; k < K::inputs; k++) {
+      in[k] = std::memcpy(rest[k], static_cast<const T*>(inputs[k]) + i, count * sizeof(T));
+    }
+    std::memcpy(rest[K::inputs], static_cast<const T*>(gradient) + i, count * sizeof(T));
+    for (int k = 0; k <= K::inputs; k++) to[k] = rest[K::inputs + 1 + k];
+    block(static_cast<int>(count), 0, in, rest[K::inputs], par, par64, to, lanes);
+    for (int k = 0; k <= K::inputs; k++)
+      if (d[k]) std::memcpy(static_cast<T*>(d[k]) + i, to[k], count * sizeof(T));
+  }
+};
+
+template <class K>
+struct Loops<K, double> {
+  static void value(int64_t n, const void* const* inputs, const double* par, void* output) {
+    for (int64_t i = 0; i < n; i++) {
+      double x[K::inputs];
+      for (int k = 0; k < K::inputs; k++) x[k] = static_cast<const double*>(inputs[k])[i];
+      Wide w;
+      static_cast<double*>(output)[i] = K::template value<double>(w, x, par);
+    }
+  }
+  static void slopes(int64_t n, const void* const* inputs, const void* gradient, const double* par, void* const* d,
+                     double* sums) {
+    for (int64_t i = 0; i < n; i++) {
+      double x[K::inputs], slope[K::inputs + K::parameters];
+      for (int k = 0; k < K::inputs; k++) x[k] = static_cast<const double*>(inputs[k])[i];
+      const double grad = static_cast<const double*>(gradient)[i];
+      Wide w;
+      const double out = K::template slopes<double>(w, x, par, slope);
+      for (int k = 0; k < K::inputs; k++)
+        if (d[k]) static_cast<double*>(d[k])[i] = grad * slope[k];
+      if (d[K::inputs]) static_cast<double*>(d[K::inputs])[i] = out;
+      for (int k = 0; k < K::parameters; k++) sums[k] += grad * slope[K::inputs + k];
+    }
+  }
+};
+
+}  // namespace
+
+typedef void (*nl_value_t)(int64_t, const void* const*, const double*, void*);
+typedef void (*nl_slopes_t)(int64_t, const void* const*, const void*, const double*, void* const*, double*);
+// One activation: float32, bfloat16, float16, float64.
+struct nl_entry {
+  const char* identity;
+  int inputs, parameters;
+  nl_value_t value[4];
+  nl_slopes_t slopes[4];
+};
+#define NL_ENTRY(identity, K)                                                                        \
+  {identity, K::inputs, K::parameters,                                                               \
+   {Loops<K, float>::value, Loops<K, bf16>::value, Loops<K, fp16>::value, Loops<K, double>::value}, \
+   {Loops<K, float>::slopes, Loops<K, bf16>::slopes, Loops<K, fp16>::slopes, Loops<K, double>::slopes}}
+#ifndef NL_ISA
+#define NL_ISA own
+#endif
+#define NL_JOIN2(a, b) a##b
+#define NL_JOIN(a, b) NL_JOIN2(a, b)
+#define NL_TABLE(...)                                                           \
+  extern "C" const nl_entry NL_JOIN(nl_entries_, NL_ISA)[] = {__VA_ARGS__, {}};
