@@ -1,6 +1,7 @@
 """accelerate: every family equal to the untouched model, judged against float64; refusals; restore."""
 
 import copy
+import dataclasses
 import io
 import pickle
 
@@ -58,7 +59,7 @@ def test_the_comparison_notices_another_activation(name):
     other = nonlin.get({"llama": "geglu", "gpt_oss": "swiglu", "bert": "gelu_tanh"}[name])
     for module in twin.modules():
         if (recipe := recipe_of(module)) is not None:
-            install(module, type(recipe)(**(vars(recipe) | {"definition": other})))
+            install(module, dataclasses.replace(recipe, definition=other))
     with pytest.raises(AssertionError):
         _judge(name, model, twin)
 

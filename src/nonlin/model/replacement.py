@@ -45,6 +45,11 @@ class Recipe:
     fused: tuple[type, ...] = ()
     memory: str = "lean"
 
+    def __post_init__(self) -> None:
+        # Made once: a compiler that traces a call need not see how.
+        packed = self.layout in ("concatenated", "interleaved")
+        object.__setattr__(self, "call", (functional.packed if packed else functional.activation)(self.definition))
+
     def __deepcopy__(self, memo: Any) -> "Recipe":
         return self  # nothing in it changes, and kernels are kept by the definition itself
 
@@ -145,11 +150,11 @@ def learned(module: nn.Module, recipe: Recipe) -> Mapping[str, Tensor]:
 
 def activate(module: nn.Module, recipe: Recipe, *products: Tensor) -> Tensor:
     """Return the activation of the products: (gate, up), a packed product, or (up,)."""
+    call: Any = recipe.call  # type: ignore[attr-defined]
     if recipe.layout in ("concatenated", "interleaved"):
-        return functional.packed(recipe.definition)(*products, layout=recipe.layout,  # type: ignore[arg-type]
-                                                    first="gate" if recipe.gate_first else "up",
-                                                    **learned(module, recipe))
-    return functional.activation(recipe.definition)(*products, **learned(module, recipe))
+        return call(*products, layout=recipe.layout, first="gate" if recipe.gate_first else "up",
+                    **learned(module, recipe))
+    return call(*products, **learned(module, recipe))
 
 
 def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
