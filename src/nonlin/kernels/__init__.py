@@ -4,6 +4,6 @@ from nonlin import _lazy
 
 _HOMES = {"Explanation": "nonlin.kernels.dispatch", "explain": "nonlin.kernels.dispatch",
           "feed_forward": "nonlin.kernels.block"}
-__all__ = list(_HOMES)
+__all__ = ["Explanation", "explain", "feed_forward"]
 
 __getattr__ = _lazy.attributes(__name__, _HOMES)

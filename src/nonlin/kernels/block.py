@@ -9,8 +9,8 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
+from nonlin.functions.registry import resolve, spell
 from nonlin.kernels import block_ops
-from nonlin.kernels.naming import definition_of, text_of
 
 MEMORY = ("fast", "lean", "minimal")
 LAYOUTS = ("separate", "concatenated", "interleaved")
@@ -68,7 +68,7 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
 
 def run(tensors: list[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
         memory: str) -> Tensor:
-    """Run the operation on checked tensors; ``activation`` is its text (:mod:`nonlin.kernels.naming`)."""
+    """Run the operation on checked tensors; ``activation`` is its text (``nonlin.functions.registry.spell``)."""
     keep = _keep(activation, memory, tensors[0].dtype) if _differentiates([*tensors, learned]) else "nothing"
     return block_ops.call(block_ops.forward_op, block_ops.ForwardFunction, *tensors, learned, activation, layout,
                           up_first, keep)[0]
@@ -82,7 +82,7 @@ def _differentiates(tensors: list[Any]) -> bool:
 
 @torch.compiler.assume_constant_result
 def _text(definition: Definition) -> str:
-    return text_of(definition)
+    return spell(definition)
 
 
 @torch.compiler.assume_constant_result
@@ -90,7 +90,7 @@ def _keep(activation: str, memory: str, dtype: torch.dtype) -> str:
     """Return which of the activation's input and output the operation keeps."""
     if memory == "minimal":
         return "nothing"
-    told = derivative_from_output(definition_of(activation))
+    told = derivative_from_output(resolve(activation))
     # A slope below 1 pushes small float16 numbers under the least one, and their sign is lost with them.
     if told == "exact" or (told == "scaled" and dtype != torch.float16):
         return "output"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition
+from nonlin.functions.registry import resolve
 from nonlin.kernels import block_second, dispatch
 from nonlin.kernels.block_layout import (
     Packing,
@@ -28,7 +29,6 @@ from nonlin.kernels.block_layout import (
     rows,
     split,
 )
-from nonlin.kernels.naming import definition_of
 
 # Places of the differentiable arguments, in the order of both operations' results and arguments.
 X, GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS, PARAMETERS = range(8)
@@ -47,7 +47,7 @@ def forward_op(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bi
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         packing = product_packing(up, layout, up_first)
         pre_GNH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
-        hidden_NH = dispatch.forward(definition_of(activation), inputs_of(pre_GNH, layout, up_first),
+        hidden_NH = dispatch.forward(resolve(activation), inputs_of(pre_GNH, layout, up_first),
                                      split(parameters, x.dtype))
         # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
         out = x.new_empty(*x.shape[:-1], down.shape[0])
@@ -81,7 +81,7 @@ def backward_op(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor,
     """
     with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
         return _gradients(grad, x, (gate, up, down, gate_bias, up_bias, parameters), pre, hidden,
-                          definition_of(activation), (layout, up_first), needs)
+                          resolve(activation), (layout, up_first), needs)
 
 
 def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Tensor | None, hidden: Tensor | None,
@@ -97,8 +97,13 @@ def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Te
     out = [grad.new_empty(0) for _ in range(8)]
     slopes_NH: list[Tensor] = []
     if any(needs[i] for i in (X, GATE, UP, GATE_BIAS, UP_BIAS, PARAMETERS)):
+        dh_NH, whole_NC = grad_NO @ down, None
+        if apart != packing:  # gate and up were made in one product: their gradients are columns of one tensor too
+            whole_NC = dh_NH.new_empty(dh_NH.shape[0], up.shape[0])
         slopes_NH, sums, made = dispatch.backward(
-            definition, grad_NO @ down, inputs_NH, learned, want_value=needs[DOWN] and hidden is None)
+            definition, dh_NH, inputs_NH, learned, want_value=needs[DOWN] and hidden is None,
+            into=None if whole_NC is None else columns(whole_NC, *packing))
+        slopes_NH = slopes_NH if whole_NC is None else [whole_NC]
         hidden = made if hidden is None else hidden
         if needs[PARAMETERS]:
             out[PARAMETERS] = torch.cat(sums).to(parameters.dtype)
@@ -109,8 +114,6 @@ def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Te
         torch.mm(grad_NO.t(), hidden, out=out[DOWN])
     if needs[DOWN_BIAS]:
         out[DOWN_BIAS] = grad_NO.sum(0)
-    if apart != packing:
-        slopes_NH = [_interleaved(slopes_NH, *packing)] if slopes_NH else []
     if needs[X]:
         dx_ND = slopes_NH[0] @ weights[0]
         for slope_NH, weight in zip(slopes_NH[1:], weights[1:], strict=True):
@@ -118,15 +121,6 @@ def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Te
         out[X] = dx_ND.view(*grad.shape[:-1], dx_ND.shape[1])
     _first_weights(out, slopes_NH, x_ND, (gate, up, gate_bias, up_bias), apart, needs)
     return tuple(out)
-
-
-def _interleaved(slopes_NH: list[Tensor], layout: str, up_first: bool) -> Tensor:
-    """Return the gradient of the one product that made gate and up."""
-    count, hidden = slopes_NH[0].shape
-    whole_NC = slopes_NH[0].new_empty(count, 2 * hidden)
-    for part_NH, slope_NH in zip(columns(whole_NC, layout, up_first), slopes_NH, strict=True):
-        part_NH.copy_(slope_NH)
-    return whole_NC
 
 
 def _first_weights(out: list[Tensor], slopes_NH: list[Tensor], x_ND: Tensor | None, tensors: tuple[Any, ...],

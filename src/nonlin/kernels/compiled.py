@@ -239,6 +239,6 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
         sums = places[:len(parameters)]
     elif shape.numel():
         sums = _run(kernel, True, shape, [*_two(inputs), gradient, *_two(outs), value], parameters)
-    learned = [torch.full_like(q, s, memory_format=torch.contiguous_format)
+    learned = [torch.tensor(s, dtype=torch.float64).to(q.dtype).reshape(q.shape)
                for q, s in zip(parameters, sums, strict=True)]
     return [reduce_to(d, x.shape) for d, x in zip(outs, inputs, strict=True)], learned, value

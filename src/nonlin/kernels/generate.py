@@ -18,12 +18,13 @@ from typing import Any
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import NAMES
+from nonlin.functions.primitives import NAMES, cauchy
 from nonlin.functions.walk import fold, terms
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
-# float32 numbers of these primitives' arguments are worth more than their rounding: the tails decay like exp.
-_MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus")
+# What rounding took from the arguments of these is put back: their tails decay like exp.
+_LONG = 3  # roundings after which a term is settled: its lost parts are added
+_MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class _Value:
     name: str
     low: Callable[[], str | None] = lambda: None
     scale: float = 0.0  # its value, where that is a power of two: a product with it loses nothing
+    roundings: int = 0  # how many, since the last primitive
 
 
 class _Writer:
@@ -75,7 +77,7 @@ class _Writer:
     def add(self, a: _Value, b: _Value) -> _Value:
         out = self.emit(f"{a.name} + {b.name}")
         return _Value(out, lambda: self.both(self.emit(f"sum_error({a.name}, {b.name}, {out})"),
-                                             self.both(a.low(), b.low())))
+                                             self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
 
     def mul(self, a: _Value, b: _Value) -> _Value:
         if -1 in (a.scale, b.scale):
@@ -91,14 +93,14 @@ class _Writer:
                     total = self.both(total, self.emit(f"{one.name} * {part}"))
             return total
 
-        return _Value(out, low)
+        return _Value(out, low, roundings=a.roundings + b.roundings + (not (a.scale or b.scale)))
 
     def negated(self, a: _Value) -> _Value:
         def low() -> str | None:
             part = a.low()
             return self.emit(f"-{part}") if part else None
 
-        return _Value(self.emit(f"-{a.name}"), low)
+        return _Value(self.emit(f"-{a.name}"), low, roundings=a.roundings)
 
     def divide(self, b: _Value) -> _Value:
         one = self.number(sympy.Integer(1))
@@ -109,7 +111,7 @@ class _Writer:
             rest = self.emit(f"-({out} * {part}) / {b.name}") if part else None
             return self.both(self.emit(f"quotient_error({one.name}, {b.name}, {out})"), rest)
 
-        return _Value(out, low)
+        return _Value(out, low, roundings=b.roundings + 1)
 
     def power(self, base: _Value, exponent: sympy.Expr) -> _Value:
         if not (2 * exponent).is_Integer:
@@ -141,6 +143,10 @@ class _Writer:
 
         return _Value(out, low)
 
+    def settled(self, a: _Value) -> str:
+        low = a.low() if a.roundings >= _LONG else None
+        return self.emit(f"settled<W>({a.name}, {low})") if low else a.name
+
     def is_number(self, value: _Value) -> bool:
         return any(text.startswith("number<V>") and name == value.name for text, name in self.known.items())
 
@@ -163,7 +169,7 @@ def _literal(x: float, suffix: str = "") -> str:
 
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
-  static constexpr bool roots = {roots};
+  static constexpr bool roots = {roots}, powers = {powers}, scaled = {scaled};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
     {value_body}
@@ -194,16 +200,27 @@ def struct(definition: Definition) -> str:
     again = _mended(definition.expr, leaves, slope, definition)
     slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
     roots = any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow))
+    far = any(p.exp < 0 or p.exp > 1 for p in _whole(definition).atoms(sympy.Pow) if p.free_symbols)
+    far = far or _whole(definition).has(cauchy)
+    arguments = [part for call in definition.expr.atoms(sympy.Function) for part in call.args]
+    scaled = any(abs(part.as_coeff_Mul()[0]) < 1 for part in arguments)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
-        roots=str(roots).lower(), value_body="\n    ".join(value.lines), value=out,
-        slope_body="\n    ".join(slope.lines), slope_value=again)
+        roots=str(roots).lower(), powers=str(far).lower(), scaled=str(scaled).lower(),
+        value_body="\n    ".join(value.lines), value=out, slope_body="\n    ".join(slope.lines), slope_value=again)
+
+
+def _whole(definition: Definition) -> sympy.Expr:
+    """Return an expression that has every part of the value and of the derivatives in it."""
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
 
 
 def _mended(expr: sympy.Expr, leaves: dict[str, _Value], writer: _Writer, definition: Definition) -> str:
     """Write the sum of the expression's terms, each with its 0 x infinity mended."""
     whole = "whole(" + ", ".join(leaves[v].name for v in definition.variables) + ")"
-    parts = [writer.emit(f"mended({fold(term, leaves, writer.table()).name}, {whole})") for term in terms(expr)]
+    parts = [writer.emit(f"mended({writer.settled(fold(term, leaves, writer.table()))}, {whole})")
+             for term in terms(expr)]
     return functools.reduce(lambda a, b: writer.emit(f"{a} + {b}"), parts)
 
 

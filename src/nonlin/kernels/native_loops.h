@@ -23,6 +23,18 @@ static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
   else return {};
 }
 
+// A long product with what its roundings lost, where that counts.
+template <class W, class V>
+static NL_INLINE V settled(V value, V low) {
+  if constexpr (W::exact) {
+    const V sum = value + low;
+    if constexpr (std::is_same<V, vf>::value) return select(is_nan(low), value, sum);
+    else return low - low == 0 ? sum : value;
+  } else {
+    return value;
+  }
+}
+
 // A nan that no input brought is a product of 0 and infinity at the far end, where the limit is 0. In float32 the
 // lane is computed again in double precision, so it is mended there alone.
 static NL_INLINE vm whole(vf a) { return vm{}; }
@@ -65,6 +77,18 @@ static NL_INLINE vm flagged(const W& w, vm nan) {
   if constexpr (W::exact) return nan | w.flagged();
   else return nan;
 }
+// Powers and quotients of numbers this large leave float32's range on the way to a result that has its place in it;
+// subnormal numbers lose digits where they are scaled down.
+template <class K, class W>
+static NL_INLINE vm far_out(const vf* in) {
+  vm far{};
+  if constexpr (K::scaled && W::exact)
+    for (int k = 0; k < K::inputs; k++)
+      far = far | (less(vabs(in[k]), splat(1e-30f)) & less(splat(0.0f), vabs(in[k])));
+  if constexpr (K::powers)
+    for (int k = 0; k < K::inputs; k++) far = far | less(splat(1e15f), vabs(in[k]));
+  return far;
+}
 static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
 
 // One register's worth of value and of gradients.
@@ -72,7 +96,7 @@ template <class K, class W>
 static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64) {
   W w;
   vf out = K::template value<vf>(w, in, par);
-  const vm bad = flagged(w, is_nan(out));
+  const vm bad = flagged(w, is_nan(out)) | far_out<K, W>(in);
   if (__builtin_expect(any(bad), 0)) {
     vf x[K::inputs], fixed = out;
     for (int k = 0; k < K::inputs; k++) x[k] = in[k];
@@ -92,7 +116,7 @@ static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double
     d[k] = grad * d[k];
     nan = nan | is_nan(d[k]);
   }
-  const vm bad = flagged(w, nan);
+  const vm bad = flagged(w, nan) | far_out<K, W>(in);
   if (__builtin_expect(any(bad), 0)) {
     vf x[K::inputs], fixed[all], again = out;
     for (int k = 0; k < K::inputs; k++) x[k] = in[k];

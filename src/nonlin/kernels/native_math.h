@@ -19,8 +19,8 @@ static NL_INLINE vf negated(vf a) { return -a; }
 static NL_INLINE None negated(None) { return {}; }
 static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (int32_t)0x80000000)); }
 static NL_INLINE None signed_like(None, vf) { return {}; }
-static NL_INLINE vf twice(vf a) { return a + a; }
-static NL_INLINE None twice(None) { return {}; }
+static NL_INLINE vf times(vf low, vf a) { return low * a; }
+static NL_INLINE None times(None, vf) { return {}; }
 
 struct Fast {
   static constexpr bool exact = false;
@@ -44,9 +44,9 @@ static NL_INLINE vf scaled(vf p, vf n, vi power) {
   return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
 #endif
 }
-// exp(x + low) for -104 <= x <= 89 or nan.
+// exp(x + low) for -104 <= x <= 89 or nan. Where asked, `lost` is what the last rounding took.
 template <class L>
-static NL_INLINE vf exp_core(vf x, L low) {
+static NL_INLINE vf exp_core(vf x, L low, vf* lost = nullptr) {
   const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
   const vf shifted = fma(x, splat(1.44269504088896341f), magic);
   const vi power = (vi)shifted - (vi)magic;
@@ -59,7 +59,9 @@ static NL_INLINE vf exp_core(vf x, L low) {
   p = fma(p, r, splat(4.1665795894e-2f));
   p = fma(p, r, splat(1.6666665459e-1f));
   p = fma(p, r, splat(5.0000001201e-1f));
-  p = fma(p, r * r, r) + splat(1.0f);
+  const vf rest = fma(p, r * r, r);
+  p = splat(1.0f) + rest;
+  if (lost) *lost = scaled(rest - (p - splat(1.0f)), n, power);
   return scaled(p, n, power);
 }
 // exp(x + low) for x <= 0; 0 below -104, subnormal before; nan stays.
@@ -107,14 +109,15 @@ static NL_INLINE vf quotient_error(vf a, vf b, vf quotient) {
 template <class W, class L>
 static NL_INLINE vf nl_sigmoid(W& w, vf x, L low) {
   w.small_exp(x);
-  const vf a = -vabs(x);
-  const vf z = exp_core(vmax(splat(-104.0f), a), negated(signed_like(low, x)));
-  const vf one = splat(1.0f), d = one + z;
+  const vf one = splat(1.0f), a = -vabs(x);
   const vm negative = less(x, splat(0.0f));
-  const vf n = select(negative, z, one), q = n / d;
+  vf lost;
+  const vf z = exp_core(vmax(splat(-104.0f), a), negated(signed_like(low, x)), W::exact ? &lost : nullptr);
+  const vf d = one + z, n = select(negative, z, one), q = n / d;
   if constexpr (!W::exact) return q;
-  // What the division and the sum lost, over d; 1/d is q, or 1 - q where n is z.
-  const vf rest = fma(-q, z - (d - one), fma(-q, d, n));
+  // What exp, the sum and the division lost, over d; 1/d is q, or 1 - q where n is z.
+  vf rest = fma(-q, (z - (d - one)) + lost, fma(-q, d, n));
+  rest = rest + select(negative, lost, splat(0.0f));
   return fma(rest, select(negative, one - q, q), q);
 }
 template <class W, class L>
@@ -131,17 +134,25 @@ static NL_INLINE vf nl_expm1(W& w, vf x, L low) {
   (void)w;
   return select(less(vabs(x), splat(0.5f)), p, nl_exp(inner, x, low) - splat(1.0f));
 }
-template <class W>
-static NL_INLINE vf nl_tanh(W&, vf x, None) {
+// 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
+template <class W, class L>
+static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   const vf a = vabs(x), s = x * x, one = splat(1.0f);
   vf p = splat(-5.70498872745e-3f);
   p = fma(p, s, splat(2.06390887954e-2f));
   p = fma(p, s, splat(-5.37397155531e-2f));
   p = fma(p, s, splat(1.33314422036e-1f));
   p = fma(p, s, splat(-3.33332819422e-1f));
-  p = fma(p * s, x, x);
-  const vf z = exp_core(vmax(splat(-104.0f), -(a + a)), None{});
-  const vf large = one - (z + z) / (one + z);
+  p = plus(p * s * x, low) + x;
+  vf lost;
+  const vf z = exp_core(vmax(splat(-104.0f), -(a + a)), None{}, W::exact ? &lost : nullptr);
+  const vf d = one + z, q = (z + z) / d;
+  vf large = one - q;
+  if constexpr (W::exact) {
+    const vf rest = fma(-q, (z - (d - one)) + lost, fma(-q, d, z + z)) + (lost + lost);
+    const vf small = ((one - large) - q) - rest * fma(splat(-0.5f), q, one);
+    large = large + plus(small, times(signed_like(low, x), one - large * large));
+  }
   return select(less(a, splat(0.625f)), p, copysign_from(large, x));
 }
 // log(x) for x > 0.
@@ -228,7 +239,7 @@ static NL_INLINE vf gauss(vf a, L low) {
   a = vmin(splat(20.0f), a);
   const vf square = a * a;
   vf rest = product_error(a, a, square) * splat(-0.5f);
-  if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);  // bounded where it is added
+  if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);
   return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), rest);
 }
 template <class W, class L>
@@ -266,9 +277,13 @@ static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
   const vf whole = vabs(x), a = vmin(splat(20.0f), whole);
   w.small_exp(vmin(x, splat(0.0f)) * (splat(0.5f) * whole));
   vf ratio_low;
-  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(a, signed_like(low, x));
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(a, None{});
   vf tail = ratio * density;
-  if constexpr (W::exact) tail = fma(ratio, density, ratio_low * density);
+  if constexpr (W::exact) {
+    // The slope of the tail is minus the density over sqrt(2 pi).
+    if constexpr (!std::is_same<L, None>::value) ratio_low = fma(signed_like(low, x), splat(-0.3989422804f), ratio_low);
+    tail = fma(ratio, density, ratio_low * density);
+  }
   return select(less(splat(0.0f), x), splat(1.0f) - tail, tail);
 }
 // erf(x) = 1 - 2 Phi(-x sqrt 2); near 0 its series.

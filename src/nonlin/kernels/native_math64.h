@@ -44,8 +44,8 @@ static inline double nl_sigmoid(W& w, double x, L low) {
 }
 template <class W, class L>
 static inline double nl_expm1(W&, double x, L) { return std::expm1(x); }
-template <class W>
-static inline double nl_tanh(W&, double x, None) { return std::tanh(x); }
+template <class W, class L>
+static inline double nl_tanh(W&, double x, L) { return std::tanh(x); }
 template <class W>
 static inline double nl_log1p(W&, double x, None) { return std::log1p(x); }
 template <class W, class L>

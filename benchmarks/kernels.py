@@ -1,0 +1,188 @@
+"""How fast the activations' kernels are on this CPU, against eager torch and torch.compile.
+
+Every row times the same computation by three arms that alternate in rounds: eager (torch's own function where there
+is one, else the formula as one would write it), torch.compile of that, and nonlin. Medians over rounds; ratios above 1
+mean that nonlin is faster. "copy" is the share of the bandwidth of torch's own copy of a tensor of that shape and
+dtype, counting what must be read and written once.
+
+    python benchmarks/kernels.py [--activations swiglu,gelu] [--dtypes bfloat16,float32] [--passes forward,backward]
+                                 [--rows 4096] [--columns 2048] [--threads 2] [--rounds 9] [--no-compile]
+                                 [--json FILE] [--merge FILE ...]
+
+Passes: forward; backward (gradients by the inputs and the activation again, from the gradient and the inputs);
+both (forward, then autograd's backward); small (a call on 64 numbers). --merge prints the rows of earlier --json
+files as one table.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from nonlin import functional
+from nonlin.functions import get, names
+from nonlin.kernels import compiled, dispatch
+from nonlin.training import machine
+
+EAGER = {
+    "identity": lambda x: x * 1, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu,
+    "leaky_relu": F.leaky_relu, "prelu": lambda x: F.prelu(x, torch.full((1,), 0.25, dtype=x.dtype)), "elu": F.elu,
+    "selu": F.selu, "softplus": F.softplus, "sqrtsoftplus": lambda x: F.softplus(x).sqrt(), "relu6": F.relu6,
+    "hardswish": F.hardswish, "hardtanh": F.hardtanh, "softsign": F.softsign,
+    "relu_squared": lambda x: F.relu(x).square(), "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_10": lambda x: F.gelu(x).clamp(-10, 10),
+    "silu": F.silu, "swish_beta": lambda x: x * torch.sigmoid(1.0 * x), "mish": F.mish,
+    "laplace": lambda x: 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * 2**0.5))),
+    "fatrelu": lambda x: F.threshold(x, 0.01, 0.0),
+    "xielu": lambda x: torch.where(x > 0, 0.8 * x * x + 0.5 * x,
+                                   (torch.expm1(x.clamp(max=-1e-6)) - x) * 0.8 + 0.5 * x),
+    "xgelu": lambda x: x * (0.5 * (1 + torch.erf(x * 0.5**0.5)) * 1.2 - 0.1),
+    "xsilu": lambda x: x * (torch.sigmoid(x) * 1.2 - 0.1),
+    "xatlu": lambda x: x * ((torch.atan(x) / torch.pi + 0.5) * 1.2 - 0.1),
+    "glu": lambda g, u: torch.sigmoid(g) * u, "bilinear": lambda g, u: g * u, "reglu": lambda g, u: F.relu(g) * u,
+    "geglu": lambda g, u: F.gelu(g) * u, "geglu_tanh": lambda g, u: F.gelu(g, approximate="tanh") * u,
+    "swiglu": lambda g, u: F.silu(g) * u, "relu_squared_glu": lambda g, u: F.relu(g).square() * u,
+    "drelu": lambda g, u: F.relu(g) * F.relu(u),
+    "swiglu_oai": lambda g, u: (lambda m: m * torch.sigmoid(1.702 * m) * (u.clamp(-7, 7) + 1))(g.clamp(max=7)),
+    "swiglu_clamped": lambda g, u: F.silu(g.clamp(max=10)) * u.clamp(-10, 10),
+    "situ_glu": lambda g, u: 4 * torch.tanh(g / 4) * torch.sigmoid(g) * 25 * torch.tanh(u / 25),
+}
+"""What one would write in torch."""
+
+
+def backward_of(function, inputs):
+    """Return gradients by the inputs and the value, by torch's own derivatives, for torch.compile to fuse."""
+    def call(gradient, *tensors):
+        value, pull = torch.func.vjp(function, *tensors)
+        return (*pull(gradient), value)
+    return call
+
+
+def arms(name, which, inputs, gradient, compile_too):
+    """Return {arm: function of nothing} for one row."""
+    eager, definition = EAGER[name], get(name)
+    learned = [torch.full((1,), q.initial) for q in definition.parameters]
+    fast = torch.compile(eager, dynamic=False)
+    if which in ("forward", "small"):
+        own = functional.activation(name)
+        made = {"eager": lambda: eager(*inputs), "compile": lambda: fast(*inputs), "nonlin": lambda: own(*inputs)}
+    elif which == "backward":
+        pull = backward_of(eager, inputs)
+        fast_pull = torch.compile(pull, dynamic=False)
+        made = {"eager": lambda: pull(gradient, *inputs), "compile": lambda: fast_pull(gradient, *inputs),
+                "nonlin": lambda: dispatch.backward(definition, gradient, inputs, learned, want_value=True)}
+    else:
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        own = functional.activation(name)
+
+        def both(function):
+            return lambda: torch.autograd.grad(function(*leaves), leaves, gradient)
+
+        made = {"eager": both(eager), "compile": both(fast), "nonlin": both(own)}
+    if not compile_too or which == "small":
+        del made["compile"]
+    return made
+
+
+def numbers_moved(which, count):
+    """Return how many numbers an element costs at least, read and written once."""
+    return {"forward": count + 1, "small": count + 1, "backward": 2 * count + 2, "both": 3 * count + 2}[which]
+
+
+def measure(made, rounds, repeat):
+    """Return {arm: seconds}, medians over rounds in which the arms alternate."""
+    times = {arm: [] for arm in made}
+    for _ in range(2):
+        for call in made.values():
+            call()
+    for _ in range(rounds):
+        for arm, call in made.items():
+            begin = time.perf_counter()
+            for _ in range(repeat):
+                call()
+            times[arm].append((time.perf_counter() - begin) / repeat)
+    return {arm: statistics.median(t) for arm, t in times.items()}
+
+
+def row(name, dtype, which, options):
+    """Return one row of the table."""
+    count = len(get(name).variables)
+    shape = (64,) if which == "small" else (options.rows, options.columns)
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape).to(dtype) for _ in range(count)]
+    gradient, place = torch.randn(shape).to(dtype), torch.empty(shape, dtype=dtype)
+    made = arms(name, which, inputs, gradient, not options.no_compile)
+    made["copy"] = lambda: place.copy_(gradient)
+    seconds = measure(made, options.rounds, 2000 if which == "small" else 1)
+    copied = seconds.pop("copy")
+    share = numbers_moved(which, count) / 2 * copied / seconds["nonlin"]
+    return {"activation": name, "dtype": str(dtype).removeprefix("torch."), "pass": which,
+            "seconds": seconds, "copy_share": share, "copy_gb_s": 2 * gradient.nbytes / copied / 1e9}
+
+
+def line(made):
+    """Return a row as text."""
+    seconds = made["seconds"]
+    own = seconds["nonlin"]
+    scale, unit = (1e6, "us") if own < 1e-4 else (1e3, "ms")
+    ratios = "".join(f"{seconds[a] / own:>9.2f}x" if a in seconds else f"{'':>10}" for a in ("eager", "compile"))
+    share = "" if made["pass"] == "small" else f"{made['copy_share'] * 100:>7.0f} %"
+    return (f"{made['activation']:<17} {made['dtype']:<9} {made['pass']:<9}{own * scale:>9.2f} {unit}{ratios}{share}")
+
+
+HEAD = f"{'activation':<17} {'dtype':<9} {'pass':<9}{'nonlin':>12}{'eager':>10}{'compile':>10}{'copy':>9}"
+
+
+def summary(rows):
+    """Print the ratio to the better of eager and torch.compile, over the catalog."""
+    for which in ("forward", "backward", "both"):
+        for dtype in sorted({r["dtype"] for r in rows}):
+            some = [r for r in rows if r["pass"] == which and r["dtype"] == dtype and "compile" in r["seconds"]]
+            if some:
+                ratios = {r["activation"]: min(r["seconds"]["eager"], r["seconds"]["compile"]) / r["seconds"]["nonlin"]
+                          for r in some}
+                worst = min(ratios, key=ratios.__getitem__)
+                print(f"{which} {dtype}: {len(ratios)} activations against the better of both: median "
+                      f"{statistics.median(ratios.values()):.2f}x, least {ratios[worst]:.2f}x ({worst})")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--activations")
+    parser.add_argument("--dtypes", default="bfloat16,float32")
+    parser.add_argument("--passes", default="forward,backward,both,small")
+    parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--columns", type=int, default=2048)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--merge", type=Path, nargs="+")
+    options = parser.parse_args()
+    if options.merge:
+        rows = [r for path in options.merge for r in json.loads(path.read_text())["rows"]]
+        print(HEAD, *map(line, rows), sep="\n")
+        return summary(rows)
+    torch.set_num_threads(options.threads)
+    kernel, reason = compiled.find(get("swiglu"))
+    facts = machine.describe() | {"threads": options.threads, "kernels": reason, "isa": kernel.isa if kernel else None,
+                                  "shape": [options.rows, options.columns]}
+    print(json.dumps(facts), HEAD, sep="\n")
+    which = options.activations.split(",") if options.activations else [n for n in names() if n in EAGER]
+    rows = []
+    for name in which:
+        for dtype in options.dtypes.split(","):
+            for each in options.passes.split(","):
+                rows.append(row(name, getattr(torch, dtype), each, options))
+                print(line(rows[-1]), flush=True)
+    summary(rows)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""One of two processes: the block under DDP and FSDP2, against the whole batch on one process in float64.
+
+    distributed_worker.py RANK STORE_FILE
+"""
+
+import copy
+import sys
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from nonlin.nn import FeedForward
+
+
+def _check(got, want, what):
+    error = float((got - want).abs().max() / want.abs().max())
+    assert error < 1e-12, f"{what}: {error:.3g}"
+
+
+def _whole(parameter):
+    return parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+def _shard_all(model):
+    for block in model[:2]:
+        fully_shard(block)
+    fully_shard(model)
+    return model
+
+
+def _shard_layers(model):
+    """Also each linear layer by itself: the block must call them, for their hooks gather the weights."""
+    for block in model[:2]:
+        for layer in (block.gate, block.up, block.down):
+            if layer is not None:
+                fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+def main(rank, store):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    batch = torch.randn(2, 6, 8, dtype=torch.float64)
+    wraps = {"ddp": DistributedDataParallel, "fsdp2": _shard_all, "fsdp2 of layers": _shard_layers}
+    for memory in ("lean", "minimal", "fast"):
+        plain = torch.nn.Sequential(FeedForward(8, 16, "swiglu", bias=True, memory=memory),
+                                    FeedForward(8, 16, "xielu", memory=memory)).double()
+        wanted = copy.deepcopy(plain)
+        wanted(batch.flatten(0, 1)).square().sum().div(2).backward()  # both average over the two processes
+        for name, wrap in wraps.items():
+            model = wrap(copy.deepcopy(plain))
+            blocks = [m for m in model.modules() if isinstance(m, FeedForward)]
+            one = [b.explain().backend.startswith("one operation") for b in blocks]
+            assert all(one) if name != "fsdp2 of layers" else not any(one), (name, one)
+            for _ in range(2):  # the second step meets gathered weights again
+                model.zero_grad()
+                model(batch[rank]).square().sum().backward()
+            for (key, parameter), want in zip(model.named_parameters(), wanted.parameters(), strict=True):
+                _check(_whole(parameter.grad), want.grad, f"{name}, {memory}, {key}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,89 @@
+"""Accuracy over whole ranges: float32 sampled densely over all its bits, every bfloat16 and every float16.
+
+The reference is the definition in float64 by numpy and SciPy (exact.py); that itself is held to 50 digits by the
+tables of tests/functions.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nonlin.functions import get, names
+from nonlin.kernels import compiled, dispatch
+
+_spec = importlib.util.spec_from_file_location("exact", Path(__file__).with_name("exact.py"))
+exact = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(exact)
+_kernel, _reason = compiled.find(get("gelu"))
+pytestmark = pytest.mark.skipif(_kernel is None, reason=f"no compiled kernels: {_reason}")
+NAMES = [n for n in names() if get(n).expr is not None]
+UPS = np.array([-3.7, -1.0, 0.01, 0.3, 1.5, 9.0, 25.0], np.float32)
+# Zero crossings where two terms cancel: there, and only there, the ulp is that of the larger term.
+CANCELS = {"xielu": lambda x: (x > -2.6) & (x < -2.3)}
+
+
+def _floats():
+    random = np.random.default_rng(0)
+    bits = np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 60000).astype(np.float32),
+                           random.normal(size=40000).astype(np.float32)])
+
+
+def _inputs(definition, x):
+    ups = torch.from_numpy(UPS[np.random.default_rng(1).integers(0, len(UPS), len(x))]).to(x.dtype)
+    return [x, ups][:len(definition.variables)]
+
+
+def _learned(definition):
+    return [torch.tensor([q.initial], dtype=torch.float64) for q in definition.parameters]
+
+
+def _worst(ulps, inputs):
+    k = int(np.argmax(ulps))
+    return f"{ulps[k]:.3g} ulp at {[float(x[k]) for x in inputs]}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32(name):
+    definition = get(name)
+    inputs = _inputs(definition, torch.from_numpy(_floats()))
+    wide = [x.double().numpy() for x in inputs]
+    learned = [q.double() for q in _learned(definition)]
+    slopes, _, again = dispatch.backward(definition, torch.ones_like(inputs[0]), inputs, learned, want_value=True)
+    value, largest = exact.compute(definition, definition.expr, wide)
+    scale = np.abs(value)
+    if name in CANCELS:
+        where = CANCELS[name](wide[0])
+        scale = np.where(where, np.maximum(scale, largest), scale)
+    for got in (dispatch.forward(definition, inputs, learned), again):
+        ulps = exact.off(got, value, scale, torch.float32)
+        assert ulps.max() <= 4, f"value: {_worst(ulps, inputs)}"
+    for variable, got in zip(definition.variables, slopes, strict=True):
+        value, largest = exact.compute(definition, definition.derivative(variable), wide)
+        ulps = exact.off(got, value, np.maximum(np.abs(value), largest), torch.float32)
+        assert ulps.max() <= 4, f"d/d{variable}: {_worst(ulps, inputs)}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_sixteen_bit_number(name, dtype):
+    definition = get(name)
+    every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+    inputs = _inputs(definition, every[torch.isfinite(every)])
+    got = dispatch.forward(definition, inputs, _learned(definition))
+    value, _ = exact.compute(definition, definition.expr, [x.double().numpy() for x in inputs])
+    ulps = exact.off(got, value, np.abs(value), dtype)
+    assert ulps.max() <= 1, _worst(ulps, inputs)
+    right = (torch.from_numpy(value).to(dtype) == got).double().mean()
+    assert right >= 0.999, f"{float(right) * 100:.3f} % are correctly rounded"
+
+
+def test_torchs_own_gelu_would_fail():
+    definition = get("gelu")
+    x = torch.from_numpy(_floats())
+    value, _ = exact.compute(definition, definition.expr, [x.double().numpy()])
+    ulps = exact.off(torch.nn.functional.gelu(x), value, np.abs(value), torch.float32)
+    assert ulps.max() > 1e5
