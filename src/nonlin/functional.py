@@ -15,7 +15,7 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import spell
-from nonlin.kernels import eager
+from nonlin.kernels import eager, ops
 
 _PACKED = "_packed"
 
@@ -44,7 +44,7 @@ def _activation(definition: Definition) -> Callable[..., Tensor]:
     def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             checked = _checked(definition, inputs, parameters)
-            return torch.ops.nonlin.activation(text, list(checked), _learned(definition, checked[0], parameters))
+            return ops.activation(text, list(checked), _learned(definition, checked[0], parameters))
         if not parameters and (out := small(*inputs)) is not None:
             return out
         checked = _checked(definition, inputs, parameters)
@@ -96,7 +96,7 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
             raise UserError(rule(call.__name__, "x", "have an even last dimension", tuple(x.shape),
                                  "Pass gate and up in one tensor."))
         (x,) = _checked(definition, (x,), parameters, count=1)
-        return torch.ops.nonlin.packed(text, x, _learned(definition, x, parameters), layout == "interleaved",
+        return ops.packed(text, x, _learned(definition, x, parameters), layout == "interleaved",
                                        first == "up")
 
     call.__name__ = f"{definition.name}{_PACKED}"

@@ -1,5 +1,6 @@
 // What a small language model needs besides its matrix products, each in one pass: normalization, attention
 // with normalized and rotated queries and keys, cross-entropy. Float32, one thread, C linkage, no torch.
+#include "native_gemm.h"
 #include "native_math.h"
 
 static inline float total(vf v) {

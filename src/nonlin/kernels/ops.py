@@ -211,3 +211,7 @@ activation = torch.ops.nonlin.activation.default
 """(definition, inputs, parameters) -> the activation."""
 activation_backward = torch.ops.nonlin.activation_backward.default
 """(definition, gradient, inputs, parameters) -> gradients by the inputs, then by the parameters."""
+packed = torch.ops.nonlin.packed.default
+"""(definition, packed, parameters, interleaved, up_first) -> the gated activation of one tensor's two halves."""
+packed_backward = torch.ops.nonlin.packed_backward.default
+"""(definition, gradient, packed, parameters, interleaved, up_first) -> gradients by the tensor, by the parameters."""
