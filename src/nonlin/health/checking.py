@@ -1,0 +1,127 @@
+"""``nonlin.health.check(model)``: a model run on text, and everything that is found in it as one record."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin.health import alternatives, inputs, record
+from nonlin.health.attention import AttentionLogits
+from nonlin.health.collect import Collector
+from nonlin.health.findings import judge
+from nonlin.model.blocks import find_blocks
+from nonlin.model.identification import identify_all
+from nonlin.model.loading import Loaded, load
+
+TOKENS, CONTEXT = 4096, 512
+_COMPARED = 512  # tokens on which other activations are tried
+
+
+def check(model: str | Path | nn.Module, text: str | Path | None = None, *, tokenizer: Any = None,
+          tokens: int = TOKENS, context: int = CONTEXT, gradients: bool = False, dtype: torch.dtype = torch.float32,
+          device: str | None = None, trust_remote_code: bool = False,
+          progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+    """Run a model on text and return the record of what is in it, "findings" included; the model is left as it was.
+
+    ``model`` and ``trust_remote_code`` are as in :func:`nonlin.model.load`; ``text`` is a file of text or of token
+    ids (.json, .npy), by default the text of Python's standard library. ``tokens`` are taken in sequences of
+    ``context``; ``gradients`` runs one batch backward too. ``progress`` is told (batches done, all).
+
+    Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
+    """
+    loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
+    modes = [(m, m.training) for m in loaded.model.modules()]
+    try:
+        loaded.model.eval()
+        return _check(loaded, tokenizer or loaded.tokenizer, text, tokens, context, gradients, progress)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
+           progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+    model, device = loaded.model, next(loaded.model.parameters()).device
+    given = inputs.prepare(model, tokenizer, text, tokens, context)
+    blocks = find_blocks(model)
+    short = given.sequences[:1, :16].to(device)
+    answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
+    collector, attention, notes = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits(), []
+    batches = [b.to(device) for b in given.batches()]
+    collector.attach()
+    try:
+        for i, batch in enumerate(batches):
+            with ExitStack() as stack:
+                if gradients:
+                    attention.restart()
+                    stack.enter_context(attention)
+                backward = gradients and i == 0
+                stack.enter_context(torch.set_grad_enabled(backward))
+                if backward:
+                    notes += _backward(model, batch, given.real)
+                else:
+                    inputs.forward(model, batch)
+            if progress:
+                progress(i + 1, len(batches))
+    finally:
+        collector.detach()
+    made = record.make(collector, model, loaded.source)
+    made |= {"text": given.description, "notes": [*loaded.notes, *given.notes, *notes]}
+    if gradients:
+        made["attention"] = {"largest_logits": attention.largest} if attention.largest else None
+        if not attention.largest:
+            made["notes"].append("attention does not go through torch's scaled_dot_product_attention: its logits were "
+                                 "not measured")
+    _try_others(made, model, answers, given, device)
+    _name_tokens(made, torch.cat([b.flatten() for b in batches]), tokenizer)
+    made["findings"] = judge(made)
+    return made
+
+
+def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:
+    """Run a loss backward so that the collector sees gradients; no gradient is left on the model."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = [] if trained else list(model.parameters())
+    for p in frozen:
+        p.requires_grad_(True)
+    try:
+        if real and inputs.predicts_next(model):
+            loss, notes = inputs.losses(model, batch).mean(), []
+        else:
+            out = inputs.logits_of(inputs.forward(model, batch))
+            assert out is not None
+            # A fixed random direction: the square of what a norm puts out would have no gradient.
+            direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0)).to(out.device)
+            loss = (out.float() * direction).sum(-1).mean()
+            notes = ["the model predicts no next token, or the tokens are random: gradients are those of a random "
+                     "direction of its output"]
+        torch.autograd.grad(loss, trained or frozen, allow_unused=True)
+    finally:
+        for p in frozen:
+            p.requires_grad_(False)
+    return notes
+
+
+def _try_others(made: dict[str, Any], model: nn.Module, answers: list[Any], given: inputs.Inputs, device: Any) -> None:
+    if not (given.real and inputs.predicts_next(model)):
+        made["notes"].append("no loss on text to compare: whether the weights were trained with another activation was "
+                             "not tried")
+        return
+    few = given.sequences[: max(1, _COMPARED // given.sequences.shape[1])].to(device)
+    found = alternatives.compare(model, answers, few)
+    if isinstance(found, str):
+        made["notes"].append(f"other activations were not tried: {found}")
+        return
+    made["alternatives"], made["loss_nats"] = found, found["loss_nats"]
+
+
+def _name_tokens(made: dict[str, Any], ids: Tensor, tokenizer: Any) -> None:
+    """Beside the position of each massive activation, the token it is at."""
+    for block in made["blocks"]:
+        for one in block["massive"]:
+            token = int(ids[one["token"]]) if one["token"] < ids.numel() else None
+            one["id"] = token
+            one["text"] = None if token is None or tokenizer is None else tokenizer.decode([token])

@@ -1,0 +1,261 @@
+"""Hooks on the projections of feed-forward blocks, and what they keep.
+
+What goes into the down projection is the product, what comes out of gate and up are the pre-activations: so a block
+is seen whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin import functional
+from nonlin.functions import Definition
+from nonlin.health.streams import Stream
+from nonlin.model import measures
+from nonlin.model.blocks import Block, fed_forward
+from nonlin.model.identification import Identified, compare
+
+_LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
+_SLOPES = 256  # tokens a batch on which gates are tested for saturation
+_SPARSITY = 16  # tokens a batch on which sparsity is counted
+
+
+def in_backward() -> bool:
+    """Whether autograd is running backward: a forward then is the recomputation of activation checkpointing."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def layer_of(block: Block) -> str | None:
+    """The name of the repeated layer that the block is in; None where it is in none.
+
+    The last number of its path ends it: ``model.layers.3.mlp`` lies in ``model.layers.3``.
+    """
+    found = _LAYER.match(block.name)
+    return found.group(1) if found else None
+
+
+class Observed:
+    """What is kept of one block, over all observed tokens of this process."""
+
+    def __init__(self, answer: Identified, layer: str | None, units: int, device: torch.device):
+        self.answer, self.block, self.layer = answer, answer.block, layer
+        names = ("gate", "up", "product") if answer.block.gated else ("up", "product")
+        self.streams = {name: Stream(units, device) for name in names}
+        wide = torch.float32 if device.type == "mps" else torch.float64
+        self.residual: Stream | None = None
+        self.response = torch.zeros(units, device=device)
+        self.slope = torch.zeros(units, device=device)  # the largest derivative by the gate
+        self.sparse = torch.zeros(2, dtype=wide, device=device)  # sum over batches, number of them
+        self.gradients = torch.zeros(4, dtype=wide, device=device)  # sum of squares, values, zero ones, ones at all
+        self.tokens = 0
+
+    @property
+    def definition(self) -> Definition | None:
+        """The activation, where it is known for certain or by its likeliest name."""
+        matches = self.answer.matches
+        return matches[0].definition if matches else None
+
+    def activation(self) -> Callable[..., Tensor]:
+        """The activation as a function of tensors, with the parameters that were found."""
+        match = self.answer.matches[0]
+        values = {name: torch.tensor([v], device=self.response.device) for name, v in match.parameters.items()}
+        return lambda *inputs: functional.activation(match.definition)(*inputs, **values)
+
+    def take(self, inputs: tuple[Tensor, ...], product: Tensor, limit: int, units: slice = slice(None)) -> None:
+        """Take in what one call of the block computed: inputs (gate, up) or (up,), and product, each (..., H)."""
+        rows = [x.detach().reshape(-1, x.shape[-1])[:limit] for x in (*inputs, product)]
+        if any(r.shape[0] != rows[-1].shape[0] for r in rows) or not rows[-1].shape[0]:
+            return
+        if self.answer.status == "unknown" and not self.tokens:
+            self._identify_from(tuple(rows[:-1]), rows[-1])
+        for stream, x in zip(self.streams.values(), rows, strict=True):
+            stream.add(x, self.tokens, units)
+        before = [x.float() for x in rows[:-1]]
+        if self.definition is None:
+            seen = rows[-1].float().abs().amax(0)
+        else:
+            seen = measures.response(self.activation(), before)
+            if self.definition.expr is not None:
+                values = {k: torch.tensor([v], device=seen.device) for k, v in self.answer.matches[0].parameters.items()}
+                slope = measures.gate_slopes(self.definition, before[0][:_SLOPES], values).amax(0)
+                self.slope[units] = torch.maximum(self.slope[units], slope)
+        self.response[units] = torch.maximum(self.response[units], seen)
+
+    def _identify_from(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
+        """Where the block could not be run on values of our choice, its own values tell as much as they reach."""
+        if self.block.layout == "packed":
+            inputs = (torch.cat(inputs, -1),)
+        answer = compare(self.block, tuple(x.float().cpu() for x in inputs), product.cpu())
+        if answer.status in ("found", "ambiguous") and answer.block == self.block:
+            self.answer = answer
+
+    def sparsity(self, product: Tensor, down: Tensor) -> None:
+        """Take in the sparsity of a product (..., H) against the down projection (D, H)."""
+        share = measures.sparsity(product.detach().float(), down.detach().float(), tokens=_SPARSITY)
+        self.sparse += torch.tensor([share, 1.0], dtype=self.sparse.dtype, device=self.sparse.device)
+
+    def gradient(self, gradient: Tensor, of_output: bool) -> None:
+        """Take in a gradient of the loss: by the block's output, or by its first pre-activation."""
+        g, at = gradient.detach().float(), 0 if of_output else 2
+        value = g.square().sum() if of_output else (g == 0).sum()
+        self.gradients[at] += value
+        self.gradients[at + 1] += g.numel()
+
+    def parts(self) -> list[tuple[Tensor, str]]:
+        """The tensors that ranks are joined by, each with its rule."""
+        streams = [*self.streams.values(), *([self.residual] if self.residual else [])]
+        return [*(p for s in streams for p in s.parts()), (self.response, "max"), (self.slope, "max"),
+                (self.sparse, "sum"), (self.gradients, "sum")]
+
+
+class Collector:
+    """Hooks on a model's blocks; between :meth:`attach` and :meth:`detach` everything that runs is taken in.
+
+    ``tokens`` limits how many of a call's tokens are looked at, ``gradients`` adds hooks on the backward pass.
+    Calls in another mode than ``training`` says are left out: an evaluation between two steps is no step.
+    """
+
+    def __init__(self, model: nn.Module, answers: list[Identified], gradients: bool = False, tokens: int = 2048,
+                 training: bool = False):
+        self.model, self.limit, self.gradients, self.training = model, tokens, gradients, training
+        modules = dict(model.named_modules())
+        self.observed = []
+        for answer in answers:
+            block, device = answer.block, next(answer.block.down.module.parameters()).device
+            name = layer_of(block)
+            one = Observed(answer, name, block.hidden * max(1, block.experts), device)
+            self.observed.append(one)
+        self._modules = modules
+        self._handles: list[Any] = []
+
+    def attach(self) -> None:
+        """Put the hooks on; twice is once."""
+        if self._handles:
+            return
+        for one in self.observed:
+            if one.block.experts:
+                self._hook_experts(one)
+            else:
+                self._hook_projections(one)
+            layer = self._modules.get(one.layer or "")
+            if layer is not None and layer is not one.block.down.module and one.layer:
+                self._add(layer.register_forward_hook(self._residual(one)))
+
+    def detach(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def saw_anything(self) -> bool:
+        """Whether any block has run."""
+        return any(one.tokens for one in self.observed)
+
+    def _skips(self, one: Observed) -> bool:
+        return in_backward() or one.block.down.module.training != self.training
+
+    def _add(self, handle: Any) -> None:
+        self._handles.append(handle)
+
+    def _hook_projections(self, one: Observed) -> None:
+        block, pending = one.block, {}
+
+        def came_in(role: str) -> Callable[..., None]:
+            def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+                p = block.projections[role]
+                if self.gradients and out.requires_grad and role == ("gate" if block.gated else "up"):
+                    out.register_hook(lambda g: one.gradient(p.output(g), of_output=False))
+                if not in_backward():
+                    pending[role] = p.output(out)
+
+            return hook
+
+        def goes_out(module: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs = tuple(pending.pop(role) for role in ("gate", "up") if role in pending)
+            pending.clear()
+            if self._skips(one) or len(inputs) != len(one.streams) - 1:
+                return
+            one.take(inputs, args[0], self.limit)
+            one.sparsity(args[0], block.down.weight)
+            one.tokens += args[0].numel() // args[0].shape[-1]
+
+        def came_out(module: nn.Module, args: Any, out: Tensor) -> None:
+            if self.gradients and out.requires_grad:
+                out.register_hook(lambda g: one.gradient(g, of_output=True))
+
+        roles = [r for r in block.projections if r != "down"]
+        for role in roles:
+            self._add(block.projections[role].module.register_forward_hook(came_in(role)))
+        self._add(block.down.module.register_forward_pre_hook(goes_out))
+        self._add(block.down.module.register_forward_hook(came_out))
+        self._hook_fused(one)
+
+    def _hook_fused(self, one: Observed) -> None:
+        """A block that computes without calling its projections is computed again, from what goes into it."""
+        block, before = one.block, [0]
+
+        def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
+            before[0] = one.tokens
+
+        def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            x = args[0] if args else None
+            if self._skips(one) or one.tokens != before[0] or one.definition is None:
+                return
+            if not isinstance(x, Tensor) or x.shape[-1] != block.dim or not isinstance(out, Tensor):
+                return
+            if self.gradients and out.requires_grad:
+                out.register_hook(lambda g: one.gradient(g, of_output=True))
+            self.recompute(one, x)
+
+        if block.module is not block.down.module:
+            self._add(block.module.register_forward_pre_hook(begins))
+            self._add(block.module.register_forward_hook(ends))
+
+    @torch.no_grad()
+    def recompute(self, one: Observed, x: Tensor, expert: int | None = None, weight: float = 1.0) -> None:
+        """Take in what the block computes of x (..., D), from its weights."""
+        block, seen = one.block, []
+        rows = x.detach().reshape(-1, x.shape[-1])[:self.limit]
+
+        def activation(*inputs: Tensor) -> Tensor:
+            seen.append((inputs, one.activation()(*inputs)))
+            return seen[0][1]
+
+        fed_forward(block, rows, activation, expert)
+        inputs, product = seen[0]
+        units = slice(None) if expert is None else slice(expert * block.hidden, (expert + 1) * block.hidden)
+        one.take(inputs, product, self.limit, units)
+        down = block.down.weight if expert is None else block.down.weight[expert]
+        one.sparsity(product, down)
+        one.tokens += x.numel() // x.shape[-1] if expert is None else 0
+
+    def _hook_experts(self, one: Observed) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            if self.gradients and isinstance(out, Tensor) and out.requires_grad:
+                out.register_hook(lambda g: one.gradient(g, of_output=True))
+            given = [*args, *kwargs.values()]
+            if self._skips(one) or one.definition is None or len(given) < 2:
+                return
+            x, index = given[0].reshape(-1, one.block.dim), given[1]
+            for expert in index.unique().tolist():
+                if 0 <= expert < one.block.experts:
+                    rows = (index.reshape(x.shape[0], -1) == expert).any(-1)
+                    self.recompute(one, x[rows], expert)
+            one.tokens += x.shape[0]
+
+        self._add(one.block.module.register_forward_hook(hook, with_kwargs=True))
+
+    def _residual(self, one: Observed) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, out: Any) -> None:
+            x = out[0] if isinstance(out, tuple) else out
+            if self._skips(one) or not isinstance(x, Tensor) or x.shape[-1] != one.block.dim:
+                return
+            rows = x.detach().reshape(-1, x.shape[-1])
+            if one.residual is None:
+                one.residual = Stream(x.shape[-1], x.device)
+            one.residual.add(rows[:self.limit], one.tokens - rows.shape[0])
+
+        return hook

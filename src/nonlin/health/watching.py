@@ -1,0 +1,152 @@
+"""``with nonlin.health.watch(model) as health:`` — a model looked at while it trains, one step in so many.
+
+Between the observed steps the model carries no hook at all. An observed step runs without torch.compile, so that
+compiled code never changes and never sees a hook; activation checkpointing's recomputation is told from the forward
+pass and left out.
+"""
+
+import sys
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from nonlin.errors import UserError, rule
+from nonlin.health import findings as judge
+from nonlin.health import record
+from nonlin.health.collect import Collector
+from nonlin.model.blocks import find_blocks
+from nonlin.model.identification import identify_all
+from nonlin.model.loading import refuse
+
+EVERY = 100
+"""Steps from one observation to the next, by default."""
+
+
+class Health:
+    """A model's health during training; made by :func:`watch`.
+
+    A step ends with ``optimizer.step()`` of an optimizer that holds the model's parameters, or with :meth:`step`.
+    """
+
+    def __init__(self, model: nn.Module, every: int, steps: int, gradients: bool, tokens: int, writer: Any):
+        for name, value in (("every", every), ("steps", steps), ("tokens", tokens)):
+            if value < 1:
+                raise UserError(rule("watch", name, "be at least 1", value, "Pass a positive number."))
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        refuse(self.model, "watch")
+        self.every, self.steps, self.gradients, self.tokens, self.writer = every, steps, gradients, tokens, writer
+        blocks = find_blocks(self.model)
+        if not blocks:
+            raise UserError(rule("watch", "model", "have a feed-forward block", type(model).__name__,
+                                 "Pass a module with a projection into a hidden width and one out of it."))
+        self.answers = identify_all(self.model, blocks)
+        self.index = 0
+        self.observed_step: int | None = None
+        self._parameters = {id(p) for p in self.model.parameters()}
+        self._collector: Collector | None = None
+        self._finished: Collector | None = None
+        self._record: dict[str, Any] | None = None
+        self._hook: Any = None
+        self._stance: Any = None
+
+    def __enter__(self) -> "Health":
+        self._hook = register_optimizer_step_post_hook(self._stepped)
+        self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hook.remove()
+        if self._collector is not None:
+            self._end()
+
+    def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        first = next((p for group in optimizer.param_groups for p in group["params"]), None)
+        if first is not None and id(first) in self._parameters:
+            self.step()
+
+    def step(self) -> None:
+        """End a training step; called by itself after ``optimizer.step()``."""
+        self.index += 1
+        phase = self.index % self.every
+        if self._collector is not None and (phase == 0 or phase >= self.steps):
+            self._end()
+        if self._collector is None and phase < self.steps:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._collector = Collector(self.model, self.answers, self.gradients, self.tokens, self.model.training)
+        self._collector.attach()
+        if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
+            self._stance = torch.compiler.set_stance("force_eager")
+
+    def _end(self) -> None:
+        assert self._collector is not None
+        self._collector.detach()
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
+        if self._collector.saw_anything():
+            self._finished, self._record, self.observed_step = self._collector, None, self.index
+            self.answers = [one.answer for one in self._collector.observed]
+            if self.writer is not None:
+                self.write(self.writer)
+        self._collector = None
+
+    def record(self) -> dict[str, Any]:
+        """Return the last finished observation, as ``nonlin check --json`` prints it.
+
+        With torch.distributed running, every rank must call it: counts and sums are added over ranks, extremes take
+        the largest, so that a unit is dead only where it is dead on all of them. Raises UserError before the model
+        has run.
+        """
+        if self._finished is None and self._collector is not None and self._collector.saw_anything():
+            self._end()
+            self._begin()
+        if self._finished is None:
+            raise UserError("health: findings must follow an observed step; the model has not run yet. Run a training "
+                            "step inside the with block first.")
+        if self._record is None:
+            self._record = record.make(self._finished, self.model, type(self.model).__name__)
+            self._record["findings"] = judge.judge(self._record)
+        return self._record
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Return the findings of the last finished observation, the gravest first; see :meth:`record`."""
+        return self.record()["findings"]
+
+    def scalars(self) -> dict[str, float]:
+        """Return numbers to log, by name: ``health/BLOCK/dead_share`` and so on; see :meth:`record`."""
+        found = {}
+        for block in self.record()["blocks"]:
+            product, gradients = block["streams"]["product"], block["gradients"] or {}
+            values = {"dead_share": block["dead"]["share"], "saturated_share": block["saturated"]["share"],
+                      "sparsity": block["sparsity"], "product_rms": product["rms"],
+                      "product_largest": product["largest"], "gradient_rms": gradients.get("rms")}
+            found |= {f"health/{block['name']}/{name}": float(v) for name, v in values.items() if v is not None}
+        grades = [f["grade"] for f in self.findings()]
+        return found | {f"health/{grade}": float(grades.count(grade)) for grade in ("warning", "serious")}
+
+    def write(self, writer: Any) -> None:
+        """Write :meth:`scalars` to a TensorBoard ``SummaryWriter`` at the step that was observed."""
+        for name, value in self.scalars().items():
+            writer.add_scalar(name, value, self.observed_step)
+
+
+def watch(model: nn.Module, *, every: int = EVERY, steps: int = 1, gradients: bool = False, tokens: int = 2048,
+          writer: Any = None) -> Health:
+    """Return a context in which a model's feed-forward blocks are looked at while it trains.
+
+    The first step and every ``every``-th one after it are observed, ``steps`` of them in a row, at most ``tokens`` a
+    call. ``gradients`` adds gradients; ``writer``, a TensorBoard SummaryWriter, gets the scalars of each observation.
+    Without optimizer steps all that runs is one observation. Raises UserError where the model has no feed-forward
+    block, or is quantized or spread over devices.
+
+    >>> model = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+    >>> with watch(model) as health:
+    ...     _ = model(torch.randn(64, 8))
+    >>> health.record()["blocks"][0]["activation"]["computed"]
+    'gelu'
+    """
+    return Health(model, every, steps, gradients, tokens, writer)
