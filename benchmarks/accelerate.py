@@ -146,7 +146,8 @@ def families(dtype, rounds):
             out = block.feed_forward_chunk(x) if hasattr(block, "feed_forward_chunk") else block(x)
             return out[0] if isinstance(out, tuple) else out
 
-        found[name] = {"forward": compare(blocks, _no_grad(forward), rounds),
+        found[name] = {"activation": family.activation, "layout": family.layout,
+                       "forward": compare(blocks, _no_grad(forward), rounds),
                        "forward and backward": compare(blocks, _step(forward), rounds),
                        "kept for backward": _memory(blocks, forward)}
         print(f"  {name}", file=sys.stderr, flush=True)
@@ -167,8 +168,9 @@ def _sizes(family):
 def table(name, results):
     """The results as lines of a Markdown table."""
     lines = [f"| {name} | before | after | before / after |", "| --- | --- | --- | --- |"]
-    flat = {f"{family}, {what}": row for family, rows in results.items() for what, row in rows.items()} \
-        if name == "families" else results
+    flat = results if name != "families" else {
+        f"{family}, {what}": row for family, rows in results.items() for what, row in rows.items()
+        if isinstance(row, dict)}
     for what, row in flat.items():
         if "before_bytes" in row:
             lines.append(f"| {what} | {row['before_bytes'] / 1e6:.1f} MB | {row['after_bytes'] / 1e6:.1f} MB "
@@ -178,6 +180,27 @@ def table(name, results):
             lines.append(f"| {what} | {row['before_ms']:.1f} ms | {row['after_ms']:.1f} ms "
                          f"| {row['ratio']:.2f} ({low:.2f}–{high:.2f}) |")
     return "\n".join(lines)
+
+
+def _times(row):
+    return f"{row['ratio']:.2f}× ({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})"
+
+
+def _kept(row):
+    return f"{row['before_bytes'] / 1e6:.1f} / {row['after_bytes'] / 1e6:.1f} MB"
+
+
+def document(record, name):
+    """The table of docs/accelerate.md that a record backs: "families", or a real model's."""
+    rows = record["results"][name]
+    if name != "families":
+        return "\n".join(f"| {what} | {row['before_ms']:.0f} ms | {row['after_ms']:.0f} ms | {_times(row)} |"
+                         if "before_ms" in row else
+                         f"| {what} | {row['before_bytes'] / 1e6:.1f} MB | {row['after_bytes'] / 1e6:.1f} MB "
+                         f"| {row['ratio']:.2f}× |" for what, row in rows.items())
+    return "\n".join(f"| {family} | {row['activation']} | {row['layout']} | {_times(row['forward'])} "
+                     f"| {_times(row['forward and backward'])} | {_kept(row['kept for backward'])} |"
+                     for family, row in rows.items())
 
 
 def main():

@@ -60,7 +60,8 @@ class Recipe:
 
 
 def _recipe(values: dict[str, Any]) -> Recipe:
-    return Recipe(**(values | {"definition": get(values["definition"])}))
+    values["definition"] = get(values["definition"])
+    return Recipe(**values)
 
 
 class Replaced:
