@@ -10,11 +10,14 @@ Before and after share their weights and alternate in rounds, in one process; me
     python benchmarks/accelerate.py [smollm2] [minilm] [families] [--rounds 7] [--dtype float32] [--json FILE]
 """
 
+import sys
+
+sys.path.pop(0)  # the folder of this file, whose name is that of a package that transformers imports
+
 import argparse
 import copy
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 

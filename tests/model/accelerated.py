@@ -57,7 +57,8 @@ def exact(model, family):
 def errors(got, truth):
     """The relative errors (norms) of the output, of each gradient, and of all gradients together."""
     (out, grads), (true_out, true_grads) = got, truth
-    assert set(grads) == set(true_grads)
+    # A compiled model gives zeros where an eager one gives no gradient (BERT's unused pooler).
+    assert set(true_grads) <= set(grads) and not any(grads[n].any() for n in set(grads) - set(true_grads))
     each = {name: float((grads[name] - true).norm() / true.norm().clamp(min=1e-30))
             for name, true in true_grads.items() if float(true.norm()) > 0}
     squares = sum(float((grads[n] - t).norm()) ** 2 for n, t in true_grads.items())

@@ -117,7 +117,7 @@ def test_swapping_smollm2_measures_what_it_costs(smollm2, restored):
     with pytest.warns(UserWarning, match="nats a token before"):
         report = nonlin.swap(smollm2.model, "relu", text=text, tokenizer=smollm2.tokenizer)
     restored(smollm2.model)
-    assert report.loss_nats_before < 5 < report.loss_nats_after
+    assert report.loss_nats_before + 2 < report.loss_nats_after
     assert smollm2.model.config.hidden_act == "relu"
     nonlin.restore(smollm2.model)
     assert smollm2.model.config.hidden_act == "silu" and not any(recipe_of(m) for m in smollm2.model.modules())

@@ -54,8 +54,8 @@ def plan(block: Block, match: Match, memory: str) -> Plan:
         up=paths["up"], down=paths["down"], activation=_holder(block, definition), argument=_argument(original),
         fused=tuple({type(p.module) for p in block.projections.values() if _is_product(p.module)}), memory=memory)
     recipe = _with_dropouts(block, recipe)
-    kind = (type(module), replace(recipe, definition=None), definition.name,  # type: ignore[arg-type]
-            tuple((name, type(m), m.training, getattr(m, "p", None)) for name, m in module.named_modules()))
+    kind = (type(module), recipe, tuple(
+        (name, type(m), m.training, getattr(m, "p", None)) for name, m in module.named_modules()))
     return Plan(block, recipe, kind)
 
 

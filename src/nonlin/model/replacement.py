@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nonlin import functional
 from nonlin.functions import Definition, get, names
 from nonlin.kernels.block import feed_forward
+from nonlin.nn.modules import altered, hooked_everywhere
 
 Style = Literal["block", "layer", "experts"]
 """What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
@@ -169,7 +170,7 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
     if dropout is not None and not (dropout.training and dropout.p > 0):
         dropout = None
-    if dropout is None and recipe.definition.expr is not None and all(
+    if dropout is None and recipe.definition.expr is not None and not hooked_everywhere() and all(
             _fusable(p, x, recipe) for p in (gate, up, down) if p is not None):
         out = feed_forward(
             x, None if gate is None else _weight(gate), _weight(up), _weight(down),
@@ -193,10 +194,7 @@ def _autocasts(x: Tensor) -> bool:
 
 
 def _fusable(p: nn.Module, x: Tensor, recipe: Recipe) -> bool:
-    if type(p) not in recipe.fused or type(p.weight) not in (nn.Parameter, Tensor):
-        return False
-    return ((p.weight.dtype == x.dtype or _autocasts(x)) and "forward" not in p.__dict__
-            and not (p._forward_hooks or p._forward_pre_hooks or p._backward_hooks or p._backward_pre_hooks))
+    return altered(p, recipe.fused) is None and (p.weight.dtype == x.dtype or _autocasts(x))
 
 
 def _weight(p: Any) -> Tensor:
