@@ -54,11 +54,15 @@ def main(rank, store):
         for name, wrap in wraps.items():
             model = wrap(copy.deepcopy(plain))
             blocks = [m for m in model.modules() if isinstance(m, FeedForward)]
-            one = [b.explain().backend.startswith("one operation") for b in blocks]
-            assert all(one) if name != "fsdp2 of layers" else not any(one), (name, one)
+            # Asked inside the forward: between steps FSDP2's parameters are shards.
+            said = []
+            for block in blocks:
+                block.register_forward_pre_hook(lambda b, _, said=said: said.append(b.explain().backend))
             for _ in range(2):  # the second step meets gathered weights again
                 model.zero_grad()
                 model(batch[rank]).square().sum().backward()
+            one = [backend.startswith("one operation") for backend in said]
+            assert len(one) == 4 and (not any(one) if name == "fsdp2 of layers" else all(one)), (name, said)
             for (key, parameter), want in zip(model.named_parameters(), wanted.parameters(), strict=True):
                 _check(_whole(parameter.grad), want.grad, f"{name}, {memory}, {key}")
     dist.destroy_process_group()

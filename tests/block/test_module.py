@@ -162,14 +162,14 @@ def test_the_weights_of_hugging_face_blocks_serve_where_they_lie():
     from transformers.models.phi3.modeling_phi3 import Phi3MLP
 
     x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    sizes = {"hidden_size": 8, "intermediate_size": 12}
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2}
     llama = LlamaMLP(transformers.LlamaConfig(**sizes)).double()
     _same_step(llama, lambda x: feed_forward(
         x, llama.gate_proj.weight, llama.up_proj.weight, llama.down_proj.weight, activation="swiglu"), x)
     phi = Phi3MLP(transformers.Phi3Config(**sizes, pad_token_id=0)).double()
     _same_step(phi, lambda x: feed_forward(
         x, None, phi.gate_up_proj.weight, phi.down_proj.weight, activation="swiglu", layout="concatenated"), x)
-    gpt2 = GPT2MLP(12, transformers.GPT2Config(n_embd=8, resid_pdrop=0.0)).double()
+    gpt2 = GPT2MLP(12, transformers.GPT2Config(n_embd=8, n_head=2, resid_pdrop=0.0)).double()
     _same_step(gpt2, lambda x: feed_forward(
         x, None, gpt2.c_fc.weight.t(), gpt2.c_proj.weight.t(), up_bias=gpt2.c_fc.bias, down_bias=gpt2.c_proj.bias,
         activation="gelu_tanh"), x)
