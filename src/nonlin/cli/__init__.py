@@ -10,6 +10,7 @@ from nonlin.errors import NonlinError, UserError
 
 _COMMANDS = {
     "compare": "Train small language models that differ in the activation alone; say which to use.",
+    "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
     "report": "Build a study's page again.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",

@@ -15,8 +15,9 @@ from nonlin import functional
 from nonlin.health.inputs import losses
 from nonlin.model.identification import Identified
 
-PLAIN = ("relu", "gelu", "gelu_tanh", "silu", "relu_squared", "quick_gelu")
-GATED = ("swiglu", "geglu", "geglu_tanh", "reglu", "glu", "bilinear", "relu_squared_glu", "swiglu_oai")
+PLAIN = ("relu", "gelu", "silu", "relu_squared")
+GATED = ("swiglu", "geglu", "reglu", "bilinear")
+"""What is tried: one of each kind, since the text cannot tell gelu from its approximations."""
 
 
 class _Replaced:

@@ -76,7 +76,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
             made["notes"].append("attention does not go through torch's scaled_dot_product_attention: its logits were "
                                  "not measured")
     _try_others(made, model, answers, given, device)
-    _name_tokens(made, torch.cat([b.flatten() for b in batches]), tokenizer)
+    _name_tokens(made, given.sequences, tokenizer)
     made["findings"] = judge(made)
     return made
 
@@ -118,10 +118,11 @@ def _try_others(made: dict[str, Any], model: nn.Module, answers: list[Any], give
     made["alternatives"], made["loss_nats"] = found, found["loss_nats"]
 
 
-def _name_tokens(made: dict[str, Any], ids: Tensor, tokenizer: Any) -> None:
-    """Beside the position of each massive activation, the token it is at."""
+def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:
+    """Beside the number of each massive activation's token, its place in its sequence, its id and its text."""
+    ids, length = sequences.flatten(), sequences.shape[1]
     for block in made["blocks"]:
         for one in block["massive"]:
-            token = int(ids[one["token"]]) if one["token"] < ids.numel() else None
-            one["id"] = token
-            one["text"] = None if token is None or tokenizer is None else tokenizer.decode([token])
+            token = int(ids[one["token"]])
+            one |= {"place": one["token"] % length, "id": token,
+                    "text": None if tokenizer is None else tokenizer.decode([token])}

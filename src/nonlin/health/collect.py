@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from nonlin import functional
 from nonlin.functions import Definition
 from nonlin.health.streams import Stream
-from nonlin.model import measures
+from nonlin.model import language_model, measures
 from nonlin.model.blocks import Block, fed_forward
 from nonlin.model.identification import Identified, compare
 
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
-_SLOPES = 256  # tokens a batch on which gates are tested for saturation
+_FEW = 64  # tokens on which every unit is tested; on the rest, those that showed no life
 _SPARSITY = 16  # tokens a batch on which sparsity is counted
 
 
@@ -42,12 +42,20 @@ class Observed:
 
     def __init__(self, answer: Identified, layer: str | None, units: int, device: torch.device):
         self.answer, self.block, self.layer = answer, answer.block, layer
+        self._sizes = units, device
+        self.calls = 0  # through the projections' hooks
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was taken in."""
+        units, device = self._sizes
+        answer = self.answer
         names = ("gate", "up", "product") if answer.block.gated else ("up", "product")
         self.streams = {name: Stream(units, device) for name in names}
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.residual: Stream | None = None
-        self.response = torch.zeros(units, device=device)
-        self.slope = torch.zeros(units, device=device)  # the largest derivative by the gate
+        self.response = torch.zeros(units, device=device)  # see measures.response: as far as it had to be followed
+        self.slope = torch.zeros(units, device=device)  # the derivative by the gate, likewise
         self.sparse = torch.zeros(2, dtype=wide, device=device)  # sum over batches, number of them
         self.gradients = torch.zeros(4, dtype=wide, device=device)  # sum of squares, values, zero ones, ones at all
         self.tokens = 0
@@ -73,16 +81,28 @@ class Observed:
             self._identify_from(tuple(rows[:-1]), rows[-1])
         for stream, x in zip(self.streams.values(), rows, strict=True):
             stream.add(x, self.tokens, units)
-        before = [x.float() for x in rows[:-1]]
+        self._answers([x.float() for x in rows[:-1]], rows[-1], units)
+
+    def _answers(self, inputs: list[Tensor], product: Tensor, units: slice) -> None:
+        """Test units for life, and gates for slope: all of them on a few tokens, those still in doubt on the rest."""
         if self.definition is None:
-            seen = rows[-1].float().abs().amax(0)
-        else:
-            seen = measures.response(self.activation(), before)
-            if self.definition.expr is not None:
-                values = {k: torch.tensor([v], device=seen.device) for k, v in self.answer.matches[0].parameters.items()}
-                slope = measures.gate_slopes(self.definition, before[0][:_SLOPES], values).amax(0)
-                self.slope[units] = torch.maximum(self.slope[units], slope)
-        self.response[units] = torch.maximum(self.response[units], seen)
+            self.response[units] = torch.maximum(self.response[units], product.float().abs().amax(0))
+            return
+        values = {k: torch.tensor([v], device=product.device) for k, v in self.answer.matches[0].parameters.items()}
+        whole = self.definition.expr is None  # normalizes over the units: none can be left out
+        for rows in (slice(0, _FEW), slice(_FEW, None)):
+            for kept, least in ((self.response, measures.DEAD), (self.slope, measures.SATURATED)):
+                doubt = torch.arange(product.shape[-1], device=product.device) if whole else (
+                    kept[units] < least).nonzero().flatten()
+                few = [x[rows][:, doubt] for x in inputs]
+                if not few[0].numel() or (whole and kept is self.slope):
+                    continue
+                if kept is self.response:
+                    seen = measures.response(self.activation(), few)
+                else:
+                    seen = measures.gate_slopes(self.definition, few[0], values).amax(0)
+                now = kept[units]
+                now[doubt] = torch.maximum(now[doubt], seen)
 
     def _identify_from(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
         """Where the block could not be run on values of our choice, its own values tell as much as they reach."""
@@ -138,6 +158,8 @@ class Collector:
         for one in self.observed:
             if one.block.experts:
                 self._hook_experts(one)
+            elif isinstance(self._modules.get(one.layer or ""), language_model.Block):
+                self._hook_own(one, self._modules[one.layer or ""])
             else:
                 self._hook_projections(one)
             layer = self._modules.get(one.layer or "")
@@ -155,7 +177,11 @@ class Collector:
         return any(one.tokens for one in self.observed)
 
     def _skips(self, one: Observed) -> bool:
-        return in_backward() or one.block.down.module.training != self.training
+        if self.model.training and not self.training:
+            self.training = True  # put into training mode since: what was seen before was an evaluation
+            for other in self.observed:
+                other.clear()
+        return in_backward() or self.model.training != self.training
 
     def _add(self, handle: Any) -> None:
         self._handles.append(handle)
@@ -178,6 +204,7 @@ class Collector:
             pending.clear()
             if self._skips(one) or len(inputs) != len(one.streams) - 1:
                 return
+            one.calls += 1
             one.take(inputs, args[0], self.limit)
             one.sparsity(args[0], block.down.weight)
             one.tokens += args[0].numel() // args[0].shape[-1]
@@ -198,11 +225,11 @@ class Collector:
         block, before = one.block, [0]
 
         def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
-            before[0] = one.tokens
+            before[0] = one.calls
 
         def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             x = args[0] if args else None
-            if self._skips(one) or one.tokens != before[0] or one.definition is None:
+            if self._skips(one) or one.calls != before[0] or one.definition is None:
                 return
             if not isinstance(x, Tensor) or x.shape[-1] != block.dim or not isinstance(out, Tensor):
                 return
@@ -215,7 +242,7 @@ class Collector:
             self._add(block.module.register_forward_hook(ends))
 
     @torch.no_grad()
-    def recompute(self, one: Observed, x: Tensor, expert: int | None = None, weight: float = 1.0) -> None:
+    def recompute(self, one: Observed, x: Tensor, expert: int | None = None) -> None:
         """Take in what the block computes of x (..., D), from its weights."""
         block, seen = one.block, []
         rows = x.detach().reshape(-1, x.shape[-1])[:self.limit]
@@ -247,6 +274,26 @@ class Collector:
             one.tokens += x.shape[0]
 
         self._add(one.block.module.register_forward_hook(hook, with_kwargs=True))
+
+    def _hook_own(self, one: Observed, layer: nn.Module) -> None:
+        """nonlin's own language model computes from its blocks' weights, and tells who asks what came of it."""
+
+        def begins(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (*args[:4], [] if args[4] is None else args[4])
+
+        def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+            if self._skips(one):
+                return
+            inputs, product, fed = args[4][-1]
+            if self.gradients and fed.requires_grad:
+                fed.register_hook(lambda g: one.gradient(g, of_output=True))
+                inputs[0].register_hook(lambda g: one.gradient(g, of_output=False))
+            one.take(inputs, product, self.limit)
+            one.sparsity(product, one.block.down.weight)
+            one.tokens += product.numel() // product.shape[-1]
+
+        self._add(layer.register_forward_pre_hook(begins))
+        self._add(layer.register_forward_hook(ends))
 
     def _residual(self, one: Observed) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:

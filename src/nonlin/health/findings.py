@@ -27,7 +27,7 @@ LOGITS_WARNING, LOGITS_SERIOUS = 1e3, 1e4
 """Largest attention logit; above 1e4 every run of arXiv:2309.14322 diverged."""
 
 FLUSHED_WARNING = 0.10
-TRAINED_WITH_NATS, TRAINED_WITH_ERRORS = 0.01, 4.0
+TRAINED_WITH_NATS, TRAINED_WITH_ERRORS = 0.03, 4.0
 """Another activation than the model's explains the weights where it lowers the loss by both of these."""
 
 
@@ -76,11 +76,12 @@ def _trained_with(record: Record) -> Iterator[Finding]:
     gain = -best["difference_nats"]
     if gain > TRAINED_WITH_NATS and gain > TRAINED_WITH_ERRORS * best["standard_error"]:
         blocks = record["blocks"]
-        yield _finding("serious", "trained_with", blocks[0], f"All blocks, from {blocks[0]['name']} on: the text's loss "
-                       f"falls from {found['loss_nats']:.3f} to {best['loss_nats']:.3f} nats a token with "
+        yield _finding("serious", "trained_with", blocks[0], f"All blocks, from {blocks[0]['name']} on: the text's "
+                       f"loss falls from {found['loss_nats']:.3f} to {best['loss_nats']:.3f} nats a token with "
                        f"{best['activation']} in place of {found['activation']}: the weights were trained with "
                        "another activation than the configuration names.",
-                       f"Correct the configuration's activation; {best['activation']} fits best of those tried.", **best)
+                       f"Correct the configuration's activation; {best['activation']} fits best of those tried.",
+                       **best)
 
 
 def _nonfinite(record: Record) -> Iterator[Finding]:
@@ -105,7 +106,7 @@ def _dead(record: Record) -> Iterator[Finding]:
         grade, few = _grade_of_share(d["share"]), b["tokens"] < ENOUGH_TOKENS and b["activation"]["flat"]
         if few and grade == "serious":
             grade = "warning"
-        doubt = f" Only {b['tokens']:,} tokens were looked at: some may be rare, not dead; use more text." if few else ""
+        doubt = " So few tokens may leave rare units out: use more text." if few else ""
         yield _finding(grade, "dead", b, f"{b['name']}: {d['count']:,} of {b['hidden'] * max(1, b['experts']):,} units "
                        f"({d['share']:.1%}) put out nothing and learn nothing on any of {b['tokens']:,} tokens: "
                        f"{_list(d['units'], d['count'])}.{doubt}",
@@ -130,35 +131,50 @@ def _always_on(record: Record) -> Iterator[Finding]:
     for b in record["blocks"]:
         s = b["always_on"]
         if s["share"] >= ALWAYS_ON:
-            yield _finding("info", "always_on", b, f"{b['name']}: {s['share']:.1%} of the units are positive before the "
-                           f"activation on every token, and act almost linearly: {_list(s['units'], s['count'])}.",
+            yield _finding("info", "always_on", b, f"{b['name']}: {s['share']:.1%} of the units are positive before "
+                           f"the activation on every token, and act almost linearly: {_list(s['units'], s['count'])}.",
                            "Nothing is broken; the layer uses less of its non-linearity than it could.", s["units"],
                            share=s["share"])
 
 
+def _span(blocks: list[Record]) -> str:
+    names = [b["name"] for b in blocks]
+    return names[0] if len(names) == 1 else f"{len(names)} blocks from {names[0]} to {names[-1]}"
+
+
 def _massive(record: Record) -> Iterator[Finding]:
+    groups: dict[tuple[str, int], list[tuple[Record, Record]]] = {}
     for b in record["blocks"]:
-        if b["massive"]:
-            m = max(b["massive"], key=lambda m: m["value"])
-            at = f" at token {m['token']}" + (f" ({m['text']!r})" if m.get("text") is not None else "")
-            yield _finding("info", "massive", b, f"{b['name']}: |{m['stream']}| reaches {m['value']:,.0f} in unit "
-                           f"{m['unit']}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
-                           "Usual in trained language models, where such values act as biases of attention; keep these "
-                           "units out of 8-bit quantization.", sorted({m["unit"] for m in b["massive"]}),
-                           values=b["massive"])
+        for stream in ("product", "residual"):
+            here = [m for m in b["massive"] if m["stream"] == stream]
+            if here:
+                m = max(here, key=lambda m: m["value"])
+                groups.setdefault((stream, m["unit"]), []).append((m, b))
+    for (stream, unit), seen in groups.items():
+        m, b = max(seen, key=lambda pair: pair[0]["value"])
+        at = f" at token {m['place']} of a sequence" if "place" in m else f" at token {m['token']}"
+        at += f" ({m['text']!r})" if m.get("text") is not None else ""
+        yield _finding("info", "massive", b, f"{_span([b for _, b in seen])}: |{stream}| reaches {m['value']:,.0f} in "
+                       f"unit {unit} of {b['name']}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
+                       "Usual in trained language models, where such values act as biases of attention; keep them out "
+                       "of 8-bit quantization.", [unit], blocks=[b["name"] for _, b in seen], largest=m)
 
 
 def _outliers(record: Record) -> Iterator[Finding]:
+    groups: dict[int, list[tuple[Record, Record]]] = {}
     for b in record["blocks"]:
-        found = b["outliers"]
-        far = [c for c in found["channels"] if c["ratio"] > OUTLIER_RATIO] if found else []
+        far = [c for c in (b["outliers"] or {}).get("channels", []) if c["ratio"] > OUTLIER_RATIO]
         if far:
-            grave = far[0]["ratio"] > OUTLIER_GRAVE
-            yield _finding("warning" if grave else "info", "outlier", b, f"{b['name']}: channel {far[0]['unit']} of the "
-                           f"layer's output is {far[0]['ratio']:,.0f} times the median channel (root mean square "
-                           f"{far[0]['rms']:.3g}); kurtosis over channels {found['kurtosis']:.3g} of at most "
-                           f"{b['dim']:,}.", "Quantize with a scale a channel, or rotate; in training, a lower learning "
-                           "rate or more warmup makes fewer of them.", [c["unit"] for c in far], **found)
+            groups.setdefault(far[0]["unit"], []).append((far[0], b))
+    for unit, seen in groups.items():
+        c, b = max(seen, key=lambda pair: pair[0]["ratio"])
+        yield _finding("warning" if c["ratio"] > OUTLIER_GRAVE else "info", "outlier", b,
+                       f"{_span([b for _, b in seen])}: channel {unit} of the layer's output is up to "
+                       f"{c['ratio']:,.0f} times the median channel (root mean square {c['rms']:.3g} in {b['name']}); "
+                       f"kurtosis over channels {b['outliers']['kurtosis']:.3g} of at most {b['dim']:,}.",
+                       "Quantize with a scale a channel, or rotate; in training, a lower learning rate or more warmup "
+                       "makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
+                       kurtosis=b["outliers"]["kurtosis"], largest=c)
 
 
 def _range(record: Record) -> Iterator[Finding]:
@@ -173,8 +189,8 @@ def _range(record: Record) -> Iterator[Finding]:
                if name == "product" and s["flushed_float8"] > FLUSHED_WARNING]
     if flushed:
         share, b, name = max(flushed, key=lambda f: f[0])
-        yield _finding("info", "float8", b, f"{len(flushed)} blocks' {name}, {b['name']} most of all: {share:.0%} of the "
-                       "values become zero in float8 e4m3 with one scale for all.",
+        yield _finding("info", "float8", b, f"{len(flushed)} blocks' {name}, {b['name']} most of all: {share:.0%} of "
+                       "the values become zero in float8 e4m3 with one scale for all.",
                        "Use a scale a token or a block of values for 8-bit products.", share=share,
                        blocks=[f[1]["name"] for f in flushed])
 

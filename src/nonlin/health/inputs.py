@@ -79,7 +79,7 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
     if not count:
         raise UserError(rule(call, "--text", "give at least 2 tokens", len(ids), "Pass a longer file."))
     pieces = [list(map(int, ids[i * step:(i + 1) * step])) for i in range(count)]
-    if special:
+    if special and tokenizer is not None:
         pieces = [tokenizer.build_inputs_with_special_tokens(piece) for piece in pieces]
     return Inputs(torch.tensor(pieces), described, real, notes)
 

@@ -55,8 +55,9 @@ def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
     first = next(iter(one.streams.values()))
     seen = first.count > 0
     dead = (one.response < measures.DEAD) & seen
-    known = one.definition is not None and one.definition.expr is not None
-    saturated = (one.slope < measures.SATURATED) & seen & ~dead if known else torch.zeros_like(dead)
+    definition = one.definition
+    properties = None if definition is None or definition.expr is None else definition.properties
+    saturated = (one.slope < measures.SATURATED) & seen & ~dead if properties else torch.zeros_like(dead)
     claim = claimed(model, one.block)
     streams = dict(one.streams) | ({"residual": one.residual} if one.residual is not None else {})
     return {
@@ -68,7 +69,7 @@ def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
             "claimed": claim.name if claim else None,
             "agrees": None if claim is None or not one.answer.matches or one.answer.status == "partial" else
             any(m.definition is claim or m.definition.expr == claim.expr for m in one.answer.matches),
-            "flat": bool(known and one.definition.properties and one.definition.properties.zero_gradient)},
+            "flat": bool(properties and properties.zero_gradient)},
         "dead": _units(dead, seen), "saturated": _units(saturated, seen),
         "always_on": _units((first.positive == first.count) & ~dead, seen),
         "unseen": int((~seen).sum()),

@@ -97,7 +97,7 @@ class Stream:
         """The stream in numbers that JSON holds."""
         self.settle()
         n = self.count.clamp(min=1)
-        second, fourth = self.sum2 / n, self.sum4 / n
+        second = self.sum2 / n
         seen = self.count > 0
         total = self.count.sum().clamp(min=1)
         mean2, mean4 = self.sum2.sum() / total, self.sum4.sum() / total

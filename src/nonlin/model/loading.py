@@ -19,6 +19,7 @@ from nonlin.errors import UserError, rule
 from nonlin.model.blocks import find_blocks
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _QUANTIZED = ("Linear8bitLt", "Linear4bit", "QuantLinear", "WQLinear", "FP8Linear", "Int8Params")
 
 
@@ -229,9 +230,10 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, g
             model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
     except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
         what = "a whole GGUF file of a model" if gguf_file else "a model"
+        why = (str(error).strip() or "no message").splitlines()[0][:200]
         raise UserError(f"{call}: {shown} must be {what} that transformers {transformers.__version__} can build; "
-                        f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}. Check or "
-                        "download it again, or load the model yourself and pass the module.") from error
+                        f"{type(error).__name__}: {why}. Check or download it again, or load "
+                        "the model yourself and pass the module.") from error
     notes = _missing(model, info, call, shown)
     tokenizer, note = _tokenizer(folder, trust, gguf_file)
     return Loaded(model, tokenizer, shown, (*notes, *([note] if note else [])))
@@ -255,9 +257,11 @@ def _tokenizer(folder: Path, trust: bool, gguf_file: str | None) -> tuple[Any, s
     import transformers
 
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    if not gguf_file and not any((folder / name).exists() for name in _TOKENIZERS):
+        return None, "the folder has no tokenizer"  # transformers would make an empty one from the configuration
     try:
         made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust,
                                                           **options)
     except Exception as error:  # a missing tokenizer is no reason not to look at the weights
-        return None, f"no tokenizer could be read ({type(error).__name__}): pass token ids, or take random tokens"
+        return None, f"its tokenizer could not be read ({type(error).__name__})"
     return made, ""

@@ -3,7 +3,8 @@
 Shapes: N tokens, H units (the hidden width of a feed-forward block), D model width.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -33,12 +34,19 @@ FORMATS = {"bfloat16": (3.3895e38, 9.2e-41), "float16": (65504.0, 5.97e-8), "flo
 """The largest and the smallest positive number of each format (IEEE 754; OCP 8-bit floating point 1.0)."""
 
 
+@contextlib.contextmanager
+def _aside() -> Iterator[None]:
+    """Derivatives of our own, of which activation checkpointing and offloading around us must learn nothing."""
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: x):
+        yield
+
+
 def response(activation: Any, inputs: Sequence[Tensor]) -> Tensor:
     """Return, by unit (H,), the largest of \\|output\\| and \\|derivative by an input\\| over all tokens.
 
     ``activation`` is a function of the inputs, each (..., H).
     """
-    with torch.enable_grad():
+    with _aside():
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         hidden = activation(*leaves)
         slopes = torch.autograd.grad(hidden.sum(), leaves, allow_unused=True)
@@ -66,7 +74,7 @@ def gate_slopes(definition: Definition, gate: Tensor, parameters: dict[str, Tens
     >>> gate_slopes(get("reglu"), torch.tensor([-1.0, 2.0]), {})
     tensor([0., 1.])
     """
-    with torch.enable_grad():
+    with _aside():
         leaf = gate.detach().requires_grad_()
         inputs = (leaf, torch.ones_like(leaf)) if definition.gated else (leaf,)
         out = functional.activation(definition)(*inputs, **parameters)

@@ -1,0 +1,50 @@
+"""The page of a health record: one self-contained HTML file. The record in, no torch."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nonlin.report import style
+from nonlin.report.health_figures import FIGURES, MEASURES
+from nonlin.report.page import environment
+from nonlin.report.tables import Table, number
+from nonlin.study.store import write_atomically
+
+GRADES = ("serious", "warning", "info")
+
+
+def blocks(record: Mapping[str, Any]) -> Table:
+    """Every block's activation and measures."""
+    known = [m for m in MEASURES if any(m[1](b) is not None for b in record["blocks"])]
+    rows = [[str(b["index"]), b["name"] or "–", b["activation"]["computed"],
+             *(number(value(b), form) for _, value, form, _ in known)] for b in record["blocks"]]
+    return ["block", "module", "activation", *(name for name, *_ in known)], rows
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """Return the page's first sentence.
+
+    >>> summary({"findings": []})
+    'Nothing serious: no findings.'
+    """
+    counts = {grade: sum(f["grade"] == grade for f in record["findings"]) for grade in GRADES}
+    parts = [f"{counts[g]} {name}{'s' if counts[g] != 1 else ''}" for g, name in (
+        ("serious", "serious finding"), ("warning", "warning"), ("info", "note")) if counts[g]]
+    text = ", ".join(parts) or "no findings"
+    return f"{text}." if counts["serious"] else f"Nothing serious: {text}."
+
+
+def write(record: Mapping[str, Any], path: str | Path) -> Path:
+    """Write the page of a record that ``nonlin check`` made, and return its path."""
+    drawn: dict[str, dict[str, Any]] = {}
+    with style.settings():
+        for name, (draw, title, applies) in FIGURES.items():
+            if applies(record):
+                drawn[name] = {"svg": style.inline_svg(draw(record), name, title), "title": title}
+    header, rows = blocks(record)
+    page = environment().get_template("health.html").render(
+        record=record, figures=drawn, summary=summary(record), header=header, rows=rows, number=number, grades=GRADES)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page)
+    return path

@@ -1,0 +1,152 @@
+"""The command: table, JSON, page, exit status; what it runs on; and that a model is left as it was."""
+
+import json
+import re
+import shutil
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+import real
+import torch
+from click.testing import CliRunner
+from families import FAMILIES
+
+from nonlin import health
+from nonlin.cli import program
+from nonlin.errors import UserError
+from nonlin.report import health as pages
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+warnings.filterwarnings("ignore", module="transformers")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A healthy folder and one with dead units, and where their pages go."""
+    where = tmp_path_factory.mktemp("models")
+    model = FAMILIES["llama"].build(mlp_bias=True)
+    model.save_pretrained(where / "good")
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate_proj.bias[:8] = -50
+    model.save_pretrained(where / "bad")
+    return where
+
+
+def run(*arguments):
+    return CliRunner().invoke(program, ["check", *map(str, arguments), "--tokens", "256", "--context", "32"])
+
+
+def test_healthy_model(folders, tmp_path):
+    result = run(folders / "good", "--page", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    assert "Nothing serious: no findings." in result.output and "random tokens" in result.output
+    assert "model.layers.1.mlp" in result.output and "swiglu" in result.output
+
+
+def test_sick_model_as_json_and_page(folders, tmp_path):
+    page = tmp_path / "page.html"
+    result = run(folders / "bad", "--json", "--gradients", "--page", page)
+    assert result.exit_code == 1
+    record = json.loads(result.stdout)
+    assert record["findings"][0]["units"] == list(range(8)) and str(page) in result.stderr
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+    text = page.read_text()
+    assert "put out nothing and learn nothing" in text and "1 serious finding" in text
+    assert text.count("<svg") == 4 and 'id="gradients"' in text
+    fetched = re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', re.sub(r"<svg.*?</svg>", "", text, flags=re.S))
+    assert fetched == []
+
+
+def test_page_has_every_figure_and_escapes_text(tmp_path):
+    record = health.check(FAMILIES["llama"].build(), tokens=128, context=32, gradients=True)
+    record["alternatives"] = {"activation": "swiglu", "loss_nats": 2.0, "others": [
+        {"activation": "geglu", "loss_nats": 1.5, "difference_nats": -0.5, "standard_error": 0.1}]}
+    record["findings"] = [{"grade": "info", "text": "<script>alert(1)</script>", "action": "none"}]
+    text = pages.write(record, tmp_path / "sub" / "page.html").read_text()
+    assert all(f'id="{name}"' in text for name in ("measures", "units", "magnitudes", "gradients", "alternatives"))
+    assert "<script>" not in text
+
+
+def test_page_in_a_browser(folders, tmp_path):
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    record = health.check(folders / "bad", tokens=256, context=32, gradients=True)
+    page = pages.write(record, tmp_path / "page.html")
+    seen = subprocess.run([chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0",
+                           "--virtual-time-budget=2000", "--dump-dom", page.as_uri()], capture_output=True, text=True,
+                          timeout=60)
+    assert "learn nothing on any of" in seen.stdout and "CONSOLE" not in seen.stderr
+
+
+def test_user_errors_have_no_traceback(tmp_path):
+    from nonlin.cli import main
+
+    with pytest.raises(SystemExit) as status:
+        main(["check", str(tmp_path / "nowhere")])
+    assert status.value.code == 2
+
+
+def test_ids_from_files(tmp_path):
+    model = FAMILIES["llama"].build()
+    np.save(tmp_path / "ids.npy", np.arange(64))
+    (tmp_path / "ids.json").write_text(json.dumps(list(range(64))))
+    records = [health.check(model, tmp_path / name, context=32) for name in ("ids.npy", "ids.json")]
+    assert records[0]["tokens"] == 64 and not [n for n in records[0]["notes"] if "random" in n]
+    assert records[0]["loss_nats"] == records[1]["loss_nats"] > 0
+
+
+@pytest.mark.parametrize("content, message", [("[1, 2, 64]", "below the vocabulary"), ("[1.5]", "whole numbers"),
+                                              ("{", "whole numbers"), ("[1]", "at least 2 tokens")])
+def test_wrong_ids(tmp_path, content, message):
+    (tmp_path / "ids.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        health.check(FAMILIES["llama"].build(), tmp_path / "ids.json")
+
+
+def test_unreadable_text_and_a_model_that_takes_no_tokens(tmp_path):
+    with pytest.raises(UserError, match="must be a readable file"):
+        health.check(FAMILIES["llama"].build(), tmp_path / "nowhere.txt")
+    with pytest.raises(UserError, match=r"nonlin\.health\.watch"):
+        health.check(torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)))
+
+
+def test_model_is_left_as_it_was():
+    model = FAMILIES["gpt2"].build().train()
+    for p in list(model.parameters())[2:]:
+        p.requires_grad_(False)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    health.check(model, tokens=128, context=32, gradients=True)
+    assert model.training and all(m.training for m in model.modules())
+    assert [p.requires_grad for p in model.parameters()][:3] == [True, True, False]
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family(name):
+    family = FAMILIES[name]
+    record = health.check(family.build(), tokens=256, context=32, gradients=True)
+    assert len(record["blocks"]) == family.blocks and record["tokens"] == 256
+    for block in record["blocks"]:
+        assert block["activation"]["agrees"] is True and block["tokens"] == 256
+        assert block["streams"]["residual"]["rms"] > 0 and block["streams"]["product"]["rms"] > 0
+        assert block["gradients"]["rms"] > 0 and 0 < block["sparsity"] < 1
+    assert [f for f in record["findings"] if f["grade"] == "serious"] == []
+
+
+def test_sixteen_bits():
+    record = health.check(FAMILIES["llama"].build().bfloat16(), tokens=256, context=32)
+    assert record["dtype"] == "bfloat16" and record["blocks"][0]["activation"]["computed"] == "swiglu"
+    assert [f for f in record["findings"] if f["grade"] == "serious"] == []
+
+
+def test_real_encoder():
+    record = health.check(real.minilm(), tokens=512, context=128)
+    assert [b["activation"]["computed"] for b in record["blocks"]] == ["gelu"] * 6
+    assert all(b["activation"]["agrees"] for b in record["blocks"])
+    assert [f for f in record["findings"] if f["grade"] != "info"] == []
+    assert "was not tried" in record["notes"][-1]

@@ -1,0 +1,276 @@
+"""Watching a model that trains: when it looks, what it leaves alone, and with what it works."""
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+from families import FAMILIES
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+import nonlin
+from nonlin import health
+from nonlin.errors import UserError
+from nonlin.model import LanguageModel, ModelConfig
+
+warnings.filterwarnings("ignore", module="transformers")
+
+
+class Block(nn.Module):
+    """Gated, its activation a functional call."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(8, 24), nn.Linear(8, 24), nn.Linear(24, 8)
+
+    def forward(self, x):
+        return x + self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Model(nn.Module):
+    """Two layers; ``checkpointed`` recomputes them in the backward pass."""
+
+    def __init__(self, checkpointed=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(Block() for _ in range(2))
+        self.checkpointed = checkpointed
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) if self.checkpointed is None else checkpoint(layer, x, use_reentrant=self.checkpointed)
+        return x
+
+
+def batch(seed=0):
+    return torch.randn(4, 32, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def train(model, steps, before=lambda i: None):
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for i in range(steps):
+        before(i)
+        loss = model(batch(i).requires_grad_()).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def hooks(model):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+def test_it_looks_one_step_in_so_many_and_changes_nothing():
+    alone = train(Model(), 7)
+    model, seen = Model(), []
+    with health.watch(model, every=3, gradients=True) as watched:
+        trained = train(model, 7, lambda i: seen.append(hooks(model) > 0))
+        assert watched.observed_step == 7
+    assert seen == [True, False, False, True, False, False, True]
+    assert hooks(model) == 0
+    assert all(torch.equal(a, b) for a, b in zip(alone, trained, strict=True))
+    record = watched.record()
+    assert record["tokens"] == 128 and [b["activation"]["computed"] for b in record["blocks"]] == ["swiglu", "swiglu"]
+
+
+def test_several_steps_in_a_row_are_one_observation():
+    model = Model()
+    with health.watch(model, every=4, steps=2) as watched:
+        train(model, 3)
+        assert watched.record()["tokens"] == 256 and watched.observed_step == 2
+
+
+def test_what_is_watched_is_the_last_observation():
+    model = Model()
+    with health.watch(model, every=2) as watched:
+        train(model, 2)
+        assert watched.findings() == []
+        with torch.no_grad():
+            model.layers[1].gate.bias[:6] = -50
+        train(model, 1)
+        found = [f for f in watched.findings() if f["grade"] != "info"]
+    assert [(f["measure"], f["layer"], f["units"]) for f in found] == [("dead", "layers.1", list(range(6)))]
+
+
+def test_evaluation_between_steps_is_not_a_step():
+    model = Model().train()
+    with health.watch(model) as watched:
+        model.eval()
+        model(batch())
+        model.train()
+        train(model, 1)
+    assert watched.record()["tokens"] == 128
+
+
+def test_training_that_begins_after_the_watch():
+    model = Model().eval()
+    with health.watch(model) as watched:
+        model(batch())
+        model.train()
+        train(model, 1)
+    assert watched.record()["tokens"] == 128
+
+
+def test_other_optimizers_do_not_count():
+    model, other = Model(), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(other.parameters(), 0.1)
+    with health.watch(model, every=2) as watched:
+        for _ in range(3):
+            other(torch.ones(2)).sum().backward()
+            optimizer.step()
+        assert watched.index == 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_is_seen_once(reentrant):
+    records = []
+    for model in (Model(), Model(reentrant)):
+        with health.watch(model, gradients=True) as watched:
+            train(model, 1)
+        records.append(watched.record())
+    plain, recomputed = (r["blocks"] for r in records)
+    assert [b["tokens"] for b in recomputed] == [128, 128]
+    for a, b in zip(plain, recomputed, strict=True):
+        assert a["streams"]["product"]["rms"] == b["streams"]["product"]["rms"]
+        assert a["gradients"]["rms"] == pytest.approx(b["gradients"]["rms"], rel=1e-6)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_compiled_code_is_made_once_and_never_sees_a_hook(in_place):
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter, model = CompileCounter(), Model()
+    if in_place:
+        model.compile(backend=counter)
+        compiled = model
+    else:
+        compiled = torch.compile(model, backend=counter)
+    with health.watch(compiled, every=3, gradients=True) as watched:
+        train(compiled, 7)
+    assert counter.frame_count == 1
+    assert watched.observed_step == 7 and watched.record()["tokens"] == 128
+    assert watched.record()["blocks"][0]["gradients"]["rms"] > 0
+    train(compiled, 1)
+    assert counter.frame_count == 1
+
+
+def test_two_ranks_are_joined(tmp_path):
+    program = [sys.executable, str(Path(ranks.__file__))]
+    processes = [subprocess.Popen([*program, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
+                 for rank in (0, 1)]
+    outputs = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
+    assert outputs[0] == outputs[1]
+    with health.watch(ranks.model(), tokens=3000) as watched:
+        watched.model(torch.cat([ranks.data(0), ranks.data(1)]))
+    block = watched.record()["blocks"][0]
+    assert outputs[0]["ranks"] == 2 and outputs[0]["tokens"] == 3000
+    assert outputs[0]["dead"] == block["dead"]["units"] == [0]
+    assert outputs[0]["rms"] == pytest.approx(block["streams"]["product"]["rms"], rel=1e-5)
+    assert outputs[0]["largest"] == pytest.approx(block["streams"]["up"]["largest"])
+
+
+def test_nonlins_own_model_is_seen_though_it_calls_no_projection():
+    config = ModelConfig(layers=2, dim=16, heads=2, kv_heads=1, context=32, hidden=24, vocabulary=64)
+    model = LanguageModel(config, nonlin.get("geglu"))
+    with health.watch(model, gradients=True) as watched:
+        tokens = torch.randint(0, 64, (4, 32))
+        model.loss(tokens, tokens).backward()
+    blocks = watched.record()["blocks"]
+    assert [(b["activation"]["computed"], b["tokens"]) for b in blocks] == [("geglu", 128)] * 2
+    assert all(b["gradients"]["rms"] > 0 for b in blocks)
+    record = health.check(model, tokens=512)
+    assert record["tokens"] == 512 and record["blocks"][0]["activation"]["claimed"] == "geglu"
+
+
+def test_fused_block_is_computed_again_from_its_weights():
+    class Fused(Block):
+        def forward(self, x):
+            gate, up = (F.linear(x, p.weight, p.bias) for p in (self.gate, self.up))
+            return x + F.linear(F.silu(gate) * up, self.down.weight, self.down.bias)
+
+    plain, fused = Block(), Fused()
+    fused.load_state_dict(plain.state_dict())
+    with health.watch(plain) as expected:
+        plain(batch())
+    answers = expected.answers
+    with health.watch(fused) as watched:
+        watched._collector.detach()
+        watched.answers = [a.__class__(watched.answers[0].block, a.status, a.matches) for a in answers]
+        watched._begin()
+        fused(batch())
+    a, b = (w.record()["blocks"][0]["streams"]["product"]["rms"] for w in (expected, watched))
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+def test_scalars_go_to_tensorboard(tmp_path):
+    board = pytest.importorskip("torch.utils.tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    writer, model = board.SummaryWriter(str(tmp_path)), Model()
+    with health.watch(model, every=2, gradients=True, writer=writer):
+        train(model, 4)
+    writer.close()
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [e.step for e in events.Scalars("health/layers.1/dead_share")] == [1, 3]
+    assert events.Scalars("health/layers.0/gradient_rms")[0].value > 0
+
+
+def test_trainer_callback(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    model = FAMILIES["llama"].build(mlp_bias=True)
+    with torch.no_grad():
+        model.model.layers[1].mlp.gate_proj.bias[:8] = -60
+    rows = [{"input_ids": torch.arange(16), "labels": torch.arange(16)} for _ in range(24)]
+    arguments = transformers.TrainingArguments(str(tmp_path), max_steps=3, per_device_train_batch_size=8,
+                                               report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no")
+    callback = health.trainer_callback(every=2)
+    trainer = transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[callback])
+    with pytest.warns(UserWarning, match="put out nothing"):
+        trainer.train()
+    logged = [line for line in trainer.state.log_history if "health/serious" in line]
+    assert [line["step"] for line in logged] == [1, 3] and logged[0]["health/model.layers.1.mlp/dead_share"] == 0.2
+    assert callback.health.findings()[0]["layer"] == "model.layers.1.mlp"
+
+
+def test_lightning_callback(tmp_path):
+    lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = Model()
+
+        def training_step(self, x, index):
+            return self.model(x).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    callback = health.lightning_callback(every=2)
+    trainer = lightning.Trainer(max_steps=3, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path,
+                                logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    trainer.fit(Module(), torch.utils.data.DataLoader(batch(), batch_size=1))
+    assert callback.health.observed_step == 3
+
+
+@pytest.mark.parametrize("options, word", [({"every": 0}, "every"), ({"steps": 0}, "steps"), ({"tokens": 0}, "tokens")])
+def test_wrong_options(options, word):
+    with pytest.raises(UserError, match=f"watch: {word} must"):
+        health.watch(Model(), **options)
+
+
+def test_model_without_blocks_and_findings_before_a_step():
+    with pytest.raises(UserError, match="feed-forward block"):
+        health.watch(nn.Embedding(3, 4))
+    with health.watch(Model()) as watched, pytest.raises(UserError, match="has not run yet"):
+        watched.findings()
