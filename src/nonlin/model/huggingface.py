@@ -12,8 +12,7 @@ from torch import Tensor
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, get
-from nonlin.functions.catalog import CATALOG
-from nonlin.functions.definition import gated as multiplied
+from nonlin.functions.registry import gated_by
 from nonlin.kernels.engine import EPS, TorchEngine
 from nonlin.model.config import ModelConfig
 from nonlin.model.language_model import ROPE_BASE, LanguageModel
@@ -222,8 +221,7 @@ def _act_definition(act: str, gated: bool) -> Definition:
         raise ValueError(f"its activation {act!r} has learned values that nonlin's model keeps under other names")
     if not gated:
         return pointwise
-    made = multiplied(f"{pointwise.name}_glu", pointwise)
-    return next((d for d in CATALOG if d.gated and d.expr == made.expr), made)
+    return gated_by(pointwise)
 
 
 def _check_xielu(tensors: dict[str, Tensor]) -> None:

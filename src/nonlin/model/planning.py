@@ -8,10 +8,12 @@ from typing import Any
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.functions.registry import gated_by
 from nonlin.model.blocks import Block, find_blocks
-from nonlin.model.identification import Identified, identify_all
+from nonlin.model.identification import Identified, Match, identify_all
 from nonlin.model.proof import Plan, Refused, plan, prove, refuse_weights
 from nonlin.model.replacement import Recipe, recipe_of
+from nonlin.nn import Activation
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,25 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
     return plans, sorted(left, key=lambda c: order[c.name])
 
 
+def _stated(block: Block) -> Iterator[Match]:
+    """What the block's own nonlin.nn.Activation says: learned values may stand where a constant would do as well."""
+    act = next((m.definition for m in block.module.modules() if isinstance(m, Activation)), None)
+    if act is None or act.kind != "pointwise":
+        return
+    layouts = {"packed": ("packed", "interleaved"), "interleaved": ("interleaved", "packed")}
+    for layout in layouts.get(block.layout, (block.layout,)):
+        for gate_first in (True, False) if block.gated else (True,):
+            yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
+
+
 def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Plan:
     """Return the block's plan, proved; the costly part once for blocks of one kind.
 
     Where the activations that fit cannot be told apart in the block's own dtype, the proof in float64 decides.
     """
-    if found.status in ("unknown", "partial"):
-        raise Refused(found.reason)
-    reason = ""
-    for match in found.matches:
+    matches = list(found.matches) if found.status in ("found", "ambiguous") else []
+    reason = "" if matches else found.reason
+    for match in (*matches, *_stated(block)):
         made = plan(block, match, memory)
         if made.kind in refused:
             reason = reason or refused[made.kind]

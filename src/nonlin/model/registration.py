@@ -50,7 +50,7 @@ def register_with_transformers() -> list[str]:
     added as well. A name that ``transformers`` holds already keeps its meaning. A second call adds what is new.
 
     The table lives in this process: a checkpoint whose configuration names one of these activations loads only where
-    this function was called before, and otherwise fails with a KeyError that names the activation. Its weights are
+    this function was called before, and otherwise fails with an error that names the activation. Its weights are
     ordinary safetensors all the same. An activation that ``transformers`` itself holds (relu, gelu, silu, relu2, ...)
     needs no registration and loads everywhere.
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.functions.catalog import CATALOG
-from nonlin.functions.definition import gated
+from nonlin.functions.registry import gate_of, gated_by
 from nonlin.model.identification import evaluating
 from nonlin.model.planning import Change, class_name, plan_all
 from nonlin.model.proof import Plan, activation_path
@@ -116,17 +115,18 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
     wanted = get(activation)
     tokens = None if text is None else _tokens(model, text, tokenizer)
     loss_before = None if tokens is None else loss_nats(model, tokens)
-    accelerated = {m: r for m in model.modules() if (r := recipe_of(m)) is not None}
-    for module in accelerated:
+    installed = {m: r for m in model.modules() if (r := recipe_of(m)) is not None}
+    for module in installed:
         if not uninstall(module):
             raise UserError(rule("swap", "model", "not be wrapped by FSDP2 yet", type(module).__name__,
                                  "Swap before fully_shard."))
     try:
         steps = _steps(model, wanted, run)
     except UserError:
-        for module, recipe in accelerated.items():
+        for module, recipe in installed.items():
             install(module, recipe)
         raise
+    accelerated = {m: r for m, r in installed.items() if was_swapped(m) != "computation"}
     kept, dropped = _names(model, steps)
     for step in steps:
         step.apply(accelerated.get(step.plan.block.module))
@@ -182,7 +182,7 @@ def _steps(model: nn.Module, wanted: Definition, run: Callable[[], Any] | None) 
     for made in plans:
         old = made.recipe.definition
         definition, act = _meant(wanted, old)
-        simple = act is not None and (not old.gated or _act_of(old) is not None)
+        simple = act is not None and (not old.gated or gate_of(old) is not None)
         path = activation_path(made) if simple else None
         if path is None and definition.parameters:
             raise UserError(rule("swap", "activation", "have no learnable parameters where the block "
@@ -202,16 +202,10 @@ def _meant(wanted: Definition, old: Definition) -> tuple[Definition, Definition 
                                  wanted.name, "Choose a pointwise activation."))
         return wanted, wanted
     if wanted.gated:
-        return wanted, _act_of(wanted)
+        return wanted, gate_of(wanted)
     if wanted.expr is None:
         raise UserError(rule("swap", "activation", "be pointwise or gated", wanted.name, "Choose another."))
-    made = gated(f"{wanted.name}_glu", wanted)
-    return next((d for d in CATALOG if d.gated and d.expr == made.expr), made), wanted
-
-
-def _act_of(definition: Definition) -> Definition | None:
-    """The act of an activation that is act(gate) * up, or None."""
-    return next((d for d in CATALOG if d.kind == "pointwise" and gated("", d).expr == definition.expr), None)
+    return gated_by(wanted), wanted
 
 
 def _names(model: nn.Module, steps: list[_Step]) -> tuple[list[str], list[str]]:
@@ -233,8 +227,8 @@ def _update_config(model: nn.Module, steps: list[_Step]) -> tuple[tuple[tuple[st
         return (), ""
     act = steps[0].act
     if act is None:
-        return (), ("config unchanged: its class writes this formula itself, so a checkpoint saved now loads with the "
-                    "old activation; swap again after loading")
+        return (), ("config unchanged: it cannot name this formula, so a checkpoint saved now loads with the old "
+                    "activation; swap again after loading")
     name = held_name(act)
     if name is None:
         return (), (f"config unchanged: transformers has no {act.name!r}, so a checkpoint saved now loads with the old "
