@@ -58,14 +58,19 @@ def test_smollm2_generates_the_same_text(smollm2, restored):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_smollm2_logits_and_gradients(smollm2, restored, dtype):
     """float32 within its rounding; bfloat16 no further from float32 than the untouched model is."""
-    model, ids = smollm2.model, smollm2.tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
-    names = ["model.layers.0.mlp.gate_proj.weight", "model.layers.29.mlp.down_proj.weight"]
+    model, texts = smollm2.model, [smollm2.tokenizer(t, return_tensors="pt")["input_ids"] for t in TEXTS]
+    names = [f"model.layers.{i}.mlp.{p}_proj.weight" for i in (0, 15, 29) for p in ("gate", "up", "down")]
 
     def run():
-        model.zero_grad(set_to_none=True)
-        out = model(ids, labels=ids)
-        out.loss.backward()
-        return [out.logits.detach().float(), *(model.get_parameter(n).grad.float().clone() for n in names)]
+        """The texts' logits, and some of their gradients."""
+        logits, grads = [], []
+        for ids in texts:
+            model.zero_grad(set_to_none=True)
+            out = model(ids, labels=ids)
+            out.loss.backward()
+            logits.append(out.logits.detach().float().flatten())
+            grads += [model.get_parameter(n).grad.float().flatten() for n in names]
+        return torch.cat(logits), torch.cat([g / g.norm() for g in grads])
 
     truth = run()
     model.to(dtype)
@@ -82,7 +87,7 @@ def test_smollm2_logits_and_gradients(smollm2, restored, dtype):
         if dtype == torch.float32:
             assert _distance(ours, theirs) < 2e-5
         else:
-            assert _distance(ours, exact) < 1.3 * _distance(theirs, exact)
+            assert _distance(ours, exact) < 1.5 * _distance(theirs, exact)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
