@@ -3,7 +3,7 @@
 Before and after share their weights and alternate in rounds, in one process; medians, and ratios before / after
 (above 1 is faster). Memory is what a forward pass keeps for backward beside the weights (bytes of distinct storages).
 
-* ``smollm2``: prefill of 256 tokens, decoding 16 tokens from there, a training step (forward and backward) on 256.
+* ``smollm2``: prefill of 128 tokens, decoding 8 tokens after 32, a training step (forward and backward) on 128.
 * ``minilm``: embedding 8 texts of 128 tokens, and a training step on them.
 * ``families``: one feed-forward block of every family, width 512, 512 tokens: forward, forward and backward.
 
@@ -98,19 +98,19 @@ def smollm2(dtype, rounds):
 
     loaded = nonlin.model.load(real.smollm2(), dtype=dtype)
     pair = twins(loaded.model)
-    ids = torch.randint(100, 40000, (1, 256), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(100, 40000, (1, 128), generator=torch.Generator().manual_seed(0))
 
     def decode(model):
         with torch.no_grad():
             out = model(ids[:, :32], use_cache=True)
-            for _ in range(16):
+            for _ in range(8):
                 out = model(out.logits[:, -1:].argmax(-1), past_key_values=out.past_key_values, use_cache=True)
 
     def forward(model):
         return model(ids, use_cache=False).logits
 
-    return {"prefill 256": compare(pair, _no_grad(forward), rounds), "decode 16": compare(pair, decode, rounds),
-            "training step 256": compare(pair, _step(forward), max(3, rounds - 2)),
+    return {"prefill 128": compare(pair, _no_grad(forward), rounds), "decode 8": compare(pair, decode, rounds),
+            "training step 128": compare(pair, _step(forward), max(3, rounds - 2)),
             "kept for backward": _memory(pair, forward)}
 
 
@@ -220,9 +220,9 @@ def main():
             getattr(torch, options.dtype), options.rounds)
         done["results"][name] = results
         print(table(name, results), flush=True)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(done, indent=1))
+        if options.json:  # after each part: an interrupted run keeps what it measured
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(done, indent=1))
 
 
 if __name__ == "__main__":
