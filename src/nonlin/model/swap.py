@@ -116,13 +116,15 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
     tokens = None if text is None else _tokens(model, text, tokenizer)
     loss_before = None if tokens is None else loss_nats(model, tokens)
     installed = {m: r for m in model.modules() if (r := recipe_of(m)) is not None}
+    wrapped = [m for m in installed if "_nonlin_base" not in vars(type(m))]
+    if wrapped:
+        raise UserError(rule("swap", "model", "not be wrapped by FSDP2 yet", type(wrapped[0]).__name__,
+                             "Swap before fully_shard."))
     for module in installed:
-        if not uninstall(module):
-            raise UserError(rule("swap", "model", "not be wrapped by FSDP2 yet", type(module).__name__,
-                                 "Swap before fully_shard."))
+        uninstall(module)
     try:
         steps = _steps(model, wanted, run)
-    except UserError:
+    except BaseException:
         for module, recipe in installed.items():
             install(module, recipe)
         raise
