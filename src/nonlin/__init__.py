@@ -15,6 +15,10 @@ _HOMES = {
     "names": "nonlin.functions",
     "define": "nonlin.functions",
     "Definition": "nonlin.functions",
+    "accelerate": "nonlin.model.accelerate",
+    "restore": "nonlin.model.accelerate",
+    "swap": "nonlin.model.swap",
+    "register_with_transformers": "nonlin.model.registration",
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",
 }

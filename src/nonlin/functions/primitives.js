@@ -39,6 +39,7 @@ function sigmoid(x) {
 }
 
 const phi = (x) => gauss(x) / Math.sqrt(2 * Math.PI);
+const cauchy = (x) => Math.atan2(1, -x) / Math.PI;
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 const step = (x) => (x > 0 ? 1 : 0);
 const sign = (x) => Math.sign(x);

@@ -1,10 +1,11 @@
 """Finding activations by name, and adding one's own."""
 
+import functools
 import re
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions.catalog import CATALOG
-from nonlin.functions.definition import Definition, Parameter
+from nonlin.functions.definition import Definition, Parameter, gated
 from nonlin.functions.grammar import parse
 
 _CANONICAL = {d.name: d for d in CATALOG}
@@ -58,6 +59,29 @@ def define(name: str, formula: str) -> Definition:
         raise UserError(f"define: {name!r} must keep its formula {known.formula!r}; got {formula!r}. "
                         "Choose another name.")
     return _USER.setdefault(name, made)
+
+
+@functools.cache
+def gated_by(act: Definition) -> Definition:
+    """Return act(gate) * up: the catalog's where it has a name, else one named after ``act``.
+
+    >>> gated_by(get("silu")).name, gated_by(get("mish")).name
+    ('swiglu', 'mish_glu')
+    """
+    made = gated(f"{act.name}_glu", act)
+    return next((d for d in CATALOG if d.gated and d.expr == made.expr), made)
+
+
+def gate_of(definition: Definition) -> Definition | None:
+    """Return the pointwise activation whose :func:`gated_by` this is, or None where it is more than act(gate) * up.
+
+    >>> gate_of(get("geglu")).name, gate_of(get("swiglu_oai"))
+    ('gelu', None)
+    """
+    if not definition.gated:
+        return None
+    pointwise = (get(n) for n in names())
+    return next((d for d in pointwise if d.kind == "pointwise" and gated_by(d).expr == definition.expr), None)
 
 
 def spell(definition: Definition) -> str:

@@ -76,8 +76,13 @@ def products(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | 
     """Return x weight^T + bias for each weight, (G, N, H): each is contiguous, and all are one tensor to keep."""
     out_GNH = x_ND.new_empty(len(weights), x_ND.shape[0], weights[0].shape[0])
     for out_NH, weight, bias in zip(out_GNH, weights, biases, strict=True):
-        if bias is None:
-            torch.mm(x_ND, weight.t(), out=out_NH)
-        else:
-            torch.addmm(bias, x_ND, weight.t(), out=out_NH)
+        product_into(out_NH, x_ND, weight, bias)
     return out_GNH
+
+
+def product_into(out_NH: Tensor, x_ND: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Write x weight^T + bias."""
+    if bias is None:
+        torch.mm(x_ND, weight.t(), out=out_NH)
+    else:
+        torch.addmm(bias, x_ND, weight.t(), out=out_NH)

@@ -18,7 +18,17 @@ from torch import Tensor
 from nonlin.functions import Definition
 from nonlin.functions.registry import resolve
 from nonlin.kernels import block_second, dispatch
-from nonlin.kernels.block_layout import Packing, columns, inputs_of, pair, product_packing, products, rows, split
+from nonlin.kernels.block_layout import (
+    Packing,
+    columns,
+    inputs_of,
+    pair,
+    product_into,
+    product_packing,
+    products,
+    rows,
+    split,
+)
 
 # Places of the differentiable arguments, in the order of both operations' results and arguments.
 X, GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS, PARAMETERS = range(8)
@@ -39,7 +49,9 @@ def forward_op(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bi
         pre_GNH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
         hidden_NH = dispatch.forward(resolve(activation), inputs_of(pre_GNH, layout, up_first),
                                      split(parameters, x.dtype))
-        out = products(hidden_NH, [down], [down_bias])[0].view(*x.shape[:-1], down.shape[0])
+        # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
+        out = x.new_empty(*x.shape[:-1], down.shape[0])
+        product_into(rows(out), hidden_NH, down, down_bias)
     empty = x.new_empty(0)
     return (out, pre_GNH if keep in ("inputs", "all") else empty,
             hidden_NH if keep in ("output", "all") else x.new_empty(0))

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, get
+from nonlin.functions.registry import gated_by
 from nonlin.kernels.engine import EPS, TorchEngine
 from nonlin.model.config import ModelConfig
 from nonlin.model.language_model import ROPE_BASE, LanguageModel
@@ -120,7 +122,13 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
 
 
 def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageModel:
-    """Load what :func:`export_model` wrote, in either form. Raises UserError where it is something else."""
+    """Load what :func:`export_model` wrote, in either form, or a Qwen3 or Apertus checkpoint that is the same model.
+
+    Weights are safetensors, in one file or several, of any float dtype; the model is float32. Raises UserError, with
+    the reason, for another architecture and for features that this model lacks: other rotary positions than base
+    10,000 without scaling, another epsilon, biases, sliding windows, heads of another width, attention dropout,
+    quantized weights, an activation that is not known, xIELU with other constants.
+    """
     try:
         if (folder / "nonlin.json").exists():
             described = json.loads((folder / "nonlin.json").read_text())
@@ -129,13 +137,12 @@ def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageMod
             model = LanguageModel(config, _definition(name, formula), engine)
             state = load_file(folder / "nonlin.safetensors")
         else:
-            described = json.loads((folder / "config.json").read_text())
-            model, state = _from_huggingface(described, load_file(folder / "model.safetensors"), engine)
+            model, state = _from_huggingface(_described(folder), _tensors(folder), engine)
         put_weights(model, state)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, SafetensorError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"import_model: {folder} must hold a model that nonlin exported; {why}. "
-                        "Export it again, or pass another folder.") from error
+        raise UserError(f"import_model: {folder} must hold a model that nonlin exported, or a Qwen3 or Apertus that it "
+                        f"can compute; {why}. Pass another folder, or use the model through transformers.") from error
     return model
 
 
@@ -154,25 +161,82 @@ def _definition(name: str, formula: str | None) -> Definition:
     return define(name, formula) if formula else get(name)
 
 
-def _from_huggingface(described, tensors, engine):
-    gated = described["model_type"] == "qwen3"
-    if described["model_type"] not in ("qwen3", "apertus"):
-        raise ValueError(f"model_type is {described['model_type']!r}, neither qwen3 nor apertus")
-    expected = _huggingface_config(_config(described), gated, described["hidden_act"])
-    for key in ("head_dim", "rms_norm_eps", "rope_parameters", "attention_bias"):
-        if described[key] != expected[key]:
-            raise ValueError(f"its {key} is {described[key]!r}, not {expected[key]!r}")
-    table = {act: name for name, act in (_GATED if gated else _PLAIN).items()}
-    if described["hidden_act"] not in table:
-        raise ValueError(f"its hidden_act is {described['hidden_act']!r}, which none of nonlin's models has")
-    definition, config = get(table[described["hidden_act"]]), _config(described)
-    names = _names(config, definition)
-    return LanguageModel(config, definition, engine), {ours: tensors[theirs] for ours, theirs in names.items()}
+def _described(folder: Path) -> dict[str, Any]:
+    """The configuration with its defaults filled in, which the file leaves out; those are transformers' to know."""
+    raw = json.loads((folder / "config.json").read_text())
+    kind = raw["model_type"]
+    if kind not in ("qwen3", "apertus"):
+        raise ValueError(f"model_type is {kind!r}, neither qwen3 nor apertus")
+    try:
+        import transformers
+    except ImportError:
+        return raw  # nonlin's own exports write every field that is read
+    return getattr(transformers, {"qwen3": "Qwen3Config", "apertus": "ApertusConfig"}[kind])(**raw).to_dict()
 
 
-def _config(described: Mapping[str, Any]) -> ModelConfig:
-    return ModelConfig(
-        layers=described["num_hidden_layers"], dim=described["hidden_size"], heads=described["num_attention_heads"],
-        kv_heads=described["num_key_value_heads"], context=described["max_position_embeddings"],
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    index = folder / "model.safetensors.index.json"
+    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [
+        "model.safetensors"]
+    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+
+
+def _lacking(described: dict[str, Any]) -> list[str]:
+    """What the configuration asks for that this model does not have."""
+    rope = described.get("rope_parameters") or {"rope_theta": described.get("rope_theta", ROPE_BASE)}
+    width = described["hidden_size"] // described["num_attention_heads"]
+    windows = sorted(set(described.get("layer_types") or ()) - {"full_attention"})
+    checks = {
+        f"rotary positions of type {rope.get('rope_type')!r}": rope.get("rope_type", "default") != "default",
+        f"a rotary base of {rope.get('rope_theta')}": rope.get("rope_theta", ROPE_BASE) != ROPE_BASE,
+        f"rms_norm_eps {described['rms_norm_eps']}": described["rms_norm_eps"] != EPS,
+        f"heads of width {described.get('head_dim')} in a width of {described['hidden_size']}":
+            (described.get("head_dim") or width) != width,
+        "biases": bool(described.get("attention_bias") or described.get("mlp_bias")),
+        f"sliding windows ({', '.join(windows) or 'use_sliding_window'})":
+            bool(windows or described.get("use_sliding_window")),
+        f"attention dropout {described.get('attention_dropout')}": bool(described.get("attention_dropout")),
+        "quantized weights": bool(described.get("quantization_config")),
+    }
+    return [what for what, there in checks.items() if there]
+
+
+def _from_huggingface(described: dict[str, Any], tensors: dict[str, Tensor], engine: TorchEngine | None
+                      ) -> tuple[LanguageModel, dict[str, Tensor]]:
+    gated, act = described["model_type"] == "qwen3", described["hidden_act"]
+    lacking = _lacking(described)
+    if lacking:
+        raise ValueError(f"this one has {'; '.join(lacking)}, which nonlin's model has not")
+    definition = _act_definition(act, gated)
+    if act == "xielu":
+        _check_xielu(tensors)
+    heads = described["num_attention_heads"]
+    config = ModelConfig(
+        layers=described["num_hidden_layers"], dim=described["hidden_size"], heads=heads,
+        kv_heads=described.get("num_key_value_heads") or heads, context=described["max_position_embeddings"],
         vocabulary=described["vocab_size"], hidden=described["intermediate_size"],
-        tied=described["tie_word_embeddings"])
+        tied=bool(described["tie_word_embeddings"]))
+    model, names = LanguageModel(config, definition, engine), _names(config, definition)
+    beside = {name for name in tensors if act == "xielu" and name.endswith((".act_fn.beta", ".act_fn.eps"))}
+    unknown = sorted(set(tensors) - set(names.values()) - beside - ({"lm_head.weight"} if config.tied else set()))
+    if unknown:
+        raise ValueError(f"its weights hold {unknown[0]!r}, which nonlin's model has not")
+    return model, {ours: tensors[theirs] for ours, theirs in names.items()}
+
+
+def _act_definition(act: str, gated: bool) -> Definition:
+    """The activation of a block whose configuration says ``act``: that, or the gated one whose gate it is."""
+    pointwise = get(act)  # raises, with near matches, for what is not known
+    if pointwise.parameters and (gated or pointwise.name not in _LEARNED):
+        raise ValueError(f"its activation {act!r} has learned values that nonlin's model keeps under other names")
+    if not gated:
+        return pointwise
+    return gated_by(pointwise)
+
+
+def _check_xielu(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        constant = _CONSTANTS["xielu"].get(name.rpartition(".")[2]) if ".act_fn." in name else None
+        # eps is rounded where the checkpoint is in bfloat16, and moves the function by less than its own size.
+        if constant is not None and abs(float(tensor) - constant) > 1e-8:
+            raise ValueError(f"{name} is {float(tensor):.6g}; nonlin's xIELU has {constant:g}")

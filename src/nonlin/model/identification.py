@@ -222,9 +222,8 @@ def _compute(definition: Definition, inputs: tuple[Tensor, ...], parameters: dic
     wide = tuple(x.double() for x in inputs)
     if definition.expr is None:
         return functional.activation(definition)(*wide)
-    leaves = dict(zip(definition.variables, wide, strict=True))
-    leaves |= {name: wide[0].new_tensor([value]) for name, value in parameters.items()}
-    return torch_backend.value(definition, leaves)
+    return torch_backend.forward(definition, wide, [wide[0].new_tensor([parameters[q.name]])
+                                                    for q in definition.parameters])
 
 
 def _errors(expected: Tensor, product: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -122,12 +122,11 @@ class FeedForward(nn.Module):
         """Return why the modules must be called one by one; None where one operation computes the same."""
         if self.activation.definition.expr is None:
             return f"{self.activation.definition.name} is not pointwise"
-        if any((_hooks._global_forward_hooks, _hooks._global_forward_pre_hooks, _hooks._global_backward_hooks,
-                _hooks._global_backward_pre_hooks)):
+        if hooked_everywhere():
             return "hooks on all modules are registered"
         for name, module, stock in (("gate", self.gate, nn.Linear), ("up", self.up, nn.Linear),
                                     ("down", self.down, nn.Linear), ("activation", self.activation, Activation)):
-            if module is not None and (reason := _altered(module, stock)):
+            if module is not None and (reason := altered(module, (stock,))):
                 return f"{name} {reason}"
         return None
 
@@ -135,9 +134,18 @@ class FeedForward(nn.Module):
         return f"memory={self.memory}"
 
 
-def _altered(module: nn.Module, stock: type) -> str | None:
-    """Return what makes calling the module differ from computing with its tensors, or None."""
-    if type(module) is not stock:
+def hooked_everywhere() -> bool:
+    """Return whether hooks are registered that every module of the process runs."""
+    return any((_hooks._global_forward_hooks, _hooks._global_forward_pre_hooks, _hooks._global_backward_hooks,
+                _hooks._global_backward_pre_hooks))
+
+
+def altered(module: nn.Module, stock: tuple[type, ...]) -> str | None:
+    """Return what makes calling the module differ from computing with its tensors, or None.
+
+    ``stock`` are the classes whose computation is known.
+    """
+    if type(module) not in stock:
         return f"is a {type(module).__name__}"
     if "forward" in vars(module):
         return "has a forward of its own"

@@ -1,0 +1,128 @@
+"""SmolLM2-135M and MiniLM-L6, accelerated: the same text, the same embeddings, within bf16's noise."""
+
+import pytest
+import real
+import torch
+
+import nonlin
+from nonlin.model.replacement import recipe_of
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+TEXTS = ["The capital of France is", "def add(a, b):\n    return", "Water boils at a temperature of"]
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    pytest.importorskip("gguf", reason="gguf is not installed")
+    pytest.importorskip("accelerate", reason="accelerate (Hugging Face) is not installed")
+    return nonlin.model.load(real.smollm2())
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return nonlin.model.load(real.minilm())
+
+
+@pytest.fixture
+def restored():
+    """Whatever a test accelerates is restored after it."""
+    models = []
+    yield models.append
+    for model in models:
+        nonlin.restore(model)
+
+
+def _distance(a, b):
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def _generate(loaded, prompt):
+    text = loaded.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False,
+                                                add_generation_prompt=True)
+    ids = loaded.tokenizer(text, return_tensors="pt")
+    out = loaded.model.generate(**ids, max_new_tokens=16, do_sample=False, pad_token_id=0)
+    return loaded.tokenizer.decode(out[0, ids["input_ids"].shape[1]:])
+
+
+def test_smollm2_generates_the_same_text(smollm2, restored):
+    prompt = "What is the capital of France?"
+    before = _generate(smollm2, prompt)
+    assert "Paris" in before
+    report = nonlin.accelerate(smollm2.model)
+    restored(smollm2.model)
+    assert len(report.changed) == 30 and not report.left_alone
+    assert {c.activation for c in report.changed} == {"swiglu"}
+    assert _generate(smollm2, prompt) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_smollm2_logits_and_gradients(smollm2, restored, dtype):
+    """float32 within its rounding; bfloat16 no further from float32 than the untouched model is."""
+    model, texts = smollm2.model, [smollm2.tokenizer(t, return_tensors="pt")["input_ids"] for t in TEXTS]
+    names = [f"model.layers.{i}.mlp.{p}_proj.weight" for i in (0, 15, 29) for p in ("gate", "up", "down")]
+
+    def run():
+        """The texts' logits, and some of their gradients."""
+        logits, grads = [], []
+        for ids in texts:
+            model.zero_grad(set_to_none=True)
+            out = model(ids, labels=ids)
+            out.loss.backward()
+            logits.append(out.logits.detach().float().flatten())
+            grads += [model.get_parameter(n).grad.float().flatten() for n in names]
+        return torch.cat(logits), torch.cat([g / g.norm() for g in grads])
+
+    truth = run()
+    model.to(dtype)
+    try:
+        before = run()
+        nonlin.accelerate(model)
+        restored(model)
+        after = run()
+    finally:
+        nonlin.restore(model)
+        model.to(torch.float32)
+        model.zero_grad(set_to_none=True)
+    for exact, theirs, ours in zip(truth, before, after, strict=True):
+        if dtype == torch.float32:
+            assert _distance(ours, theirs) < 2e-5
+        else:
+            assert _distance(ours, exact) < 1.5 * _distance(theirs, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_minilm_gives_the_same_embeddings(minilm, restored, dtype):
+    batch = minilm.tokenizer(TEXTS, return_tensors="pt", padding=True)
+
+    def embed():
+        with torch.no_grad():
+            hidden = minilm.model(**batch).last_hidden_state.float()
+        mask = batch["attention_mask"][..., None]
+        return torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+
+    truth = embed()
+    minilm.model.to(dtype)
+    try:
+        before = embed()
+        report = nonlin.accelerate(minilm.model)
+        restored(minilm.model)
+        assert len(report.changed) == 6 and {c.activation for c in report.changed} == {"gelu"}
+        after = embed()
+    finally:
+        nonlin.restore(minilm.model)
+        minilm.model.to(torch.float32)
+    noise = 2e-6 if dtype == torch.float32 else 1.3 * float((before - truth).norm())
+    assert float((after - (before if dtype == torch.float32 else truth)).norm()) < noise
+    similar = before @ before.T - after @ after.T
+    assert float(similar.abs().max()) < (1e-6 if dtype == torch.float32 else 1e-2)
+
+
+def test_swapping_smollm2_measures_what_it_costs(smollm2, restored):
+    text = " ".join(["The quick brown fox jumps over the lazy dog.", *TEXTS])
+    with pytest.warns(UserWarning, match="nats a token before"):
+        report = nonlin.swap(smollm2.model, "relu", text=text, tokenizer=smollm2.tokenizer)
+    restored(smollm2.model)
+    assert report.loss_nats_before + 2 < report.loss_nats_after
+    assert smollm2.model.config.hidden_act == "relu"
+    nonlin.restore(smollm2.model)
+    assert smollm2.model.config.hidden_act == "silu" and not any(recipe_of(m) for m in smollm2.model.modules())
