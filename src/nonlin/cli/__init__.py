@@ -10,6 +10,7 @@ from nonlin.errors import NonlinError, UserError
 
 _COMMANDS = {
     "compare": "Train small language models that differ in the activation alone; say which to use.",
+    "claims": "Put to the test what articles say about activation functions.",
     "report": "Build a study's page again.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",

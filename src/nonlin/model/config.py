@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 
 from nonlin.errors import UserError, rule
 
-
 NORMS, PLACES = ("rms", "layer", "none"), ("before", "after")
 
 

@@ -132,10 +132,14 @@ class LanguageModel(nn.Module):
         if time > self.config.context:
             raise UserError(rule("forward", "tokens", f"fit the context of {self.config.context}", time,
                                  "Pass fewer tokens."))
-        x_BTD = self.embedding(tokens_BT)
+        return self.engine.linear(self.forward_blocks(self.embedding(tokens_BT), watch), self.head.weight)
+
+    def forward_blocks(self, x_BTD: Tensor, watch: list[Any] | None = None) -> Tensor:
+        """Return what the head reads (B, T, D), of embeddings (B, T, D)."""
+        time = x_BTD.shape[1]
         for block in self.blocks:
             x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
-        return self.engine.linear(normalized(x_BTD, self.norm, self.config, self.engine), self.head.weight)
+        return normalized(x_BTD, self.norm, self.config, self.engine)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return the mean cross-entropy in nats a token."""

@@ -37,7 +37,7 @@ def build(directory: str | Path) -> Path:
             drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
                            "rows": rows}
             style.write_files(figure, target, name)
-    page = _environment().get_template("report.html").render(
+    page = environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, formulas=_formulas(study), samples=_samples(folder),
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]])
@@ -46,9 +46,11 @@ def build(directory: str | Path) -> Path:
     return path
 
 
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(loader=jinja2.PackageLoader("nonlin.report"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+def environment(*packages: str) -> jinja2.Environment:
+    """Return the environment of our pages' templates: the report's, and those of other packages."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=jinja2.StrictUndefined)
 
 
 def _formulas(study: Study) -> dict[str, str]:
