@@ -147,17 +147,17 @@ def test_4_an_activation_that_halves_its_signal_vanishes_and_one_that_keeps_it_d
 
 # 5: dying
 
-def dying(best, high):
+def dying(best, high, language):
     names = claim_05_dying.ACTIVATIONS
     shares = {key: effects({n: values(v if n == "relu" else 0.0) for n in names})
-              for key, v in (("at_best", best), ("at_high", high))}
+              for key, v in (("at_best", best), ("at_high", high), ("language", language))}
     rows = {n: {"best": 0} for n in names}
     return claim_05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows}).verdict
 
 
 def test_5_turns_with_the_numbers():
-    assert dying(0.3, 0.9) == HOLDS and dying(0.0, 0.9) == DEPENDS and dying(0.0, 0.0) == FAILS
-    assert dying(0.05, 0.9) == OPEN
+    assert dying(0.3, 0.9, 0.2) == HOLDS and dying(0.3, 0.9, 0.0) == DEPENDS and dying(0.0, 0.0, 0.0) == FAILS
+    assert dying(0.045, 0.9, 0.0) == OPEN
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():

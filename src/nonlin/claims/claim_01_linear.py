@@ -116,10 +116,10 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     parts = {"plain networks collapse to one matrix": _is_linear(worst),
              "activations prevent it": {YES: NO, NO: YES}.get(_is_linear(others), UNSURE),
              "the language model becomes linear": _is_linear(model["additive"]["nothing else"])}
-    summary = (f"Layers without activations are one matrix to within {worst:.0e} at every depth up to "
-               f"{measures['depths'][-1]}; a language model without activations still departs from linear by "
-               f"{model['additive']['nothing else']:.0%}, and is linear ({model['additive']['both']:.0e}) only without "
-               "attention and normalization too.")
+    summary = (f"Layers without activations are one matrix to one part in {1 / max(worst, 1e-12):,.0f} at every depth "
+               f"up to {measures['depths'][-1]}. A language model without activations still departs from linear by "
+               f"{model['additive']['nothing else']:.0%}; without attention and normalization too, by one part in "
+               f"{1 / max(model['additive']['both'], 1e-12):,.0f}.")
     layers, prevented, whole = parts.values()
     if UNSURE in parts.values():
         return Verdict(OPEN, summary, None, parts)

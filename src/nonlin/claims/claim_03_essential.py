@@ -120,9 +120,8 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     kept = measures["kept"]
     parts = {f"essential to {task}": YES if e["high"] < ESSENTIAL else NO if e["low"] > ESSENTIAL else UNSURE
              for task, e in kept.items()}
-    summary = "Without activations a network keeps " + ", ".join(
-        f"{e['mean']:.0%} ({e['low']:.0%} to {e['high']:.0%}) of what it learns where the task is to {task}"
-        for task, e in kept.items()) + "."
+    summary = "Of what a network learns with activations, this is left without: " + "; ".join(
+        f"{task}, {e['mean']:.0%} ({e['low']:.0%} to {e['high']:.0%})" for task, e in kept.items()) + "."
     if measures["missing"]:
         return Verdict(OPEN, f"{summary} Not run: {measures['missing']}.", None, parts)
     essential = [task for task in kept if parts[f"essential to {task}"] == YES]

@@ -103,13 +103,24 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
         parts[f"relu does not, {gain} gain"] = {YES: NO, NO: YES}.get(answers["relu"], UNSURE)
     common, proper = said["common"], said["proper"]
     at = measures["gains"]
-    summary = (f"At depth {JUDGED} the gradient falls more than a thousandfold with {_and(common)} under a common "
-               f"initialization (ReLU: 10^{at['common']['relu']['at']['mean']:.1f}), and with {_and(proper)} under "
-               f"each activation's own (tanh: 10^{at['proper']['tanh']['at']['mean']:+.1f}, ReLU: "
-               f"10^{at['proper']['relu']['at']['mean']:+.1f}).")
+    summary = (f"Through {JUDGED} layers the gradient falls more than a thousandfold with {_and(common)} under a "
+               f"common initialization (ReLU: {_times(at['common']['relu']['at']['mean'])}; tanh: "
+               f"{_times(at['common']['tanh']['at']['mean'])}), and with {_and(proper)} under each activation's own "
+               f"(ReLU: {_times(at['proper']['relu']['at']['mean'])}; tanh: {_times(at['proper']['tanh']['at']['mean'])}).")
     either, one = [n for n in common if n in proper], [n for n in common if n not in proper]
     return combine(parts, summary, f"the initialization: {_and(either)} vanishes either way, {_and(one)} only with "
                    "weights that do not fit")
+
+
+def _times(decades: float) -> str:
+    """A power of ten in words.
+
+    >>> _times(-3.0), _times(1.0)
+    ('to 1/1,000', 'to 10 times')
+    """
+    if decades < -1:
+        return f"to 1/{float(f'{10 ** -decades:.2g}'):,.0f}"
+    return f"to {10 ** decades:.2g} times"
 
 
 def _and(items: list[str]) -> str:

@@ -106,7 +106,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
                       label=f"{name}, attention {attention}")
     left.set_xticks(range(len(NORMS)), list(NORMS), rotation=35, ha="right")
     left.set_title("bits per byte")
-    left.legend(fontsize=7.5)
+    left.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.2))
     rows = {k.replace("activation × normalization: ", "").replace("activation × attention: ", "").replace(
         "normalization × attention: ", ""): v for k, v in measures["contrasts"].items()}
     paint = {PAIRS[0]: "#0072b2", PAIRS[1]: "#d55e00", PAIRS[2]: "#009e73"}

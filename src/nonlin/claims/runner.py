@@ -48,18 +48,20 @@ class _Work:
         self.experiments = [e for claim in claims for e in claim.experiments(plan)]
         self.studies = [plan.study(name) for name in dict.fromkeys(n for c in claims for n in c.studies)]
         self.workers, self.began, self.told = plan.workers, time.monotonic(), 0.0
+        self.left: tuple[int, int, list[float]] = (-1, 0, [])  # for how many records, and what _left found
         self.asked: set[str] = set()
 
     def run(self) -> None:
         """Run until nothing is left."""
+        waiting = self._waiting()
         while True:
-            waiting = self._waiting()
             while waiting and self.engine.idle():
                 self.jobs.start(waiting.pop(0))
             if not self.jobs.running:
                 return
-            for event in self.engine.wait(_PROGRESS_SECONDS):
-                self.jobs.handle(event)
+            ended = [self.jobs.handle(event) for event in self.engine.wait(_PROGRESS_SECONDS)]
+            if any(ended):
+                waiting = self._waiting()
             if time.monotonic() - self.told > _PROGRESS_SECONDS:
                 self.tell()
 
@@ -98,7 +100,9 @@ class _Work:
     def tell(self, message: str | None = None) -> None:
         """Send an event."""
         self.told = time.monotonic()
-        total, missing = self._left()
+        if self.left[0] != len(self.jobs.records):  # not at every event: it looks at every study
+            self.left = (len(self.jobs.records), *self._left())
+        _, total, missing = self.left
         running = [{"name": job.name, "purpose": "claims", "seed": None,
                     "step": p["step"] or 0, "steps": job.config.get("training", {}).get("steps", 1)}
                    for job, _, p in self.jobs.running.values()]
