@@ -102,11 +102,12 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
             parts[f"{name} vanishes, {gain} gain"] = answers[name]
         parts[f"relu does not, {gain} gain"] = {YES: NO, NO: YES}.get(answers["relu"], UNSURE)
     common, proper = said["common"], said["proper"]
-    at = measures["gains"]
+    ratio = {(gain, n): _times(rows[n]["at"]["mean"]) for gain, rows in measures["gains"].items()
+             for n in ("relu", "tanh")}
     summary = (f"Through {JUDGED} layers the gradient falls more than a thousandfold with {_and(common)} under a "
-               f"common initialization (ReLU: {_times(at['common']['relu']['at']['mean'])}; tanh: "
-               f"{_times(at['common']['tanh']['at']['mean'])}), and with {_and(proper)} under each activation's own "
-               f"(ReLU: {_times(at['proper']['relu']['at']['mean'])}; tanh: {_times(at['proper']['tanh']['at']['mean'])}).")
+               f"common initialization (ReLU: {ratio['common', 'relu']}; tanh: {ratio['common', 'tanh']}), and with "
+               f"{_and(proper)} under each activation's own (ReLU: {ratio['proper', 'relu']}; tanh: "
+               f"{ratio['proper', 'tanh']}).")
     either, one = [n for n in common if n in proper], [n for n in common if n not in proper]
     return combine(parts, summary, f"the initialization: {_and(either)} vanishes either way, {_and(one)} only with "
                    "weights that do not fit")
