@@ -166,9 +166,8 @@ def _run(request: Any, store: Any, as_json: bool) -> None:
         print_json(results)
     else:
         print_table(results)
-    for line in reasons(results):
+    for line in (*reasons(results), results["advice"], *results["remarks"]):
         say(line)
-    say(results["advice"])
     if interrupted:
         say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {store.directory}")
         raise click.exceptions.Exit(130)

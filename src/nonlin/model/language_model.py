@@ -17,6 +17,9 @@ from nonlin.model.config import ModelConfig
 from nonlin.nn import FeedForward
 
 ROPE_BASE = 10_000.0
+EMBEDDING_STD, HEAD_STD = 1.0, 0.02
+"""Deviations of the initial embedding and output weights. Blocks read the embedding through a norm: how large it is
+decides how soon their outputs count beside it, and how soon a run of a minute learns."""
 
 
 class Norm(nn.Module):
@@ -121,10 +124,16 @@ class LanguageModel(nn.Module):
             if weight.ndim != 2:
                 continue
             generator = private if ".feed_forward." in name else common
-            std = 0.02 if name.startswith(("embedding", "head")) else weight.shape[1] ** -0.5
-            if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
-                std /= (2 * self.config.layers) ** 0.5
+            std = self._deviation(name, weight)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+
+    def _deviation(self, name: str, weight: Tensor) -> float:
+        if name.startswith("embedding"):
+            return HEAD_STD if self.config.tied else EMBEDDING_STD  # a tied one makes the logits too
+        if name.startswith("head"):
+            return HEAD_STD
+        into_residual = name.endswith(("attention.o.weight", "feed_forward.down.weight"))
+        return weight.shape[1] ** -0.5 / ((2 * self.config.layers) ** 0.5 if into_residual else 1.0)
 
     def forward(self, tokens_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return logits (B, T, V); into ``watch``, a list, go each block's (inputs, hidden, output)."""

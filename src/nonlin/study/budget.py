@@ -54,7 +54,8 @@ def predict(request: Request, costs: Costs, workers: int, steps: int) -> Predict
     seconds: dict[str, dict[str, float]] = {}
     jobs: list[float] = []
     for arm, (rate, overhead) in costs.items():
-        each = {kind: overhead + chosen[arm][f"{kind}_steps"] * request.tokens_per_step / rate
+        sustained = defaults.SUSTAINED_SPEED * rate
+        each = {kind: overhead + chosen[arm][f"{kind}_steps"] * request.tokens_per_step / sustained
                 for kind in ("tune", "judge")}
         seconds[arm] = {f"{kind}_seconds": value for kind, value in each.items()}
         runs = request.learning_rates * defaults.TUNE_SEEDS * (1 + defaults.EXTENSION_ALLOWANCE)

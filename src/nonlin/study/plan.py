@@ -110,7 +110,7 @@ class Plan(Sealed):
             f"Model: {self.model['layers']} layers, width {self.model['dim']}, context {self.model['context']}, "
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
             f"(they differ by at most {worst:.1%}).",
-            f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seed, "
+            f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
             f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens a run.",
             f"Rule: {self.rule['text']}",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nonlin.study import verdict
-from nonlin.study.advice import advice, winner
+from nonlin.study.advice import advice, remarks, winner
 from nonlin.study.plan import Plan
 from nonlin.study.tuning import Records, Tuning, complete, judge_trials, tune_trials, tuning
 
@@ -31,8 +31,8 @@ def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None 
     left = sum(len(plan.judge_seeds) - len(run) for run in runs.values())
     return {
         "format": 1, "name": plan.name, "status": status, "rule": plan.rule, "baseline": plan.baseline,
-        "advice": advice(plan, arms, left), "winner": winner(arms, plan.baseline),
-        "ranking": [row["name"] for row in ranking(plan, records)], "arms": arms,
+        "advice": advice(plan, arms, left), "remarks": [] if left else remarks(plan, arms),
+        "winner": winner(arms, plan.baseline), "ranking": [row["name"] for row in ranking(plan, records)], "arms": arms,
         "plan": plan.as_dict(), "data": plan.data, "environment": dict(environment or {}),
         "timing": {"seconds": seconds,
                    "trial_seconds": math.fsum(r["timing"]["seconds"] for r in records.values())}}

@@ -1,0 +1,36 @@
+"""One sentence of advice, no surer than the study; and what stands beside it."""
+
+import studies
+
+from nonlin.study.advice import advice, remarks, winner
+
+PLAN = studies.plan("gelu", "swiglu", "silu", "twin")
+
+
+def _arm(name, verdict, bits=2.0, mean=None):
+    difference = None if mean is None else {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "confidence": 0.95}
+    return {"name": name, "verdict": verdict, "bits_per_byte": bits, "difference": difference, "judged": [1]}
+
+
+def test_the_best_of_those_found_better_is_named_with_its_interval():
+    arms = [_arm("gelu", "baseline"), _arm("swiglu", "better", 1.95, -0.05), _arm("silu", "better", 1.98, -0.02),
+            _arm("twin", "tie", 2.0, 0.0)]
+    assert advice(PLAN, arms) == ("Use swiglu: 0.050 bits per byte better than gelu (95% interval 0.040 to 0.060).")
+    assert winner(arms, "gelu") == "swiglu"
+    beside = " ".join(remarks(PLAN, arms))
+    assert "silu is better than gelu too" in beside and "twin is as good as gelu within 0.005" in beside
+
+
+def test_lower_loss_without_a_verdict_wins_nothing():
+    arms = [_arm("gelu", "baseline"), _arm("swiglu", "undecided", 1.5, -0.5)]
+    assert advice(PLAN, arms) == "Keep gelu: no other activation was found better."
+    assert winner(arms, "gelu") == "gelu" and remarks(PLAN, arms) == []
+
+
+def test_an_unfinished_study_gives_none():
+    assert advice(PLAN, [_arm("gelu", "baseline")], runs_left=3).startswith("No advice yet: 13 of 16 judged runs")
+
+
+def test_a_baseline_that_diverges():
+    arms = [_arm("gelu", "baseline", None), _arm("swiglu", "better", 1.9)]
+    assert advice(PLAN, arms) == "Use swiglu: it trains where gelu diverges."

@@ -1,0 +1,38 @@
+"""The numbers in the README are those of the recorded studies."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "records"
+
+
+def _rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table after a heading, formatting taken off."""
+    part = text[text.index(heading):]
+    lines = re.search(r"(?:^\|.*\n)+", part, re.MULTILINE).group().splitlines()[2:]
+    return [[cell.strip(" *`") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _number(text: str) -> float:
+    return float(text.replace("−", "-").replace("–", "nan"))
+
+
+@pytest.mark.parametrize(("heading", "record"), [
+    ("## What it finds on the default text", "default-study.json"),
+    ("## Does it find what is there", "control-study.json")])
+def test_a_result_table_is_its_record(heading, record):
+    arms = {arm["name"]: arm for arm in json.loads((RECORDS / record).read_text())["arms"]}
+    rows = _rows((ROOT / "README.md").read_text(), heading)
+    assert {row[0] for row in rows} == set(arms)
+    for name, bits, difference, interval, verdict, *_ in rows:
+        arm = arms[name]
+        assert verdict == arm["verdict"] and bits == f"{arm['bits_per_byte']:.3f}"
+        if arm["difference"]:
+            low, high = (_number(part) for part in interval.split("…"))
+            found = arm["difference"]
+            assert [_number(difference), low, high] == pytest.approx(
+                [found["mean"], found["low"], found["high"]], abs=5.1e-4)
