@@ -106,7 +106,7 @@ CLAIM = Claim(
     statement="For small models GELU is the reliable choice; SwiGLU pays off in larger ones.",
     background="If it were so, the gap between the two would be nothing or positive in a small model, and grow in "
     "SwiGLU's favour with size.",
-    tested="Four language models, twenty times apart in size, each trained with GELU and with SwiGLU of as many "
+    tested="Four language models, fourteen times apart in size, each trained with GELU and with SwiGLU of as many "
     "parameters, on as many tokens. At every size each has a learning rate of its own, found on other seeds; judged "
     "on fresh seeds, paired. The trend is the slope of the gap against the logarithm of the parameters, fitted for "
     "each seed alone; its interval is over seeds.",
