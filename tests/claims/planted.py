@@ -34,7 +34,7 @@ def loss(config, effect, scale=0.001, best=0.01):
     return 2.0 + far + 0.02 * noise(seed) + scale * noise(name, seed, rate) + effect(config)
 
 
-def records(plan_, names, effect, **options):
+def records(plan_, names, effect, diverged=False, **options):
     """Records of every trial of these studies, the losses planted by ``effect`` of a configuration."""
     found = {}
     for name in names:
@@ -42,9 +42,9 @@ def records(plan_, names, effect, **options):
         while not complete(study, found):
             for stage in ("tune", "judge"):
                 for trial in trials_of(study, stage, found):
-                    value = loss(trial.config, effect, **options)
+                    value = None if diverged else loss(trial.config, effect, **options)
                     found[trial.key] = {
-                        "status": "finished", "bits_per_byte": value, "initial_bits_per_byte": 8.0,
+                        "status": "diverged" if diverged else "finished", "bits_per_byte": value, "initial_bits_per_byte": 8.0,
                         "best_bits_per_byte": value, "spike_score": 0.0, "parameters": 1, "hidden": 1,
                         "flops_per_token": 1, "dead_share": 0.0, "sparsity": 0.0, "layers": None,
                         "timing": {"tokens_per_second": 1.0, "seconds": 1.0, "peak_memory_bytes": 1}}

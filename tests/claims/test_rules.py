@@ -22,6 +22,7 @@ from nonlin.claims import (
     claim_13_models,
 )
 from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
+from nonlin.claims.runner import judge
 from nonlin.claims.worker import run_experiment
 from nonlin.functions import define
 
@@ -365,6 +366,12 @@ def test_an_altered_block_is_found_out(monkeypatch):
     e = next(e for e in claim_13_models.experiments(planted.plan()) if e.config["family"] == "BERT")
     errors = run_experiment(e.config)["measured"]["errors"]
     assert errors["relu"] < claim_13_models.SAME < errors["gelu"]
+
+
+@pytest.mark.parametrize("claim", [c for c in all_claims() if c.studies and c.number not in (3, 5)])
+def test_studies_whose_runs_all_diverge_settle_nothing(claim):
+    found = planted.found(claim, lambda config: 0.0, diverged=True)
+    assert judge(claim, found)[1].verdict in (OPEN, FAILS)
 
 
 def test_found_reads_nothing_that_is_not_there():

@@ -129,6 +129,14 @@ def _request(arms: Iterable[str], model: Mapping[str, Any], data: Mapping[str, A
                    margin=0.005, training={"evaluation_tokens": EVALUATION_TOKENS, "keep_weights": False})
 
 
+def check(minutes: float, seed: int) -> None:
+    """Raise UserError for values that make no plan."""
+    if not 1 <= minutes < math.inf:
+        raise UserError(rule("claims", "minutes", "be 1 or more", minutes, "Use --minutes 20, or 2 for a first look."))
+    if not 0 <= seed < 10**6:
+        raise UserError(rule("claims", "seed", "be from 0 to 999999", seed, "Choose another one."))
+
+
 def make(asked: Mapping[str, Any], speeds: Mapping[str, Mapping[str, float]], machine: Mapping[str, Any],
          data: Mapping[str, Any], workers: int = WORKERS) -> ClaimsPlan:
     """Return the plan that fits the minutes asked for at the measured speeds.
@@ -136,9 +144,8 @@ def make(asked: Mapping[str, Any], speeds: Mapping[str, Mapping[str, float]], ma
     ``asked``: "minutes", "seed", "rules" and the data's description; ``speeds``: by "SIZE ACTIVATION"
     {"tokens_per_second", "seconds_overhead"} of one worker while all are busy.
     """
+    check(asked["minutes"], asked["seed"])
     minutes = asked["minutes"]
-    if not 1 <= minutes < math.inf:
-        raise UserError(rule("claims", "minutes", "be 1 or more", minutes, "Use --minutes 20, or 2 for a first look."))
     for least, extent in EXTENTS:
         steps = _most_steps(asked, speeds, machine, data, extent, workers)
         if steps >= max(least, MINIMUM_STEPS) or extent is EXTENTS[-1][1]:

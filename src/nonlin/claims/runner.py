@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.claims.claim import Claim, Found
+from nonlin.claims.claim import OPEN, Claim, Found, Verdict
 from nonlin.claims.plan import ClaimsPlan
+from nonlin.errors import UserError
 from nonlin.study.budget import makespan
 from nonlin.study.engine import Engine
 from nonlin.study.jobs import Job, Jobs
@@ -147,9 +148,18 @@ def _claim(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
     experiments, studies = claim.experiments(plan), [plan.study(name) for name in claim.studies]
     if not found.done(experiments, studies):
         return base | {"verdict": None, "summary": "Not run yet.", "on": None, "parts": {}, "measures": None}
-    measures = claim.measure(found)
+    measures, verdict = judge(claim, found)
     seconds = sum(found.records[e.key]["timing"]["seconds"] for e in experiments)
-    return base | claim.decide(measures).as_dict() | {"measures": measures, "timing": {"experiments": seconds}}
+    return base | verdict.as_dict() | {"measures": measures, "timing": {"experiments": seconds}}
+
+
+def judge(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:
+    """Return a claim's numbers and verdict; not settled, without numbers, where too few of its runs trained."""
+    try:
+        measures = claim.measure(found)
+        return measures, claim.decide(measures)
+    except UserError as error:
+        return None, Verdict(OPEN, f"Too few of its runs trained to compare them: {error}")
 
 
 def csv_rows(found: Mapping[str, Any]) -> list[list[Any]]:

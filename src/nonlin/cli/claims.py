@@ -51,25 +51,26 @@ def _run(chosen: list[Any], everything: list[Any], options: dict[str, Any], out:
     from rich.console import Console
 
     from nonlin.claims.page import build
-    from nonlin.claims.plan import WORKERS, ClaimsPlan
+    from nonlin.claims.plan import WORKERS, ClaimsPlan, check
     from nonlin.claims.runner import run_claims
     from nonlin.cli.progress import Progress
     from nonlin.data import load_corpus, prepare
     from nonlin.study import ProcessEngine, Store
 
+    check(options["minutes"], options["seed"])
     out = out or Path("runs") / f"claims-{options['seed']}"
+    if resume and not (out / "plan.json").exists():
+        raise UserError(f"claims: {out} must hold claims to resume; it has no plan. Leave --resume out to begin there.")
     store = Store(out, ClaimsPlan)
     planned = store.plan() if resume else None
-    if resume and planned is None:
-        raise UserError(f"claims: {out} must hold claims to resume; it has no plan. Leave --resume out to begin there.")
     corpus = load_corpus((planned.data["paths"] if planned else options["data"]) or None)
     info = prepare(corpus, out / "data")
-    asked = {"seed": options["seed"], "minutes": options["minutes"], "data": corpus.sha256,
-             "rules": {str(c.number): c.rule for c in everything}}
+    asked = {"seed": options["seed"], "minutes": options["minutes"], "data": corpus.sha256}
+    asked = (planned.request if planned else asked) | {"rules": {str(c.number): c.rule for c in everything}}
     command = [sys.executable, "-m", "nonlin.claims.worker"]
     with ProcessEngine(out / "data", WORKERS, command) as engine:
         environment = engine.call({"do": "describe"})
-        plan = planned or store.resume(_Asked(asked))
+        plan = store.resume(_Asked(asked))
         if plan is None:
             say("Measuring this machine …")
             plan = _plan(asked, info | {"paths": list(options["data"])}, engine)
