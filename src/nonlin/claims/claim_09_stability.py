@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from nonlin.claims import draw
 from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.errors import UserError
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"
 SHARE = 0.1  # of ReLU's own sensitivity
@@ -20,6 +21,8 @@ def measure(found: Found) -> dict[str, Any]:
     for arm in results["arms"]:
         if arm["name"] not in (*SMOOTH, BASE, "swiglu"):
             continue
+        if arm["learning_rate"] is None:
+            raise UserError(f"{arm['name']} diverged at every learning rate. Use smaller ones.")
         runs = {(t["seed"], t["learning_rate"]): t for t in arm["tuning"]}
         seeds = sorted({seed for seed, _ in runs})
         capped = {s: [min(v if (v := runs[s, r]["bits_per_byte"]) is not None else math.inf,
