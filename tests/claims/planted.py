@@ -45,9 +45,9 @@ def records(plan_, names, effect, diverged=False, **options):
                     value = None if diverged else loss(trial.config, effect, **options)
                     found[trial.key] = {
                         "status": "diverged" if diverged else "finished", "bits_per_byte": value,
-                        "initial_bits_per_byte": 8.0,
-                        "best_bits_per_byte": value, "spike_score": 0.0, "parameters": 1, "hidden": 1,
-                        "flops_per_token": 1, "dead_share": 0.0, "sparsity": 0.0, "layers": None,
+                        "initial_bits_per_byte": 8.0, "best_bits_per_byte": value, "spike_score": 0.0,
+                        "parameters": trial.config["model"]["dim"] ** 2,
+                        "hidden": 1, "flops_per_token": 1, "dead_share": 0.0, "sparsity": 0.0, "layers": None,
                         "timing": {"tokens_per_second": 1.0, "seconds": 1.0, "peak_memory_bytes": 1}}
     return found
 

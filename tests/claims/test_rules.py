@@ -4,6 +4,7 @@ import math
 
 import planted
 import pytest
+import torch
 
 from nonlin.claims import (
     all_claims,
@@ -162,7 +163,7 @@ def test_5_turns_with_the_numbers():
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():
-    define("claims_dead", "max(x - 50, 0)")
+    define("claims_dead", "max(x - 6, 0)")
     dead = run(claim_05_dying, activation="claims_dead", seeds=[1], steps=2, engine="torch")["dead"]
     alive = run(claim_05_dying, activation="leaky_relu", seeds=[1], steps=2, engine="torch")["dead"]
     assert min(min(row) for row in dead[0]) == 1.0 and max(max(row) for row in alive[0]) == 0.0
@@ -200,7 +201,7 @@ def silu(narrow, wide, monotonic=False):
 
 def test_7_turns_with_the_numbers():
     assert silu(-0.2, -0.2) == HOLDS and silu(-0.2, 0.1) == DEPENDS and silu(0.1, 0.2) == FAILS
-    assert silu(-0.2, -0.2, monotonic=True) == FAILS and silu(-0.05, -0.2) == OPEN
+    assert silu(-0.2, -0.2, monotonic=True) == FAILS and silu(-0.045, -0.2) == OPEN
 
 
 def test_7_a_seed_does_not_choose_its_own_learning_rate():
@@ -231,7 +232,7 @@ def test_8_turns_with_planted_losses():
     assert verdict(claim, planted.activation(swiglu=-0.05)).verdict == HOLDS
     assert verdict(claim, planted.activation(swiglu=0.05)).verdict == FAILS
     assert verdict(claim, gate(width=-0.05)).verdict == DEPENDS
-    assert verdict(claim, planted.activation(swiglu=-0.005), scale=0.01).verdict == OPEN
+    assert verdict(claim, planted.activation(), scale=0.05).verdict == OPEN
 
 
 def sensitivity(**far):
@@ -323,7 +324,7 @@ def test_12_turns_with_planted_losses():
     assert verdict(claim, tandem()).verdict == FAILS  # main effects alone are no interaction
     depends = verdict(claim, tandem(nt=0.2))
     assert depends.verdict == DEPENDS and "normalization × attention" in depends.on
-    assert verdict(claim, tandem(ax=0.03), scale=0.03).verdict == OPEN
+    assert verdict(claim, tandem(), scale=0.1).verdict == OPEN
 
 
 def test_12_contrasts_leave_out_what_diverged_and_name_it():
@@ -362,7 +363,7 @@ def test_13_tells_apart_what_the_configurations_confuse():
 
 def test_an_altered_block_is_found_out(monkeypatch):
     bert = pytest.importorskip("transformers.models.bert.modeling_bert", reason="reading models needs transformers")
-    monkeypatch.setitem(bert.ACT2FN, "gelu", bert.ACT2FN["relu"])
+    monkeypatch.setitem(bert.ACT2FN, "gelu", torch.nn.ReLU)
     e = next(e for e in claim_13_models.experiments(planted.plan()) if e.config["family"] == "BERT")
     errors = run_experiment(e.config)["measured"]["errors"]
     assert errors["relu"] < claim_13_models.SAME < errors["gelu"]
