@@ -22,7 +22,7 @@ _HOMES = {
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",
 }
-_MODULES = ("data", "errors", "functional", "functions", "health", "kernels", "model", "nn", "report", "study",
+_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "model", "nn", "report", "study",
             "training")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]

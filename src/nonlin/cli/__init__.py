@@ -13,6 +13,7 @@ _COMMANDS = {
     "advise": "Say which activation to use for a model of this size, with the reasons.",
     "compare": "Train small language models that differ in the activation alone; say which to use.",
     "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
+    "claims": "Put to the test what articles say about activation functions.",
     "report": "Build a study's page again.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from nonlin.cli.output import span
 
-_TITLES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds"}
+_TITLES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
+           "claims": "Running experiments"}
 _QUIET_SECONDS = 20.0  # between two plain lines of one stage
 
 

@@ -38,6 +38,10 @@ class TorchEngine:
         """Return x / rms(x) * weight over the last dimension."""
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * weight
 
+    def layer_norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Return (x - mean) / deviation * weight over the last dimension; by torch in every engine."""
+        return F.layer_norm(x, weight.shape, weight, eps=EPS)
+
     def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return causal attention (B, T, H W) of q (B, T, H, W), k and v (B, T, K, W).
 

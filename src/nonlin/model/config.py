@@ -4,10 +4,16 @@ from dataclasses import asdict, dataclass
 
 from nonlin.errors import UserError, rule
 
+NORMS, PLACES = ("rms", "layer", "none"), ("before", "after")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a model; ``hidden`` is the width inside the feed-forward block."""
+    """Sizes of a model; ``hidden`` is the width inside the feed-forward block.
+
+    The last three make variants for experiments: without ``attention``; ``norm`` "rms", "layer" or "none";
+    ``norm_place`` "before" each part, or "after" the sum with its residual, as in the first Transformer.
+    """
 
     layers: int = 4
     dim: int = 128
@@ -17,10 +23,17 @@ class ModelConfig:
     vocabulary: int = 256
     hidden: int = 344
     tied: bool = False
+    attention: bool = True
+    norm: str = "rms"
+    norm_place: str = "before"
 
     def __post_init__(self):
+        for name, known in (("norm", NORMS), ("norm_place", PLACES)):
+            if getattr(self, name) not in known:
+                raise UserError(rule("model", name, f"be one of {', '.join(known)}", getattr(self, name),
+                                     "Choose one of them."))
         for name, value in asdict(self).items():
-            if name != "tied" and value < 1:
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(rule("model", name, "be positive", value, "Choose a larger value."))
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise UserError(rule("model", "dim", f"be an even multiple of heads ({self.heads})", self.dim,
@@ -28,6 +41,11 @@ class ModelConfig:
         if self.heads % self.kv_heads:
             raise UserError(rule("model", "kv-heads", f"divide heads ({self.heads})", self.kv_heads,
                                  "Try --kv-heads 1."))
+
+    @property
+    def variant(self) -> bool:
+        """Whether this is a variant for experiments: no other library has a name for it."""
+        return not self.attention or (self.norm, self.norm_place) != ("rms", "before")
 
     @property
     def head_width(self) -> int:
@@ -42,9 +60,11 @@ def parameter_count(config: ModelConfig, gated: bool, activation_parameters: int
     857472
     """
     attention = config.dim * config.head_width * 2 * (config.heads + config.kv_heads) + 2 * config.head_width
-    block = attention + (3 if gated else 2) * config.dim * config.hidden + 2 * config.dim + activation_parameters
+    norms = 0 if config.norm == "none" else config.dim
+    block = (attention + norms) * config.attention + norms + (3 if gated else 2) * config.dim * config.hidden
     embeddings = config.vocabulary * config.dim * (1 if config.tied else 2)
-    return config.layers * block + embeddings + config.dim
+    final = norms if config.norm_place == "before" else 0
+    return config.layers * (block + activation_parameters) + embeddings + final
 
 
 def flops_per_token(config: ModelConfig, gated: bool) -> int:
@@ -52,7 +72,7 @@ def flops_per_token(config: ModelConfig, gated: bool) -> int:
 
     The usual count (forward 2, backward 4; attention as if it were not causal), without the activation.
     """
-    attention = config.dim * config.head_width * 2 * (config.heads + config.kv_heads)
+    attention = config.dim * config.head_width * 2 * (config.heads + config.kv_heads) * config.attention
     weights = config.layers * (attention + (3 if gated else 2) * config.dim * config.hidden)
     weights += config.dim * config.vocabulary
-    return 6 * weights + 12 * config.layers * config.dim * config.context
+    return 6 * weights + 12 * config.layers * config.dim * config.context * config.attention

@@ -90,24 +90,24 @@ def _write(path: Path, text: str) -> None:
 def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
     """Save the model to ``folder`` and return {"format", "architecture", "note"}.
 
-    A Hugging Face checkpoint where ``ACT2FN`` has the activation; otherwise our own form (the same tensors under
-    our names, ``nonlin.json`` beside them) and a note that says so. Weights are safetensors. A model that was
-    exported there before is replaced.
+    A Hugging Face checkpoint where ``ACT2FN`` has the activation and the model is no variant for experiments;
+    otherwise our own form (the same tensors under our names, ``nonlin.json`` beside them) and a note that says so.
+    Weights are safetensors. A model that was exported there before is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("nonlin.json", "nonlin.safetensors", "config.json", "model.safetensors"):
         (folder / name).unlink(missing_ok=True)
     gated, act = model.definition.kind == "gated", hidden_act(model.definition)
     state = {name: value.detach().contiguous() for name, value in model.named_parameters()}
-    if act is None:
+    if act is None or model.config.variant:
         definition = model.definition
         described = {"format": 1, "model": vars(model.config), "activation": {
             "name": definition.name, "formula": definition.formula if definition.user_defined else None}}
         save_file(state, folder / "model.safetensors.tmp")
         os.replace(folder / "model.safetensors.tmp", folder / "nonlin.safetensors")
         _write(folder / "nonlin.json", json.dumps(described, indent=1))
-        note = (f"transformers has no activation {definition.name!r}: saved in nonlin's own form, "
-                "which nonlin.model.import_model reads.")
+        missing = f"activation {definition.name!r}" if act is None else "architecture for this variant"
+        note = f"transformers has no {missing}: saved in nonlin's own form, which nonlin.model.import_model reads."
         return {"format": "nonlin", "architecture": "nonlin.LanguageModel", "note": note}
     names = _names(model.config, model.definition)
     constants = {f"model.layers.{i}.mlp.act_fn.{name}": torch.tensor(value) for i in range(model.config.layers)

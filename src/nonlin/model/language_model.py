@@ -4,6 +4,7 @@ With a gated feed-forward block it is Qwen3, with a plain one Apertus: RMSNorm b
 normalized queries and keys, grouped-query attention, no biases. Shapes: B batch, T time, D width, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,20 +48,41 @@ class Attention(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: ModelConfig, activation: Definition):
         super().__init__()
-        self.attention_norm, self.feed_forward_norm = Norm(config.dim), Norm(config.dim)
-        self.attention = Attention(config)
+        self.config, normed = config, config.norm != "none"
+        self.attention_norm = Norm(config.dim) if normed and config.attention else None
+        self.feed_forward_norm = Norm(config.dim) if normed else None
+        self.attention = Attention(config) if config.attention else None
         self.feed_forward = FeedForward(config.dim, config.hidden, activation)
 
     def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
-        x_BTD = x_BTD + self.attention(engine.rms_norm(x_BTD, self.attention_norm.weight), cos, sin, engine)
-        normed, block = engine.rms_norm(x_BTD, self.feed_forward_norm.weight), self.feed_forward
-        up = engine.linear(normed, block.up.weight)
-        inputs = (engine.linear(normed, block.gate.weight), up) if block.gate is not None else (up,)
+        if self.attention is not None:
+            attention = self.attention
+            x_BTD = self._residual(x_BTD, self.attention_norm, lambda x: attention(x, cos, sin, engine), engine)
+        return self._residual(x_BTD, self.feed_forward_norm, lambda x: self._feed_forward(x, engine, watch), engine)
+
+    def _residual(self, x_BTD: Tensor, norm: Norm | None, part: Callable[[Tensor], Tensor], engine: TorchEngine
+                  ) -> Tensor:
+        if self.config.norm_place == "before":
+            return x_BTD + part(normalized(x_BTD, norm, self.config, engine))
+        return normalized(x_BTD + part(x_BTD), norm, self.config, engine)
+
+    def _feed_forward(self, x_BTD: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
+        block = self.feed_forward
+        up = engine.linear(x_BTD, block.up.weight)
+        inputs = (engine.linear(x_BTD, block.gate.weight), up) if block.gate is not None else (up,)
         hidden = engine.activation(block.activation, *inputs)
         out = engine.linear(hidden, block.down.weight)
         if watch is not None:
             watch.append((inputs, hidden, out))
-        return x_BTD + out
+        return out
+
+
+def normalized(x_BTD: Tensor, norm: Norm | None, config: ModelConfig, engine: TorchEngine) -> Tensor:
+    """Return x normalized as the configuration says; unchanged where there is no norm."""
+    if norm is None:
+        return x_BTD
+    method = engine.rms_norm if config.norm == "rms" else engine.layer_norm
+    return method(x_BTD, norm.weight)
 
 
 class LanguageModel(nn.Module):
@@ -80,7 +102,7 @@ class LanguageModel(nn.Module):
         self.config, self.definition, self.engine = config, activation, engine or TorchEngine()
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
         self.blocks = nn.ModuleList(Block(config, activation) for _ in range(config.layers))
-        self.norm = Norm(config.dim)
+        self.norm = Norm(config.dim) if config.norm != "none" and config.norm_place == "before" else None
         self.head = nn.Linear(config.dim, config.vocabulary, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
@@ -119,10 +141,14 @@ class LanguageModel(nn.Module):
         if time > self.config.context:
             raise UserError(rule("forward", "tokens", f"fit the context of {self.config.context}", time,
                                  "Pass fewer tokens."))
-        x_BTD = self.embedding(tokens_BT)
+        return self.engine.linear(self.forward_blocks(self.embedding(tokens_BT), watch), self.head.weight)
+
+    def forward_blocks(self, x_BTD: Tensor, watch: list[Any] | None = None) -> Tensor:
+        """Return what the head reads (B, T, D), of embeddings (B, T, D)."""
+        time = x_BTD.shape[1]
         for block in self.blocks:
             x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
-        return self.engine.linear(self.engine.rms_norm(x_BTD, self.norm.weight), self.head.weight)
+        return normalized(x_BTD, self.norm, self.config, self.engine)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return the mean cross-entropy in nats a token."""

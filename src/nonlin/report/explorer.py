@@ -18,10 +18,11 @@ from nonlin.study.store import write_atomically
 _KINDS = {"pointwise": "plain", "gated": "gated", "tensor": "not pointwise"}
 
 
-def environment() -> jinja2.Environment:
-    """Return the templates of all pages."""
-    return jinja2.Environment(loader=jinja2.PackageLoader("nonlin.report"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+def environment(*packages: str) -> jinja2.Environment:
+    """Return the environment of our pages' templates: the report's, and those of other packages."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=jinja2.StrictUndefined)
 
 
 def write(definitions: Sequence[Definition], path: Path, selected: str | None = None) -> Path:

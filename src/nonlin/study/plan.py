@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
 from nonlin.study import defaults
@@ -14,9 +14,44 @@ from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
 
 
+class Sealed:
+    """A plan as a dataclass of JSON values whose file says, by its hash, whether it was changed.
+
+    ``UNCOUNTED`` names the fields that do not decide its results.
+    """
+
+    UNCOUNTED: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def hash(self) -> str:
+        """The plan's identity: of everything that decides its results."""
+        counted = {k: v for k, v in asdict(self).items() if k not in self.UNCOUNTED}  # type: ignore[call-overload]
+        text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values, its hash among them."""
+        return {"hash": self.hash} | asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the plan of :meth:`as_dict`; UserError if its hash says that it was changed since."""
+        try:
+            plan = cls(**{f.name: values[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+            good = plan.hash == values["hash"]
+        except (KeyError, TypeError, ValueError):
+            good = False
+        if not good:
+            raise UserError("the study's plan.json was damaged or changed after the study began, so its rule and "
+                            "its runs no longer belong together. Restore the file, or start in another folder.")
+        return plan  # type: ignore[possibly-unbound]
+
+
 @dataclass(frozen=True)
-class Plan:
+class Plan(Sealed):
     """All that decides what runs; JSON-able. The clock decides nothing once this is written."""
+
+    UNCOUNTED = ("name", "budget", "workers")  # neither its name nor times decide a study's results
 
     name: str
     request: dict[str, Any]
@@ -38,33 +73,9 @@ class Plan:
     format: int = 1
 
     @property
-    def hash(self) -> str:
-        """The study's identity: of everything that decides its results, so neither of its name nor of times."""
-        counted = {k: v for k, v in asdict(self).items() if k not in ("name", "budget", "workers")}
-        text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    @property
     def predicted_minutes(self) -> float:
         """How long the study takes by the measured speeds."""
         return self.budget["timing"]["predicted_minutes"]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the plan as JSON values, its hash among them."""
-        return {"hash": self.hash} | asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
-        """Return the plan of :meth:`as_dict`; UserError if its hash says that it was changed since."""
-        try:
-            plan = cls(**{f.name: values[f.name] for f in fields(cls)})
-            good = plan.hash == values["hash"]
-        except (KeyError, TypeError, ValueError):
-            good = False
-        if not good:
-            raise UserError("the study's plan.json was damaged or changed after the study began, so its rule and "
-                            "its runs no longer belong together. Restore the file, or start in another folder.")
-        return plan
 
     def arm(self, name: str) -> dict[str, Any]:
         """Return the arm of that name."""

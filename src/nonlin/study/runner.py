@@ -6,10 +6,11 @@ from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.study.budget import makespan
-from nonlin.study.engine import Engine, Event, error_of
+from nonlin.study.engine import Engine, Event
+from nonlin.study.jobs import Jobs
 from nonlin.study.plan import Plan
-from nonlin.study.results import ranking, results
-from nonlin.study.store import Store, disk_full, disk_full_error, finite
+from nonlin.study.results import csv_rows, ranking, results
+from nonlin.study.store import Store
 from nonlin.study.tuning import Trial, trials_of, tuning
 
 Listener = Callable[[dict[str, Any]], None]
@@ -35,10 +36,10 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if study.running:
+            if study.jobs.running:
                 engine.close()  # whatever they were at belongs to no one now
         found = results(plan, study.records, environment, study.seconds(), interrupted)
-        store.write_results(found)
+        store.write_results(found, csv_rows(found))
         if not interrupted and not any(arm["judged"] for arm in found["arms"]):
             raise _all_diverged(plan, study)
         return found
@@ -53,24 +54,20 @@ def _all_diverged(plan: Plan, study: "_Study") -> UserError:
 
 class _Study:
     def __init__(self, plan: Plan, store: Store, engine: Engine, listener: Listener):
-        self.plan, self.store, self.engine, self.listener = plan, store, engine, listener
-        self.records: dict[str, dict[str, Any]] = {}
-        self.running: dict[str, tuple[Trial, Any, dict[str, Any]]] = {}
+        self.plan, self.engine, self.listener = plan, engine, listener
+        self.jobs = Jobs(store, engine, lambda text: self.tell(message=text))
+        self.records = self.jobs.records
         self.began, self.told = time.monotonic(), 0.0
         self.spent, self.predicted = 0.0, 0.0  # seconds of finished runs: measured, and as planned
 
     def read_records(self) -> None:
         """Take what earlier calls finished, as far as the plan asks for it."""
         while wanted := [*trials_of(self.plan, "tune", self.records), *trials_of(self.plan, "judge", self.records)]:
-            before = len(self.records)
-            for trial in wanted:
-                record, warning = self.store.load(trial.key)
-                if record is not None:
-                    self._keep(trial, record)
-                if warning:
-                    self.tell(message=f"{trial.arm}, {trial.purpose}, seed {trial.seed}: {warning}")
-            if len(self.records) == before:
+            if not self.jobs.recall(wanted):
                 return
+            for trial in wanted:
+                if trial.key in self.records:
+                    self._count(trial)
 
     def run(self) -> None:
         """Run until nothing is left."""
@@ -78,8 +75,8 @@ class _Study:
         while True:
             waiting = self._waiting()
             while waiting and self.engine.idle():
-                self._start(waiting.pop(0))
-            if not self.running:
+                self.jobs.start(waiting.pop(0))
+            if not self.jobs.running:
                 return
             for event in self.engine.wait(_PROGRESS_SECONDS):
                 self._handle(event)
@@ -91,33 +88,14 @@ class _Study:
         forms fairly; the longest first."""
         found: list[Trial] = []
         for stage in ("tune", "judge"):
-            trials = [t for t in trials_of(self.plan, stage, self.records) if t.key not in self.running]
+            trials = [t for t in trials_of(self.plan, stage, self.records) if t.key not in self.jobs.running]
             found += sorted(trials, key=lambda t: (t.seed, -self.plan.trial_seconds(t.arm, t.purpose)))
         return found
 
-    def _start(self, trial: Trial) -> None:
-        folder = self.store.begin(trial.config)
-        self.running[trial.key] = (trial, folder, {"step": 0, "loss_nats": None})
-        self.engine.submit(trial.key, {"do": "trial", "config": trial.config, "trial": str(folder)})
-
     def _handle(self, event: Event) -> None:
-        if event.key not in self.running:
-            return
-        trial, folder, progress = self.running[event.key]
-        name = f"{trial.arm}, {trial.purpose}, learning rate {trial.learning_rate:g}, seed {trial.seed}"
-        if event.kind == "progress":
-            progress |= event.value
-        elif event.kind == "restarted":
-            progress |= {"step": 0, "loss_nats": None}
-            self.tell(message=f"{name}: {event.value}; it runs again")
-        elif event.kind == "error":
-            if disk_full(event.value["message"]):
-                raise disk_full_error(self.store.directory)
-            raise error_of(event.value, f"the run {name}")
-        else:
-            record = self.store.finish(folder, finite(event.value))
-            del self.running[event.key]
-            self._keep(trial, record)
+        ended = self.jobs.handle(event)
+        if isinstance(ended, Trial):
+            self._count(ended)
             self.read_records()  # what it decides may have run already, before a damaged record was put aside
             self.tell()
 
@@ -136,15 +114,16 @@ class _Study:
                 left += [self.plan.trial_seconds(arm, "judge")] * len(self.plan.judge_seeds)
         for trial in trials_of(self.plan, "judge", self.records):
             left.append(self.plan.trial_seconds(trial.arm, "judge"))
-        for trial, _, progress in self.running.values():
+        for trial, _, progress in self.jobs.running.values():
             share = progress["step"] / max(1, trial.config["training"]["steps"])
             left.append(-share * self.plan.trial_seconds(trial.arm, trial.purpose))
         done = -sum(x for x in left if x < 0)
         total = max(0.0, makespan([x for x in left if x > 0], self.plan.workers) - done / self.plan.workers)
         return total * (self.spent / self.predicted if self.predicted else 1.0)
 
-    def _keep(self, trial: Trial, record: dict[str, Any]) -> None:
-        self.records[trial.key] = record
+    def _count(self, trial: Trial) -> None:
+        """Let a finished run correct the prediction of what is left."""
+        record = self.records[trial.key]
         if record["status"] == "finished":
             self.spent += record["timing"]["seconds"]
             self.predicted += self.plan.trial_seconds(trial.arm, trial.purpose)
@@ -166,4 +145,4 @@ class _Study:
             "ranking": ranking(self.plan, self.records), "message": message,
             "running": [{"name": t.arm, "purpose": t.purpose, "learning_rate": t.learning_rate, "seed": t.seed,
                          "step": p["step"], "steps": t.config["training"]["steps"], "loss_nats": p["loss_nats"]}
-                        for t, _, p in self.running.values()]})
+                        for t, _, p in self.jobs.running.values()]})

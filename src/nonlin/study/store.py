@@ -11,13 +11,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.study.plan import Plan
-from nonlin.study.request import Request
 from nonlin.training.config import config_hash
 
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
@@ -105,10 +104,11 @@ class Store:
     """The folder of one study. Raises UserError where it holds files of something else.
 
     A trial is written in ``running/`` and moved to ``trials/`` whole, with one rename, when it has ended.
+    ``plan_type`` is the class of the plan: it has ``hash``, ``request``, ``as_dict()`` and ``from_dict(values)``.
     """
 
-    def __init__(self, directory: str | Path):
-        self.directory = Path(directory)
+    def __init__(self, directory: str | Path, plan_type: Any = Plan):
+        self.directory, self.plan_type = Path(directory), plan_type
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -146,7 +146,7 @@ class Store:
         finally:
             os.close(handle)
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> Any:
         """Return the plan; None if there is none yet. UserError if it is damaged or was changed."""
         try:
             values = json.loads(self.plan_path.read_text(encoding="utf-8"))
@@ -154,9 +154,9 @@ class Store:
             return None
         except ValueError:
             values = {}
-        return Plan.from_dict(values if isinstance(values, dict) else {})
+        return self.plan_type.from_dict(values if isinstance(values, dict) else {})
 
-    def resume(self, request: Request) -> Plan | None:
+    def resume(self, request: Any) -> Any:
         """Return the plan that an earlier call with the same request made here; None if there is none.
 
         UserError if the study here is another one, naming what differs.
@@ -171,7 +171,7 @@ class Store:
                                 "Choose another folder with --out, or give the command that began it.")
         return plan
 
-    def create(self, plan: Plan) -> None:
+    def create(self, plan: Any) -> None:
         """Write the plan. UserError where another one is."""
         existing = self.plan()
         if existing is not None and existing.hash != plan.hash:
@@ -185,13 +185,11 @@ class Store:
         except OSError as error:
             raise _explain(self.directory, error) from error
 
-    def write_results(self, results: Mapping[str, Any]) -> None:
-        """Write results.json and results.csv."""
-        from nonlin.study.results import csv_rows
-
+    def write_results(self, results: Mapping[str, Any], rows: Iterable[Sequence[Any]]) -> None:
+        """Write results.json, and results.csv with these rows."""
         self._write(self.directory / "results.json", json.dumps(finite(results), indent=1) + "\n")
         buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="\n").writerows(csv_rows(results))
+        csv.writer(buffer, lineterminator="\n").writerows(rows)
         self._write(self.directory / "results.csv", buffer.getvalue())
 
     def begin(self, config: Mapping[str, Any]) -> Path:

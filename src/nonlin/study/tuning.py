@@ -22,6 +22,12 @@ class Trial:
     learning_rate: float
     seed: int
     config: dict[str, Any]
+    request: str = "trial"
+
+    @property
+    def name(self) -> str:
+        """The trial in words."""
+        return f"{self.arm}, {self.purpose}, learning rate {self.learning_rate:g}, seed {self.seed}"
 
 
 def trial(plan: Plan, arm: str, purpose: str, learning_rate: float, seed: int) -> Trial:

@@ -137,8 +137,11 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
         "flops_per_token": flops_per_token(run.model.config, gated),
         "weights_sha256": None,
     }
+    if run.model.config.norm == "layer" and config["machine"]["engine"] == "native":
+        record["served_by_torch"] = ["layer_norm"]  # the native engine has none of its own
     record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
-    if config["purpose"] == "judge" and record["status"] == "finished":
+    kept = config["purpose"] == "judge" and config["training"].get("keep_weights", True)
+    if kept and record["status"] == "finished":
         record["weights_sha256"] = _save_weights(run.model, trial_dir / WEIGHTS)
     return _finite(record)
 

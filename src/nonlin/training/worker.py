@@ -7,6 +7,7 @@ Requests: {"do": "trial" | "measure" | "machine" | "describe" | "sample" | "expo
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,14 @@ def handle(request: dict[str, Any]) -> Any:
 _OUT = sys.stdout
 
 
-def main() -> None:
-    """Serve requests until the input ends."""
+def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
+    """Serve requests until the input ends; ``answer`` does one."""
     global _OUT
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
         try:
-            _answer({"done": handle(json.loads(line))})
+            _answer({"done": answer(json.loads(line))})
         except Exception as error:  # the parent decides what an error means
             _answer({"error": {"type": type(error).__name__, "message": str(error)}})
 

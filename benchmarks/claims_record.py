@@ -1,0 +1,39 @@
+"""What a run of `nonlin claims` found, trimmed for the repository, and its table of verdicts as Markdown.
+
+    python benchmarks/claims_record.py runs/claims-0 benchmarks/records/claims.json
+"""
+
+import json
+import sys
+from pathlib import Path
+
+_LONG = ("curves", "studies", "rules")
+
+
+def trimmed(value):
+    """JSON values without drawn curves and the plans of single studies, numbers to six digits."""
+    if isinstance(value, dict):
+        return {k: trimmed(v) for k, v in value.items() if k not in _LONG}
+    if isinstance(value, list):
+        return [trimmed(v) for v in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def table(results):
+    """The verdicts as Markdown."""
+    lines = ["| | claim | verdict | what was found |", "| --- | --- | --- | --- |"]
+    for c in results["claims"]:
+        verdict = f"**{c['verdict'] or 'not run'}**" + (f" on {c['on']}" if c["on"] else "")
+        lines.append(f"| {c['number']} | {c['statement']} | {verdict} | {c['summary']} |")
+    return "\n".join(lines)
+
+
+def main():
+    folder, target = Path(sys.argv[1]), Path(sys.argv[2])
+    results = json.loads((folder / "results.json").read_text())
+    target.write_text(json.dumps(trimmed(results), indent=1, ensure_ascii=False) + "\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""What articles say about activation functions, each statement put to the test by an experiment.
+
+Every claim is a module of its own, ``claim_NN_title``; the small language model's part runs as studies do.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nonlin.claims.claim import Claim
+
+_MODULES = ("claim_01_linear", "claim_02_approximation", "claim_03_essential", "claim_04_vanishing", "claim_05_dying",
+            "claim_06_gelu", "claim_07_silu", "claim_08_gating", "claim_09_stability", "claim_10_convergence",
+            "claim_11_size", "claim_12_tandem", "claim_13_models")
+
+__all__ = ["all_claims"]
+
+
+def all_claims() -> "list[Claim]":
+    """Return the claims in their order.
+
+    >>> [claim.number for claim in all_claims()] == list(range(1, 14))
+    True
+    """
+    return [importlib.import_module(f"nonlin.claims.{name}").CLAIM for name in _MODULES]

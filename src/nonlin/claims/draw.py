@@ -1,0 +1,69 @@
+"""Drawings that several claims share: intervals by row, and values by column."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from nonlin.report.style import MUTED, PALETTE, PAPER, new_figure
+
+WIDTH = 8.4
+
+#: One colour and marker an activation, on every figure of the page.
+_ORDER = ("relu", "gelu", "silu", "swiglu", "tanh", "sigmoid", "relu_squared", "identity", "selu", "leaky_relu")
+_MARKS = "osD^vPX*<>"
+
+
+def colour(name: str) -> str:
+    """Return the activation's colour; grey where it has none of its own."""
+    return PALETTE[_ORDER.index(name)] if name in _ORDER else "#7f7f7f"
+
+
+def marker(name: str) -> str:
+    """Return the activation's marker."""
+    return _MARKS[_ORDER.index(name)] if name in _ORDER else "."
+
+
+def intervals(axes: Axes, rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], margin: float | None,
+              points: Mapping[str, Sequence[float]] | None = None) -> None:
+    """Draw each row's mean, interval and single values; the first row on top, the margin shaded."""
+    names = list(reversed(rows))
+    if margin is not None:
+        axes.axvspan(-margin, margin, color=MUTED, alpha=0.16, lw=0, label=f"counts as equal (±{margin:g})")
+    axes.axvline(0, color=MUTED, lw=1)
+    for i, name in enumerate(names):
+        effect, paint = rows[name], colours[name]
+        each = (points or {}).get(name, [])
+        axes.plot(each, [i] * len(each), "o", ms=4, color=paint, alpha=0.5, mec="none")
+        axes.plot([effect["low"], effect["high"]], [i, i], color=paint, lw=2.6, solid_capstyle="butt")
+        axes.plot(effect["mean"], i, "D", ms=7, color=paint, mec=PAPER, mew=1)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
+
+
+def plain_log(axes: Axes, which: str = "both") -> None:
+    """Make axes logarithmic with plain numbers at their ticks."""
+    for name, axis, scale in (("x", axes.xaxis, axes.set_xscale), ("y", axes.yaxis, axes.set_yscale)):
+        if which in ("both", name):
+            scale("log")
+            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure of the page's width and its axes."""
+    made = new_figure(WIDTH, height)
+    return made, made.subplots(rows, columns, **options)
+
+
+def span(effect: Mapping[str, float], form: str = "+.3f", factor: float = 1.0) -> str:
+    """Return an effect in words: mean (low to high).
+
+    >>> span({"mean": 0.1, "low": 0.05, "high": 0.15})
+    '+0.100 (+0.050 to +0.150)'
+    """
+    mean, low, high = (format(factor * effect[key], form) for key in ("mean", "low", "high"))
+    return f"{mean} ({low} to {high})"

@@ -1,0 +1,380 @@
+"""Every claim's rule can fail: an altered activation or planted data turns the verdict."""
+
+import math
+
+import planted
+import pytest
+import torch
+
+from nonlin.claims import (
+    all_claims,
+    claim_01_linear,
+    claim_02_approximation,
+    claim_03_essential,
+    claim_04_vanishing,
+    claim_05_dying,
+    claim_06_gelu,
+    claim_07_silu,
+    claim_08_gating,
+    claim_09_stability,
+    claim_10_convergence,
+    claim_11_size,
+    claim_12_tandem,
+    claim_13_models,
+)
+from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
+from nonlin.claims.runner import judge
+from nonlin.claims.worker import run_experiment
+from nonlin.functions import define
+
+SEEDS = [1, 2, 3, 4, 5, 6]
+
+
+def values(mean, spread=0.01):
+    """Six values with this mean and this spread."""
+    return [mean + spread * x for x in (-1, -0.5, 0, 0, 0.5, 1)]
+
+
+def verdict(claim, effect, **options):
+    """The verdict of a claim whose studies' losses are planted."""
+    return claim.decide(claim.measure(planted.found(claim, effect, **options)))
+
+
+def run(module, **changes):
+    """The measures of a claim's first experiment of a tiny plan, its configuration changed."""
+    experiment = module.CLAIM.experiments(planted.plan())[0]
+    return run_experiment({**experiment.config, **changes})["measured"]
+
+
+def test_the_claims_are_thirteen_and_each_says_all_that_the_page_shows():
+    claims = all_claims()
+    assert [c.number for c in claims] == list(range(1, 14))
+    for claim in claims:
+        assert all(len(text) > 60 for text in (claim.background, claim.tested, claim.rule, claim.change, claim.caption))
+
+
+# 1: linear
+
+def linear(identity=1e-6, relu=0.5, model=0.5):
+    return claim_01_linear.decide({"depths": [1, 64], "networks": {
+        "identity": {"additive": [1e-7, identity], "matrix": [1e-7, identity]}, "relu": {"additive": [0.6, relu]}},
+        "language_model": {"additive": {"nothing else": model, "both": 1e-7}, "block_matrix": 1e-7}}).verdict
+
+
+def test_1_turns_with_the_numbers():
+    assert linear() == DEPENDS and linear(model=1e-6) == HOLDS
+    assert linear(identity=0.3) == FAILS and linear(relu=1e-6) == FAILS
+    assert linear(identity=1e-3) == OPEN
+
+
+def test_1_sees_through_an_activation_that_is_linear_in_disguise():
+    define("claims_disguised", "2*x + max(x, 0) - max(-x, 0)")  # 3 x
+    assert max(run(claim_01_linear, activation="claims_disguised", seeds=[1, 2])["additive"]) < 1e-4
+    assert min(run(claim_01_linear, activation="relu", seeds=[1, 2])["additive"]) > 0.1
+
+
+# 2: approximation
+
+def approximation(**falls):
+    rows = {name: {"falls": values(fall), "errors": [0.5, fall], "polynomial": name == "square"}
+            for name, fall in falls.items()}
+    return claim_02_approximation.decide({"activations": rows})
+
+
+def test_2_turns_with_the_numbers():
+    assert approximation(identity=1.0, relu=0.3, gelu=0.2).verdict == HOLDS
+    depends = approximation(identity=1.0, relu=0.3, gelu=0.2, square=1.0)
+    assert depends.verdict == DEPENDS and "square" in depends.on
+    assert approximation(identity=0.3, relu=0.3, gelu=0.2).verdict == FAILS
+    assert approximation(identity=1.0, relu=1.0, gelu=1.0, silu=0.2).verdict == FAILS
+    assert approximation(identity=1.0, relu=0.75, gelu=0.2).verdict == OPEN
+
+
+def test_2_a_square_instead_of_an_activation_stops_and_relu_does_not():
+    define("claims_square", "x*x")
+    falls = {}
+    for name in ("claims_square", "relu"):
+        errors = run(claim_02_approximation, activation=name, seeds=[1, 2])["errors"]
+        start, end = (sum(math.log(e) for seed in errors for e in seed[i]) / 6 for i in (2, -1))
+        falls[name] = math.exp(end - start)
+    assert falls["claims_square"] > 0.9 and falls["relu"] < 0.5
+
+
+# 3: essential
+
+def essential(read, match, language, missing=None):
+    kept = {"read a digit": values(read), "do two digits match": values(match), "predict text": values(language)}
+    return claim_03_essential.decide({"kept": effects(kept), "missing": missing}).verdict
+
+
+def test_3_turns_with_the_numbers():
+    assert essential(0.97, 0.05, 0.9) == DEPENDS and essential(0.2, 0.05, 0.1) == HOLDS
+    assert essential(0.97, 0.9, 0.9) == FAILS and essential(0.97, 0.5, 0.9) == OPEN
+    assert essential(0.97, 0.05, 0.9, missing="install it") == OPEN
+
+
+def test_3_a_language_model_that_learns_nothing_without_activations(monkeypatch):
+    monkeypatch.setattr(claim_03_essential, "missing", lambda: "not here")
+    for identity, answer in ((5.0, "yes"), (0.1, "no")):
+        found = planted.found(claim_03_essential.CLAIM, planted.activation(identity=identity))
+        decided = claim_03_essential.decide(claim_03_essential.measure(found))
+        assert decided.parts["essential to predict text"] == answer and "not here" in decided.summary
+
+
+# 4: vanishing
+
+def vanishing(**decades):
+    rows = {}
+    for gain in ("common", "proper"):
+        at = {n: values(decades.get(f"{n}_{gain}", 0.0)) for n in claim_04_vanishing.ACTIVATIONS}
+        rows[gain] = {n: {"at": e} for n, e in effects(at).items()}
+    return claim_04_vanishing.decide({"gains": rows})
+
+
+def test_4_turns_with_the_numbers():
+    gone = {f"{n}_{g}": -9.0 for n in ("sigmoid", "tanh") for g in ("common", "proper")}
+    assert vanishing(**gone).verdict == HOLDS
+    assert vanishing(**gone | {"relu_common": -5.0}).verdict == DEPENDS
+    assert vanishing(relu_common=-5.0, relu_proper=-5.0).verdict == FAILS
+    assert vanishing(**gone | {"tanh_proper": -3.0}).verdict == OPEN
+
+
+def test_4_an_activation_that_halves_its_signal_vanishes_and_one_that_keeps_it_does_not():
+    define("claims_weak", "x/4 + max(x, 0)/100")
+    weak = run(claim_04_vanishing, activation="claims_weak", gain=1.0, seeds=[1, 2], steps=1, engine="torch")
+    relu = run(claim_04_vanishing, activation="relu", gain=None, seeds=[1, 2], steps=1, engine="torch")
+    deep = claim_04_vanishing.DEPTHS.index(claim_04_vanishing.JUDGED)
+    assert max(weak["by_depth"][deep]) < -10 and min(relu["by_depth"][deep]) > -2
+
+
+# 5: dying
+
+def dying(best, high, language):
+    names = claim_05_dying.ACTIVATIONS
+    shares = {key: effects({n: values(v if n == "relu" else 0.0) for n in names})
+              for key, v in (("at_best", best), ("at_high", high), ("language", language))}
+    rows = {n: {"best": 0} for n in names}
+    return claim_05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows}).verdict
+
+
+def test_5_turns_with_the_numbers():
+    assert dying(0.3, 0.9, 0.2) == HOLDS and dying(0.3, 0.9, 0.0) == DEPENDS and dying(0.0, 0.0, 0.0) == FAILS
+    assert dying(0.045, 0.9, 0.0) == OPEN
+
+
+def test_5_counts_units_that_an_altered_relu_kills_before_training():
+    define("claims_dead", "max(x - 6, 0)")
+    dead = run(claim_05_dying, activation="claims_dead", seeds=[1], steps=2, engine="torch")["dead"]
+    alive = run(claim_05_dying, activation="leaky_relu", seeds=[1], steps=2, engine="torch")["dead"]
+    assert min(min(row) for row in dead[0]) == 1.0 and max(max(row) for row in alive[0]) == 0.0
+
+
+# 6: GELU
+
+def gelu(zero, noise, flow, smoothness="smooth"):
+    rows = {n: {"smoothness": s, "zero": values(zero), "flow": values(flow)}
+            for n, s in (("relu", "C0"), ("gelu", smoothness))}
+    less = effects({"zero": values(zero), "noise": values(noise), "flow": values(flow)})
+    return claim_06_gelu.decide({"activations": rows, "differences": less}).verdict
+
+
+def test_6_turns_with_the_numbers():
+    assert gelu(0.5, 0.5, 0.5) == HOLDS and gelu(0.5, 0.0, -1.0) == DEPENDS
+    assert gelu(0.0, 0.0, -1.0, smoothness="C0") == FAILS and gelu(0.5, 0.25, -1.0) == OPEN
+
+
+def test_6_measures_an_altered_activation():
+    define("claims_leaky", "max(x, 0) + min(x, 0)/5")
+    experiment = claim_06_gelu.experiments(planted.plan())[-1]
+    zero = {n: run_experiment({**experiment.config, "activation": n, "seeds": [1, 2]})["measured"]["zero"]
+            for n in ("relu", "claims_leaky")}
+    assert min(zero["relu"]) > 0.35 and max(zero["claims_leaky"]) == 0.0
+
+
+# 7: SiLU
+
+def silu(narrow, wide, monotonic=False):
+    about = {n: {"smoothness": "smooth", "monotonic": monotonic, "minimum": (-1.28, -0.28)} for n in ("silu", "gelu")}
+    return claim_07_silu.decide({"properties": about, "differences": effects(
+        {"width 16": values(narrow), "width 64": values(wide)})}).verdict
+
+
+def test_7_turns_with_the_numbers():
+    assert silu(-0.2, -0.2) == HOLDS and silu(-0.2, 0.1) == DEPENDS and silu(0.1, 0.2) == FAILS
+    assert silu(-0.2, -0.2, monotonic=True) == FAILS and silu(-0.045, -0.2) == OPEN
+
+
+def test_7_a_seed_does_not_choose_its_own_learning_rate():
+    by_rate = [[0.0, 9.0, 9.0], [1.0, 1.0, 1.0]]
+    assert claim_07_silu.judged(by_rate) == [1.0, 1.0, 1.0]
+    assert claim_07_silu.judged([[None, 0.5, 0.5], [1.0, 1.0, 1.0]]) == [math.inf, 1.0, 1.0]
+
+
+# 8 to 12: planted language models
+
+def gate(width=0.0, params=0.0, time=0.0):
+    made = planted.plan()
+    wide = made.study("gate-width").arm("swiglu")["hidden"]
+    steps = made.study("gate-params").arm("swiglu")["judge_steps"]
+
+    def effect(config):
+        if config["activation"]["name"] != "swiglu":
+            return 0.0
+        if config["model"]["hidden"] == wide:
+            return width
+        return params if config["training"]["steps"] == steps or config["purpose"] == "tune" else time
+
+    return effect
+
+
+def test_8_turns_with_planted_losses():
+    claim = claim_08_gating.CLAIM
+    assert verdict(claim, planted.activation(swiglu=-0.05)).verdict == HOLDS
+    assert verdict(claim, planted.activation(swiglu=0.05)).verdict == FAILS
+    assert verdict(claim, gate(width=-0.05)).verdict == DEPENDS
+    assert verdict(claim, planted.activation(), scale=0.05).verdict == OPEN
+
+
+def sensitivity(**far):
+    return lambda config: far.get(config["activation"]["name"], 0.0) * math.log(
+        config["training"]["learning_rate"] / 0.01) ** 2
+
+
+def test_9_turns_with_planted_losses():
+    claim = claim_09_stability.CLAIM
+    calm = verdict(claim, sensitivity(relu=0.5))
+    assert calm.verdict == DEPENDS and calm.parts["gelu is less sensitive"] == "yes"
+    assert calm.parts["gelu bears a higher rate"] == "yes" and calm.parts["gelu spikes less"] == "no"
+    assert verdict(claim, lambda config: 0.0).verdict == FAILS
+    assert verdict(claim, sensitivity(relu=0.006), scale=0.3).verdict == OPEN
+
+
+def test_9_holds_where_relu_spikes_too():
+    found = planted.found(claim_09_stability.CLAIM, sensitivity(relu=0.5))
+    for arm in found.study("core")["arms"]:
+        for t in arm["tuning"]:
+            found.records[t["config_hash"]]["spike_score"] = 0.05 * (arm["name"] == "relu")
+    assert claim_09_stability.decide(claim_09_stability.measure(found)).verdict == HOLDS
+
+
+def curves(**speed):
+    """Training curves that fall with the logarithm of tokens, faster for some activations."""
+    made = planted.plan()
+    of_key = _trials(made)
+
+    def lines(key):
+        config = of_key[key]
+        factor = speed.get(config["activation"]["name"], 1.0) * (1 + 0.01 * planted.noise(key))
+        return [{"kind": "train", "tokens": t, "loss_nats": 4 - 0.4 * math.log(factor * t)}
+                for t in range(100, 10000, 100)]
+
+    return lines
+
+
+def _trials(made):
+    from nonlin.study.tuning import complete, trials_of
+
+    configs, found = {}, planted.records(made, ["core"], planted.activation())
+    study = made.study("core")
+    known = {}
+    while not complete(study, known):
+        for stage in ("tune", "judge"):
+            for t in trials_of(study, stage, known):
+                configs[t.key], known[t.key] = t.config, found[t.key]
+    return configs
+
+
+def test_10_turns_with_planted_curves():
+    claim = claim_10_convergence.CLAIM
+
+    def of(**speed):
+        return verdict(claim, planted.activation(), lines=curves(**speed)).verdict
+
+    assert of(gelu=1.3, silu=1.3) == HOLDS and of(gelu=1.3) == DEPENDS and of() == FAILS
+    assert of(gelu=1.055, silu=1.3) == OPEN
+
+
+def by_size(*gaps):
+    dims = [shape[1] for shape in claim_11_size.LADDER.values()]
+    return lambda config: dict(zip(dims, gaps, strict=True))[config["model"]["dim"]] * (
+        config["activation"]["name"] == "swiglu")
+
+
+def test_11_turns_with_planted_losses():
+    claim = claim_11_size.CLAIM
+    assert verdict(claim, by_size(0.02, 0.0, -0.02, -0.05)).verdict == HOLDS
+    assert verdict(claim, by_size(-0.03, -0.03, -0.03, -0.03)).verdict == FAILS  # better already in the smallest
+    assert verdict(claim, by_size(0.0, 0.0, 0.0, 0.0)).verdict == FAILS  # no trend
+    assert verdict(claim, by_size(0.01, 0.0, -0.005, -0.01), scale=0.01).verdict == OPEN
+
+
+def tandem(ax=0.0, at=0.0, nt=0.0):
+    """Interactions between the three factors on top of main effects."""
+    def effect(config):
+        relu, model = config["activation"]["name"] == "relu", config["model"]
+        bare, off = model.get("norm") == "none", not model.get("attention", True)
+        return 0.3 * bare + 0.4 * off + 0.05 * relu + ax * (relu and bare) + at * (relu and off) + nt * (bare and off)
+
+    return effect
+
+
+def test_12_turns_with_planted_losses():
+    claim = claim_12_tandem.CLAIM
+    assert verdict(claim, tandem(0.2, 0.2, 0.2)).verdict == HOLDS
+    assert verdict(claim, tandem()).verdict == FAILS  # main effects alone are no interaction
+    depends = verdict(claim, tandem(nt=0.2))
+    assert depends.verdict == DEPENDS and "normalization × attention" in depends.on
+    assert verdict(claim, tandem(), scale=0.1).verdict == OPEN
+
+
+def test_12_contrasts_leave_out_what_diverged_and_name_it():
+    made = planted.found(claim_12_tandem.CLAIM, tandem(nt=0.2))
+    measures = claim_12_tandem.measure(made)
+    cells = {(c["activation"], c["normalization"], c["attention"]): list(c["bits_per_byte"]) for c in measures["cells"]}
+    cells["relu", "none", "off"][0] = None
+    found = claim_12_tandem.contrasts(cells)
+    assert found["diverged"] == ["relu none off"]
+    assert found["contrasts"]["normalization × attention: none, off"]["mean"] == pytest.approx(0.2, abs=0.01)
+
+
+# 13: models
+
+def models(**computed):
+    rows = {name: {"claimed": family[0], "is": computed.get(name.replace("-", "_"), family[0])}
+            for name, family in claim_13_models.FAMILIES.items()}
+    return claim_13_models.decide({"families": rows, "missing": None}).verdict
+
+
+def test_13_turns_with_the_numbers():
+    assert models() == HOLDS and models(gpt_oss="swiglu_oai") == DEPENDS and models(BERT="relu") == FAILS
+    assert claim_13_models.decide({"families": {}, "missing": "install it"}).verdict == OPEN
+
+
+def test_13_tells_apart_what_the_configurations_confuse():
+    pytest.importorskip("transformers", reason="reading models needs transformers")
+    found = {}
+    made = planted.plan()
+    chosen = [e for e in claim_13_models.experiments(made) if e.config["family"] in ("BERT", "GPT-2", "gpt-oss")]
+    for e in chosen:
+        errors = run_experiment(e.config)["measured"]["errors"]
+        found[e.config["family"]] = [n for n, error in errors.items() if error < claim_13_models.SAME]
+    assert found == {"BERT": ["gelu"], "GPT-2": ["gelu_tanh"], "gpt-oss": ["swiglu_oai"]}
+
+
+def test_an_altered_block_is_found_out(monkeypatch):
+    bert = pytest.importorskip("transformers.models.bert.modeling_bert", reason="reading models needs transformers")
+    monkeypatch.setitem(bert.ACT2FN, "gelu", torch.nn.ReLU)
+    e = next(e for e in claim_13_models.experiments(planted.plan()) if e.config["family"] == "BERT")
+    errors = run_experiment(e.config)["measured"]["errors"]
+    assert errors["relu"] < claim_13_models.SAME < errors["gelu"]
+
+
+@pytest.mark.parametrize("claim", [c for c in all_claims() if c.studies and c.number not in (3, 5)])
+def test_studies_whose_runs_all_diverge_settle_nothing(claim):
+    found = planted.found(claim, lambda config: 0.0, diverged=True)
+    assert judge(claim, found)[1].verdict == OPEN
+
+
+def test_found_reads_nothing_that_is_not_there():
+    made = planted.plan()
+    assert not Found(made, {}).done(claim_01_linear.experiments(made), [])
