@@ -30,8 +30,8 @@ def loss(config, effect, scale=0.001, best=0.01):
     """Bits per byte: noise of the seed that all arms share, noise of the run, what a wrong rate costs, the effect."""
     seed, rate = config["seed"], config["training"]["learning_rate"]
     far = min(2.0, 0.05 * math.log(rate / best) ** 2)
-    name = config["activation"]["name"]
-    return 2.0 + far + 0.02 * noise(seed) + scale * noise(name, seed, rate) + effect(config)
+    own = noise(config["activation"]["name"], seed, rate, sorted(config["model"].items()))
+    return 2.0 + far + 0.02 * noise(seed) + scale * own + effect(config)
 
 
 def records(plan_, names, effect, diverged=False, **options):

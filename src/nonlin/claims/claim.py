@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -42,7 +41,7 @@ class Experiment:
     seconds: float
     request: str = "experiment"
 
-    @cached_property
+    @property
     def key(self) -> str:
         """The hash of the configuration."""
         return config_hash(self.config)

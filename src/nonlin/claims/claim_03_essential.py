@@ -55,7 +55,7 @@ def _images(task: str, seed: int) -> tuple[Any, Any, Any, Any]:
     import torch
     from sklearn.datasets import load_digits
 
-    data = load_digits()
+    data: Any = load_digits()
     x = torch.tensor(data.data, dtype=torch.float32) / 8 - 1
     y = torch.tensor(data.target)
     random = torch.Generator().manual_seed(seed)

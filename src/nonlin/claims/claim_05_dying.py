@@ -64,7 +64,7 @@ def measure(found: Found) -> dict[str, Any]:
         measured = found.record(run)["measured"]
         losses = [None if None in row else sum(row) / len(row) for row in measured["loss"]]
         trained = [i for i, v in enumerate(losses) if v is not None]
-        best = min(trained, key=lambda i: losses[i])
+        best = min((v, i) for i, v in enumerate(losses) if v is not None)[1]
         rows[run.config["activation"]] = {
             "dead": [[sum(r) / len(r) for r in p] for p in measured["dead"]], "loss": losses, "best": best,
             "at_best": _died(measured["dead"], best), "at_high": _died(measured["dead"], trained[-1])}

@@ -29,7 +29,7 @@ def marker(name: str) -> str:
 def intervals(axes: Axes, rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], margin: float | None,
               points: Mapping[str, Sequence[float]] | None = None) -> None:
     """Draw each row's mean, interval and single values; the first row on top, the margin shaded."""
-    names = list(reversed(rows))
+    names = list(rows)[::-1]
     if margin is not None:
         axes.axvspan(-margin, margin, color=MUTED, alpha=0.16, lw=0, label=f"counts as equal (±{margin:g})")
     axes.axvline(0, color=MUTED, lw=1)

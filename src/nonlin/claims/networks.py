@@ -139,7 +139,7 @@ def relative_errors(outputs: Tensor, target: Tensor) -> Tensor:
     return (outputs - target).square().mean(-2).sqrt() / target.std(0, correction=0)
 
 
-def finite_values(values: Any) -> list[Any]:
+def finite_values(values: Any) -> Any:
     """Return JSON values of tensors, lists and numbers, with None where a number is not finite."""
     if isinstance(values, Tensor):
         values = values.tolist()
