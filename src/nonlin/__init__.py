@@ -22,8 +22,8 @@ _HOMES = {
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",
 }
-_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "model", "nn", "report", "study",
-            "training")
+_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "model", "nn", "report",
+            "study", "training")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

@@ -253,6 +253,7 @@ def test_a_studys_page_shows_its_own_activations_and_stays_one_file(chromium, tm
     path = build(tmp_path / "study")
     assert len(path.read_bytes()) < 2_000_000
     with opened(chromium, path) as tab:
+        assert tab.evaluate("scrollY") == 0  # it opens at the verdict
         assert sorted(item.get_attribute("data-name") for item in tab.locator(".x-list li").all()) == [
             "gelu", "silu", "swiglu"]
         found = cells(tab)

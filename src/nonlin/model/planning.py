@@ -82,7 +82,8 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
 
 def _stated(block: Block) -> Iterator[Match]:
     """What the block's own nonlin.nn.Activation says: learned values may stand where a constant would do as well."""
-    act = next((m.definition for m in block.module.modules() if isinstance(m, Activation)), None)
+    modules = (m for m in block.module.modules() if isinstance(m, Activation))
+    act: Definition | None = next((m.definition for m in modules), None)  # type: ignore[assignment]
     if act is None or act.kind != "pointwise":
         return
     layouts = {"packed": ("packed", "interleaved"), "interleaved": ("interleaved", "packed")}

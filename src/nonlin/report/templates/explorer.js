@@ -447,4 +447,8 @@ new ResizeObserver(() => { if (shown().length) drawPlot(); }).observe(plot);
 fromAddress();
 if (state.compared.length > 1) find("[data-order=curvature]").checked = false; // many lines already
 draw();
-for (const item of all(".x-pick[aria-current=true]")) item.scrollIntoView({block: "nearest"});
+// The list scrolls to what is chosen; the page stays where it is.
+for (const item of all(".x-pick[aria-current=true]")) {
+  const list = item.closest("ul"), row = item.parentElement;
+  list.scrollTop = row.offsetTop - list.offsetTop - (list.clientHeight - row.clientHeight) / 2;
+}
