@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.functions import Definition
 from nonlin.functions.registry import gated_by
 from nonlin.model.blocks import Block, find_blocks
 from nonlin.model.identification import Identified, Match, identify_all
