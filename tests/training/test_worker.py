@@ -42,10 +42,9 @@ def conversation(tmp_path_factory, dataset):
             "def noisy(request):\n"
             "    print('a library prints'), os.write(1, b'and C code too\\n'), os.system('echo so does a child')\n"
             "    return plain(request)\n"
-            "worker.handle = noisy\n"
             "def refuse(*a, **k): raise AssertionError('unpickled')\n"
             "pickle.load = pickle.loads = torch.load = refuse\n"
-            "worker.main()\n"
+            "worker.main(noisy)\n"
             "print('the end', file=sys.stderr)\n")
     lines = [json.dumps(request) for request in requests]
     lines.insert(2, "this is no JSON")

@@ -84,6 +84,7 @@ XGELU = pointwise("xgelu", x * (Phi(x) * (1 + 2 * _alpha) - _alpha), source="arX
 XSILU = pointwise("xsilu", x * (sigmoid(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 XATLU = pointwise("xatlu", x * (cauchy(x) * (1 + 2 * _alpha) - _alpha), source="arXiv:2405.20768",
+                  note="at -inf it is 0, though its limit there is -1/pi",
                   parameters=(Parameter("alpha", 0.0, "how far the gate's range expands"),))
 
 GLU = gated("glu", SIGMOID, source="arXiv:1612.08083")

@@ -66,12 +66,16 @@ def _as_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _minimum(a: Any, b: Any) -> Any:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return min(a, b)
     if isinstance(b, (int, float)):
         return torch.clamp(a, max=b)
     return _as_tensor(torch.minimum)(a, b)
 
 
 def _maximum(a: Any, b: Any) -> Any:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return max(a, b)
     if isinstance(b, (int, float)):
         return torch.clamp(a, min=b)
     return _as_tensor(torch.maximum)(a, b)
