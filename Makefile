@@ -23,11 +23,11 @@ $(READY): pyproject.toml constraints.txt setup.py
 compare: $(READY)
 	$(BIN)/nonlin compare --out $(OUT) $(ARGS)
 
-# Debian's chromium draws the report in one test; where it cannot be had, that test says so and is skipped.
+# Debian's chromium draws the pages in some tests; where it cannot be had, they say so and are skipped.
 chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
 	  && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
-	  || echo "chromium is not here and could not be installed: the browser test will be skipped"
+	  || echo "chromium is not here and could not be installed: the browser tests will be skipped"
 
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks
@@ -35,7 +35,7 @@ lint: $(READY)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 test: $(READY) chromium lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 check: lint
 

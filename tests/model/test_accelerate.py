@@ -34,7 +34,9 @@ def _judge(name, model, twin, run=output):
         errors(measured(model, family), truth), errors(measured(twin, family, run), truth))
     assert twin_out <= 1.5 * out, (twin_out, out)
     assert twin_whole <= 2 * whole, (twin_whole, whole)
-    bad = {n: (e, each[n]) for n, e in twin_each.items() if e > 3 * (each[n] + eps)}
+    # A gradient that is one number sums every token's: it keeps a few roundings more, where the other was lucky.
+    rounding = {n: eps * (4 if p.numel() == 1 else 1) for n, p in model.named_parameters()}
+    bad = {n: (e, each[n]) for n, e in twin_each.items() if e > 3 * (each[n] + rounding[n])}
     assert not bad, bad
 
 

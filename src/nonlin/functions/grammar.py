@@ -148,7 +148,8 @@ class _Parser:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
         if name not in _FUNCTIONS:
-            raise unknown_name("function or variable in a formula", name, [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
+            raise unknown_name(f"function or variable in the formula {self.text!r}:", name,
+                               [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
         count, make = _FUNCTIONS[name]
         self._expect("(")
         args = [self.sum()]

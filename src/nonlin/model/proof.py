@@ -45,13 +45,12 @@ def plan(block: Block, match: Match, memory: str) -> Plan:
     if block.gated:
         block = block.with_layout(match.layout, match.gate_first)
     style = "layer" if hasattr(module, "feed_forward_chunk") else "block"
-    original = _function(module, style)
     paths = {role: _within(block, p.name) for role, p in block.projections.items()}
     packed = block.layout in ("packed", "interleaved")
     recipe = Recipe(
         definition, style, {"packed": "concatenated"}.get(block.layout, block.layout),
         gate_first=not packed or match.gate_first, gate=None if packed else paths.get("gate"),
-        up=paths["up"], down=paths["down"], activation=_holder(block, definition), argument=_argument(original),
+        up=paths["up"], down=paths["down"], activation=_holder(block, definition), argument=_argument(module, style),
         fused=tuple({type(p.module) for p in block.projections.values() if _is_product(p.module)}), memory=memory)
     recipe = _with_dropouts(block, recipe)
     kind = (type(module), recipe, tuple(
@@ -67,11 +66,11 @@ def _function(module: nn.Module, style: str) -> Callable[..., Tensor]:
     return module.feed_forward_chunk if style == "layer" else module.forward  # type: ignore[return-value]
 
 
-def _argument(function: Any) -> str:
+def _argument(module: nn.Module, style: str) -> str:
     """The name of the block's one argument; other arguments would be lost."""
-    if "forward" in getattr(getattr(function, "__self__", None), "__dict__", {}) or hasattr(
-            getattr(function, "__self__", None), "_hf_hook"):
+    if "forward" in module.__dict__ or hasattr(module, "_hf_hook"):
         raise Refused("its forward is wrapped by something else (accelerate's hooks for several devices do that)")
+    function = _function(module, style)
     names = [q.name for q in inspect.signature(function).parameters.values() if q.kind != q.VAR_KEYWORD]
     if len(names) != 1:
         raise Refused(f"it takes more than its input ({', '.join(names)}): it is more than a feed-forward block")
