@@ -291,7 +291,7 @@ def test_10_turns_with_planted_curves():
         return verdict(claim, planted.activation(), lines=curves(**speed)).verdict
 
     assert of(gelu=1.3, silu=1.3) == HOLDS and of(gelu=1.3) == DEPENDS and of() == FAILS
-    assert of(gelu=1.055, silu=1.3) == OPEN
+    assert of(gelu=1.045, silu=1.3) == OPEN  # its interval reaches past the margin, its mean does not
 
 
 def by_size(*gaps):

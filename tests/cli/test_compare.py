@@ -131,7 +131,8 @@ def test_other_ways_to_match(nonlin, text, tmp_path, match):
         assert arms["swiglu"]["hidden"] == arms["gelu"]["hidden"] == 64
         assert arms["swiglu"]["parameters_relative_error"] > 0.05
     else:
-        assert plan["swiglu"]["judge_steps"] != plan["gelu"]["judge_steps"]
+        # That steps follow the measured speeds is test_plan's: here two speeds may come out equal.
+        assert plan["gelu"]["judge_steps"] == 24 and results(tmp_path / "study")["plan"]["match"] == "time"
         assert arms["swiglu"]["hidden"] == 40
     if match == "width":  # a byte-pair study writes text too
         out = nonlin.call("sample", tmp_path / "study", "--prompt", "10: the", "--arm", "swiglu", "--json").stdout

@@ -59,7 +59,7 @@ def _program(directory, **environment):
 
 
 @pytest.mark.parametrize(("stage", "finished", "pause"), [
-    ("tune", 0, 0.0), ("tune", 5, 0.03), ("tune", 15, 0.06), ("judge", 1, 0.01), ("judge", 9, 0.05)])
+    ("tune", 0, 0.0), ("tune", 5, 0.03), ("tune", 10, 0.06), ("judge", 1, 0.01), ("judge", 9, 0.05)])
 def test_kill_nine_and_the_same_command_again(tmp_path, whole, stage, finished, pause):
     first = _program(tmp_path, FAKE_SECONDS="0.1")
     for line in first.stdout:

@@ -13,7 +13,7 @@ from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
 from nonlin.functions import Definition, define, get
 from nonlin.study import load
-from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION
+from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION, TUNE_SEEDS
 
 OPTIONS = ("relu", "gelu", "silu", "relu_squared", "reglu", "geglu", "swiglu")
 _COMPARED = 4  # options in a suggested study
@@ -153,7 +153,7 @@ def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape, params
               f"--context {small.context} --batch {_BATCH} --steps {steps} "
               "--seeds 6 --minutes 60 --out runs/within-reach")
     trained = steps * _BATCH * small.context
-    runs = len(arms) * (6 + LEARNING_RATES * TUNE_FRACTION)
+    runs = len(arms) * (6 + LEARNING_RATES * TUNE_SEEDS * TUNE_FRACTION)
     flops = 6 * small.parameters(True) * trained * runs
     again = f"nonlin advise --params {size_text(params)} --tokens {size_text(tokens)} --study FOLDER"
     return [{"command": begin, "why": "an hour on this machine: too small to decide, but it makes the advice more sure "

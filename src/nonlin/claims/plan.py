@@ -197,7 +197,7 @@ def _studies(seed: int, steps: int, speeds: Mapping[str, Any], machine: Any, dat
 
     core, seeds = model_of(LADDER[CORE]), extent.judge_seeds
     wide = learning_rate_grid(0.016, extent.wide_rates, 2.5)
-    near = learning_rate_grid(0.01, 4, 2.0)
+    near = learning_rate_grid(0.01, 3, 2.0)
     found = {"core": study("core", CORE, _request(CORE_ARMS, core, data, steps, seeds, "relu"), wide,
                            extent.wide_seeds, 0)}
     found["core"] = replace(found["core"], learning_rate_factor=2.5, learning_rate_extensions=1)

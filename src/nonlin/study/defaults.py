@@ -14,13 +14,13 @@ FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2
 FIRST_TUNE_SEED = 1001
 
-# Tuning: a grid of LEARNING_RATES points whose upper middle is LEARNING_RATE, longer by one point at a time
+# Tuning: a grid of LEARNING_RATES points whose (upper) middle is LEARNING_RATE, longer by one point at a time
 # where an arm's best lies on its edge.
 LEARNING_RATE = 1e-2
-LEARNING_RATES = 4
+LEARNING_RATES = 3
 LEARNING_RATE_FACTOR = 2.0
 LEARNING_RATE_EXTENSIONS = 2
-TUNE_FRACTION = 0.4  # steps of a tuning run, of a judged run's; docs/log.md: 1.0 chooses better rates
+TUNE_FRACTION = 1.0  # steps of a tuning run, of a judged run's: shorter ones choose rates too high for some arms
 
 # The recipe.
 TRAINING = {
