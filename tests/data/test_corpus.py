@@ -169,6 +169,16 @@ def test_what_may_not_be_read_is_said_and_never_left_out(locked, without_root):
         _refused(locked / spec, "Permission denied")
 
 
+@pytest.mark.parametrize(("spec", "dataset"), [
+    ("someone/stories", True), ("someone/stories-1.5B", True), ("here/stories-1.5B", False), ("texts/a.txt", False),
+    ("texts/a.jsonl", False), ("a/b/c", False), ("./stories", False), ("/stories", False), ("stories", False)])
+def test_which_missing_names_are_datasets(monkeypatch, tmp_path, spec, dataset):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    _refused(spec, "pip install datasets" if dataset else "must exist", spec)
+
+
 def test_a_named_dataset_needs_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     _refused("someone/stories", "pip install datasets", "'someone/stories'")

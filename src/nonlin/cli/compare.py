@@ -215,6 +215,6 @@ def _plan(request: Any, store: Any, engine: Any, environment: Any) -> Any:
     machine = engine.call({"do": "machine", "config": first})["machine"]
     speeds = engine.measure(request.measure_configs(machine))
     machine |= {"made_on": _made_on(environment)}
-    plan = make_plan(request, speeds, machine, defaults.WORKERS, store.directory.name)
+    plan = make_plan(request, speeds, machine, defaults.WORKERS, store.directory.resolve().name)
     store.create(plan)
     return plan

@@ -15,6 +15,8 @@ from nonlin.errors import UserError, rule
 
 SMALLEST_BYTES = 64 * 1024
 _SKIPPED = {"site-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"}
+_FILES = (".txt", ".text", ".md", ".rst", ".py", ".json", ".jsonl", ".csv", ".html", ".xml", ".gz", ".zst", ".zstd",
+          ".parquet")  # endings that no dataset's name has
 
 
 @dataclass(frozen=True)
@@ -81,10 +83,18 @@ def _load(spec: str) -> Iterator[tuple[str, bytes]]:
         yield from found
     elif is_folder is False:
         yield from _read_file(path, skip_binary=False)
-    elif "/" in spec and not spec.startswith((".", "/", "~")) and len(spec.split("/")) == 2 and not path.suffix:
+    elif _names_dataset(spec):
         yield from _named_dataset(spec)
     else:
         raise UserError(rule("data", "path", "exist", spec, "Check the spelling, or leave --data out."))
+
+
+def _names_dataset(spec: str) -> bool:
+    """Whether a name that is no path here reads as OWNER/DATASET, whose names may have dots in them."""
+    owner, slash, name = spec.partition("/")
+    if not (owner and slash and name) or "/" in name or owner.startswith((".", "~")):
+        return False
+    return not (Path(owner).is_dir() or name.endswith(_FILES))
 
 
 def _files(folder: Path) -> list[Path]:
