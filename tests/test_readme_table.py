@@ -1,4 +1,4 @@
-"""The numbers in the README are those of the recorded studies."""
+"""The numbers in the README are those of the recorded runs."""
 
 import json
 import re
@@ -36,3 +36,12 @@ def test_a_result_table_is_its_record(heading, record):
             found = arm["difference"]
             assert [_number(difference), low, high] == pytest.approx(
                 [found["mean"], found["low"], found["high"]], abs=5.1e-4)
+
+
+def test_the_table_of_claims_is_its_record():
+    claims = json.loads((RECORDS / "claims.json").read_text())["claims"]
+    rows = _rows((ROOT / "README.md").read_text(), "## What articles say, tested")
+    assert [int(number) for number, *_ in rows] == [c["number"] for c in claims] == list(range(1, 14))
+    for (_, statement, verdict, found), claim in zip(rows, claims, strict=True):
+        said = claim["verdict"] + (f" on {claim['on']}" if claim["on"] else "")
+        assert statement == claim["statement"] and verdict.replace("**", "") == said and found == claim["summary"]

@@ -71,7 +71,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     draw.plain_log(left, "x")
     left.set_xticks(measures["rates"], [f"{r:.2g}" for r in measures["rates"]])
     left.set_xlabel("learning rate")
-    left.set_title("bits per byte after a short run")
+    left.set_title("bits per byte")
     left.legend(fontsize=8)
     names = {n: measures["differences"][n] for n in SMOOTH}
     draw.intervals(right, names, {n: draw.colour(n) for n in names}, round(measures["margin"], 4), measures["each"])
@@ -101,6 +101,6 @@ CLAIM = Claim(
     "steps. All yes: holds; none: fails; some: depends on the measure; one undecided: not settled.",
     change="Without gradient clipping, normalized queries and keys, and warm-up, which all steady the training here; "
     "or at a scale where instabilities first appear.",
-    caption="Left: loss after short runs at each learning rate. Right: how much less (or more) a wrong rate costs "
+    caption="Left: loss at each learning rate. Right: how much less (or more) a wrong rate costs "
     "than with ReLU.",
     studies=("core",), measure=measure, decide=decide, draw=figure, table=table)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from nonlin.claims import draw
 from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
@@ -101,6 +102,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     left.set_xlabel("thousand tokens")
     left.set_title("training loss, nats a byte, mean over seeds")
     draw.plain_log(left, "x")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a run covers little more than one decade
     left.legend(fontsize=8)
     rows = {**measures["effects"], "swiglu": measures["also"]}
     draw.intervals(right, rows, {n: draw.colour(n) for n in rows}, MARGIN, measures["each"])

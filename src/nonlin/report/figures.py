@@ -122,7 +122,7 @@ def _tokens(value: float, _: int) -> str:
 
 
 def learning_rates(study: Study) -> Figure:
-    """Loss after short runs against the learning rate: seeds faint, their mean marked, each arm's choice filled.
+    """Loss of the tuning runs against the learning rate: seeds faint, their mean marked, each arm's choice filled.
 
     Rates at which a run diverged stand at the top.
     """
