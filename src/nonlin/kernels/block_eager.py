@@ -71,8 +71,8 @@ def _activated(inputs: list[Tensor], learned: Tensor | None, activation: str) ->
     first, second = inputs[0], inputs[-1]
     call = None if learned is not None else _few(activation, first.dtype)
     if call is None or first.numel() > FEW or not (first.is_contiguous() and second.is_contiguous()):
-        return dispatch.forward(resolve(activation), inputs, split(learned, first.dtype))
-    place = first.data_ptr()  # ours to write over: the product above made it
+        return dispatch.forward(resolve(activation), inputs, split(learned, first.dtype), over=True)
+    place = first.data_ptr()  # to write over: it is the product's own, made above
     call(math.prod(first.shape), place, second.data_ptr(), place)
     return first
 
