@@ -7,20 +7,17 @@ Before and after share their weights and alternate in rounds, in one process; me
 * ``minilm``: embedding 8 texts of 128 tokens, and a training step on them.
 * ``families``: one feed-forward block of every family, width 512, 512 tokens: forward, forward and backward.
 
-    python benchmarks/accelerate.py [smollm2] [minilm] [families] [--only llama,bert] [--rounds 7] [--dtype float32]
-                                    [--json FILE]
+    python benchmarks/accelerate_models.py [smollm2] [minilm] [families] [--only llama,bert] [--rounds 7]
+                                           [--dtype float32] [--json FILE]
 
 A part, or a few families, can be measured at a time: what FILE holds of the same dtype and machine is kept.
 """
-
-import sys
-
-sys.path.pop(0)  # the folder of this file, whose name is that of a package that transformers imports
 
 import argparse
 import copy
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -113,7 +110,7 @@ def smollm2(dtype, rounds):
         return model(ids, use_cache=False).logits
 
     return {"prefill 128": compare(pair, _no_grad(forward), rounds), "decode 8": compare(pair, decode, rounds),
-            "training step 128": compare(pair, _step(forward), max(3, rounds - 2)),
+            "training step 128": compare(pair, _step(forward), max(2, rounds - 2)),
             "kept for backward": _memory(pair, forward)}
 
 
@@ -225,7 +222,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    done = {"command": f"python benchmarks/accelerate.py --rounds {options.rounds} --dtype {options.dtype}",
+    done = {"command": f"python benchmarks/accelerate_models.py --rounds {options.rounds} --dtype {options.dtype}",
             "dtype": options.dtype, "machine": describe() | {"threads": torch.get_num_threads()}}
     done["results"] = kept(options.json, done)
     only = tuple(filter(None, options.only.split(",")))
