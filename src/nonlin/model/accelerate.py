@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.model.blocks import must_be_module
 from nonlin.model.planning import Change, LeftAlone, change_of, class_name, grouped, plan_all
 from nonlin.model.replacement import install, recipe_of, uninstall
 from nonlin.model.swap import unswap, was_swapped
@@ -82,6 +83,7 @@ def restore(model: nn.Module, swapped: bool = True) -> Report:
     >>> print(restore(nn.Linear(2, 2)))
     restored: 0 of 0 feed-forward blocks
     """
+    must_be_module(model, "restore")
     changed, left = [], []
     for name, module in list(model.named_modules()):
         recipe, by = recipe_of(module), was_swapped(module)
