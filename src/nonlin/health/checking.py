@@ -83,7 +83,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     _try_others(made, model, answers, given, device)
     _name_tokens(made, given.sequences, tokenizer)
     made["findings"] = judge(made)
-    return made
+    return record.finite(made)
 
 
 def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:

@@ -3,6 +3,7 @@
 "serious" is what loses quality or stops training, "warning" what deserves a look, "info" what is worth knowing.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -201,6 +202,12 @@ def _gradients(record: Record) -> Iterator[Finding]:
     if len(blocks) < 2:
         return
     rms = [b["gradients"]["rms"] for b in blocks]
+    broken = [b for b in blocks if not math.isfinite(b["gradients"]["rms"])]
+    if broken:
+        at = broken[-1]  # gradients come from the last block
+        yield _finding("serious", "nonfinite", at, f"{at['name']}: its gradients are infinite or not numbers.",
+                       "Look at the loss and at the blocks behind it; in float16, scale the loss.", rms=rms)
+        return
     first, last = rms[0], rms[-1]
     if not last or not first:
         at = blocks[0] if not first else blocks[-1]

@@ -109,8 +109,9 @@ class Health:
             raise UserError("health: findings must follow an observed step; the model has not run yet. Run a training "
                             "step inside the with block first.")
         if self._record is None:
-            self._record = record.make(self._finished, self.model, type(self.model).__name__)
-            self._record["findings"] = judge.judge(self._record)
+            made = record.make(self._finished, self.model, type(self.model).__name__)
+            made["findings"] = judge.judge(made)
+            self._record = record.finite(made)
         return self._record
 
     def findings(self) -> list[dict[str, Any]]:
