@@ -43,7 +43,7 @@ bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
 bench-accelerate: $(READY)
-	$(BIN)/python benchmarks/accelerate.py $(ARGS)
+	$(BIN)/python benchmarks/accelerate_models.py $(ARGS)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

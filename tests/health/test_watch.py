@@ -242,27 +242,6 @@ def test_trainer_callback(tmp_path):
     assert callback.health.findings()[0]["layer"] == "model.layers.1.mlp"
 
 
-def test_lightning_callback(tmp_path):
-    lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.model = Model()
-
-        def training_step(self, x, index):
-            return self.model(x).square().mean()
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.01)
-
-    callback = health.lightning_callback(every=2)
-    trainer = lightning.Trainer(max_steps=3, accelerator="cpu", callbacks=[callback], default_root_dir=tmp_path,
-                                logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    trainer.fit(Module(), torch.utils.data.DataLoader(batch(), batch_size=1))
-    assert callback.health.observed_step == 3
-
-
 @pytest.mark.parametrize("options, word", [({"every": 0}, "every"), ({"steps": 0}, "steps"), ({"tokens": 0}, "tokens")])
 def test_wrong_options(options, word):
     with pytest.raises(UserError, match=f"watch: {word} must"):

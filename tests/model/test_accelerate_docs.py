@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_tables_are_the_records():
-    spec = importlib.util.spec_from_file_location("bench_accelerate", ROOT / "benchmarks" / "accelerate.py")
+    spec = importlib.util.spec_from_file_location("bench_accelerate", ROOT / "benchmarks" / "accelerate_models.py")
     bench = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(bench)
     text = (ROOT / "docs" / "accelerate.md").read_text()

@@ -67,6 +67,8 @@ def compare(model: nn.Module, answers: list[Identified], sequences: Tensor) -> d
     if len(names) != 1 or any(a.definition is None or a.block.experts for a in answers):
         return "its blocks have experts, or more than one activation"
     own = losses(model, sequences).double()
+    if not bool(own.isfinite().all()):
+        return "the text's loss is infinite or not a number"
     found = []
     for name in GATED if answers[0].block.gated else PLAIN:
         if name in names:
@@ -76,6 +78,8 @@ def compare(model: nn.Module, answers: list[Identified], sequences: Tensor) -> d
         if replaced.calls < len(answers):
             return "its blocks compute without calling their projections"
         difference = other - own
+        if not bool(difference.isfinite().all()):
+            continue  # no loss at all is no rival
         found.append({"activation": name, "loss_nats": float(other.mean()), "difference_nats": float(difference.mean()),
                       "standard_error": float(difference.std() / math.sqrt(difference.numel()))})
     return {"activation": names.pop(), "loss_nats": float(own.mean()), "tokens": own.numel(),

@@ -1,10 +1,13 @@
 """Callbacks that watch a model's health in other people's training loops; each loads its framework when made."""
 
+import importlib
+import sys
 import warnings
 from typing import Any
 
 from torch import nn
 
+from nonlin.errors import UserError
 from nonlin.health.watching import Health, watch
 
 
@@ -14,13 +17,16 @@ class Following:
     def __init__(self, **options: Any):
         self.options = options
         self.health: Health | None = None
+        self.watching = False
         self._told: set[tuple[str, str]] = set()
         self._seen: int | None = None
 
     def start(self, model: nn.Module) -> None:
-        """Begin to watch."""
+        """Begin to watch; a watch that a broken run left behind ends first."""
+        self.stop()
         self.health = watch(model, **self.options)
         self.health.__enter__()
+        self.watching = True
 
     def news(self) -> dict[str, float] | None:
         """Return the scalars of an observation that has ended since the last call, else None."""
@@ -35,9 +41,10 @@ class Following:
         return self.health.scalars()
 
     def stop(self) -> None:
-        """End the watch; what it found stays."""
-        if self.health is not None:
+        """End the watch, if one is on; what it found stays."""
+        if self.watching and self.health is not None:
             self.health.__exit__(None, None, None)
+        self.watching = False
 
 
 def trainer_callback(**options: Any) -> Any:
@@ -73,15 +80,12 @@ def trainer_callback(**options: Any) -> Any:
 def lightning_callback(**options: Any) -> Any:
     """Return a callback for Lightning's Trainer that watches its module; options are those of ``watch``.
 
-    Each observation's scalars go to the trainer's logger; serious findings are warned of once; ``callback.health``
-    has them all.
+    Works with ``lightning.pytorch`` and with ``pytorch_lightning``, whichever the process has imported. Each
+    observation's scalars go to the trainer's logger; serious findings are warned of once; ``callback.health`` has
+    them all. Raises UserError where neither is installed.
     """
-    try:
-        from lightning.pytorch import Callback
-    except ImportError:
-        from pytorch_lightning import Callback
 
-    class HealthCallback(Callback):
+    class HealthCallback(_lightning().Callback):
         def __init__(self) -> None:
             super().__init__()
             self.following = Following(**options)
@@ -101,4 +105,19 @@ def lightning_callback(**options: Any) -> Any:
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self.following.stop()
 
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            self.following.stop()  # an interrupted fit leaves no hooks on the model
+
     return HealthCallback()
+
+
+def _lightning() -> Any:
+    """Lightning under the name that the process uses it by: its two packages hold classes of their own each."""
+    names = ("lightning.pytorch", "pytorch_lightning")
+    for name in sorted(names, key=lambda name: name not in sys.modules):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise UserError("lightning_callback: the package 'lightning' must be installed; it is not. Install it: "
+                    "pip install lightning.")

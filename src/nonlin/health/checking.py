@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlin.errors import UserError, rule
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
@@ -32,6 +33,10 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
     """
+    for name, value in (("tokens", tokens), ("context", context)):
+        if value < 2:
+            raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
+                                 "Pass a larger number."))
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
@@ -78,7 +83,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     _try_others(made, model, answers, given, device)
     _name_tokens(made, given.sequences, tokenizer)
     made["findings"] = judge(made)
-    return made
+    return record.finite(made)
 
 
 def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:

@@ -3,6 +3,7 @@
 "serious" is what loses quality or stops training, "warning" what deserves a look, "info" what is worth knowing.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -154,8 +155,9 @@ def _massive(record: Record) -> Iterator[Finding]:
         m, b = max(seen, key=lambda pair: pair[0]["value"])
         at = f" at token {m['place']} of a sequence" if "place" in m else f" at token {m['token']}"
         at += f" ({m['text']!r})" if m.get("text") is not None else ""
+        place = f"{'unit' if stream == 'product' else 'channel'} {unit}" + (f" of {b['name']}" if len(seen) > 1 else "")
         yield _finding("info", "massive", b, f"{_span([b for _, b in seen])}: |{stream}| reaches {m['value']:,.0f} in "
-                       f"unit {unit} of {b['name']}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
+                       f"{place}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
                        "Usual in trained language models, where such values act as biases of attention; keep them out "
                        "of 8-bit quantization.", [unit], blocks=[b["name"] for _, b in seen], largest=m)
 
@@ -170,7 +172,7 @@ def _outliers(record: Record) -> Iterator[Finding]:
         c, b = max(seen, key=lambda pair: pair[0]["ratio"])
         yield _finding("warning" if c["ratio"] > OUTLIER_GRAVE else "info", "outlier", b,
                        f"{_span([b for _, b in seen])}: channel {unit} of the layer's output is up to "
-                       f"{c['ratio']:,.0f} times the median channel (root mean square {c['rms']:.3g} in {b['name']}); "
+                       f"{c['ratio']:,.0f} times the median channel (root mean square {c['rms']:,.4g} in {b['name']}); "
                        f"kurtosis over channels {b['outliers']['kurtosis']:.3g} of at most {b['dim']:,}.",
                        "Quantize with a scale a channel, or rotate; in training, a lower learning rate or more warmup "
                        "makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
@@ -200,6 +202,12 @@ def _gradients(record: Record) -> Iterator[Finding]:
     if len(blocks) < 2:
         return
     rms = [b["gradients"]["rms"] for b in blocks]
+    broken = [b for b in blocks if not math.isfinite(b["gradients"]["rms"])]
+    if broken:
+        at = broken[-1]  # gradients come from the last block
+        yield _finding("serious", "nonfinite", at, f"{at['name']}: its gradients are infinite or not numbers.",
+                       "Look at the loss and at the blocks behind it; in float16, scale the loss.", rms=rms)
+        return
     first, last = rms[0], rms[-1]
     if not last or not first:
         at = blocks[0] if not first else blocks[-1]

@@ -16,7 +16,7 @@ from nonlin.errors import UserError, rule
 from nonlin.health import findings as judge
 from nonlin.health import record
 from nonlin.health.collect import Collector
-from nonlin.model.blocks import find_blocks
+from nonlin.model.blocks import find_blocks, must_be_module
 from nonlin.model.identification import identify_all
 from nonlin.model.loading import refuse
 
@@ -34,6 +34,7 @@ class Health:
         for name, value in (("every", every), ("steps", steps), ("tokens", tokens)):
             if value < 1:
                 raise UserError(rule("watch", name, "be at least 1", value, "Pass a positive number."))
+        must_be_module(model, "watch")
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         refuse(self.model, "watch")
         self.every, self.steps, self.gradients, self.tokens, self.writer = every, steps, gradients, tokens, writer
@@ -108,8 +109,9 @@ class Health:
             raise UserError("health: findings must follow an observed step; the model has not run yet. Run a training "
                             "step inside the with block first.")
         if self._record is None:
-            self._record = record.make(self._finished, self.model, type(self.model).__name__)
-            self._record["findings"] = judge.judge(self._record)
+            made = record.make(self._finished, self.model, type(self.model).__name__)
+            made["findings"] = judge.judge(made)
+            self._record = record.finite(made)
         return self._record
 
     def findings(self) -> list[dict[str, Any]]:

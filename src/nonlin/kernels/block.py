@@ -10,7 +10,7 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
 from nonlin.functions.registry import resolve, spell
-from nonlin.kernels import block_ops
+from nonlin.kernels import block_eager, block_ops
 
 MEMORY = ("fast", "lean", "minimal")
 LAYOUTS = ("separate", "concatenated", "interleaved")
@@ -60,7 +60,7 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
     tensors = [x, gate, up, down, gate_bias, up_bias, down_bias]
     _check(definition, tensors, memory, layout, first)
     learned = _learned(definition, parameters, x)
-    tensors = _autocast(tensors)
+    tensors = autocast(tensors)
     _check_alike(tensors)
     how = layout if definition.gated else "plain"
     return run(tensors, learned, _text(definition), how, first == "up", memory)
@@ -68,8 +68,17 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
 
 def run(tensors: list[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
         memory: str) -> Tensor:
-    """Run the operation on checked tensors; ``activation`` is its text (``nonlin.functions.registry.spell``)."""
-    keep = _keep(activation, memory, tensors[0].dtype) if _differentiates([*tensors, learned]) else "nothing"
+    """Run the block on tensors that fit; ``activation`` is its text (``nonlin.functions.registry.spell``).
+
+    Plain tensors in eager mode go past the dispatcher (block_eager.py), everything else through the operation.
+    """
+    recorded = _differentiates([*tensors, learned])
+    direct = block_eager.serves([*tensors, learned])
+    if direct and not recorded:
+        return block_eager.value(*tensors, learned, activation, layout, up_first)
+    keep = _keep(activation, memory, tensors[0].dtype) if recorded else "nothing"
+    if direct:
+        return block_eager.recorded(tensors, learned, activation, layout, up_first, keep)
     return block_ops.call(block_ops.forward_op, block_ops.ForwardFunction, *tensors, learned, activation, layout,
                           up_first, keep)[0]
 
@@ -117,7 +126,7 @@ def _learned(definition: Definition, parameters: Mapping[str, Tensor] | None, x:
     return values[0] if len(values) == 1 else torch.cat(values)
 
 
-def _autocast(tensors: list[Any]) -> list[Any]:
+def autocast(tensors: list[Any]) -> list[Any]:
     """Convert as autocast converts a linear layer's tensors: all floats but float64, where it is on."""
     device = tensors[0].device.type
     if device == "meta" or not torch.is_autocast_enabled(device):

@@ -8,6 +8,7 @@ Legend: N rows (all leading dimensions of x as one), D input width, H hidden wid
 activation is gated, else 1. Weights are (outputs, inputs) in any strides: a view stays a view.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,7 +45,14 @@ def forward_op(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bi
 
     ``keep``: "nothing", "inputs" (pre-activations), "output" (hidden) or "all" (both).
     """
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+    return forward_of(x, gate, up, down, gate_bias, up_bias, down_bias, parameters, activation, layout, up_first, keep)
+
+
+def forward_of(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None,
+               up_bias: Tensor | None, down_bias: Tensor | None, parameters: Tensor | None, activation: str,
+               layout: str, up_first: bool, keep: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what the forward operation returns."""
+    with torch.no_grad(), as_they_are(x):
         packing = product_packing(up, layout, up_first)
         pre_GNH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
         hidden_NH = dispatch.forward(resolve(activation), inputs_of(pre_GNH, layout, up_first),
@@ -79,9 +87,24 @@ def backward_op(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor,
     ``x`` may be left out where no first weight needs a gradient and something else was kept. Where only ``hidden``
     was kept, the activation's derivative is taken at it.
     """
-    with torch.no_grad(), torch.autocast(grad.device.type, enabled=False):
+    return backward_of(grad, x, gate, up, down, gate_bias, up_bias, parameters, pre, hidden, activation, layout,
+                       up_first, needs)
+
+
+def backward_of(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Tensor,
+                gate_bias: Tensor | None, up_bias: Tensor | None, parameters: Tensor | None, pre: Tensor | None,
+                hidden: Tensor | None, activation: str, layout: str, up_first: bool, needs: list[bool]) -> Any:
+    """Compute what the backward operation returns."""
+    with torch.no_grad(), as_they_are(grad):
         return _gradients(grad, x, (gate, up, down, gate_bias, up_bias, parameters), pre, hidden,
                           resolve(activation), (layout, up_first), needs)
+
+
+def as_they_are(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Keep autocast from changing dtypes, where it is on: entering its context costs as much as a small product."""
+    device = x.device.type
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
 def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Tensor | None, hidden: Tensor | None,
@@ -156,7 +179,7 @@ def _(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Ten
     return tuple(out)
 
 
-def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     x, gate, up, down, gate_bias, up_bias, _down_bias, parameters, *ctx.how, keep = inputs
     _, pre, hidden = output
     ctx.mark_non_differentiable(pre, hidden)
@@ -167,7 +190,7 @@ def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(x, gate, up, down, gate_bias, up_bias, parameters, pre, hidden)
 
 
-def _backward_of_forward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def backward_of_forward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
     if grad is None:
         return (None,) * 12
     needs = list(ctx.needs_input_grad[:8])
@@ -190,7 +213,7 @@ def _backward_of_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ..
     return *(out if need else None for out, need in zip(made, needed, strict=True)), *(None,) * 6
 
 
-forward_op.register_autograd(_backward_of_forward, setup_context=_setup_forward)
+forward_op.register_autograd(backward_of_forward, setup_context=setup_forward)
 backward_op.register_autograd(_backward_of_backward, setup_context=_setup_backward)
 
 
@@ -203,8 +226,8 @@ class ForwardFunction(torch.autograd.Function):
     def forward(*inputs: Any) -> Any:
         return forward_op(*inputs)
 
-    setup_context = staticmethod(_setup_forward)
-    backward = staticmethod(_backward_of_forward)
+    setup_context = staticmethod(setup_forward)
+    backward = staticmethod(backward_of_forward)
 
 
 class BackwardFunction(torch.autograd.Function):

@@ -219,10 +219,14 @@ def _two(tensors: Sequence[Tensor]) -> list[Tensor | None]:
     return [tensors[0], tensors[1] if len(tensors) > 1 else None]
 
 
-def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the activation, contiguous."""
+def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False) -> Tensor:
+    """Return the activation, contiguous; with ``over``, written over the first input where that has its shape.
+
+    Every number is read before its place is written, and is read by nobody else.
+    """
     shape = _shape(inputs)
-    out = torch.empty(shape, dtype=inputs[0].dtype)
+    over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
+    out = inputs[0] if over else torch.empty(shape, dtype=inputs[0].dtype)
     if _flat(shape, inputs):
         kernel.library.nl_flat(kernel.entry, CODES[out.dtype], out.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(),
                                _numbers(parameters) if parameters else None, out.data_ptr())

@@ -33,8 +33,11 @@ def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     return compiled.find(definition)
 
 
-def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = ()) -> Tensor:
+def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = (),
+            over: bool = False) -> Tensor:
     """Return the activation of inputs (any shapes that broadcast, any strides, one float dtype), contiguous.
+
+    ``over`` says that the first input is needed no more, and may be written over.
 
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
@@ -42,7 +45,7 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if kernel is not None:
-            return compiled.forward(kernel, inputs, parameters)
+            return compiled.forward(kernel, inputs, parameters, over)
         return torch_backend.forward(definition, inputs, parameters).contiguous()
 
 

@@ -20,6 +20,7 @@ SMALL = 512
 _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
+_traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
 _compiling, _empty_like = torch.compiler.is_compiling, torch.empty_like
 _operation, _slopes = ops.activation, ops.activation_backward
 
@@ -96,12 +97,13 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
         return torch_backend.forward(definition, inputs, parameters)
     if transforming():
         return _Transformed.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
-    if torch.compiler.is_compiling() or not _plain((*inputs, *parameters)):
+    if torch.compiler.is_compiling() or not plain((*inputs, *parameters)):
         return _operation(spell(definition), list(inputs), list(parameters))
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
 
 
-def _plain(tensors: Sequence[Tensor]) -> bool:
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether these are plain CPU tensors and nothing watches what is called with them."""
     for x in tensors:
         if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
             return False
@@ -109,7 +111,8 @@ def _plain(tensors: Sequence[Tensor]) -> bool:
 
 
 def _watched() -> bool:
-    return bool(_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0)
+    return bool(_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0
+                or _traced() is not None)
 
 
 def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -128,7 +131,7 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
         if rest or parameters or _compiling() or type(x) is not Tensor or x.requires_grad or not x.is_cpu \
                 or not x.is_contiguous() or x.is_neg() or (count := x.numel()) > SMALL or _listening() \
                 or _functions() or _transforms() is not None or forward_ad._current_level >= 0 \
-                or (function := kernels.get(x.dtype) or known(x.dtype)) is None:
+                or _traced() is not None or (function := kernels.get(x.dtype) or known(x.dtype)) is None:
             return general(*(() if x is None else (x,)), *rest, **parameters)
         out = _empty_like(x)
         function(count, at := x.data_ptr(), at, out.data_ptr())

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from nonlin.errors import UserError, rule
+
 Layout = Literal["plain", "separate", "packed", "interleaved"]
 Part = Literal["all", "first", "second", "even", "odd"]
 
@@ -124,6 +126,13 @@ def find_blocks(model: nn.Module) -> list[Block]:
     [('', 'plain', 4, 16, '0', '2')]
     """
     return list(_walk("", model))
+
+
+def must_be_module(model: Any, call: str) -> None:
+    """Raise UserError, in the name of ``call``, for anything but a torch module."""
+    if not isinstance(model, nn.Module):
+        raise UserError(rule(call, "model", "be a torch module", model,
+                             "Load it first: nonlin.model.load(path).model."))
 
 
 def _base(module: nn.Module) -> nn.Module:

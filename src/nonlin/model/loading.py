@@ -47,6 +47,8 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     if isinstance(where, nn.Module):
         loaded = Loaded(where, None, type(where).__name__)
     else:
+        if not isinstance(where, (str, Path)):
+            raise UserError(rule(call, "MODEL", "be a path or a torch module", where, "Pass the model's folder."))
         path = Path(where)
         if not path.exists():
             raise UserError(rule(call, "MODEL", "be a folder or a .gguf file that exists", str(where),
@@ -60,7 +62,11 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     if not isinstance(where, nn.Module):
         loaded.model.eval()
         if device:
-            loaded.model.to(device)
+            try:
+                loaded.model.to(device)
+            except (RuntimeError, AssertionError) as error:  # torch raises both where it was built without the device
+                raise UserError(rule(call, "device", "be one that this machine and this torch have", device,
+                                     "Leave it out to run on the CPU.")) from error
     return loaded
 
 
@@ -175,7 +181,11 @@ def _check_weights(path: Path, call: str) -> None:
                              "Download the weights too, not the configuration alone."))
     index = path / "model.safetensors.index.json"
     if index.exists():
-        wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{call}: {index} must be JSON with a weight_map; {type(error).__name__}: {error}. "
+                            "Download it again.") from error
         missing = sorted(wanted - {f.name for f in files})
         if missing:
             raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"

@@ -10,7 +10,7 @@ from torch import nn
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.functions.registry import gated_by
-from nonlin.model.blocks import Block, find_blocks
+from nonlin.model.blocks import Block, find_blocks, must_be_module
 from nonlin.model.identification import Identified, Match, identify_all
 from nonlin.model.proof import Plan, Refused, plan, prove, refuse_weights
 from nonlin.model.replacement import Recipe, recipe_of
@@ -57,6 +57,7 @@ def grouped(rows: list[tuple[str, str]]) -> Iterator[str]:
 def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call: str = "accelerate"
              ) -> tuple[list[Plan], list[LeftAlone]]:
     """Return a proved plan of every block that can be replaced, and the blocks that cannot, with the reason."""
+    must_be_module(model, call)
     blocks = find_blocks(model)
     if not blocks:
         raise UserError(rule(call, "model", "have a feed-forward block (a projection into a hidden width and "

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.functions import Definition, get, names
-from nonlin.kernels.block import feed_forward
+from nonlin.functions.registry import spell
+from nonlin.kernels import block
 from nonlin.nn.modules import altered, hooked_everywhere
 
 Style = Literal["block", "layer", "experts"]
@@ -50,6 +51,7 @@ class Recipe:
         # Made once: a compiler that traces a call need not see how.
         packed = self.layout in ("concatenated", "interleaved")
         object.__setattr__(self, "call", (functional.packed if packed else functional.activation)(self.definition))
+        object.__setattr__(self, "text", "" if self.definition.expr is None else spell(self.definition))
 
     def __deepcopy__(self, memo: Any) -> "Recipe":
         return self  # nothing in it changes, and kernels are kept by the definition itself
@@ -136,7 +138,10 @@ def uninstall(module: nn.Module) -> bool:
 
 def part(module: nn.Module, path: str) -> Any:
     """Return the part of a module at a path like "output.dense"; the module itself for ""."""
-    found: Any = module
+    found: Any = module._modules.get(path)  # most are children, and a module's own getattr is slow
+    if found is not None:
+        return found
+    found = module
     for name in path.split(".") if path else ():
         found = getattr(found, name)
     return found
@@ -170,14 +175,11 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
     if dropout is not None and not (dropout.training and dropout.p > 0):
         dropout = None
-    if dropout is None and recipe.definition.expr is not None and not hooked_everywhere() and all(
-            _fusable(p, x, recipe) for p in (gate, up, down) if p is not None):
-        out = feed_forward(
-            x, None if gate is None else _weight(gate), _weight(up), _weight(down),
-            None if gate is None else _bias(gate), _bias(up), _bias(down), activation=recipe.definition,
-            parameters=learned(module, recipe), memory=recipe.memory,
-            layout="separate" if recipe.layout == "plain" else recipe.layout,
-            first="gate" if recipe.gate_first else "up")
+    tensors = None
+    if dropout is None and recipe.definition.expr is not None and not hooked_everywhere():
+        tensors = _tensors(x, (gate, up, down), recipe)
+    if tensors is not None:
+        out = _in_one(module, recipe, tensors)
     else:
         hidden = activate(module, recipe, *(p(x) for p in (gate, up) if p is not None))
         if dropout is not None:
@@ -189,18 +191,34 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     return out if recipe.out_dropout is None else part(module, recipe.out_dropout)(out)
 
 
+def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[Any] | None:
+    """Return x, the weights as (out, in), and the biases; None where a projection must be called as a module."""
+    weights, biases = [], []
+    for p in projections:
+        if p is None:
+            weights.append(None)
+            biases.append(None)
+            continue
+        if altered(p, recipe.fused) is not None:
+            return None
+        own = p._parameters
+        weight = own["weight"] if own.get("weight") is not None else p.weight
+        if weight.dtype is not x.dtype and not _autocasts(x):
+            return None
+        weights.append(weight.t() if "nf" in p.__dict__ else weight)  # Conv1D stores it the other way round
+        biases.append(own.get("bias"))
+    return [x, *weights, *biases]
+
+
+def _in_one(module: nn.Module, recipe: Recipe, tensors: list[Any]) -> Tensor:
+    """Compute the block from its tensors. They were proved to fit: checking again costs as much as a small product."""
+    if not recipe.definition.parameters:
+        return block.run(block.autocast(tensors), None, recipe.text, recipe.layout,  # type: ignore[attr-defined]
+                         not recipe.gate_first, recipe.memory)
+    return block.feed_forward(
+        *tensors, activation=recipe.definition, parameters=learned(module, recipe), memory=recipe.memory,
+        layout="separate" if recipe.layout == "plain" else recipe.layout, first="gate" if recipe.gate_first else "up")
+
+
 def _autocasts(x: Tensor) -> bool:
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-
-
-def _fusable(p: nn.Module, x: Tensor, recipe: Recipe) -> bool:
-    return altered(p, recipe.fused) is None and (p.weight.dtype == x.dtype or _autocasts(x))
-
-
-def _weight(p: Any) -> Tensor:
-    """The weight as (out, in); transformers' Conv1D stores it the other way round."""
-    return p.weight.t() if hasattr(p, "nf") else p.weight
-
-
-def _bias(p: Any) -> Tensor | None:
-    return p.bias

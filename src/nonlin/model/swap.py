@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gate_of, gated_by
+from nonlin.model.blocks import must_be_module
 from nonlin.model.identification import evaluating
 from nonlin.model.planning import Change, class_name, plan_all
 from nonlin.model.proof import Plan, activation_path
@@ -112,6 +113,7 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
       parameters: 6 kept under their names, 0 added, 0 dropped
       config.hidden_act: 'silu' is now 'relu'
     """
+    must_be_module(model, "swap")
     wanted = get(activation)
     tokens = None if text is None else _tokens(model, text, tokenizer)
     loss_before = None if tokens is None else loss_nats(model, tokens)
@@ -261,6 +263,12 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
         ids = torch.tensor(tokenizer(text)["input_ids"]).flatten()
     if ids.numel() < 2:
         raise UserError(rule("swap", "text", "have at least two tokens", ids.numel(), "Pass more text."))
+    if ids.is_floating_point() or ids.is_complex():
+        raise UserError(rule("swap", "text", "be whole numbers, the token ids", ids.dtype, "Pass a LongTensor."))
+    embedding = next((m for m in model.modules() if isinstance(m, nn.Embedding)), None)
+    if embedding is not None and not 0 <= int(ids.min()) <= int(ids.max()) < embedding.num_embeddings:
+        raise UserError(rule("swap", "text", f"be token ids below {embedding.num_embeddings:,}",
+                             (int(ids.min()), int(ids.max())), "Make them with this model's own tokenizer."))
     if not _is_causal(model, ids[:8]):
         raise UserError(rule("swap", "text", "come with a causal language model", type(model).__name__,
                              "Leave text out."))

@@ -14,6 +14,8 @@ from nonlin.functions import Definition, get
 from nonlin.kernels import block, dispatch
 from nonlin.nn.widths import matched_hidden
 
+_PLAIN = (nn.Parameter, Tensor)
+
 
 class Activation(nn.Module):
     """An activation by name: ``Activation("gelu")(x)``, ``Activation("swiglu")(gate, up)``.
@@ -151,7 +153,7 @@ def altered(module: nn.Module, stock: tuple[type, ...]) -> str | None:
         return "has a forward of its own"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "has hooks"
-    for name, parameter in module.named_parameters(recurse=False):
-        if is_traceable_wrapper_subclass(parameter):
+    for name, parameter in module._parameters.items():
+        if parameter is not None and type(parameter) not in _PLAIN and is_traceable_wrapper_subclass(parameter):
             return f"keeps its {name} as a {type(parameter).__name__}"
     return None

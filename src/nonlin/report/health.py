@@ -1,6 +1,6 @@
 """The page of a health record: one self-contained HTML file. The record in, no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,19 @@ def blocks(record: Mapping[str, Any]) -> Table:
     rows = [[str(b["index"]), b["name"] or "–", b["activation"]["computed"],
              *(number(value(b), form) for _, value, form, _ in known)] for b in record["blocks"]]
     return ["block", "module", "activation", *(name for name, *_ in known)], rows
+
+
+def grouped(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the findings with those of one grade and measure, to which the same is to be done, as one, in order.
+
+    >>> one = {"grade": "info", "measure": "massive", "text": "a.", "action": "Nothing."}
+    >>> grouped([one, one | {"text": "b."}])
+    [{'grade': 'info', 'action': 'Nothing.', 'texts': ['a.', 'b.']}]
+    """
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for f in findings:
+        groups.setdefault((f["grade"], f.get("measure", ""), f["action"]), []).append(f["text"])
+    return [{"grade": grade, "action": action, "texts": texts} for (grade, _, action), texts in groups.items()]
 
 
 def summary(record: Mapping[str, Any]) -> str:
@@ -43,7 +56,8 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
                 drawn[name] = {"svg": style.inline_svg(draw(record), name, title), "title": title}
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
-        record=record, figures=drawn, summary=summary(record), header=header, rows=rows, number=number, grades=GRADES)
+        record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
+        header=header, rows=rows, number=number, grades=GRADES)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, page)

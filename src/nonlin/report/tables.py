@@ -6,12 +6,15 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def number(value: float | None, form: str = "") -> str:
-    """Return a number as text, a dash where there is none.
+    """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
 
-    >>> number(0.5, ".2f"), number(None)
-    ('0.50', '–')
+    >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g")
+    ('0.50', '–', '3,070')
     """
-    return "–" if value is None else format(value, form)
+    if value is None:
+        return "–"
+    text = format(value, form)
+    return f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text
 
 
 def differences(study: Study) -> Table:

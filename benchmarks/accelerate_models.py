@@ -7,17 +7,17 @@ Before and after share their weights and alternate in rounds, in one process; me
 * ``minilm``: embedding 8 texts of 128 tokens, and a training step on them.
 * ``families``: one feed-forward block of every family, width 512, 512 tokens: forward, forward and backward.
 
-    python benchmarks/accelerate.py [smollm2] [minilm] [families] [--rounds 7] [--dtype float32] [--json FILE]
+    python benchmarks/accelerate_models.py [smollm2] [minilm] [families] [--only llama,bert] [--rounds 7]
+                                           [--dtype float32] [--json FILE]
+
+A part, or a few families, can be measured at a time: what FILE holds of the same dtype and machine is kept.
 """
-
-import sys
-
-sys.path.pop(0)  # the folder of this file, whose name is that of a package that transformers imports
 
 import argparse
 import copy
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def smollm2(dtype, rounds):
         return model(ids, use_cache=False).logits
 
     return {"prefill 128": compare(pair, _no_grad(forward), rounds), "decode 8": compare(pair, decode, rounds),
-            "training step 128": compare(pair, _step(forward), max(3, rounds - 2)),
+            "training step 128": compare(pair, _step(forward), max(2, rounds - 2)),
             "kept for backward": _memory(pair, forward)}
 
 
@@ -129,15 +129,15 @@ def minilm(dtype, rounds):
             "kept for backward": _memory(pair, forward)}
 
 
-def families(dtype, rounds):
-    """One block of every family."""
+def families(dtype, rounds, only=()):
+    """One block of every family, or of those that are named."""
     from accelerated import awake
     from families import FAMILIES
 
     x = torch.randn(1, 512, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = {}
     for name, family in FAMILIES.items():
-        if name == "opt":
+        if name == "opt" or (only and name not in only):  # OPT's block stands in its layer: nothing is replaced
             continue
         model = awake(family.build(**_sizes(family))).to(dtype)
         pair = twins(model)
@@ -206,23 +206,37 @@ def document(record, name):
                      for family, row in rows.items())
 
 
+def kept(path, new):
+    """What the file at ``path`` holds already, where it is of the same dtype and machine; else nothing."""
+    if path is None or not path.exists():
+        return {}
+    old = json.loads(path.read_text())
+    return old["results"] if all(old[key] == new[key] for key in ("dtype", "machine")) else {}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=["smollm2", "minilm", "families"])
+    parser.add_argument("--only", default="", help="families, by name, with commas")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    done = {"command": "python benchmarks/accelerate.py " + " ".join(sys.argv[1:]), "dtype": options.dtype,
-            "machine": describe() | {"threads": torch.get_num_threads()}, "results": {}}
+    done = {"command": f"python benchmarks/accelerate_models.py --rounds {options.rounds} --dtype {options.dtype}",
+            "dtype": options.dtype, "machine": describe() | {"threads": torch.get_num_threads()}}
+    done["results"] = kept(options.json, done)
+    only = tuple(filter(None, options.only.split(",")))
     for name in options.what:
-        results = {"smollm2": smollm2, "minilm": minilm, "families": families}[name](
-            getattr(torch, options.dtype), options.rounds)
-        done["results"][name] = results
+        if name == "families":
+            results = families(getattr(torch, options.dtype), options.rounds, only)
+            done["results"].setdefault(name, {}).update(results)
+        else:
+            results = {"smollm2": smollm2, "minilm": minilm}[name](getattr(torch, options.dtype), options.rounds)
+            done["results"][name] = results
         print(table(name, results), flush=True)
         if options.json:  # after each part: an interrupted run keeps what it measured
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps(done, indent=1))
+            options.json.write_text(json.dumps(done, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,82 @@
+"""The block's short way for plain tensors in eager mode, as eager.py is the activation's: past torch's dispatcher.
+
+A registered operation with a gradient costs a fraction of a millisecond a call, which at one token is a fifth of a
+small block. Where nothing listens, the same bodies are called directly; where no gradient is recorded either, the
+products are torch's own and the activation is written over the gate's.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from nonlin.functions.registry import resolve
+from nonlin.kernels import block_ops, compiled, dispatch, eager
+from nonlin.kernels.block_layout import columns, pair, product_packing, rows, split
+
+FEW = 16384
+"""Numbers that one thread takes at a time: up to so many, the kernel is called without a plan for several."""
+
+
+class _Direct(torch.autograd.Function):
+    """The forward operation without the operation; its backward likewise, unless a second derivative is wanted."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        made = block_ops.forward_of(*inputs)
+        block_ops.setup_forward(ctx, inputs, made)
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        grad = gradients[0]
+        if grad is None or torch.is_grad_enabled() or not serves((grad,)):
+            return block_ops.backward_of_forward(ctx, grad)
+        needs = list(ctx.needs_input_grad[:8])
+        made = block_ops.backward_of(grad, *ctx.saved_tensors, *ctx.how, needs)
+        return *(out if need else None for out, need in zip(made, needs, strict=True)), *(None,) * 4
+
+
+def serves(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether these are plain CPU tensors in eager mode and nothing watches what is called."""
+    return not torch.compiler.is_compiling() and eager.plain([t for t in tensors if t is not None])
+
+
+def recorded(tensors: Sequence[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
+             keep: str) -> Tensor:
+    """Return the block's output, its gradient recorded."""
+    made: Any = _Direct.apply(*tensors, learned, activation, layout, up_first, keep)
+    return made[0]
+
+
+def value(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None,
+          down_bias: Tensor | None, learned: Tensor | None, activation: str, layout: str, up_first: bool) -> Tensor:
+    """Return the block's output where nothing records a gradient."""
+    with block_ops.as_they_are(x):
+        apart = product_packing(up, layout, up_first)
+        inputs = [linear(x, w, b) for w, b in zip(pair(gate, up, *apart), pair(gate_bias, up_bias, *apart),
+                                                  strict=True)]  # type: ignore[arg-type]
+        if apart != (layout, up_first):
+            inputs = columns(rows(inputs[0]), layout, up_first)
+        hidden = _activated(inputs, learned, activation)
+        out = linear(hidden, down, down_bias)
+        return out if out.ndim == x.ndim else out.view(*x.shape[:-1], down.shape[0])
+
+
+def _activated(inputs: list[Tensor], learned: Tensor | None, activation: str) -> Tensor:
+    first, second = inputs[0], inputs[-1]
+    call = None if learned is not None else _few(activation, first.dtype)
+    if call is None or first.numel() > FEW or not (first.is_contiguous() and second.is_contiguous()):
+        return dispatch.forward(resolve(activation), inputs, split(learned, first.dtype), over=True)
+    place = first.data_ptr()  # to write over: it is the product's own, made above
+    call(math.prod(first.shape), place, second.data_ptr(), place)
+    return first
+
+
+@functools.lru_cache(maxsize=256)
+def _few(activation: str, dtype: torch.dtype) -> Callable[..., Any] | None:
+    return compiled.few(resolve(activation), dtype)
