@@ -138,7 +138,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
                 axes.annotate(candidate, at, xytext=(9, -3), textcoords="offset points", fontsize=9)
         axes.annotate(f"configuration: {row['says']}", (20, i), xytext=(0, -3), textcoords="offset points", fontsize=9)
     axes.set_xscale("log")
-    axes.set_xlim(1e-18, 1e7)  # errors end at about 1; the words stand right of them
+    axes.set_xlim(1e-18, 1e8)  # errors end at about 1; the words stand right of them
     axes.set_xticks([10.0 ** e for e in range(-18, 1, 3)])
     axes.axvline(SAME, color=draw.MUTED, lw=1, ls="--")
     axes.set_yticks(range(len(rows)), list(rows))
