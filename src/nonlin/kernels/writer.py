@@ -51,6 +51,14 @@ class Writer:
         """Return a number that is ``single`` in float32 and ``double`` in float64."""
         raise NotImplementedError
 
+    def constant(self, literal: str) -> str:
+        """Return how a number is named where it is used."""
+        return self.emit(literal)
+
+    def helper(self, name: str, *arguments: str) -> str:
+        """Return a call of one of the functions that find what a rounding lost."""
+        return f"{name}({', '.join(arguments)})"
+
     def quotient(self, a: str, b: str) -> str:
         """Return a / b, rounded once."""
         raise NotImplementedError
@@ -80,6 +88,8 @@ class Writer:
         raise NotImplementedError
 
     def emit(self, text: str, kind: str = "value") -> str:
+        if text.isidentifier():  # a name already
+            return text
         if text not in self.known:
             self.known[text] = f"t{len(self.known)}"
             self.lines.append(self.statement(self.known[text], text, kind))
@@ -98,10 +108,10 @@ class Writer:
         def low() -> str | None:
             if abs(single) < 1e-45 or not single.is_finite:
                 return None
-            return self.emit(self.literal(float(single), float(double)))
+            return self.constant(self.literal(float(single), float(double)))
 
         power = math.frexp(float(e))[0] in (0.5, -0.5) and single == double == 0
-        name = self.emit(self.literal(float32(e), float(e)))
+        name = self.constant(self.literal(float32(e), float(e)))
         return Value(name, low, float(e) if power else 0.0, int(bool(single)), e)
 
     def both(self, first: str | None, second: str | None) -> str | None:
@@ -109,7 +119,7 @@ class Writer:
 
     def add(self, a: Value, b: Value) -> Value:
         out = self.emit(f"{a.name} + {b.name}")
-        return Value(out, lambda: self.both(self.emit(f"sum_error({a.name}, {b.name}, {out})"),
+        return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
                                              self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
 
     def mul(self, a: Value, b: Value) -> Value:
@@ -121,7 +131,7 @@ class Writer:
 
         def low() -> str | None:
             exact = a.scale or b.scale
-            total = None if exact else self.emit(f"product_error({a.name}, {b.name}, {out})")
+            total = None if exact else self.emit(self.helper("product_error", a.name, b.name, out))
             for one, other in ((a, b), (b, a)):
                 part = other.low()
                 if part:
@@ -147,7 +157,7 @@ class Writer:
         def low() -> str | None:
             part = b.low()
             rest = self.emit(self.quotient(f"-({out} * {part})", b.name)) if part else None
-            return self.both(self.emit(f"quotient_error({one.name}, {b.name}, {out})"), rest)
+            return self.both(self.emit(self.helper("quotient_error", one.name, b.name, out)), rest)
 
         return Value(out, low, roundings=b.roundings + 1)
 
@@ -173,7 +183,7 @@ class Writer:
             if not (first or second):
                 return None
             zero = self.number(sympy.Integer(0)).name
-            return self.emit(f"low_of({out}, {a.name}, {first or zero}, {second or zero})")
+            return self.emit(self.helper("low_of", out, a.name, first or zero, second or zero))
 
         return Value(out, low)
 
