@@ -103,7 +103,7 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 
 def _plain(tensors: Sequence[Tensor]) -> bool:
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
             return False
     return not _watched()
 

@@ -1,15 +1,18 @@
 """The primitives of activation formulas in Triton: native_math.h's, in the words of a GPU.
 
-KIND says how a kernel computes: FAST in float32 for sixteen-bit results, EXACT in float32 with the low parts of
-arguments put back, DOUBLE in float64. Everything in float32 is made of operations that round once (sums, products,
-fused multiply-adds, true division), never of the GPU's approximate ones: the interpreter computes the same bits, and
-what its tests say of accuracy holds. A low part is what the argument's own rounding lost; None where it has none.
+KIND says how a kernel computes: 0 (fast) in float32 for sixteen-bit results, 1 (exact) in float32 with the low parts of
+arguments put back, 2 in float64. A low part is what the argument's own rounding lost; None where it has none.
+
+The exact kind is made of operations that round once (sums, products, fused multiply-adds, true division), never of the
+GPU's approximate ones: the interpreter computes the same bits, and what its tests say of accuracy holds. The fast kind
+takes the GPU's approximate exp2 and division, two units in the last place of float32 at most by the manual of its
+instructions: sixteen bits hold 256 or 8192 times less.
 """
 
 import triton
 import triton.language as tl
 
-FAST, EXACT, DOUBLE = 0, 1, 2
+from nonlin.kernels import triton_math64 as d
 
 
 @triton.jit
@@ -81,11 +84,11 @@ def negated(low):
 
 @triton.jit
 def divide(a, b, KIND: tl.constexpr):
-    """a / b, rounded once."""
-    if KIND == 2:
-        return a / b
-    else:
+    """a / b, rounded once but in the fast kind."""
+    if KIND == 1:
         return tl.div_rn(a, b)
+    else:
+        return a / b
 
 
 @triton.jit
@@ -118,7 +121,7 @@ def power_of_two(p, power):
 
 
 @triton.jit
-def exp_core(x, low, KIND: tl.constexpr):
+def exp_exact(x, low, KIND: tl.constexpr):
     """exp(x + low) in float32 for -104 <= x <= 89, or nan; and what its last rounding lost (Cephes' polynomial)."""
     shifted = tl.fma(x, 1.44269504088896341, 12582912.0)  # 1.5 * 2^23: adding it rounds to the nearest integer
     power = shifted.to(tl.int32, bitcast=True) - 0x4B400000
@@ -137,6 +140,24 @@ def exp_core(x, low, KIND: tl.constexpr):
 
 
 @triton.jit
+def exp_fast(x):
+    """exp(x) in float32 for -104 <= x, or nan: the square of a power of 2, which is no subnormal on the way."""
+    half = x * 0.7213475108146667  # log2(e) / 2, in two parts
+    low = tl.fma(x, 9.629814955633087e-09, tl.fma(x, 0.7213475108146667, -half))
+    e = tl.exp2(half)
+    return e * tl.fma(e, low * 1.3862943611198906, e)
+
+
+@triton.jit
+def exp_core(x, low, KIND: tl.constexpr):
+    """exp(x + low) in float32 for -104 <= x <= 89, or nan; and what its last rounding lost."""
+    if KIND == 1:
+        return exp_exact(x, low, KIND)
+    else:
+        return exp_fast(x), 0.0
+
+
+@triton.jit
 def exp(x, low, KIND: tl.constexpr):
     if KIND == 2:
         return tl.exp(x)
@@ -148,10 +169,7 @@ def exp(x, low, KIND: tl.constexpr):
 @triton.jit
 def expm1(x, low, KIND: tl.constexpr):
     if KIND == 2:
-        # (u - 1) x / log u with u = exp(x): the errors of both cancel (Kahan).
-        u = tl.exp(x)
-        near = tl.where(u == 1, x, (u - 1) * x / tl.log(u))
-        return tl.where(tl.abs(x) < 1, near, u - 1)
+        return d.expm1(x)
     else:
         p = tl.fma(x, 1.0 / 40320, 1.0 / 5040)
         p = tl.fma(p, x, 1.0 / 720)
@@ -172,12 +190,12 @@ def sigmoids(x, low, KIND: tl.constexpr):
         small = z * large
     else:
         z, lost = exp_core(larger(-tl.abs(x), -104.0), negated(signed_like(low, x)), KIND)
-        d = 1.0 + z
-        large = tl.div_rn(1.0, d)
+        whole = 1.0 + z
+        large = divide(1.0, whole, KIND)
         small = z * large
         if KIND == 1:
             # What exp, the sum, the division and the product lost.
-            large_low = large * tl.fma(-large, (z - (d - 1.0)) + lost, tl.fma(-large, d, 1.0))
+            large_low = large * tl.fma(-large, (z - (whole - 1.0)) + lost, tl.fma(-large, whole, 1.0))
             small = small + tl.fma(z, large_low, tl.fma(lost, large, product_error(z, large, small)))
             large = large + large_low
     negative = x < 0
@@ -186,12 +204,10 @@ def sigmoids(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def tanh(x, low, KIND: tl.constexpr):
-    a = tl.abs(x)
     if KIND == 2:
-        e = expm1(-2 * a, None, KIND)
-        large = -e / (2 + e)
-        return tl.where(x < 0, -large, tl.where(x == 0, x, large))
+        return d.tanh(x)
     else:
+        a = tl.abs(x)
         s = x * x
         p = tl.fma(s, -5.70498872745e-3, 2.06390887954e-2)
         p = tl.fma(p, s, -5.37397155531e-2)
@@ -200,11 +216,11 @@ def tanh(x, low, KIND: tl.constexpr):
         p = plus(p * s * x, low, KIND) + x
         # 1 - 2z / (1 + z) with z = exp(-2|x|).
         z, lost = exp_core(larger(-(a + a), -104.0), None, KIND)
-        d = 1.0 + z
-        q = tl.div_rn(z + z, d)
+        whole = 1.0 + z
+        q = divide(z + z, whole, KIND)
         large = 1.0 - q
         if KIND == 1:
-            rest = tl.fma(-q, (z - (d - 1.0)) + lost, tl.fma(-q, d, z + z)) + (lost + lost)
+            rest = tl.fma(-q, (z - (whole - 1.0)) + lost, tl.fma(-q, whole, z + z)) + (lost + lost)
             small = ((1.0 - large) - q) - rest * tl.fma(q, -0.5, 1.0)
             if low is not None:
                 small = small + signed_like(low, x) * (1.0 - large * large)
@@ -239,9 +255,9 @@ def log32(x):
 def log1p(x, low, KIND: tl.constexpr):
     u = 1 + x
     if KIND == 2:  # noqa: SIM108 - decided when compiled
-        y = tl.where(u == 1, x, tl.log(u) * x / (u - 1))
+        y = d.log1p_unit(x)
     else:
-        y = log32(u) - tl.div_rn((u - 1.0) - x, u)  # what rounding 1 + x lost
+        y = log32(u) - divide((u - 1.0) - x, u, KIND)  # what rounding 1 + x lost
     y = tl.where(x < float("inf"), y, x)
     y = tl.where(u > 0, y, tl.where(x < -1, float("nan"), float("-inf")))
     return tl.where(x == x, y, x)
@@ -250,7 +266,7 @@ def log1p(x, low, KIND: tl.constexpr):
 @triton.jit
 def softplus(x, low, KIND: tl.constexpr):
     if KIND == 2:
-        return larger(x, 0.0) + log1p(tl.exp(-tl.abs(x)), None, KIND)
+        return larger(x, 0.0) + d.log1p_unit(tl.exp(-tl.abs(x)))
     else:
         z, _ = exp_core(larger(-tl.abs(x), -104.0), negated(signed_like(low, x)), KIND)
         # log(1 + z) for 0 <= z <= 1: a fit of degree 9, relative error 3e-8.
@@ -266,32 +282,9 @@ def softplus(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def atan_unit(t, KIND: tl.constexpr):
-    """The inverse tangent for 0 <= t <= 1: fits of degree 17 (relative error 2e-8) and 45 (1e-16)."""
+    """The inverse tangent for 0 <= t <= 1; in float32 a fit of degree 17, relative error 2e-8."""
     if KIND == 2:
-        s = 2 * (t * t) - 1
-        p = s * 1.293081691790813e-12 + -4.048723308331434e-12
-        p = p * s + 5.2660952321692814e-12
-        p = p * s + -1.6649704524279563e-11
-        p = p * s + 7.137783789145907e-11
-        p = p * s + -2.2610231886790481e-10
-        p = p * s + 6.919944020431581e-10
-        p = p * s + -2.208281491755967e-09
-        p = p * s + 7.099509212434809e-09
-        p = p * s + -2.285234288746683e-08
-        p = p * s + 7.393952233672895e-08
-        p = p * s + -2.4077722324530413e-07
-        p = p * s + 7.898664992314531e-07
-        p = p * s + -2.614079513157223e-06
-        p = p * s + 8.744938258275806e-06
-        p = p * s + -2.965003947163037e-05
-        p = p * s + 0.00010227656116493796
-        p = p * s + -0.00036098208718017745
-        p = p * s + 0.0013155859496274019
-        p = p * s + -0.005030863660244241
-        p = p * s + 0.020851851207108144
-        p = p * s + -0.10187654235021827
-        p = p * s + 0.8704197513671031
-        return p * t
+        return d.atan_unit(t)
     else:
         s = t * t
         p = tl.fma(s, 0.0029206271283328533, -0.01636768828596592)
@@ -330,9 +323,7 @@ def cauchy(x, low, KIND: tl.constexpr):
 def gauss(a, low, KIND: tl.constexpr):
     """exp(-(a + low)^2 / 2) for 0 <= a; nan stays. The square's own rounding is put back, but in FAST."""
     if KIND == 2:
-        a = smaller(a, 40.0)
-        high = a.to(tl.float32).to(tl.float64)  # its square is exact
-        return tl.exp(-0.5 * (high * high)) * tl.exp(-0.5 * ((a - high) * (a + high)))
+        return d.gauss(a)
     else:
         a = smaller(a, 20.0)
         square = a * a
@@ -353,68 +344,33 @@ def phi(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def tail_ratio(a, KIND: tl.constexpr):
-    """exp(a^2/2) Phi(-a) for a >= 0, as t P(t), and what the last roundings lost.
+    """exp(a^2/2) Phi(-a) for 0 <= a <= 20, as t P(t) with t = 1 / (1 + 0.45 a), and what the last roundings lost.
 
-    Fits: in float32 of degree 11 with t = 1 / (1 + 0.45 a) for a <= 20, relative error 7e-9; in float64 of degree 25
-    with t = 1 / (1 + 0.3 a) for a <= 40, relative error 6e-16.
+    A fit of degree 11, relative error 7e-9.
     """
-    if KIND == 2:
-        t = 1 / (a * 0.3 + 1)
-        s = (t - 0.5384615384615384) * 2.1666666666666665
-        p = s * 4.7829375677333587e-11 + -7.530818908955448e-11
-        p = p * s + -3.584266454256322e-10
-        p = p * s + 9.188332826862553e-10
-        p = p * s + 6.243514821630632e-10
-        p = p * s + -5.1355143277716795e-09
-        p = p * s + 5.7487651208711245e-09
-        p = p * s + 1.3738840684049253e-08
-        p = p * s + -5.3678401364051443e-08
-        p = p * s + 2.4641273189099566e-08
-        p = p * s + 2.4882365998826967e-07
-        p = p * s + -5.406280144872354e-07
-        p = p * s + -6.378028323713107e-07
-        p = p * s + 4.15371970340514e-06
-        p = p * s + -9.980549401410196e-07
-        p = p * s + -2.668362335177705e-05
-        p = p * s + 2.822184387272742e-05
-        p = p * s + 0.00018731590332147574
-        p = p * s + -0.00025360586770949205
-        p = p * s + -0.0017774842934094605
-        p = p * s + 0.0006087701778167395
-        p = p * s + 0.022157394739947
-        p = p * s + 0.07925033248079795
-        p = p * s + 0.1646681313697207
-        p = p * s + 0.23515539473917513
-        return p * t, 0.0
-    else:
-        d = tl.fma(a, 0.45, 1.0)
-        t = tl.div_rn(1.0, d)
-        s = t - 0.375
-        p = tl.fma(s, -0.04462641477584839, 0.10255611687898636)
-        p = tl.fma(p, s, -0.050445329397916794)
-        p = tl.fma(p, s, -0.07640846073627472)
-        p = tl.fma(p, s, 0.09060744941234589)
-        p = tl.fma(p, s, 0.045420072972774506)
-        p = tl.fma(p, s, -0.11312492191791534)
-        p = tl.fma(p, s, -0.0590236522257328)
-        p = tl.fma(p, s, 0.16541485488414764)
-        p = tl.fma(p, s, 0.30482959747314453)
-        h = tl.fma(p, s, 0.26974010467529297)
-        ratio = h * t
-        t_low = t * tl.fma(-tl.fma(a, 0.45, 1.0 - d), t, tl.fma(-d, t, 1.0))
-        h_low = tl.fma(p, t_low, tl.fma(p, s, 0.26974010467529297 - h)) + 6.307946165406975e-09
-        return ratio, tl.fma(h, t_low, tl.fma(h_low, t, product_error(h, t, ratio)))
+    whole = tl.fma(a, 0.45, 1.0)
+    t = divide(1.0, whole, KIND)
+    s = t - 0.375
+    p = tl.fma(s, -0.04462641477584839, 0.10255611687898636)
+    p = tl.fma(p, s, -0.050445329397916794)
+    p = tl.fma(p, s, -0.07640846073627472)
+    p = tl.fma(p, s, 0.09060744941234589)
+    p = tl.fma(p, s, 0.045420072972774506)
+    p = tl.fma(p, s, -0.11312492191791534)
+    p = tl.fma(p, s, -0.0590236522257328)
+    p = tl.fma(p, s, 0.16541485488414764)
+    p = tl.fma(p, s, 0.30482959747314453)
+    h = tl.fma(p, s, 0.26974010467529297)
+    ratio = h * t
+    t_low = t * tl.fma(-tl.fma(a, 0.45, 1.0 - whole), t, tl.fma(-whole, t, 1.0))
+    h_low = tl.fma(p, t_low, tl.fma(p, s, 0.26974010467529297 - h)) + 6.307946165406975e-09
+    return ratio, tl.fma(h, t_low, tl.fma(h_low, t, product_error(h, t, ratio)))
 
 
 @triton.jit
 def Phi(x, low, KIND: tl.constexpr):
     if KIND == 2:
-        a = smaller(tl.abs(x), 40.0)
-        ratio, _ = tail_ratio(a, KIND)
-        tail = ratio * gauss(a, None, KIND)
-        # Near 0 by erf, where 1/2 - tail is no sum of equals.
-        near = 0.5 + 0.5 * tl.erf(x * 0.70710678118654752440)
-        return tl.where(tl.abs(x) < 0.5, near, tl.where(x > 0, 1 - tail, tail))
+        return d.normal_cdf(x)
     else:
         a = smaller(tl.abs(x), 20.0)
         ratio, ratio_low = tail_ratio(a, KIND)

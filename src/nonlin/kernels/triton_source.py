@@ -60,7 +60,7 @@ class _Triton(writer.Writer):
         return Value(f"{pair}[{0 if of is a else 1}]")
 
     def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
-        if not term.free_symbols:
+        if term.is_number and not term.has(sympy.Function):
             return self.emit(f"tl.full(x0.shape, {text}, x0.dtype)")
         if _never_new_nan(term):
             return text
