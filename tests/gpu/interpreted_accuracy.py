@@ -39,7 +39,7 @@ def _all(definition, inputs, dtype=torch.float32):
     learned = [torch.tensor([q.initial], dtype=dtype) for q in definition.parameters]
     slopes, _, again = triton_backend.backward(kernel, torch.ones_like(inputs[0]), inputs, learned, want_value=True)
     value = triton_backend.forward(kernel, inputs, learned)
-    assert torch.equal(value.nan_to_num(7.0), again.nan_to_num(7.0))
+    assert bool(torch.equal(value, again))
     return value, slopes
 
 
@@ -59,17 +59,19 @@ def test_tables_of_fifty_digits(path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float64(name):
-    """Within 64 roundings of the largest term, times what a rounded argument of exp costs (at most 60 here)."""
+    """Within 64 roundings of the largest term, and as many times what a rounded argument costs (accuracy.ARGUMENT)."""
     definition = get(name)
     random = np.random.default_rng(2)
     inputs = [torch.from_numpy(random.uniform(-12, 12, 400)) for _ in definition.variables]
     value, slopes = _all(definition, inputs, torch.float64)
     wide = [x.numpy() for x in inputs]
+    argument = accuracy.ARGUMENT.get(name, lambda x, *_: np.abs(x))(*wide)
     for got, expr in zip((value, *slopes), (definition.expr, *map(definition.derivative, definition.variables)),
                          strict=True):
         wanted, largest = exact.compute(definition, expr, wide)
         scale = np.maximum(np.abs(wanted), largest) + 1e-300
-        assert (np.abs(got.numpy() - wanted) / scale).max() <= 64 * 60 * 2.0**-53
+        off = float((np.abs(got.numpy() - wanted) / scale / (1 + argument)).max())
+        assert off <= 64 * 2.0**-53, f"{expr}: {off / 2.0**-53:.3g} roundings"
 
 
 def _floats():
@@ -77,6 +79,10 @@ def _floats():
     bits = np.arange(0, 2**32, 523987, dtype=np.uint64).astype(np.uint32).view(np.float32)
     return np.concatenate([bits[np.isfinite(bits) & (np.abs(bits) < 1e15)],
                            random.uniform(-20, 20, 6000).astype(np.float32)])
+
+
+# A subnormal exp is a multiple of 2^-149; it is multiplied by the inputs, in this one by their cube.
+CUBED = ("gelu_tanh",)
 
 
 @pytest.mark.parametrize("name", ["gelu", "quick_gelu", "gelu_tanh", "mish", "softplus", "tanh", "swiglu"])
@@ -89,10 +95,10 @@ def test_float32_over_its_range(name):
                          strict=True):
         wanted, largest = exact.compute(definition, expr, wide)
         ulps = exact.off(got, wanted, np.maximum(np.abs(wanted), largest), torch.float32)
-        # A subnormal exp is a multiple of 2^-149, times the inputs.
-        ulps = np.where(np.abs(got.double().numpy() - wanted) <= 2.0**-147 * (1 + np.abs(wide[0])) * 1.5, 0, ulps)
+        least = 2.0**-147 * (1 + np.abs(wide[0])) ** (3 if name in CUBED else 1) * 1.5
+        ulps = np.where(np.abs(got.double().numpy() - wanted) <= least, 0, ulps)
         worst = int(np.argmax(ulps))
-        assert ulps.max() <= 4, f"{expr}: {ulps[worst]:.3g} ulp at {float(x[worst])}"
+        assert float(ulps.max()) <= 4, f"{expr}: {ulps[worst]:.3g} ulp at {float(x[worst])}"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -104,8 +110,10 @@ def test_every_sixteen_bit_number(name, dtype):
     got = triton_backend.forward(triton_backend.find(definition)[0], [x], [])
     wanted, _ = exact.compute(definition, definition.expr, [x.double().numpy()])
     ulps = exact.off(got, wanted, np.abs(wanted), dtype)
-    assert ulps.max() <= 1, f"{ulps.max():.3g} ulp at {float(x[int(np.argmax(ulps))])}"
-    assert (torch.from_numpy(wanted).to(dtype) == got).double().mean() >= 0.999
+    assert float(ulps.max()) <= 1, f"{ulps.max():.3g} ulp at {float(x[int(np.argmax(ulps))])}"
+    right = torch.from_numpy(wanted).to(dtype) == got
+    normal = torch.from_numpy(np.abs(wanted) >= 2.0**-126)  # less: float32 itself has no room for a step on the way
+    assert float(right[normal].double().mean()) >= 0.999
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -116,7 +124,7 @@ def test_nan_stays_and_infinite_ends_are_limits(name):
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         if definition.gated:
             pair = [torch.tensor([math.nan, 1.0], dtype=dtype), torch.tensor([1.0, math.nan], dtype=dtype)]
-            assert triton_backend.forward(kernel, pair, learned).isnan().all()
+            assert bool(triton_backend.forward(kernel, pair, learned).isnan().all())
             continue
         x = torch.tensor([math.nan, -math.inf, math.inf, -1e20, 1e20], dtype=dtype)
         out = triton_backend.forward(kernel, [x], learned)

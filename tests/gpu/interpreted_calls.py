@@ -80,7 +80,7 @@ def test_any_shape_strides_dtype_and_broadcast_against_float64(data):
     if len(inputs) == 2 and inputs[0].ndim > 1 and data.draw(st.booleans()):
         inputs[1] = inputs[1][:1] if data.draw(st.booleans()) else inputs[1][..., :1]
     shape = torch.broadcast_shapes(*(x.shape for x in inputs))
-    spread = data.draw(st.sampled_from(["dense", "expanded", "transposed"]))
+    spread = data.draw(st.sampled_from(["dense", "expanded", "transposed"])) if shape else "dense"
     gradient = torch.randn(shape, generator=generator).to(dtype) if spread == "dense" else \
         torch.full((1,) * len(shape), 0.7, dtype=dtype).expand(shape) if spread == "expanded" else \
         torch.randn(shape[::-1], generator=generator).to(dtype).permute(*range(len(shape) - 1, -1, -1))

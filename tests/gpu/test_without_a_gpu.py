@@ -64,7 +64,7 @@ def test_explain_says_triton_of_tensors_on_a_gpu():
     assert kernels.explain("swiglu").backend in ("compiled", "torch")  # of the CPU
 
 
-@pytest.mark.parametrize("env, reason", [({"NONLIN_TRITON": "0"}, "NONLIN_TRITON=0"), ({}, "not installed"),
+@pytest.mark.parametrize("env, reason", [({"NONLIN_TRITON": "0"}, "NONLIN_TRITON=0"), ({}, "Triton is not installed"),
                                          ({"OLD": "2.1.0"}, "Triton 2.1.0 is older than 3.3")])
 def test_without_triton_torch_serves_and_says_so(env, reason):
     script = """

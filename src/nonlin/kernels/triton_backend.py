@@ -147,7 +147,7 @@ def plan(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Plan:
     down, over = -(-rows // tile[0]), -(-columns // tile[1])
     row_axis = 1 if down <= _SECOND_AXIS else 0
     farthest = max((rows - 1) * row + (columns - 1) * column for row, column in [*steps, (columns, 1)])
-    wide = max(farthest, 2 * columns) + 2 * _BLOCK >= 2**31
+    wide = farthest + 2 * _BLOCK >= 2**31
     return Plan(rows, columns, tile, (over, down) if row_axis else (down, over), row_axis, wide)
 
 

@@ -56,12 +56,17 @@ def mended(term, whole):
 
 
 @triton.jit
+def bounded(low):
+    # And never nan: where x is infinite, or held between the ends of a range, what was lost of it says nothing.
+    return tl.where(tl.abs(low) < 0.0078125, low, 0.0)
+
+
+@triton.jit
 def plus(a, low, KIND: tl.constexpr):
-    # Bounded, and never nan: where x is held between the ends of a range, what was lost of it says nothing.
     if low is None:
         return a
     elif KIND == 1:
-        return a + tl.where(tl.abs(low) < 0.0078125, low, 0.0)
+        return a + bounded(low)
     else:
         return a
 
@@ -71,7 +76,7 @@ def signed_like(low, x):
     if low is None:
         return None
     else:
-        return tl.where(x < 0, -low, low)
+        return tl.where(x < 0, -bounded(low), bounded(low))
 
 
 @triton.jit
