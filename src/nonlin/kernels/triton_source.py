@@ -40,11 +40,11 @@ class _Triton(writer.Writer):
         return f"m.root({a}, KIND)"
 
     def block(self, a: Value) -> str:
-        """Return a name of the value that is a block, where it may be a plain number."""
+        """Return a name of the value that is a block: what takes a plain number may round it to float32."""
         return a.name if a.number is None else self.emit(f"tl.full(x0.shape, {a.name}, x0.dtype)")
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
-        return f"m.{'larger' if name == 'max' else 'smaller'}({self.block(a)}, {b.name})"
+        return f"m.{'larger' if name == 'max' else 'smaller'}({self.block(a)}, {self.block(b)})"
 
     def helper(self, name: str, *arguments: str) -> str:
         return f"m.{super().helper(name, *arguments)}"
