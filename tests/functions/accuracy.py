@@ -47,16 +47,19 @@ def read(path: Path, dtype: str, fallback: bool):
 
 
 def failures(name: str, dtype: str, points: np.ndarray, exact: np.ndarray, largest: np.ndarray,
-             got: torch.Tensor, fallback: bool) -> list[str]:
+             got: torch.Tensor, fallback: bool, subnormal: bool = False) -> list[str]:
     """Return a line for each point that is further from the exact value than it may be.
 
     Compiled: 4 ulp of the largest term that is added, in float32; 1 ulp in sixteen bits. The fallback: in float32, what
     rounded arguments cost (ARGUMENT) besides, and below the smallest normal number its spacing times the inputs'
-    sizes; in sixteen bits that error and one rounding.
+    sizes; in sixteen bits that error and one rounding. ``subnormal``: compiled, but a subnormal number on the way costs
+    its spacing times the inputs' sizes, as in the fallback.
     """
     torch_dtype, wide = DTYPES[dtype], torch.float32
     scale = np.maximum(np.abs(exact), largest)
     allowed = 4 * spacing(scale, wide) if torch_dtype == wide else spacing(scale, torch_dtype)
+    if subnormal:
+        allowed = allowed + 4 * 2.0**-149 * np.prod(1 + np.abs(points), axis=1)
     if fallback:
         argument = np.minimum(ARGUMENT.get(name, lambda x, *_: 0.0 * x)(*points.T), 1e6)
         allowed = (4 + argument) * spacing(scale, wide) + 4 * 2.0**-149 * np.prod(1 + np.abs(points), axis=1)

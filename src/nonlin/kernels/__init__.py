@@ -1,4 +1,4 @@
-"""How activations and the model's operations are computed: torch, and our C++ for the CPU."""
+"""How activations and the model's operations are computed: our C++ for the CPU, Triton for the GPU, and torch."""
 
 from nonlin import _lazy
 

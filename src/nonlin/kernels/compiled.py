@@ -18,10 +18,10 @@ from torch import Tensor
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
-from nonlin.kernels import generate, native
+from nonlin.kernels import generate, native, operands
 from nonlin.kernels.torch_backend import reduce_to
 
-CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+CODES = {dtype: k for k, dtype in enumerate(operands.DTYPES)}
 _HALF = (torch.float16, torch.bfloat16)
 _PIECE = 16384  # numbers that one thread takes at a time, as in native_driver.h
 
@@ -145,20 +145,7 @@ def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | Non
     first = inputs[0]
     if any(x.device.type != "cpu" for x in (*inputs, *parameters)):
         return f"the compiled kernels are for the CPU, and a tensor is on {first.device}"
-    if any(x.dtype not in CODES for x in inputs):
-        return f"{first.dtype} has no compiled kernel"
-    if any(x.dtype != first.dtype for x in inputs):
-        return "the inputs' dtypes differ"
-    if any(q.numel() != 1 for q in parameters):
-        return "a learnable parameter is not a single number"
-    if any(x.layout != torch.strided for x in inputs):
-        return "an input is not a strided tensor"
-    return None
-
-
-def _shape(inputs: Sequence[Tensor]) -> torch.Size:
-    first = inputs[0].shape
-    return first if all(x.shape == first for x in inputs) else torch.broadcast_shapes(*(x.shape for x in inputs))
+    return operands.refusal(inputs, parameters)
 
 
 def _flat(shape: torch.Size, tensors: Sequence[Tensor]) -> bool:
@@ -170,47 +157,24 @@ def _numbers(parameters: Sequence[Tensor | float]) -> ctypes.Array[ctypes.c_doub
     return (ctypes.c_double * (len(parameters) + 1))(*map(float, parameters))
 
 
-def _layout(shape: torch.Size, operands: Sequence[Tensor | None]) -> tuple[int, int, list[tuple[int, int]]] | None:
-    """Return (rows, columns, strides of each operand), or None where more than two dimensions remain."""
-    present = [x for x in operands if x is not None]
-    if all(x.shape == shape and x.is_contiguous() for x in present):
-        return 1, shape.numel(), [(0, 1)] * len(operands)
-    dims: list[tuple[int, list[int]]] = []
-    strides = [x.expand(shape).stride() if x is not None else (0,) * len(shape) for x in operands]
-    for d, size in enumerate(shape):
-        if size == 1:
-            continue
-        steps = [s[d] for s in strides]
-        if dims and all(a == b * size for a, b in zip(dims[-1][1], steps, strict=True)):
-            dims[-1] = (dims[-1][0] * size, steps)
-        else:
-            dims.append((size, steps))
-    if len(dims) > 2:
-        return None
-    while len(dims) < 2:
-        dims.insert(0, (1, [0] * len(operands)))
-    (rows, outer), (columns, inner) = dims
-    return rows, columns, list(zip(outer, inner, strict=True))
-
-
-def _run(kernel: Kernel, slopes: bool, shape: torch.Size, operands: list[Tensor | None],
+def _run(kernel: Kernel, slopes: bool, shape: torch.Size, tensors: list[Tensor | None],
          parameters: Sequence[Tensor]) -> list[float]:
-    """Call the kernel; ``operands`` are two inputs, gradient, two gradients by inputs, value. Return the sums."""
-    plan = _layout(shape, operands)
+    """Call the kernel; ``tensors`` are two inputs, gradient, two gradients by inputs, value. Return the sums."""
+    plan = operands.layout(shape, tensors)
     if plan is None:  # only inputs can have such strides: what we make is dense
-        operands = [x if x is None or k > 2 else x.expand(shape).contiguous() for k, x in enumerate(operands)]
-        plan = _layout(shape, operands)
+        tensors = [x if x is None or k > 2 else x.expand(shape).contiguous() for k, x in enumerate(tensors)]
+        plan = operands.layout(shape, tensors)
         if plan is None:
             raise AssertionError("outputs of the kernels have at most two strides")
     rows, columns, strides = plan
     values, sums = _numbers(parameters), _numbers([0.0] * len(parameters))
     threads = torch.get_num_threads()
     words = [rows, columns, threads, parallel() if threads > 1 else 0, ctypes.addressof(values), ctypes.addressof(sums)]
-    for x, (row, column) in zip(operands, strides, strict=True):
+    for x, (row, column) in zip(tensors, strides, strict=True):
         words += (0, 0, 0) if x is None else (x.data_ptr(), row, column)
     call = (ctypes.c_int64 * len(words))(*words)
     function = kernel.library.nl_slopes if slopes else kernel.library.nl_value
-    if function(kernel.entry, CODES[operands[0].dtype], call):  # type: ignore[union-attr]
+    if function(kernel.entry, CODES[tensors[0].dtype], call):  # type: ignore[union-attr]
         raise MemoryError("no memory for the partial sums of a kernel")
     return list(sums)[:len(parameters)]
 
@@ -224,7 +188,7 @@ def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tenso
 
     Every number is read before its place is written, and is read by nobody else.
     """
-    shape = _shape(inputs)
+    shape = operands.common_shape(inputs)
     over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
     out = inputs[0] if over else torch.empty(shape, dtype=inputs[0].dtype)
     if _flat(shape, inputs):
@@ -242,7 +206,7 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
 
     ``into`` are tensors of the inputs' shape, with at most two strides, to write their gradients to.
     """
-    shape = _shape(inputs)
+    shape = operands.common_shape(inputs)
     dtype = inputs[0].dtype
     if dtype in _HALF and any(x.shape != shape for x in inputs):
         # A broadcast input's gradient is a sum: of float32, rounded once.

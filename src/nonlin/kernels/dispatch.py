@@ -1,22 +1,26 @@
 """Which backend computes an activation, and the two calls that everything above is built on.
 
+Tensors on a GPU are for the Triton kernels (triton_backend.py), those on the CPU for our C++ (compiled.py); what
+neither can compute is plain torch (torch_backend.py).
+
 :func:`forward` and :func:`backward` compute on the tensors they are given and record nothing for autograd: they
 are the bodies of registered operations (ops.py). :func:`explain` says who computes a call, and why.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nonlin.functions import Definition, get
-from nonlin.kernels import compiled, torch_backend
+from nonlin.kernels import compiled, torch_backend, triton_backend
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend serves a call ("compiled" or "torch"), and why."""
+    """Which backend serves a call ("compiled", "triton" or "torch"), and why."""
 
     activation: str
     backend: str
@@ -26,11 +30,13 @@ class Explanation:
         return f"{self.activation}: {self.backend}, because {self.reason}"
 
 
-def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
-            ) -> tuple[compiled.Kernel | None, str]:
-    if refused := compiled.refusal(inputs, parameters):
-        return None, refused
-    return compiled.find(definition)
+def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Any, Any, str]:
+    """Return (the backend's module, its kernel, where that comes from), or (None, None, why torch computes)."""
+    backend = triton_backend if inputs[0].device.type in triton_backend.DEVICES else compiled
+    if refused := backend.refusal(inputs, parameters):
+        return None, None, refused
+    kernel, reason = backend.find(definition)
+    return (None, None, reason) if kernel is None else (backend, kernel, reason)
 
 
 def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = (),
@@ -42,10 +48,10 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    kernel, _ = _choose(definition, inputs, parameters)
+    backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
-        if kernel is not None:
-            return compiled.forward(kernel, inputs, parameters, over)
+        if backend is not None:
+            return backend.forward(kernel, inputs, parameters, over)
         return torch_backend.forward(definition, inputs, parameters).contiguous()
 
 
@@ -58,10 +64,10 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     and dtype. With ``want_value`` the activation itself is computed again in the same pass. ``into`` names tensors
     of the inputs' common shape, with at most two strides, that take the inputs' gradients.
     """
-    kernel, _ = _choose(definition, inputs, parameters)
+    backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
-        if kernel is not None:
-            return compiled.backward(kernel, gradient, inputs, parameters, want_value, into)
+        if backend is not None:
+            return backend.backward(kernel, gradient, inputs, parameters, want_value, into)
         outs, learned, value = torch_backend.backward(definition, gradient, inputs, parameters, want_value)
         if into is not None:
             outs = [place.copy_(d) for place, d in zip(into, outs, strict=True)]
@@ -82,5 +88,6 @@ def explain(which: str | Definition, *tensors: Tensor) -> Explanation:
         return Explanation(definition.name, "torch", "it is not pointwise")
     count = len(definition.variables)
     inputs = tensors[:count] or [torch.empty(0)] * count
-    kernel, reason = _choose(definition, inputs, tensors[count:])
-    return Explanation(definition.name, "torch" if kernel is None else "compiled", reason)
+    backend, _, reason = _choose(definition, inputs, tensors[count:])
+    name = {compiled: "compiled", triton_backend: "triton"}.get(backend, "torch")
+    return Explanation(definition.name, name, reason)

@@ -105,7 +105,7 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 def plain(tensors: Sequence[Tensor]) -> bool:
     """Return whether these are plain CPU tensors and nothing watches what is called with them."""
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not x.is_cpu or x.is_neg():
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
             return False
     return not _watched()
 

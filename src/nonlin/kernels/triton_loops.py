@@ -1,0 +1,80 @@
+"""The loops of the Triton kernels: which elements a program takes, and how it loads, stores and adds them.
+
+A program takes a tile of ROWS x COLUMNS elements of operands that lie in rows and columns, each with two strides.
+ROW_AXIS is the axis of the grid that counts tiles down the rows. WIDE: offsets have 64 bits, else 32. PAIRS: the two
+inputs alternate in one tensor, and are loaded together; 1: the first is first, 2: the second is.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_rows(WIDE: tl.constexpr, ROW_AXIS: tl.constexpr, ROWS: tl.constexpr):
+    at = tl.program_id(ROW_AXIS)
+    if WIDE:
+        at = at.to(tl.int64)
+    return at * ROWS + tl.arange(0, ROWS)[:, None]
+
+
+@triton.jit
+def tile_columns(WIDE: tl.constexpr, ROW_AXIS: tl.constexpr, COLUMNS: tl.constexpr):
+    at = tl.program_id(1 - ROW_AXIS)
+    if WIDE:
+        at = at.to(tl.int64)
+    return at * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+
+
+@triton.jit
+def wide(x, KIND: tl.constexpr):
+    """The number as it is computed with: in float64 for float64, else in float32."""
+    if KIND == 2:
+        return x.to(tl.float64)
+    else:
+        return x.to(tl.float32)
+
+
+@triton.jit
+def load(pointer, row, column, row_step, column_step, inside, KIND: tl.constexpr):
+    return wide(tl.load(pointer + (row * row_step + column * column_step), mask=inside, other=0.0), KIND)
+
+
+@triton.jit
+def store(pointer, row, column, row_step, column_step, inside, value):
+    place = pointer + (row * row_step + column * column_step)
+    tl.store(place, value.to(pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_pair(pointer, row, rows, columns, row_step, KIND: tl.constexpr, WIDE: tl.constexpr, PAIRS: tl.constexpr,
+              ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The two inputs of the tile, from one run of memory; ``pointer`` is where that begins."""
+    column = tile_columns(WIDE, ROW_AXIS, 2 * COLUMNS)
+    inside = (row < rows) & (column < 2 * columns)
+    both = tl.load(pointer + (row * row_step + column), mask=inside, other=0.0)
+    even, odd = tl.split(tl.reshape(wide(both, KIND), (ROWS, COLUMNS, 2)))
+    if PAIRS == 1:
+        return even, odd
+    else:
+        return odd, even
+
+
+@triton.jit
+def store_pair(pointer, row, rows, columns, row_step, first, second, WIDE: tl.constexpr, PAIRS: tl.constexpr,
+               ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    column = tile_columns(WIDE, ROW_AXIS, 2 * COLUMNS)
+    inside = (row < rows) & (column < 2 * columns)
+    kind = pointer.dtype.element_ty
+    if PAIRS == 1:  # noqa: SIM108 - decided when compiled
+        both = tl.join(first.to(kind), second.to(kind))
+    else:
+        both = tl.join(second.to(kind), first.to(kind))
+    tl.store(pointer + (row * row_step + column), tl.reshape(both, (ROWS, 2 * COLUMNS)), mask=inside)
+
+
+@triton.jit
+def add_up(sums, which, terms, inside, ROW_AXIS: tl.constexpr):
+    """Keep this program's part of a sum: parts are added in their order afterwards, so that no run differs."""
+    at = tl.program_id(ROW_AXIS) * tl.num_programs(1 - ROW_AXIS) + tl.program_id(1 - ROW_AXIS)
+    programs = tl.num_programs(0) * tl.num_programs(1)
+    tl.store(sums + (which * programs + at), tl.sum(tl.where(inside, terms, 0.0)))

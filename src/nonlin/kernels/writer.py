@@ -1,0 +1,222 @@
+"""From a formula to statements of a language: what the C++ and the Triton generators share.
+
+The formula is folded with a table whose entries write; equal parts are computed once. A value knows what its rounding
+lost, and writes that down only for a primitive that would magnify it. A language says how it spells these things.
+Needs neither torch nor Triton: it also runs when the package is built.
+"""
+
+import functools
+import math
+import struct as packing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from nonlin.functions import Definition
+from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
+from nonlin.functions.walk import fold, terms
+
+_LONG = 3  # roundings after which a term is settled: its lost parts are added
+# What rounding took from the arguments of these is put back: their tails decay like exp.
+_MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
+_CHEAP = {maximum, minimum, absolute, sign, step}
+
+
+@dataclass(frozen=True)
+class Value:
+    """The name of a constant, and how to write what its rounding lost (None: nothing)."""
+
+    name: str
+    low: Callable[[], str | None] = lambda: None
+    scale: float = 0.0  # its value, where that is a power of two: a product with it loses nothing
+    roundings: int = 0  # how many, since the last primitive
+    number: sympy.Expr | None = None
+    negated: "Value | None" = None  # what it is the negative of
+
+
+class Writer:
+    """Collects statements; every distinct expression becomes one constant. Languages are subclasses."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.known: dict[str, str] = {}
+
+    def statement(self, name: str, text: str, kind: str) -> str:
+        """Return the statement that gives ``text`` that name; ``kind`` is "value" or "pair" (of sigmoids)."""
+        raise NotImplementedError
+
+    def literal(self, single: float, double: float) -> str:
+        """Return a number that is ``single`` in float32 and ``double`` in float64."""
+        raise NotImplementedError
+
+    def constant(self, literal: str) -> str:
+        """Return how a number is named where it is used."""
+        return self.emit(literal)
+
+    def helper(self, name: str, *arguments: str) -> str:
+        """Return a call of one of the functions that find what a rounding lost."""
+        return f"{name}({', '.join(arguments)})"
+
+    def quotient(self, a: str, b: str) -> str:
+        """Return a / b, rounded once."""
+        raise NotImplementedError
+
+    def root(self, a: str) -> str:
+        """Return the square root, rounded once."""
+        raise NotImplementedError
+
+    def chosen(self, name: str, a: Value, b: Value) -> str:
+        """Return the larger ("max") or smaller ("min") of two, or nan where either is."""
+        raise NotImplementedError
+
+    def settled_sum(self, value: str, low: str) -> str:
+        """Return value + low where results are exact, else the value."""
+        raise NotImplementedError
+
+    def primitive(self, name: str, a: Value, low: str | None) -> str:
+        """Return a primitive of ``a``, whose low part is put back where results are exact."""
+        raise NotImplementedError
+
+    def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
+        """Return sigmoid(a), by the pair of sigmoids of ``of``: ``a`` itself, or what it is the negative of."""
+        raise NotImplementedError
+
+    def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
+        """Return the term with a nan that no input brought (0 x infinity) made 0."""
+        raise NotImplementedError
+
+    def emit(self, text: str, kind: str = "value") -> str:
+        if text.isidentifier():  # a name already
+            return text
+        if text not in self.known:
+            self.known[text] = f"t{len(self.known)}"
+            self.lines.append(self.statement(self.known[text], text, kind))
+        return self.known[text]
+
+    def table(self) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            name: functools.partial(self.call, name) for name in NAMES.values() if name not in ("max", "min")}
+        return made | {"max": functools.partial(self.choose, "max"), "min": functools.partial(self.choose, "min"),
+                       "number": self.number, "add": self.add, "mul": self.mul, "pow": self.power}
+
+    def number(self, e: sympy.Expr) -> Value:
+        exact = sympy.N(e, 60)
+        single, double = exact - sympy.Float(float32(e), 60), exact - sympy.Float(float(e), 60)
+
+        def low() -> str | None:
+            if abs(single) < 1e-45 or not single.is_finite:
+                return None
+            return self.constant(self.literal(float(single), float(double)))
+
+        power = math.frexp(float(e))[0] in (0.5, -0.5) and single == double == 0
+        name = self.constant(self.literal(float32(e), float(e)))
+        return Value(name, low, float(e) if power else 0.0, int(bool(single)), e)
+
+    def both(self, first: str | None, second: str | None) -> str | None:
+        return self.emit(f"{first} + {second}") if first and second else first or second
+
+    def add(self, a: Value, b: Value) -> Value:
+        out = self.emit(f"{a.name} + {b.name}")
+        return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
+                                             self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
+
+    def mul(self, a: Value, b: Value) -> Value:
+        for one, other in ((a, b), (b, a)):
+            # -2x as the negative of 2x, which another part may need.
+            if one.number is not None and one.number < 0:
+                return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
+        out = self.emit(f"{a.name} * {b.name}")
+
+        def low() -> str | None:
+            exact = a.scale or b.scale
+            total = None if exact else self.emit(self.helper("product_error", a.name, b.name, out))
+            for one, other in ((a, b), (b, a)):
+                part = other.low()
+                if part:
+                    total = self.both(total, self.emit(f"{one.name} * {part}"))
+            return total
+
+        return Value(out, low, roundings=a.roundings + b.roundings + (not (a.scale or b.scale)))
+
+    def negative(self, a: Value) -> Value:
+        if a.negated is not None:
+            return a.negated
+
+        def low() -> str | None:
+            part = a.low()
+            return self.emit(f"-{part}") if part else None
+
+        return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, negated=a)
+
+    def divide(self, b: Value) -> Value:
+        one = self.number(sympy.Integer(1))
+        out = self.emit(self.quotient(one.name, b.name))
+
+        def low() -> str | None:
+            part = b.low()
+            rest = self.emit(self.quotient(f"-({out} * {part})", b.name)) if part else None
+            return self.both(self.emit(self.helper("quotient_error", one.name, b.name, out)), rest)
+
+        return Value(out, low, roundings=b.roundings + 1)
+
+    def power(self, base: Value, exponent: sympy.Expr) -> Value:
+        if not (2 * exponent).is_Integer:
+            raise NotImplementedError(f"a power of {exponent}")
+        if not exponent.is_Integer:
+            base, exponent = Value(self.emit(self.root(base.name))), 2 * exponent
+        result, left = None, abs(int(exponent))
+        while left:
+            if left & 1:
+                result = base if result is None else self.mul(result, base)
+            left >>= 1
+            base = self.mul(base, base) if left else base
+        assert result is not None
+        return self.divide(result) if exponent < 0 else result
+
+    def choose(self, name: str, a: Value, b: Value) -> Value:
+        out = self.emit(self.chosen(name, a, b))
+
+        def low() -> str | None:
+            first, second = a.low(), b.low()
+            if not (first or second):
+                return None
+            zero = self.number(sympy.Integer(0)).name
+            return self.emit(self.helper("low_of", out, a.name, first or zero, second or zero))
+
+        return Value(out, low)
+
+    def settled(self, a: Value) -> str:
+        low = a.low() if a.roundings >= _LONG else None
+        return self.emit(self.settled_sum(a.name, low)) if low else a.name
+
+    def call(self, name: str, a: Value) -> Value:
+        # sigmoid(x) and sigmoid(-x), which its derivative is made of, share all their work.
+        of = a.negated if name == "sigmoid" and a.negated is not None else a
+        low = of.low() if name in _MAGNIFY else None
+        if name == "sigmoid":
+            return self.sigmoid(a, of, low)
+        return Value(self.emit(self.primitive(name, a, low)))
+
+    def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
+        """Write the sum of the expression's terms, each mended; return its name."""
+        table = self.table()
+        parts = [self.emit(self.mended(term, self.settled(fold(term, leaves, table)), variables))
+                 for term in terms(expr)]
+        return functools.reduce(lambda a, b: self.emit(f"{a} + {b}"), parts)
+
+
+def float32(e: sympy.Expr) -> float:
+    """Return the number rounded to float32, infinite beyond its range."""
+    try:
+        return packing.unpack("f", packing.pack("f", float(e)))[0]
+    except OverflowError:
+        return math.copysign(math.inf, float(e))
+
+
+def exact_in_sixteen_bits(definition: Definition) -> bool:
+    """Return whether sixteen-bit results are worth the exact way: they are often ties to round, or cost nothing."""
+    assert definition.expr is not None
+    cheap = {call.func for call in definition.expr.atoms(sympy.Function)} <= _CHEAP
+    return cheap or any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
