@@ -35,7 +35,7 @@ struct Exact {
 
 // 2^power by two factors: 2^128 has no single float, and a subnormal result must be rounded once.
 static NL_INLINE vf scaled(vf p, vf n, vi power) {
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
   (void)power;
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else

@@ -13,7 +13,15 @@
 #include <arm_neon.h>
 #endif
 
+// What the compiler may use; a test defines these itself where it emulates the instructions (avx512_by_simde.h).
 #if defined(__AVX512F__)
+#define NL_AVX512
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#define NL_AVX512BF16
+#endif
+
+#if defined(NL_AVX512)
 constexpr int VL = 16;
 #elif defined(__AVX__)
 constexpr int VL = 8;
@@ -34,7 +42,7 @@ static NL_INLINE void store(float* p, vf v, bool = true) { *reinterpret_cast<vf*
 static NL_INLINE vf splat(float x) { return x - vf{}; }
 
 // Masks. vmax(a, b) and vmin(a, b) give b where either is nan: with a number first, a nan stays.
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
 typedef __mmask16 vm;
 static NL_INLINE vm less(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
 static NL_INLINE vm is_nan(vf a) { return _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q); }
@@ -84,7 +92,7 @@ static NL_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 
 // a * b - product exactly, where product is a * b rounded.
 static NL_INLINE vf product_error(vf a, vf b, vf product) {
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__FMA__) || defined(NL_AVX512) || defined(__aarch64__)
   return fma(a, b, -product);
 #else
   const vd exact = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
@@ -110,7 +118,7 @@ typedef uint16_t vh __attribute__((vector_size(VL * 2), aligned(2), may_alias));
 typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 static NL_INLINE vf load(const bf16* p) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(NL_AVX512)
   return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
 #else
   return (vf)(__builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16);
@@ -123,7 +131,7 @@ static NL_INLINE vf bf16_bits(vf v, bool nan) {
   return nan ? select(is_nan(v), (vf)((bits >> 16) | 0x40), rounded) : rounded;
 }
 static NL_INLINE void store(bf16* p, vf v, bool nan) {
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#if defined(NL_AVX512BF16)
   // The instruction takes subnormal numbers for zero: they go the long way.
   if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, 0x20) == 0, 1)) {
     const __m256bh made = _mm512_cvtneps_pbh((__m512)v);
@@ -131,7 +139,7 @@ static NL_INLINE void store(bf16* p, vf v, bool nan) {
     return;
   }
 #endif
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(NL_AVX512)
   const __m256i wide = (__m256i)bf16_bits(v, nan);
   const __m128i made = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), made);
@@ -139,7 +147,7 @@ static NL_INLINE void store(bf16* p, vf v, bool nan) {
   *reinterpret_cast<vh*>(p) = __builtin_convertvector((vu)bf16_bits(v, nan), vh);
 #endif
 }
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
 static NL_INLINE vf load(const fp16* p) {
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
