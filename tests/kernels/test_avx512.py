@@ -103,7 +103,7 @@ def test_every_length_has_its_tail(dtype, macros, emulated):
                                places[0].data_ptr())
         kernel.library.nl_flat_slopes(kernel.entry, compiled.CODES[dtype], count, gate.data_ptr(), up.data_ptr(),
                                       gradient.data_ptr(), None, places[1].data_ptr(), places[2].data_ptr(),
-                                      (ctypes.c_double * 1)())
+                                      None, (ctypes.c_double * 1)())
         leaves = [t.double().requires_grad_() for t in (gate, up)]
         value = torch.nn.functional.silu(leaves[0]) * leaves[1]
         wanted = (value, *torch.autograd.grad(value, leaves, gradient.double()))

@@ -69,7 +69,10 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
 def run(tensors: list[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
         memory: str) -> Tensor:
     """Run the operation on checked tensors; ``activation`` is its text (``nonlin.functions.registry.spell``)."""
-    keep = _keep(activation, memory, tensors[0].dtype) if _differentiates([*tensors, learned]) else "nothing"
+    recorded = _differentiates([*tensors, learned])
+    keep = _keep(activation, memory, tensors[0].dtype) if recorded else "nothing"
+    if not torch.compiler.is_compiling() and block_ops.direct([*tensors, learned]):
+        return block_ops.call_direct(keep if recorded else None, [*tensors, learned], activation, layout, up_first)
     return block_ops.call(block_ops.forward_op, block_ops.ForwardFunction, *tensors, learned, activation, layout,
                           up_first, keep)[0]
 

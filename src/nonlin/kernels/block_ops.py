@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nonlin.functions import Definition
 from nonlin.functions.registry import resolve
-from nonlin.kernels import block_second, dispatch
+from nonlin.kernels import block_second, dispatch, eager
 from nonlin.kernels.block_layout import (
     Packing,
     columns,
@@ -45,16 +45,25 @@ def forward_op(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bi
     ``keep``: "nothing", "inputs" (pre-activations), "output" (hidden) or "all" (both).
     """
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        packing = product_packing(up, layout, up_first)
-        pre_GNH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
-        hidden_NH = dispatch.forward(resolve(activation), inputs_of(pre_GNH, layout, up_first),
-                                     split(parameters, x.dtype))
-        # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
-        out = x.new_empty(*x.shape[:-1], down.shape[0])
-        product_into(rows(out), hidden_NH, down, down_bias)
-    empty = x.new_empty(0)
-    return (out, pre_GNH if keep in ("inputs", "all") else empty,
+        out, pre_GNH, hidden_NH = _outputs(x, gate, up, down, gate_bias, up_bias, down_bias, parameters,
+                                           resolve(activation), layout, up_first)
+    return (out, pre_GNH if keep in ("inputs", "all") else x.new_empty(0),
             hidden_NH if keep in ("output", "all") else x.new_empty(0))
+
+
+def _outputs(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None,
+             up_bias: Tensor | None, down_bias: Tensor | None, parameters: Tensor | None, definition: Definition,
+             layout: str, up_first: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (output, pre-activations, hidden)."""
+    packing = product_packing(up, layout, up_first)
+    pre_GNH, inputs_NH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
+    if packing[0] == "plain" and layout != "plain":
+        inputs_NH = inputs_of(pre_GNH, layout, up_first)
+    hidden_NH = dispatch.forward(definition, inputs_NH, split(parameters, x.dtype))
+    # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
+    out = x.new_empty((*x.shape[:-1], down.shape[0]))
+    product_into(rows(out), hidden_NH, down, down_bias)
+    return out, pre_GNH, hidden_NH
 
 
 @forward_op.register_fake
@@ -91,7 +100,7 @@ def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Te
     weights, biases = pair(gate, up, *apart), pair(gate_bias, up_bias, *apart)
     grad_NO, x_ND = rows(grad), None if x is None else rows(x)
     if pre is None and hidden is None:
-        pre = products(x_ND, weights, biases)
+        pre, _ = products(x_ND, weights, biases)
     inputs_NH = [hidden] if pre is None else inputs_of(pre, *packing)
     learned = split(parameters, grad.dtype)
     out = [grad.new_empty(0) for _ in range(8)]
@@ -157,10 +166,14 @@ def _(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Ten
 
 
 def _setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, gate, up, down, gate_bias, up_bias, _down_bias, parameters, *ctx.how, keep = inputs
     _, pre, hidden = output
     ctx.mark_non_differentiable(pre, hidden)
     ctx.set_materialize_grads(False)
+    _save(ctx, inputs, pre, hidden)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], pre: Tensor, hidden: Tensor) -> None:
+    x, gate, up, down, gate_bias, up_bias, _down_bias, parameters, *ctx.how, keep = inputs
     pre, hidden = (pre if keep in ("inputs", "all") else None), (hidden if keep in ("output", "all") else None)
     if keep != "nothing" and not any(ctx.needs_input_grad[i] for i in (X, GATE, UP)):
         x = None
@@ -218,6 +231,44 @@ class BackwardFunction(torch.autograd.Function):
 
     setup_context = staticmethod(_setup_backward)
     backward = staticmethod(_backward_of_backward)
+
+
+class DirectFunction(torch.autograd.Function):
+    """The forward operation past the dispatcher, for plain tensors to which nothing listens.
+
+    Its gradient is made so too, unless it is to be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        out, pre, hidden = _outputs(*inputs[:8], resolve(inputs[8]), *inputs[9:11])
+        _save(ctx, inputs, pre, hidden)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (grad,), saved = gradients, ctx.saved_tensors
+        if torch.is_grad_enabled() or not direct((grad, *saved)):
+            return _backward_of_forward(ctx, grad)
+        x, gate, up, down, gate_bias, up_bias, parameters, pre, hidden = saved
+        activation, *packing = ctx.how
+        needs = list(ctx.needs_input_grad[:8])
+        made = _gradients(grad, x, (gate, up, down, gate_bias, up_bias, parameters), pre, hidden, resolve(activation),
+                          tuple(packing), needs)
+        return *(out if need else None for out, need in zip(made, needs, strict=True)), *(None,) * 4
+
+
+def direct(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether nothing could tell a call past torch's dispatcher from one through it."""
+    return not torch.is_autocast_enabled("cpu") and eager.plain([t for t in tensors if t is not None])
+
+
+def call_direct(keep: str | None, tensors: Sequence[Any], activation: str, layout: str, up_first: bool) -> Tensor:
+    """Return the block's output, past the dispatcher, differentiable where ``keep`` is not None."""
+    if keep is None:
+        return _outputs(*tensors, resolve(activation), layout, up_first)[0]
+    return super(torch.autograd.Function, DirectFunction).apply(  # type: ignore[return-value]
+        *tensors, activation, layout, up_first, keep)
 
 
 def call(op: Any, function: Any, *inputs: Any) -> Any:
