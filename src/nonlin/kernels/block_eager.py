@@ -5,9 +5,7 @@ small block. Where nothing listens, the same bodies are called directly; where n
 products are torch's own and the activation is written over the gate's.
 """
 
-import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +13,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from nonlin.functions.registry import resolve
-from nonlin.kernels import block_ops, compiled, dispatch, eager
+from nonlin.kernels import block_ops, dispatch, eager
 from nonlin.kernels.block_layout import columns, pair, product_packing, rows, split
-
-FEW = 16384
-"""Numbers that one thread takes at a time: up to so many, the kernel is called without a plan for several."""
 
 
 class _Direct(torch.autograd.Function):
@@ -62,21 +57,7 @@ def value(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: T
                                                   strict=True)]  # type: ignore[arg-type]
         if apart != (layout, up_first):
             inputs = columns(rows(inputs[0]), layout, up_first)
-        hidden = _activated(inputs, learned, activation)
+        hidden = dispatch.forward(resolve(activation), inputs, split(learned, x.dtype), over=True)
         out = linear(hidden, down, down_bias)
         return out if out.ndim == x.ndim else out.view(*x.shape[:-1], down.shape[0])
 
-
-def _activated(inputs: list[Tensor], learned: Tensor | None, activation: str) -> Tensor:
-    first, second = inputs[0], inputs[-1]
-    call = None if learned is not None else _few(activation, first.dtype)
-    if call is None or first.numel() > FEW or not (first.is_contiguous() and second.is_contiguous()):
-        return dispatch.forward(resolve(activation), inputs, split(learned, first.dtype), over=True)
-    place = first.data_ptr()  # to write over: it is the product's own, made above
-    call(math.prod(first.shape), place, second.data_ptr(), place)
-    return first
-
-
-@functools.lru_cache(maxsize=256)
-def _few(activation: str, dtype: torch.dtype) -> Callable[..., Any] | None:
-    return compiled.few(resolve(activation), dtype)

@@ -62,7 +62,7 @@ def inputs_of(pre_GNH: Tensor, layout: str, up_first: bool) -> list[Tensor]:
 
 def rows(x: Tensor) -> Tensor:
     """Return x (..., D) as (N, D)."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return x if x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def split(parameters: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
@@ -72,12 +72,13 @@ def split(parameters: Tensor | None, dtype: torch.dtype) -> list[Tensor]:
     return list(parameters.to(torch.promote_types(parameters.dtype, dtype)).split(1))
 
 
-def products(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> Tensor:
-    """Return x weight^T + bias for each weight, (G, N, H): each is contiguous, and all are one tensor to keep."""
-    out_GNH = x_ND.new_empty(len(weights), x_ND.shape[0], weights[0].shape[0])
-    for out_NH, weight, bias in zip(out_GNH, weights, biases, strict=True):
+def products(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor]]:
+    """Return x weight^T + bias for each weight: (G, N, H), one tensor to keep, and its G contiguous parts."""
+    out_GNH = x_ND.new_empty((len(weights), x_ND.shape[0], weights[0].shape[0]))
+    parts = list(out_GNH.unbind())
+    for out_NH, weight, bias in zip(parts, weights, biases, strict=True):
         product_into(out_NH, x_ND, weight, bias)
-    return out_GNH
+    return out_GNH, parts
 
 
 def product_into(out_NH: Tensor, x_ND: Tensor, weight: Tensor, bias: Tensor | None) -> None:

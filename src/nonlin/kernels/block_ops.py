@@ -54,11 +54,12 @@ def forward_of(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bi
     """Compute what the forward operation returns."""
     with torch.no_grad(), as_they_are(x):
         packing = product_packing(up, layout, up_first)
-        pre_GNH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
-        hidden_NH = dispatch.forward(resolve(activation), inputs_of(pre_GNH, layout, up_first),
-                                     split(parameters, x.dtype))
+        pre_GNH, inputs_NH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
+        if packing[0] == "plain" and layout != "plain":
+            inputs_NH = inputs_of(pre_GNH, layout, up_first)
+        hidden_NH = dispatch.forward(resolve(activation), inputs_NH, split(parameters, x.dtype))
         # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
-        out = x.new_empty(*x.shape[:-1], down.shape[0])
+        out = x.new_empty((*x.shape[:-1], down.shape[0]))
         product_into(rows(out), hidden_NH, down, down_bias)
     empty = x.new_empty(0)
     return (out, pre_GNH if keep in ("inputs", "all") else empty,
@@ -114,7 +115,7 @@ def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Te
     weights, biases = pair(gate, up, *apart), pair(gate_bias, up_bias, *apart)
     grad_NO, x_ND = rows(grad), None if x is None else rows(x)
     if pre is None and hidden is None:
-        pre = products(x_ND, weights, biases)
+        pre, _ = products(x_ND, weights, biases)
     inputs_NH = [hidden] if pre is None else inputs_of(pre, *packing)
     learned = split(parameters, grad.dtype)
     out = [grad.new_empty(0) for _ in range(8)]

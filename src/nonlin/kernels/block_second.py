@@ -47,7 +47,7 @@ def second(definition: Definition, packing: Packing, tensors: list[Any], cotange
     if pre is not None or hidden is not None:
         a = [hidden] if pre is None else inputs_of(pre, *packing)
     else:
-        a = list(products(x_ND, weights, biases).unbind())
+        _, a = products(x_ND, weights, biases)
     learned, dh, q = split(parameters, wide), g @ down, _product(g, vdown)
     t = [_sum([_product(vx_ND, w.t()), _product(x_ND, _transposed(vw)),
                None if vb is None else vb.expand(dh.shape)])

@@ -23,7 +23,8 @@ from nonlin.kernels.torch_backend import reduce_to
 
 CODES = {dtype: k for k, dtype in enumerate(operands.DTYPES)}
 _HALF = (torch.float16, torch.bfloat16)
-_PIECE = 16384  # numbers that one thread takes at a time, as in native_driver.h
+PIECE = 16384
+"""Numbers that one thread takes at a time, as in native_driver.h."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def _open(path: Path) -> ctypes.CDLL:
     for function in (made.nl_value, made.nl_slopes):
         function.argtypes = [p, ctypes.c_int, p]
     made.nl_flat.argtypes = [p, ctypes.c_int, i, p, p, p, p]
-    made.nl_flat_slopes.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, p]
-    made.nl_function.restype, made.nl_function.argtypes = p, [p, ctypes.c_int]
+    made.nl_flat_slopes.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, p, p]
+    for address in (made.nl_function, made.nl_slopes_function):
+        address.restype, address.argtypes = p, [p, ctypes.c_int]
     for function in (made.nl_flat, made.nl_flat_slopes):
         function.restype = None
     return made
@@ -65,7 +67,10 @@ def _tables(library: ctypes.CDLL) -> dict[str, int]:
 @functools.cache
 def _installed() -> ctypes.CDLL | None:
     path = native.installed_library()
-    return None if path is None else _open(path)
+    try:
+        return None if path is None else _open(path)
+    except AttributeError:  # of an earlier version: what it lacks is compiled at first use
+        return None
 
 
 def _pick(library: ctypes.CDLL) -> tuple[str, int]:
@@ -124,20 +129,63 @@ def parallel() -> int:
     return 0
 
 
-def few(definition: Definition, dtype: torch.dtype) -> Callable[[int, int, int, int], None] | None:
-    """Return a function of (count, addresses of first and second input and of the result), or None.
+@dataclass(frozen=True)
+class Few:
+    """An activation without learnable parameters on contiguous numbers of one dtype, at the least cost of a call.
 
-    It computes an activation without learnable parameters on few contiguous numbers, at the least cost of a call.
+    ``value`` takes a count and addresses: first and second input (twice the same where there is one), result.
+    ``slopes`` takes a count and addresses: the inputs, the gradient, then three places: for the gradients by the
+    inputs (two, or one) and then for the value, where it is wanted; 0 else.
     """
+
+    value: Callable[[int, int, int, int], None]
+    slopes: Callable[[int, int, int, int, int, int, int], None]
+
+
+@functools.cache
+def few(definition: Definition, dtype: torch.dtype) -> Few | None:
+    """Return the activation's calls for at most PIECE numbers, which one thread takes; None where it has none."""
     kernel, _ = find(definition)
-    if kernel is None or dtype not in CODES:
+    if kernel is None or dtype not in CODES or definition.parameters:
         return None
+    library, entry, code = kernel.library, kernel.entry, CODES[dtype]
     try:
-        call = importlib.import_module("nonlin.kernels._catalog").call
+        catalog = importlib.import_module("nonlin.kernels._catalog")
+        return Few(functools.partial(catalog.call, library.nl_function(entry, code)),
+                   functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)))
     except (ImportError, AttributeError):
-        return lambda n, first, second, out: kernel.library.nl_flat(
-            kernel.entry, CODES[dtype], n, first, second, None, out)
-    return functools.partial(call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
+        gated = len(definition.variables) == 2
+        return Few(lambda n, first, second, out: library.nl_flat(entry, code, n, first, second, None, out),
+                   lambda n, first, second, grad, by_first, next, last: library.nl_flat_slopes(
+                       entry, code, n, first, second, grad, None, by_first, next or None,
+                       (last if gated else next) or None, None))
+
+
+def few_of(definition: Definition, tensors: Sequence[Tensor]) -> Few | None:
+    """Return the short calls where they serve these tensors: few contiguous numbers of one shape and dtype."""
+    first = tensors[0]
+    if first.numel() > PIECE or not first.is_cpu or first.layout is not torch.strided:
+        return None
+    shape, dtype = first.shape, first.dtype
+    for x in tensors:
+        if x.dtype is not dtype or x.shape != shape or not x.is_contiguous() or not x.is_cpu:
+            return None
+    return few(definition, dtype)
+
+
+def forward_few(kernel: Few, inputs: Sequence[Tensor], over: bool = False) -> Tensor:
+    """Return the activation of tensors that :func:`few_of` took; with ``over``, written over the first."""
+    out = inputs[0] if over else torch.empty_like(inputs[0])
+    kernel.value(out.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(), out.data_ptr())
+    return out
+
+
+def backward_few(kernel: Few, gradient: Tensor, inputs: Sequence[Tensor], want_value: bool = False) -> list[Tensor]:
+    """Return the gradients by the inputs, and the value where it is wanted, of tensors that :func:`few_of` took."""
+    outs = [torch.empty_like(gradient) for _ in range(len(inputs) + want_value)]
+    places = [x.data_ptr() for x in outs] + [0, 0]
+    kernel.slopes(gradient.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(), gradient.data_ptr(), *places[:3])
+    return outs
 
 
 def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:
@@ -150,7 +198,7 @@ def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | Non
 
 def _flat(shape: torch.Size, tensors: Sequence[Tensor]) -> bool:
     """Return whether these are few numbers that lie side by side: one thread takes them in one call."""
-    return all(x.shape == shape and x.is_contiguous() for x in tensors) and tensors[0].numel() <= _PIECE
+    return all(x.shape == shape and x.is_contiguous() for x in tensors) and tensors[0].numel() <= PIECE
 
 
 def _numbers(parameters: Sequence[Tensor | float]) -> ctypes.Array[ctypes.c_double]:
@@ -216,12 +264,12 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
     outs = list(into) if into is not None else [torch.empty(shape, dtype=dtype) for _ in inputs]
     value = torch.empty(shape, dtype=dtype) if want_value else None
     sums: Sequence[float] = [0.0] * len(parameters)
-    if value is None and _flat(shape, (*inputs, gradient, *outs)):
+    if _flat(shape, (*inputs, gradient, *outs)):
         places = _numbers(sums)
         kernel.library.nl_flat_slopes(
             kernel.entry, CODES[dtype], gradient.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(),
             gradient.data_ptr(), _numbers(parameters) if parameters else None, outs[0].data_ptr(), outs[-1].data_ptr(),
-            places)
+            None if value is None else value.data_ptr(), places)
         sums = places[:len(parameters)]
     elif shape.numel():
         sums = _run(kernel, True, shape, [*_two(inputs), gradient, *_two(outs), value], parameters)

@@ -16,12 +16,11 @@ from nonlin.functions import Definition
 from nonlin.functions.registry import spell
 from nonlin.kernels import compiled, dispatch, ops, torch_backend
 
-SMALL = 512
 _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
-_compiling, _empty_like = torch.compiler.is_compiling, torch.empty_like
+_compiling, _empty_like, _recording = torch.compiler.is_compiling, torch.empty_like, torch.is_grad_enabled
 _operation, _slopes = ops.activation, ops.activation_backward
 
 
@@ -41,6 +40,29 @@ class _Direct(torch.autograd.Function):
                 spell(ctx.definition), gradients[0], inputs, parameters)
         outs, learned, _ = dispatch.backward(ctx.definition, gradients[0], inputs, parameters)
         return None, None, *outs, *learned
+
+
+class _Few(torch.autograd.Function):
+    """The same for few contiguous numbers: nothing is looked up in a call that could be before."""
+
+    @staticmethod
+    def forward(ctx: Any, definition: Definition, kernel: compiled.Few, *inputs: Tensor) -> Tensor:
+        ctx.how = definition, kernel
+        ctx.save_for_backward(*inputs)
+        return compiled.forward_few(kernel, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        definition, kernel = ctx.how
+        inputs, (gradient,) = ctx.saved_tensors, gradients
+        # What a hook gave back, or a subclass that came in from outside, takes the general way.
+        if _recording() or not plain((gradient, *inputs)) or compiled.few_of(definition, (gradient, *inputs)) is None:
+            return None, None, *_slopes(spell(definition), gradient, list(inputs), [])
+        return None, None, *compiled.backward_few(kernel, gradient, inputs)
+
+
+# Past Function.apply, which looks for transforms of torch.func: who calls this has.
+_record = super(torch.autograd.Function, _Few).apply
 
 
 class _Transformed(torch.autograd.Function):
@@ -103,7 +125,7 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 
 
 def plain(tensors: Sequence[Tensor]) -> bool:
-    """Return whether these are plain CPU tensors and nothing watches what is called with them."""
+    """Return whether these are plain tensors of the CPU or a GPU, and nothing watches what is called with them."""
     for x in tensors:
         if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
             return False
@@ -116,36 +138,40 @@ def _watched() -> bool:
 
 
 def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return ``general``, but with a few plain numbers and no gradient to record, the kernel is called at once.
+    """Return ``general``, but for few plain numbers the kernel is called at once, and its gradient recorded so.
 
     Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
     """
-    kernels: dict[torch.dtype, Callable[..., None] | None] = {}
+    kernels: dict[torch.dtype, compiled.Few | None] = {}
 
-    def known(dtype: torch.dtype) -> Callable[..., None] | None:
+    def known(dtype: torch.dtype) -> compiled.Few | None:
         if dtype not in kernels:
             kernels[dtype] = compiled.few(definition, dtype)
         return kernels[dtype]
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
-        if rest or parameters or _compiling() or type(x) is not Tensor or x.requires_grad or not x.is_cpu \
-                or not x.is_contiguous() or x.is_neg() or (count := x.numel()) > SMALL or _listening() \
-                or _functions() or _transforms() is not None or forward_ad._current_level >= 0 \
-                or _traced() is not None or (function := kernels.get(x.dtype) or known(x.dtype)) is None:
+        if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() \
+                or x.is_neg() or (count := x.numel()) > compiled.PIECE or _listening() or _functions() \
+                or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
+                or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
             return general(*(() if x is None else (x,)), *rest, **parameters)
+        if x.requires_grad and _recording():
+            return _record(definition, kernel, x)  # type: ignore[return-value]
         out = _empty_like(x)
-        function(count, at := x.data_ptr(), at, out.data_ptr())
+        kernel.value(count, at := x.data_ptr(), at, out.data_ptr())
         return out
 
     def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
-                or gate.requires_grad or up.requires_grad or not gate.is_cpu or not up.is_cpu \
-                or not gate.is_contiguous() or not up.is_contiguous() or gate.is_neg() or up.is_neg() \
-                or (count := gate.numel()) > SMALL or gate.shape != up.shape or gate.dtype is not up.dtype \
-                or _watched() or (function := kernels.get(gate.dtype) or known(gate.dtype)) is None:
+                or not gate.is_cpu or not up.is_cpu or not gate.is_contiguous() or not up.is_contiguous() \
+                or gate.is_neg() or up.is_neg() or (count := gate.numel()) > compiled.PIECE \
+                or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
+                or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
             return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
+        if (gate.requires_grad or up.requires_grad) and _recording():
+            return _record(definition, kernel, gate, up)  # type: ignore[return-value]
         out = _empty_like(gate)
-        function(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+        kernel.value(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
         return out
 
     return one if len(definition.variables) == 1 else two

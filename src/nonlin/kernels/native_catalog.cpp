@@ -42,8 +42,26 @@ static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
   function(n, in, nullptr, out);
   Py_RETURN_NONE;
 }
-static PyMethodDef methods[] = {
-    {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call)), METH_FASTCALL, nullptr}, {}};
+// call_slopes(function, n, first, second, gradient, three places): its gradients by the inputs, then its value; a place
+// of 0 is not written.
+static PyObject* call_slopes(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 8) {
+    PyErr_SetString(PyExc_TypeError, "call_slopes takes a function, a count and six addresses");
+    return nullptr;
+  }
+  const auto function = reinterpret_cast<nl_slopes_t>(PyLong_AsVoidPtr(args[0]));
+  const int64_t n = PyLong_AsLongLong(args[1]);
+  const void* in[2] = {PyLong_AsVoidPtr(args[2]), PyLong_AsVoidPtr(args[3])};
+  const void* gradient = PyLong_AsVoidPtr(args[4]);
+  void* d[3] = {PyLong_AsVoidPtr(args[5]), PyLong_AsVoidPtr(args[6]), PyLong_AsVoidPtr(args[7])};
+  if (PyErr_Occurred()) return nullptr;
+  function(n, in, gradient, nullptr, d, nullptr);
+  Py_RETURN_NONE;
+}
+template <class F>
+static PyCFunction method(F function) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)); }
+static PyMethodDef methods[] = {{"call", method(call), METH_FASTCALL, nullptr},
+                                {"call_slopes", method(call_slopes), METH_FASTCALL, nullptr}, {}};
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_catalog", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 PyMODINIT_FUNC PyInit__catalog() { return PyModule_Create(&module); }
 #endif

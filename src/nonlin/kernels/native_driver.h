@@ -162,10 +162,12 @@ struct nl_table {
     e->value[dtype](n, in, par, out);                                                                             \
   }                                                                                                               \
   nl_value_t nl_function(const nl_entry* e, int dtype) { return e->value[dtype]; }                                \
+  nl_slopes_t nl_slopes_function(const nl_entry* e, int dtype) { return e->slopes[dtype]; }                       \
   void nl_flat_slopes(const nl_entry* e, int dtype, int64_t n, const void* first, const void* second,             \
-                      const void* gradient, const double* par, void* d_first, void* d_second, double* sums) {     \
+                      const void* gradient, const double* par, void* d_first, void* d_second, void* value,        \
+                      double* sums) {                                                                             \
     const void* in[2] = {first, second};                                                                          \
-    void* d[3] = {d_first, e->inputs == 2 ? d_second : nullptr, nullptr};                                         \
+    void* d[3] = {d_first, e->inputs == 2 ? d_second : value, value};                                             \
     e->slopes[dtype](n, in, gradient, par, d, sums);                                                              \
   }                                                                                                               \
   }

@@ -11,7 +11,7 @@
 
 #include "native_simd.h"
 
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
 constexpr int MR = 12;
 #else
 constexpr int MR = 6;

@@ -134,7 +134,9 @@ static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double
 
 template <class K, class T>
 struct Loops {
-  using W = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact, Fast>;
+  using W = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact,
+                               Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
+  static constexpr int R = Lanes<T>::registers, STEP = R * VL;
 
   static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
     vf par[K::parameters + 1];
@@ -143,22 +145,15 @@ struct Loops {
     for (int k = 0; k < K::inputs; k++) in[k] = static_cast<const T*>(inputs[k]);
     T* out = static_cast<T*>(output);
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) {
-      vf x[K::inputs];
-      for (int k = 0; k < K::inputs; k++) x[k] = load(in[k] + i);
-      bool rare;
-      const vf y = value_of<K, W>(x, par, par64, &rare);
-      if (__builtin_expect(rare, 0)) store(out + i, y, true);
-      else store(out + i, y, false);
-    }
+    for (; i + STEP <= n; i += STEP) piece(in, i, par, par64, out + i);
     if (i == n) return;
-    T rest[K::inputs + 1][VL] = {};
-    for (int k = 0; k < K::inputs; k++) std::memcpy(rest[k], in[k] + i, (n - i) * sizeof(T));
-    vf x[K::inputs];
-    for (int k = 0; k < K::inputs; k++) x[k] = load(rest[k]);
-    bool rare;
-    const vf y = value_of<K, W>(x, par, par64, &rare);
-    store(rest[K::inputs], y, true);
+    T rest[K::inputs + 1][STEP] = {};
+    const T* from[K::inputs];
+    for (int k = 0; k < K::inputs; k++) {
+      std::memcpy(rest[k], in[k] + i, (n - i) * sizeof(T));
+      from[k] = rest[k];
+    }
+    piece(from, 0, par, par64, rest[K::inputs]);
     std::memcpy(out + i, rest[K::inputs], (n - i) * sizeof(T));
   }
 
@@ -169,36 +164,69 @@ struct Loops {
     for (int k = 0; k < K::parameters; k++) par[k] = splat(static_cast<float>(par64[k]));
     double lanes[K::parameters + 1][VL] = {};
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) block(VL, i, inputs, gradient, par, par64, d, lanes);
+    for (; i + STEP <= n; i += STEP) block(STEP, i, inputs, gradient, par, par64, d, lanes);
     if (i < n) tail(n - i, i, inputs, gradient, par, par64, d, lanes);
     for (int k = 0; k < K::parameters; k++)
       for (int j = 0; j < VL; j++) sums[k] += lanes[k][j];
   }
 
  private:
+  static NL_INLINE void take(const T* from, int k, vf (*x)[K::inputs]) {
+    vf some[R];
+    Lanes<T>::load(from, some);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) x[r][k] = some[r];
+  }
+  static NL_INLINE void piece(const T* const* in, int64_t i, const vf* par, const double* par64, T* out) {
+    vf x[R][K::inputs], y[R];
+#pragma GCC unroll 4
+    for (int k = 0; k < K::inputs; k++) take(in[k] + i, k, x);
+    bool rare = false;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      bool found;
+      y[r] = value_of<K, W>(x[r], par, par64, &found);
+      rare |= found;
+    }
+    if (__builtin_expect(rare, 0)) Lanes<T>::store(out, y, true);
+    else Lanes<T>::store(out, y, false);
+  }
   static NL_INLINE void block(int count, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
                               const double* par64, void* const* d, double (*lanes)[VL]) {
-    vf x[K::inputs], slope[K::inputs + K::parameters];
-    for (int k = 0; k < K::inputs; k++) x[k] = load(static_cast<const T*>(inputs[k]) + i);
-    bool rare;
-    const vf out = slopes_of<K, W>(x, load(static_cast<const T*>(gradient) + i), par, par64, slope, &rare);
+    constexpr int all = K::inputs + K::parameters;
+    vf x[R][K::inputs], slope[R][all], grad[R], made[K::inputs + 1][R];
+#pragma GCC unroll 4
+    for (int k = 0; k < K::inputs; k++) take(static_cast<const T*>(inputs[k]) + i, k, x);
+    Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
+    bool rare = false;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      bool found;
+      made[K::inputs][r] = slopes_of<K, W>(x[r], grad[r], par, par64, slope[r], &found);
+#pragma GCC unroll 4
+      for (int k = 0; k < K::inputs; k++) made[k][r] = slope[r][k];
+      rare |= found;
+    }
     auto put = [&](bool nan) {
-      for (int k = 0; k < K::inputs; k++)
-        if (d[k]) store(static_cast<T*>(d[k]) + i, slope[k], nan);
-      if (d[K::inputs]) store(static_cast<T*>(d[K::inputs]) + i, out, nan);
+#pragma GCC unroll 4
+      for (int k = 0; k <= K::inputs; k++)
+        if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, made[k], nan);
     };
     if (__builtin_expect(rare, 0)) put(true);
     else put(false);
-    for (int k = 0; k < K::parameters; k++) {
-      if (count == VL) add_lanes(lanes[k], slope[K::inputs + k]);
-      else
-        for (int j = 0; j < count; j++) lanes[k][j] += slope[K::inputs + k][j];
-    }
+    for (int k = 0; k < K::parameters; k++)
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) {
+        const vf part = slope[r][K::inputs + k];
+        if (count == STEP) add_lanes(lanes[k], part);
+        else  // the numbers of a register are next to each other, or every other one
+          for (int j = 0; j * R + r < count; j++) lanes[k][j] += part[j];
+      }
   }
   __attribute__((noinline)) static void tail(int64_t count, int64_t i, const void* const* inputs, const void* gradient,
                                              const vf* par, const double* par64, void* const* d,
                                              double (*lanes)[VL]) {
-    T rest[2 * K::inputs + 2][VL] = {};
+    T rest[2 * K::inputs + 2][STEP] = {};
     const void* in[K::inputs];
     void* to[K::inputs + 1];
     for (int k = 0; k < K::inputs; k++) {

@@ -22,61 +22,93 @@ static NL_INLINE None signed_like(None, vf) { return {}; }
 static NL_INLINE vf times(vf low, vf a) { return low * a; }
 static NL_INLINE None times(None, vf) { return {}; }
 
+// How many bits of a result count: 8 for bfloat16, 11 for float16, 24 for float32. For 8, what is approximated is off
+// by less than 2^-17 of itself, a five-hundredth of the last place; for 11, by less than 2^-22.
+template <int B>
 struct Fast {
   static constexpr bool exact = false;
+  static constexpr int bits = B;
   NL_INLINE void small_exp(vf) {}
 };
 struct Exact {
   static constexpr bool exact = true;
-  vf lowest = splat(0.0f);  // of the arguments of exp between -220 and -80
-  NL_INLINE void small_exp(vf x) { lowest = vmin(select(less(splat(-220.0f), x), x, lowest), lowest); }
-  NL_INLINE vm flagged() const { return less(lowest, splat(-80.0f)); }
+  static constexpr int bits = 24;
+  vm small{};  // where an argument of exp lies between -220 and -80
+  NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
+  NL_INLINE vm flagged() const { return small; }
 };
 
-// 2^power by two factors: 2^128 has no single float, and a subnormal result must be rounded once.
-static NL_INLINE vf scaled(vf p, vf n, vi power) {
-#if defined(__AVX512F__)
-  (void)power;
+// (e^r - 1) / r for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
+template <int B>
+static NL_INLINE vf exp_slope(vf r) {
+  if constexpr (B == 8) {
+    vf p = splat(0.04151368513703346f);
+    p = fma(p, r, splat(0.16787591576576233f));
+    p = fma(p, r, splat(0.5000302195549011f));
+    return fma(p, r, splat(0.9999668002128601f));
+  } else {
+    vf p = splat(0.008290273137390614f);
+    p = fma(p, r, splat(0.04189816117286682f));
+    p = fma(p, r, splat(0.1666763871908188f));
+    p = fma(p, r, splat(0.4999914765357971f));
+    return fma(p, r, splat(0.9999997019767761f));
+  }
+}
+// e^r - 1, relative error 3e-9 of e^r and next to nothing near 0.
+static NL_INLINE vf exp_rest(vf r) {
+  vf p = splat(0.0013814516132697463f);
+  p = fma(p, r, splat(0.00836874544620514f));
+  p = fma(p, r, splat(0.04166839271783829f));
+  p = fma(p, r, splat(0.1666652113199234f));
+  p = fma(p, r, splat(0.4999999403953552f));
+  return fma(p, r * r, r);
+}
+// x + low - n ln(2).
+template <int B, class L>
+static NL_INLINE vf reduced(vf x, L low, vf n) {
+  if constexpr (B < 24) return fma(n, splat(-0.693147182464599609375f), x);
+  return plus(fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x)), low);
+}
+constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // of the low bits, less 127
+
+// exp(x + low) for -104 <= x <= 0 or nan.
+template <class W, class L>
+static NL_INLINE vf exp_below(vf x, L low) {
+#if defined(NL_AVX512)
+  const vf magic = splat(MAGIC);
+#else
+  const vf magic = splat(MAGIC + 127 + 24);
+#endif
+  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
+  const vf r = reduced<W::bits>(x, low, n);
+  vf p;
+  if constexpr (W::bits < 24) p = fma(exp_slope<W::bits>(r), r, splat(1.0f));
+  else p = splat(1.0f) + exp_rest(r);
+#if defined(NL_AVX512)
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  (void)n;
-  const vi half = power >> 1;
-  return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+  // 2^n by two factors: a subnormal result is rounded once, and 2^-150 is no float.
+  return p * power_of_two(shifted) * splat(5.9604644775390625e-08f);
 #endif
 }
-// exp(x + low) for -104 <= x <= 89 or nan. Where asked, `lost` is what the last rounding took.
-template <class L>
-static NL_INLINE vf exp_core(vf x, L low, vf* lost = nullptr) {
-  const vf magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
-  const vf shifted = fma(x, splat(1.44269504088896341f), magic);
-  const vi power = (vi)shifted - (vi)magic;
-  const vf n = shifted - magic;
-  vf r = fma(n, splat(-0.693359375f), x);
-  r = plus(fma(n, splat(2.12194440e-4f), r), low);
-  vf p = splat(1.9875691500e-4f);
-  p = fma(p, r, splat(1.3981999507e-3f));
-  p = fma(p, r, splat(8.3334519073e-3f));
-  p = fma(p, r, splat(4.1665795894e-2f));
-  p = fma(p, r, splat(1.6666665459e-1f));
-  p = fma(p, r, splat(5.0000001201e-1f));
-  const vf rest = fma(p, r * r, r);
-  p = splat(1.0f) + rest;
-  if (lost) *lost = scaled(rest - (p - splat(1.0f)), n, power);
-  return scaled(p, n, power);
-}
-// exp(x + low) for x <= 0; 0 below -104, subnormal before; nan stays.
-template <class W, class L>
-static NL_INLINE vf exp_negative(W& w, vf x, L low) {
-  w.small_exp(x);
-  return exp_core(vmax(splat(-104.0f), x), low);
-}
+// exp(x + low) for any x; 0 below -104, subnormal before; nan stays.
 template <class W, class L>
 static NL_INLINE vf nl_exp(W& w, vf x, L low) {
   w.small_exp(x);
-  return exp_core(vmin(splat(89.0f), vmax(splat(-104.0f), x)), low);
+  x = vmin(splat(89.0f), vmax(splat(-104.0f), x));
+  const vf magic = splat(MAGIC);
+  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
+  const vf p = splat(1.0f) + exp_rest(reduced<24>(x, low, n));
+#if defined(NL_AVX512)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  const vi power = (vi)shifted - (vi)magic, half = power >> 1;  // 2^128 is no float either
+  return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+#endif
 }
 static NL_INLINE vf vexp(vf x) {
-  Fast w;
+  Fast<24> w;
   return nl_exp(w, x, None{});
 }
 
@@ -115,53 +147,46 @@ struct Both {
 template <class W, class L>
 static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   const vf one = splat(1.0f);
-  vf lost;
-  const vf z = exp_core(vmax(splat(-104.0f), -vabs(x)), negated(signed_like(low, x)), W::exact ? &lost : nullptr);
+  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
   const vf d = one + z;
-  vf large = one / d, small = z * large;
-  if constexpr (W::exact) {
-    // What exp, the sum, the division and the product lost.
-    const vf large_low = large * fma(-large, (z - (d - one)) + lost, fma(-large, d, one));
-    small = small + fma(z, large_low, fma(lost, large, product_error(z, large, small)));
-    large = large + large_low;
-  }
-  const vm negative = less(x, splat(0.0f));
-  return {select(negative, small, large), select(negative, large, small)};
+  vf large = one / d;
+  // What the sum and the division lost counts twice where both sigmoids are multiplied.
+  if constexpr (W::exact) large = fma(large, fma(-(z - (d - one)), large, fma(-d, large, one)), large);
+  const vf small = z * large;
+  return {by_sign(x, small, large), by_sign(x, large, small)};
 }
+// 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
 template <class W, class L>
-static NL_INLINE vf nl_expm1(W& w, vf x, L low) {
-  vf p = splat(1.0f / 40320);
-  p = fma(p, x, splat(1.0f / 5040));
-  p = fma(p, x, splat(1.0f / 720));
-  p = fma(p, x, splat(1.0f / 120));
-  p = fma(p, x, splat(1.0f / 24));
-  p = fma(p, x, splat(1.0f / 6));
-  p = fma(p, x, splat(0.5f));
-  p = plus(fma(p, x * x, x), low);
-  Fast inner;  // exp underflows to what it is: 1 is taken from it
-  (void)w;
-  return select(less(vabs(x), splat(0.5f)), p, nl_exp(inner, x, low) - splat(1.0f));
+static NL_INLINE vf nl_expm1(W&, vf x, L low) {
+  const vf magic = splat(MAGIC + 126);
+  x = vmin(splat(89.0f), vmax(splat(-30.0f), x));
+  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic, half = power_of_two(shifted);
+  const vf r = reduced<W::bits>(x, low, n);
+  vf rest;
+  if constexpr (W::bits < 24) rest = exp_slope<11>(r) * r;
+  else rest = exp_rest(r);
+  const vf y = fma(rest, half, half - splat(0.5f));
+  return y + y;
 }
 // 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
 template <class W, class L>
 static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   const vf a = vabs(x), s = x * x, one = splat(1.0f);
-  vf p = splat(-5.70498872745e-3f);
-  p = fma(p, s, splat(2.06390887954e-2f));
-  p = fma(p, s, splat(-5.37397155531e-2f));
-  p = fma(p, s, splat(1.33314422036e-1f));
-  p = fma(p, s, splat(-3.33332819422e-1f));
-  p = plus(p * s * x, low) + x;
-  vf lost;
-  const vf z = exp_core(vmax(splat(-104.0f), -(a + a)), None{}, W::exact ? &lost : nullptr);
-  const vf d = one + z, q = (z + z) / d;
-  vf large = one - q;
-  if constexpr (W::exact) {
-    const vf rest = fma(-q, (z - (d - one)) + lost, fma(-q, d, z + z)) + (lost + lost);
-    const vf small = ((one - large) - q) - rest * fma(splat(-0.5f), q, one);
-    large = large + plus(small, times(signed_like(low, x), one - large * large));
+  vf p;
+  if constexpr (W::bits == 8) {
+    p = fma(splat(0.13333333333f), s, splat(-0.33333333333f));
+  } else {
+    p = splat(-5.70498872745e-3f);
+    p = fma(p, s, splat(2.06390887954e-2f));
+    p = fma(p, s, splat(-5.37397155531e-2f));
+    p = fma(p, s, splat(1.33314422036e-1f));
+    p = fma(p, s, splat(-3.33332819422e-1f));
   }
-  return select(less(a, splat(0.625f)), p, copysign_from(large, x));
+  p = plus(p * s * x, low) + x;
+  const vf z = exp_below<W>(vmax(splat(-104.0f), -(a + a)), None{});
+  vf large = one - (z + z) / (one + z);
+  if constexpr (W::exact) large = plus(large, times(signed_like(low, x), one - large * large));
+  return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
 }
 // log(x) for x > 0.
 static NL_INLINE vf vlog(vf x) {
@@ -193,23 +218,34 @@ static NL_INLINE vf nl_log1p(W&, vf x, None) {
   y = select(less(splat(0.0f), u), y, select(less(x, splat(-1.0f)), splat(NAN), -infinity));
   return select(is_nan(x), x, y);
 }
-// log(1 + z) for 0 <= z <= 1: a fit of degree 9, relative error 3e-8.
+// log(1 + z) for 0 <= z <= 1: fits of degree 9 and 7, relative error 3e-8 and 1.5e-6.
+template <int B>
 static NL_INLINE vf log1p_unit(vf z) {
-  vf p = splat(0.005364703945815563f);
-  p = fma(p, z, splat(-0.03006531111896038f));
-  p = fma(p, z, splat(0.07920375466346741f));
-  p = fma(p, z, splat(-0.13753736019134521f));
-  p = fma(p, z, splat(0.19153624773025513f));
-  p = fma(p, z, splat(-0.24857155978679657f));
-  p = fma(p, z, splat(0.333213210105896f));
-  p = fma(p, z, splat(-0.49999648332595825f));
+  vf p;
+  if constexpr (B == 8) {
+    p = splat(0.01458836067467928f);
+    p = fma(p, z, splat(-0.06785132735967636f));
+    p = fma(p, z, splat(0.1510278284549713f));
+    p = fma(p, z, splat(-0.236113503575325f));
+    p = fma(p, z, splat(0.33140426874160767f));
+    p = fma(p, z, splat(-0.4999074637889862f));
+  } else {
+    p = splat(0.005364703945815563f);
+    p = fma(p, z, splat(-0.03006531111896038f));
+    p = fma(p, z, splat(0.07920375466346741f));
+    p = fma(p, z, splat(-0.13753736019134521f));
+    p = fma(p, z, splat(0.19153624773025513f));
+    p = fma(p, z, splat(-0.24857155978679657f));
+    p = fma(p, z, splat(0.333213210105896f));
+    p = fma(p, z, splat(-0.49999648332595825f));
+  }
   return fma(p * z, z, z);
 }
 template <class W, class L>
 static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
   w.small_exp(x);
-  const vf z = exp_core(vmax(splat(-104.0f), -vabs(x)), negated(signed_like(low, x)));
-  return vmax(splat(0.0f), x) + log1p_unit(z);
+  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
+  return vmax(splat(0.0f), x) + log1p_unit<W::bits>(z);
 }
 // The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
 static NL_INLINE vf atan_unit(vf t) {
@@ -241,49 +277,72 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   return select(less(x, splat(0.0f)), below, one - below);
 }
 
-// exp(-(a + low)^2 / 2) for 0 <= a; nan stays. Where W is exact, the square's rounding error is put back.
+constexpr float FAR = 14.42f;  // exp(-FAR^2 / 2) is the least that exp_below takes
+// exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
 template <class W, class L>
 static NL_INLINE vf gauss(W&, vf a, L low) {
-  a = vmin(splat(20.0f), a);
   const vf square = a * a;
-  if constexpr (!W::exact) return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), None{});
+  if constexpr (!W::exact) return exp_below<W>(square * splat(-0.5f), None{});
   vf rest = product_error(a, a, square) * splat(-0.5f);
   if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);
-  return exp_core(vmax(splat(-104.0f), square * splat(-0.5f)), rest);
+  return exp_below<W>(square * splat(-0.5f), rest);
 }
 template <class W, class L>
 static NL_INLINE vf nl_phi(W& w, vf x, L low) {
   const vf a = vabs(x);
   w.small_exp(splat(-0.5f) * (a * a));
-  return gauss(w, a, signed_like(low, x)) * splat(0.3989422804f);
+  return gauss(w, vmin(splat(FAR), a), signed_like(low, x)) * splat(0.3989422804f);
 }
-// exp(a^2/2) Phi(-a) for a >= 0, as t P(t) with t = 1 / (1 + 0.45 a): a fit of degree 11, relative error 7e-9.
-// Where W is exact, `low` is what the last roundings lost.
+// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): fits of degree 6, 8 and 11, relative error
+// 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost.
 template <class W>
 static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
-  const vf k = splat(0.45f), one = splat(1.0f);
-  const vf d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
-  vf p = splat(-0.04462641477584839f);
-  p = fma(p, s, splat(0.10255611687898636f));
-  p = fma(p, s, splat(-0.050445329397916794f));
-  p = fma(p, s, splat(-0.07640846073627472f));
-  p = fma(p, s, splat(0.09060744941234589f));
-  p = fma(p, s, splat(0.045420072972774506f));
-  p = fma(p, s, splat(-0.11312492191791534f));
-  p = fma(p, s, splat(-0.0590236522257328f));
-  p = fma(p, s, splat(0.16541485488414764f));
-  p = fma(p, s, splat(0.30482959747314453f));
-  const vf last = splat(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
-  if constexpr (W::exact) {
-    const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
-    const vf h_low = fma(p, t_low, fma(p, s, last - h)) + splat(6.307946165406975e-09f);
-    *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
+  const vf one = splat(1.0f);
+  if constexpr (W::bits < 24) {
+    const vf t = one / fma(a, splat(0.35f), one), s = t - one;
+    vf p;
+    if constexpr (W::bits == 8) {
+      p = splat(0.04234453663229942f);
+      p = fma(p, s, splat(0.07712402939796448f));
+      p = fma(p, s, splat(-0.048044171184301376f));
+      p = fma(p, s, splat(-0.10160136967897415f));
+      p = fma(p, s, splat(0.2607848644256592f));
+      p = fma(p, s, splat(0.6398018002510071f));
+    } else {
+      p = splat(-0.028918391093611717f);
+      p = fma(p, s, splat(-0.08837652206420898f));
+      p = fma(p, s, splat(-0.06278267502784729f));
+      p = fma(p, s, splat(0.01708093471825123f));
+      p = fma(p, s, splat(-0.06372708082199097f));
+      p = fma(p, s, splat(-0.10252707451581955f));
+      p = fma(p, s, splat(0.26106029748916626f));
+      p = fma(p, s, splat(0.6398329138755798f));
+    }
+    return fma(p, s, splat(0.5f)) * t;
+  } else {
+    const vf k = splat(0.45f), d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
+    vf p = splat(-0.04462641477584839f);
+    p = fma(p, s, splat(0.10255611687898636f));
+    p = fma(p, s, splat(-0.050445329397916794f));
+    p = fma(p, s, splat(-0.07640846073627472f));
+    p = fma(p, s, splat(0.09060744941234589f));
+    p = fma(p, s, splat(0.045420072972774506f));
+    p = fma(p, s, splat(-0.11312492191791534f));
+    p = fma(p, s, splat(-0.0590236522257328f));
+    p = fma(p, s, splat(0.16541485488414764f));
+    p = fma(p, s, splat(0.30482959747314453f));
+    const vf last = splat(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
+    if constexpr (W::exact) {
+      const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
+      const vf h_low = fma(p, t_low, fma(p, s, last - h)) + splat(6.307946165406975e-09f);
+      *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
+    }
+    return ratio;
   }
-  return ratio;
 }
 template <class W, class L>
 static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
-  const vf whole = vabs(x), a = vmin(splat(20.0f), whole);
+  const vf whole = vabs(x), a = vmin(splat(FAR), whole);
   w.small_exp(vmin(x, splat(0.0f)) * (splat(0.5f) * whole));
   vf ratio_low;
   const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, None{});
@@ -293,7 +352,7 @@ static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
     if constexpr (!std::is_same<L, None>::value) ratio_low = fma(signed_like(low, x), splat(-0.3989422804f), ratio_low);
     tail = fma(ratio, density, ratio_low * density);
   }
-  return select(less(splat(0.0f), x), splat(1.0f) - tail, tail);
+  return by_sign(x, tail, splat(1.0f) - tail);
 }
 // erf(x) = 1 - 2 Phi(-x sqrt 2); near 0 its series.
 template <class W, class L>
@@ -307,7 +366,7 @@ static NL_INLINE vf nl_erf(W&, vf x, L) {
   p = fma(p, s, splat(1.0f / (2 * 5)));
   p = fma(p, s, splat(-1.0f / 3));
   p = fma(p * s, x, x) * splat(1.1283791671f);
-  Fast w;
+  Fast<W::bits> w;
   const vf tail = nl_Phi(w, a * splat(-1.41421356f), None{});
   return select(less(a, splat(0.6f)), p, copysign_from(fma(splat(-2.0f), tail, splat(1.0f)), x));
 }

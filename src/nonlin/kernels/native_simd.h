@@ -13,7 +13,15 @@
 #include <arm_neon.h>
 #endif
 
+// What the compiler may use; a test defines these itself where it emulates the instructions (avx512_by_simde.h).
 #if defined(__AVX512F__)
+#define NL_AVX512
+#endif
+#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#define NL_AVX512BF16
+#endif
+
+#if defined(NL_AVX512)
 constexpr int VL = 16;
 #elif defined(__AVX__)
 constexpr int VL = 8;
@@ -34,7 +42,7 @@ static NL_INLINE void store(float* p, vf v, bool = true) { *reinterpret_cast<vf*
 static NL_INLINE vf splat(float x) { return x - vf{}; }
 
 // Masks. vmax(a, b) and vmin(a, b) give b where either is nan: with a number first, a nan stays.
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
 typedef __mmask16 vm;
 static NL_INLINE vm less(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
 static NL_INLINE vm is_nan(vf a) { return _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q); }
@@ -84,7 +92,7 @@ static NL_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 
 // a * b - product exactly, where product is a * b rounded.
 static NL_INLINE vf product_error(vf a, vf b, vf product) {
-#if defined(__FMA__) || defined(__AVX512F__) || defined(__aarch64__)
+#if defined(__FMA__) || defined(NL_AVX512) || defined(__aarch64__)
   return fma(a, b, -product);
 #else
   const vd exact = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
@@ -99,6 +107,26 @@ static NL_INLINE V sum_error(V a, V b, V sum) {
 }
 
 static NL_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+static NL_INLINE vf negative_abs(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
+// a where the sign of x is set, else b: for a nan or a zero, either.
+static NL_INLINE vf by_sign(vf x, vf a, vf b) {
+#if defined(__AVX2__) && !defined(NL_AVX512)
+  return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)x);
+#else
+  return select(less(x, vf{}), a, b);
+#endif
+}
+// Whether low < x < high, for negative numbers (their bits, as integers, run the other way).
+static NL_INLINE vm between(vf x, float low, float high) {
+#if defined(NL_AVX512)
+  return less(splat(low), x) & less(x, splat(high));
+#else
+  int32_t first, last;
+  std::memcpy(&first, &high, 4), std::memcpy(&last, &low, 4);
+  const uint32_t shift = 0x80000000u - static_cast<uint32_t>(first);
+  return (vi)((vi)x + static_cast<int32_t>(shift)) < static_cast<int32_t>(static_cast<uint32_t>(last) + shift);
+#endif
+}
 static NL_INLINE vf copysign_from(vf magnitude, vf sign) {
   return (vf)(((vi)magnitude & 0x7fffffff) | ((vi)sign & (int32_t)0x80000000));
 }
@@ -110,20 +138,19 @@ typedef uint16_t vh __attribute__((vector_size(VL * 2), aligned(2), may_alias));
 typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 static NL_INLINE vf load(const bf16* p) {
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(NL_AVX512)
   return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
 #else
   return (vf)(__builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16);
 #endif
 }
-// Round to nearest, ties to even; where there may be a nan, it keeps its sign and stays one.
-static NL_INLINE vf bf16_bits(vf v, bool nan) {
-  const vu bits = (vu)v;
-  const vf rounded = (vf)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-  return nan ? select(is_nan(v), (vf)((bits >> 16) | 0x40), rounded) : rounded;
+// Rounded to nearest, ties to even, in the upper halves; where there may be a nan, it keeps its sign and stays one.
+static NL_INLINE vu rounded_bits(vf v, bool nan) {
+  const vu bits = (vu)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return nan ? (vu)select(is_nan(v), (vf)(bits | 0x400000), (vf)rounded) : rounded;
 }
 static NL_INLINE void store(bf16* p, vf v, bool nan) {
-#if defined(__AVX512BF16__) && defined(__AVX512VL__)
+#if defined(NL_AVX512BF16)
   // The instruction takes subnormal numbers for zero: they go the long way.
   if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, 0x20) == 0, 1)) {
     const __m256bh made = _mm512_cvtneps_pbh((__m512)v);
@@ -131,15 +158,15 @@ static NL_INLINE void store(bf16* p, vf v, bool nan) {
     return;
   }
 #endif
-#if defined(__AVX2__) && !defined(__AVX512F__)
-  const __m256i wide = (__m256i)bf16_bits(v, nan);
+#if defined(__AVX2__) && !defined(NL_AVX512)
+  const __m256i wide = (__m256i)(rounded_bits(v, nan) >> 16);
   const __m128i made = _mm_packus_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), made);
 #else
-  *reinterpret_cast<vh*>(p) = __builtin_convertvector((vu)bf16_bits(v, nan), vh);
+  *reinterpret_cast<vh*>(p) = __builtin_convertvector(rounded_bits(v, nan) >> 16, vh);
 #endif
 }
-#if defined(__AVX512F__)
+#if defined(NL_AVX512)
 static NL_INLINE vf load(const fp16* p) {
   return (vf)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
@@ -188,6 +215,33 @@ static inline vf load(const fp16* p) {
 static inline void store(fp16* p, vf v, bool) {
   for (int i = 0; i < VL; i++) p[i].bits = fp16_of(v[i]);
 }
+#endif
+
+// What a loop takes at once: one register, as the numbers lie; of bfloat16 two, the even numbers and the odd ones, which
+// a shift and a mask take apart and a blend puts together. Every operand of a kernel is split in the same way.
+template <class T>
+struct Lanes {
+  static constexpr int registers = 1;
+  static NL_INLINE void load(const T* p, vf* out) { out[0] = ::load(p); }
+  static NL_INLINE void store(T* p, const vf* v, bool nan) { ::store(p, v[0], nan); }
+};
+#if !defined(NL_AVX512BF16)
+template <>
+struct Lanes<bf16> {
+  static constexpr int registers = 2;
+  static NL_INLINE void load(const bf16* p, vf* out) {
+    const vu both = *reinterpret_cast<const vu*>(p);
+    out[0] = (vf)(both << 16), out[1] = (vf)(both & 0xffff0000u);
+  }
+  static NL_INLINE void store(bf16* p, const vf* v, bool nan) {
+    const vu even = rounded_bits(v[0], nan) >> 16, odd = rounded_bits(v[1], nan);
+#if defined(__AVX2__) && !defined(NL_AVX512)
+    *reinterpret_cast<vu*>(p) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+#else
+    *reinterpret_cast<vu*>(p) = even | (odd & 0xffff0000u);
+#endif
+  }
+};
 #endif
 
 }  // namespace

@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
         return block.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
             up.bias, down.bias, activation=activation.definition, memory=self.memory,
-            parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters})
+            parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters} or None)
 
     def explain(self) -> dispatch.Explanation:
         """Return whether the block runs as one operation or calls its modules, and why.
@@ -122,24 +122,30 @@ class FeedForward(nn.Module):
 
     def _needs_modules(self) -> str | None:
         """Return why the modules must be called one by one; None where one operation computes the same."""
-        if self.activation.definition.expr is None:
-            return f"{self.activation.definition.name} is not pointwise"
+        modules = self._modules  # asked at each call: attribute by attribute would cost more than a small product
+        activation = modules["activation"]
         if hooked_everywhere():
             return "hooks on all modules are registered"
-        for name, module, stock in (("gate", self.gate, nn.Linear), ("up", self.up, nn.Linear),
-                                    ("down", self.down, nn.Linear), ("activation", self.activation, Activation)):
-            if module is not None and (reason := altered(module, (stock,))):
+        for name, stock in _STOCK:
+            module = modules.get(name)  # gate may be None
+            if module is not None and (reason := altered(module, stock)):
                 return f"{name} {reason}"
+        if activation.definition.expr is None:  # type: ignore[union-attr]
+            return f"{self.activation.definition.name} is not pointwise"
         return None
 
     def extra_repr(self) -> str:
         return f"memory={self.memory}"
 
 
+_STOCK: tuple[tuple[str, tuple[type, ...]], ...] = (
+    ("gate", (nn.Linear,)), ("up", (nn.Linear,)), ("down", (nn.Linear,)), ("activation", (Activation,)))
+
+
 def hooked_everywhere() -> bool:
     """Return whether hooks are registered that every module of the process runs."""
-    return any((_hooks._global_forward_hooks, _hooks._global_forward_pre_hooks, _hooks._global_backward_hooks,
-                _hooks._global_backward_pre_hooks))
+    return bool(_hooks._global_forward_hooks or _hooks._global_forward_pre_hooks or _hooks._global_backward_hooks
+                or _hooks._global_backward_pre_hooks)
 
 
 def altered(module: nn.Module, stock: tuple[type, ...]) -> str | None:

@@ -1,0 +1,66 @@
+// AVX-512 for a processor without it: the intrinsics that our code uses, by SIMDe where it has them, else by one number
+// at a time as Intel's manual describes the instruction. Included before everything else by the compiler.
+#pragma once
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512/blend.h>
+#include <simde/x86/avx512/cmp.h>
+#include <simde/x86/avx512/fmadd.h>
+#include <simde/x86/avx512/max.h>
+#include <simde/x86/avx512/min.h>
+#include <simde/x86/avx512/sqrt.h>
+
+#define NL_AVX512
+
+// VSCALEFPS: a times 2 to the floor of b, rounded once.
+static inline __m512 nl_scalef(__m512 a, __m512 b) {
+  for (int i = 0; i < 16; i++) a[i] = std::isnan(b[i]) ? b[i] : std::ldexp(a[i], static_cast<int>(std::floor(b[i])));
+  return a;
+}
+#define _mm512_scalef_ps(a, b) nl_scalef(a, b)
+
+// VFPCLASSPS, of which 0x20 asks for subnormal numbers.
+static inline __mmask16 nl_subnormal(__m512 a) {
+  unsigned found = 0;
+  for (int i = 0; i < 16; i++) found |= static_cast<unsigned>(std::fpclassify(a[i]) == FP_SUBNORMAL) << i;
+  return static_cast<__mmask16>(found);
+}
+#define _mm512_fpclass_ps_mask(a, kinds) ((kinds) == 0x20 ? nl_subnormal(a) : throw "only subnormal numbers")
+
+// VCVTNEPS2BF16: to nearest, ties to even; subnormal numbers become zero, a nan stays one.
+static inline __m256i nl_bf16(__m512 a) {
+  uint16_t made[16];
+  for (int i = 0; i < 16; i++) {
+    const float x = a[i];
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    if (std::isnan(x)) made[i] = static_cast<uint16_t>(bits >> 16 | 0x40);
+    else if (std::fpclassify(x) == FP_SUBNORMAL) made[i] = static_cast<uint16_t>(bits >> 16 & 0x8000);
+    else made[i] = static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+  }
+  __m256i out;
+  std::memcpy(&out, made, sizeof out);
+  return out;
+}
+#define __m256bh __m256i
+#define _mm512_cvtneps_pbh(a) nl_bf16(a)
+
+// VCVTPH2PS and VCVTPS2PH, by the narrower ones of F16C.
+static inline __m512 nl_from_half(__m256i h) {
+  __m512 out;
+  const __m256 parts[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(h)), _mm256_cvtph_ps(_mm256_extracti128_si256(h, 1))};
+  std::memcpy(&out, parts, sizeof out);
+  return out;
+}
+static inline __m256i nl_to_half(__m512 a) {
+  __m256 parts[2];
+  std::memcpy(parts, &a, sizeof parts);
+  return _mm256_set_m128i(_mm256_cvtps_ph(parts[1], _MM_FROUND_TO_NEAREST_INT),
+                          _mm256_cvtps_ph(parts[0], _MM_FROUND_TO_NEAREST_INT));
+}
+#define _mm512_cvtph_ps(h) nl_from_half(h)
+#define _mm512_cvtps_ph(a, rounding) nl_to_half(a)
