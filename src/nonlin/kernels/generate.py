@@ -13,7 +13,7 @@ from pathlib import Path
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import cauchy
+from nonlin.functions.primitives import Tanh, cauchy, sigmoid
 from nonlin.kernels import writer
 from nonlin.kernels.writer import Value, exact_in_sixteen_bits
 
@@ -69,7 +69,7 @@ def _literal(x: float, suffix: str = "") -> str:
 
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
-  static constexpr bool exact = {exact}, powers = {powers}, scaled = {scaled};
+  static constexpr bool exact = {exact}, careful = {careful}, powers = {powers}, scaled = {scaled};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
     {value_body}
@@ -107,7 +107,8 @@ def struct(definition: Definition) -> str:
     scaled = any(abs(part.as_coeff_Mul()[0]) < 1 for part in arguments) or (far and definition.gated)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
-        exact=str(exact).lower(), powers=str(far).lower(), scaled=str(scaled).lower(),
+        exact=str(exact).lower(), careful=str(_sigmoids(definition) > 2).lower(),
+        powers=str(far).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(value.lines), value=out, slope_body="\n    ".join(slope.lines), slope_value=again)
 
 
@@ -115,6 +116,19 @@ def _whole(definition: Definition) -> sympy.Expr:
     """Return an expression that has every part of the value and of the derivatives in it."""
     names = (*definition.variables, *(q.name for q in definition.parameters))
     return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
+
+
+def _sigmoids(definition: Definition) -> int:
+    """Return how many sigmoids (a tanh counts) the longest product multiplies, in the value or a derivative."""
+    def count(e: sympy.Expr) -> int:
+        if isinstance(e, sympy.Mul):
+            return sum(map(count, e.args))
+        if isinstance(e, sympy.Pow):
+            return count(e.base) * abs(int(e.exp)) if e.exp.is_Integer else count(e.base)
+        return max([0, *map(count, e.args)]) if isinstance(e, (sympy.Add, sympy.Tuple)) else int(
+            isinstance(e, (sigmoid, Tanh)))
+
+    return count(_whole(definition))
 
 
 @functools.cache

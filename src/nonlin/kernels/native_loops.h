@@ -46,7 +46,13 @@ static NL_INLINE bool whole(double a, double b) { return a == a && b == b; }
 static NL_INLINE double mended(double x, bool whole) { return x != x && whole ? 0.0 : x; }
 
 static NL_INLINE void add_lanes(double* sum, vf part) {
-  for (int j = 0; j < VL; j++) sum[j] += part[j];
+#if defined(__AVX2__) && !defined(NL_AVX512)
+  const __m256 p = (__m256)part;
+  _mm256_storeu_pd(sum, _mm256_add_pd(_mm256_loadu_pd(sum), _mm256_cvtps_pd(_mm256_castps256_ps128(p))));
+  _mm256_storeu_pd(sum + 4, _mm256_add_pd(_mm256_loadu_pd(sum + 4), _mm256_cvtps_pd(_mm256_extractf128_ps(p, 1))));
+#else
+  *reinterpret_cast<vd*>(sum) += __builtin_convertvector(part, vd);
+#endif
 }
 
 // The lanes where float32 is not enough, in double precision.
@@ -134,7 +140,8 @@ static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double
 
 template <class K, class T>
 struct Loops {
-  using W = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact,
+  using W = std::conditional_t<K::exact || std::is_same<T, float>::value,
+                               std::conditional_t<K::careful, Careful, Exact>,
                                Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
   static constexpr int R = Lanes<T>::registers, STEP = R * VL;
 

@@ -26,16 +26,20 @@ static NL_INLINE None times(None, vf) { return {}; }
 // by less than 2^-17 of itself, a five-hundredth of the last place; for 11, by less than 2^-22.
 template <int B>
 struct Fast {
-  static constexpr bool exact = false;
+  static constexpr bool exact = false, careful = false;
   static constexpr int bits = B;
   NL_INLINE void small_exp(vf) {}
 };
 struct Exact {
-  static constexpr bool exact = true;
+  static constexpr bool exact = true, careful = false;
   static constexpr int bits = 24;
   vm small{};  // where an argument of exp lies between -220 and -80
   NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
   NL_INLINE vm flagged() const { return small; }
+};
+// For formulas that multiply three sigmoids or more: each has all its digits.
+struct Careful : Exact {
+  static constexpr bool careful = true;
 };
 
 // (e^r - 1) / r for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
@@ -72,9 +76,9 @@ static NL_INLINE vf reduced(vf x, L low, vf n) {
 constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
 static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // of the low bits, less 127
 
-// exp(x + low) for -104 <= x <= 0 or nan.
+// exp(x + low) for -104.2 <= x <= 0 or nan. Where asked, `lost` is what the last rounding took.
 template <class W, class L>
-static NL_INLINE vf exp_below(vf x, L low) {
+static NL_INLINE vf exp_below(vf x, L low, vf* lost = nullptr) {
 #if defined(NL_AVX512)
   const vf magic = splat(MAGIC);
 #else
@@ -82,15 +86,18 @@ static NL_INLINE vf exp_below(vf x, L low) {
 #endif
   const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
   const vf r = reduced<W::bits>(x, low, n);
-  vf p;
-  if constexpr (W::bits < 24) p = fma(exp_slope<W::bits>(r), r, splat(1.0f));
-  else p = splat(1.0f) + exp_rest(r);
+  auto scaled = [&](vf p) {
 #if defined(NL_AVX512)
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  // 2^n by two factors: a subnormal result is rounded once, and 2^-150 is no float.
-  return p * power_of_two(shifted) * splat(5.9604644775390625e-08f);
+    // 2^n by two factors: a subnormal result is rounded once, and 2^-150 is no float.
+    return p * power_of_two(shifted) * splat(5.9604644775390625e-08f);
 #endif
+  };
+  if constexpr (W::bits < 24) return scaled(fma(exp_slope<W::bits>(r), r, splat(1.0f)));
+  const vf rest = exp_rest(r), p = splat(1.0f) + rest;
+  if (lost) *lost = scaled(rest - (p - splat(1.0f)));
+  return scaled(p);
 }
 // exp(x + low) for any x; 0 below -104, subnormal before; nan stays.
 template <class W, class L>
@@ -147,12 +154,22 @@ struct Both {
 template <class W, class L>
 static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   const vf one = splat(1.0f);
-  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
+  vf lost;
+  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)),
+                            W::careful ? &lost : nullptr);
   const vf d = one + z;
-  vf large = one / d;
-  // What the sum and the division lost counts twice where both sigmoids are multiplied.
-  if constexpr (W::exact) large = fma(large, fma(-(z - (d - one)), large, fma(-d, large, one)), large);
-  const vf small = z * large;
+  vf large = one / d, small;
+  if constexpr (W::careful) {
+    // What exp, the sum, the division and the product lost.
+    const vf large_low = large * fma(-large, (z - (d - one)) + lost, fma(-large, d, one));
+    small = z * large;
+    small = small + fma(z, large_low, fma(lost, large, product_error(z, large, small)));
+    large = large + large_low;
+  } else {
+    // What the sum and the division lost counts twice where both sigmoids are multiplied.
+    if constexpr (W::exact) large = fma(large, fma(-(z - (d - one)), large, fma(-d, large, one)), large);
+    small = z * large;
+  }
   return {by_sign(x, small, large), by_sign(x, large, small)};
 }
 // 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
@@ -162,10 +179,8 @@ static NL_INLINE vf nl_expm1(W&, vf x, L low) {
   x = vmin(splat(89.0f), vmax(splat(-30.0f), x));
   const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic, half = power_of_two(shifted);
   const vf r = reduced<W::bits>(x, low, n);
-  vf rest;
-  if constexpr (W::bits < 24) rest = exp_slope<11>(r) * r;
-  else rest = exp_rest(r);
-  const vf y = fma(rest, half, half - splat(0.5f));
+  // In every precision: who takes x from it keeps only what lies beyond the first term.
+  const vf y = fma(exp_rest(r), half, half - splat(0.5f));
   return y + y;
 }
 // 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
@@ -244,7 +259,8 @@ static NL_INLINE vf log1p_unit(vf z) {
 template <class W, class L>
 static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
   w.small_exp(x);
-  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
+  using Inner = std::conditional_t<W::bits == 11, Fast<24>, W>;  // a parameter's softplus is in every number
+  const vf z = exp_below<Inner>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
   return vmax(splat(0.0f), x) + log1p_unit<W::bits>(z);
 }
 // The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
@@ -277,7 +293,7 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   return select(less(x, splat(0.0f)), below, one - below);
 }
 
-constexpr float FAR = 14.42f;  // exp(-FAR^2 / 2) is the least that exp_below takes
+constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0, and its exponent the least that exp_below takes
 // exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
 template <class W, class L>
 static NL_INLINE vf gauss(W&, vf a, L low) {
