@@ -111,7 +111,8 @@ class Health:
         if self._record is None:
             made = record.make(self._finished, self.model, type(self.model).__name__)
             made["findings"] = judge.judge(made)
-            self._record = record.finite(made)
+            self._record = made = record.finite(made)
+            return made
         return self._record
 
     def findings(self) -> list[dict[str, Any]]:
