@@ -68,12 +68,16 @@ def used_twice():
     return nn.Sequential(block, block)
 
 
+def plain(*between):
+    return nn.Sequential(nn.Linear(16, 32), *between, nn.Linear(32, 16))
+
+
 ODD = {"tied": tied, "no bias on one": without_a_bias, "hooked": hooked, "pruned": pruned, "weight norm": normed,
        "used twice": used_twice, "one unit": lambda: Gated(1), "square": lambda: Gated(16),
        "nested": lambda: nn.Sequential(nn.Sequential(Gated(), nn.Sequential(Gated())), nn.Identity()),
        "frozen": lambda: Gated().requires_grad_(False),
-       "dropout between": lambda: nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Dropout(0.1), nn.Linear(32, 16)).eval(),
-       "norm before": lambda: nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16)),
+       "dropout between": lambda: plain(nn.GELU(), nn.Dropout(0.1)).eval(),
+       "norm before": lambda: nn.Sequential(nn.LayerNorm(16), *plain(nn.GELU())),
        "zero weights": lambda: nn.Sequential(Gated(), Gated())}
 
 
