@@ -98,6 +98,8 @@ def refuse_weights(block: Block) -> None:
     """Raise Refused for weights that are not plain tensors on one device."""
     tensors = [t for p in block.projections.values() for t in p.module.parameters()]
     for tensor in tensors:
+        if tensor.is_complex():
+            raise Refused(f"its weights are {tensor.dtype}, not real numbers")
         if not tensor.is_floating_point():
             raise Refused(f"its weights are {tensor.dtype}: quantized weights stay as they are")
         if type(tensor) not in (nn.Parameter, Tensor):
@@ -107,6 +109,8 @@ def refuse_weights(block: Block) -> None:
         raise Refused("its weights lie on several devices")
     if any(t.device.type == "meta" for t in tensors):
         raise Refused("its weights are not loaded (meta device)")
+    if not all(bool(t.detach().isfinite().all()) for t in tensors):
+        raise Refused("its weights hold infinite numbers or nan, with which nothing can be compared")
 
 
 def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: str) -> Plan:

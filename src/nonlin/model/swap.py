@@ -180,8 +180,8 @@ def _put(module: nn.Module, path: str, new: nn.Module) -> None:
 def _steps(model: nn.Module, wanted: Definition, run: Callable[[], Any] | None) -> list[_Step]:
     plans, left = plan_all(model, "lean", run, "swap")
     if left:
-        raise UserError(f"swap: every feed-forward block must be understood before any is changed; {left[0].name} is "
-                        f"not: {left[0].reason}. The model is as it was.")
+        raise UserError(f"swap: every feed-forward block must be understood before any is changed; "
+                        f"{left[0].name or 'the module itself'} is not: {left[0].reason}. The model is as it was.")
     steps = []
     for made in plans:
         old = made.recipe.definition
