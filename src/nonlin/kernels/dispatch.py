@@ -32,11 +32,15 @@ class Explanation:
 
 def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Any, Any, str]:
     """Return (the backend's module, its kernel, where that comes from), or (None, None, why torch computes)."""
-    backend = triton_backend if inputs[0].device.type in triton_backend.DEVICES else compiled
+    backend = compiled if _on_cpu(inputs) else triton_backend
     if refused := backend.refusal(inputs, parameters):
         return None, None, refused
     kernel, reason = backend.find(definition)
     return (None, None, reason) if kernel is None else (backend, kernel, reason)
+
+
+def _on_cpu(inputs: Sequence[Tensor]) -> bool:
+    return inputs[0].device.type not in triton_backend.DEVICES
 
 
 def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = (),
@@ -48,7 +52,7 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    if (few := compiled.few_of(definition, inputs)) is not None:
+    if _on_cpu(inputs) and (few := compiled.few_of(definition, inputs)) is not None:
         return compiled.forward_few(few, inputs, over)
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
@@ -66,7 +70,7 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     and dtype. With ``want_value`` the activation itself is computed again in the same pass. ``into`` names tensors
     of the inputs' common shape, with at most two strides, that take the inputs' gradients.
     """
-    if into is None and (few := compiled.few_of(definition, (*inputs, gradient))) is not None:
+    if into is None and _on_cpu(inputs) and (few := compiled.few_of(definition, (*inputs, gradient))) is not None:
         outs = compiled.backward_few(few, gradient, inputs, want_value)
         return outs[:len(inputs)], [], outs[-1] if want_value else None
     backend, kernel, _ = _choose(definition, inputs, parameters)
