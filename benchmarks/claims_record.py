@@ -7,13 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-_LONG = ("curves", "studies", "rules")
+_LEFT_OUT = ("curves", "studies", "rules", "timing")  # long, or of no meaning once a run was stopped and resumed
 
 
 def trimmed(value):
     """JSON values without drawn curves and the plans of single studies, numbers to six digits."""
     if isinstance(value, dict):
-        return {k: trimmed(v) for k, v in value.items() if k not in _LONG}
+        return {k: trimmed(v) for k, v in value.items() if k not in _LEFT_OUT}
     if isinstance(value, list):
         return [trimmed(v) for v in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value

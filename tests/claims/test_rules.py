@@ -152,14 +152,23 @@ def test_4_an_activation_that_halves_its_signal_vanishes_and_one_that_keeps_it_d
 def dying(best, high, language):
     names = claim_05_dying.ACTIVATIONS
     shares = {key: effects({n: values(v if n == "relu" else 0.0) for n in names})
-              for key, v in (("at_best", best), ("at_high", high), ("language", language))}
+              for key, v in (("at_best", best), ("at_high", high))}
     rows = {n: {"best": 0} for n in names}
-    return claim_05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows}).verdict
+    text = {f"{rate:g}": effects({"relu": values(v)})["relu"] for rate, v in enumerate(language)}
+    return claim_05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows, "language": text}).verdict
 
 
 def test_5_turns_with_the_numbers():
-    assert dying(0.3, 0.9, 0.2) == HOLDS and dying(0.3, 0.9, 0.0) == DEPENDS and dying(0.0, 0.0, 0.0) == FAILS
-    assert dying(0.045, 0.9, 0.0) == OPEN
+    assert dying(0.3, 0.9, [0.2, 0.3]) == HOLDS and dying(0.3, 0.9, [0.2, 0.0]) == DEPENDS
+    assert dying(0.0, 0.0, [0.0]) == FAILS and dying(0.045, 0.9, [0.0]) == OPEN
+    assert dying(0.3, 0.9, [0.045, 0.3]) == OPEN
+
+
+def test_5_asks_at_every_rate_that_trains_as_well_as_the_best():
+    losses = {0.01: (2.0, 2.1, 2.2), 0.02: (2.05, 2.02, 2.24), 0.04: (2.5, 2.6, 2.7), 0.08: (2.0, 2.0, None)}
+    tuning = [{"learning_rate": rate, "seed": seed, "bits_per_byte": loss}
+              for rate, row in losses.items() for seed, loss in enumerate(row)]
+    assert claim_05_dying.good_rates({"name": "relu", "learning_rate": 0.01, "tuning": tuning}) == [0.01, 0.02]
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():

@@ -1,5 +1,6 @@
 """Claim 5: ReLU units die."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,21 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from nonlin.claims import draw
-from nonlin.claims.claim import NO, YES, Claim, Experiment, Found, Table, Verdict, above, combine, effects, experiment
+from nonlin.claims.claim import (
+    NO,
+    UNSURE,
+    YES,
+    Claim,
+    Experiment,
+    Found,
+    Table,
+    Verdict,
+    above,
+    combine,
+    effects,
+    experiment,
+)
+from nonlin.errors import UserError
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "relu_squared")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -69,10 +84,28 @@ def measure(found: Found) -> dict[str, Any]:
             "dead": [[sum(r) / len(r) for r in p] for p in measured["dead"]], "loss": losses, "best": best,
             "at_best": _died(measured["dead"], best), "at_high": _died(measured["dead"], trained[-1])}
     shares = {key: effects({name: row[key] for name, row in rows.items()}) for key in ("at_best", "at_high")}
-    language = {arm["name"]: [found.records[run["config_hash"]]["dead_share"] for run in arm["judged"]
-                              if run["bits_per_byte"] is not None] for arm in found.study("core")["arms"]}
-    shares["language"] = effects({n: v for n, v in language.items() if n in ACTIVATIONS})
-    return {"rates": list(RATES), "activations": rows, "shares": shares}
+    relu = next(arm for arm in found.study("core")["arms"] if arm["name"] == "relu")
+    language = {}
+    for rate in good_rates(relu):
+        runs = [run for run in relu["tuning"] if run["learning_rate"] == rate]
+        runs += relu["judged"] if rate == relu["learning_rate"] else []
+        died = [found.records[run["config_hash"]]["dead_share"] for run in runs if run["bits_per_byte"] is not None]
+        language[f"{rate:g}"] = effects({"relu": died})["relu"]
+    return {"rates": list(RATES), "activations": rows, "shares": shares, "language": language}
+
+
+def good_rates(arm: Mapping[str, Any]) -> list[float]:
+    """Return the learning rates whose loss cannot be told from the best one's, by the paired tuning runs."""
+    if arm["learning_rate"] is None:
+        raise UserError(f"{arm['name']} diverged at every learning rate. Use smaller ones.")
+    losses: dict[float, dict[int, float]] = {}
+    for run in arm["tuning"]:
+        losses.setdefault(run["learning_rate"], {})[run["seed"]] = (
+            math.inf if run["bits_per_byte"] is None else run["bits_per_byte"])
+    best = losses[arm["learning_rate"]]
+    worse = {rate: [by_seed[s] - best[s] for s in best] for rate, by_seed in losses.items()}
+    return [rate for rate, more in worse.items() if rate == arm["learning_rate"] or (
+        math.isfinite(sum(more)) and effects({"": more})[""]["low"] <= 0)]
 
 
 def _died(dead: list[Any], rate: int) -> list[float]:
@@ -85,15 +118,23 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     shares, rows = measures["shares"], measures["activations"]
     parts = {"in a plain network at its best learning rate": above(shares["at_best"]["relu"], MARGIN),
              "in a plain network at the highest one": above(shares["at_high"]["relu"], MARGIN),
-             "in the language model": above(shares["language"]["relu"], MARGIN)}
+             "in the language model": _at_all([above(e, MARGIN) for e in measures["language"].values()])}
     best = measures["rates"][rows["relu"]["best"]]
     others = ", ".join(f"{n} {shares['at_best'][n]['mean']:.0%}" for n in rows if n != "relu")
+    text = [(effect["mean"], rate) for rate, effect in measures["language"].items()]
     summary = (f"In a plain network {shares['at_best']['relu']['mean']:.0%} of ReLU's units die at its best learning "
                f"rate ({best:g}) and {shares['at_high']['relu']['mean']:.0%} at the highest; of others' at their best: "
                f"{others}. In the language model, which normalizes before its blocks, "
-               f"{shares['language']['relu']['mean']:.1%} of ReLU's are dead.")
+               + (f"{text[0][0]:.1%} of ReLU's are dead." if len(text) == 1 else "ReLU's dead share is "
+                  + ", ".join(f"{share:.1%} (rate {rate})" for share, rate in text)
+                  + ": these rates' losses cannot be told apart."))
     return combine(parts, summary, "the network: they die " + ", ".join(k for k, v in parts.items() if v == YES)
                    + ", not " + ", ".join(k for k, v in parts.items() if v == NO))
+
+
+def _at_all(answers: list[str]) -> str:
+    """Whether it is so at every one: a single no is enough for no."""
+    return NO if NO in answers else UNSURE if UNSURE in answers else YES
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:
@@ -138,11 +179,12 @@ CLAIM = Claim(
     "functions of two variables, at seven learning rates and several seeds. A unit counts as dead where its output "
     "and its slope are below 0.001 on all of 1,024 held-out points; those dead from the start are not counted as "
     "having died. Leaky ReLU, GELU, SiLU and ReLU² get the same. In the small language model the dead units are "
-    "counted on a batch of text at the end of training.",
+    "counted on a batch of text at the end of training, in tuning runs and judged ones.",
     rule="ReLU's units die where the 95 % interval (Holm) of the share that died leaves out zero and its mean exceeds "
     f"{MARGIN:.0%}; they do not where the interval ends below it. Asked in a plain network at ReLU's best learning "
-    "rate (least loss) and at the highest that trains at all, and in the language model at its best. All three: "
-    "holds; none: fails; some: depends on the network; one undecided: not settled.",
+    "rate (least loss) and at the highest that trains at all; and in the language model at every rate whose loss "
+    "cannot be told from the best one's (paired tuning runs, 95 %), where units that live at one of them are a no. All "
+    "three: holds; none: fails; some: depends on the network; one undecided: not settled.",
     change="Normalization before the units keeps their inputs near zero; warm-up, weight decay and a lower learning "
     "rate help too. Networks lose many units before they lose accuracy: look at the loss beside the dead share.",
     caption="Left: units dead after training against the learning rate; circles mark each activation's best rate. "
