@@ -81,7 +81,7 @@ def test_kill_nine_and_the_same_command_again(tmp_path, whole, stage, finished, 
 
 
 def test_control_c_ends_cleanly_with_what_is_known(tmp_path, whole):
-    program = _program(tmp_path, FAKE_SECONDS="0.15")
+    program = _program(tmp_path, FAKE_SECONDS="0.5")
     for line in program.stdout:
         event = json.loads(line)
         if event.get("stage") == "judge" and event["done"] >= 3:
