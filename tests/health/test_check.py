@@ -106,6 +106,13 @@ def test_wrong_ids(tmp_path, content, message):
         health.check(FAMILIES["llama"].build(), tmp_path / "ids.json")
 
 
+@pytest.mark.parametrize("content", ["", " \n\n"])
+def test_an_empty_text_is_refused_and_not_replaced(tmp_path, content):
+    (tmp_path / "empty.txt").write_text(content)
+    with pytest.raises(UserError, match=r"--text must hold text.*empty\.txt.*Pass another file"):
+        health.check(FAMILIES["llama"].build(), tmp_path / "empty.txt", tokens=64, context=32)
+
+
 def test_unreadable_text_and_a_model_that_takes_no_tokens(tmp_path):
     with pytest.raises(UserError, match="must be a readable file"):
         health.check(FAMILIES["llama"].build(), tmp_path / "nowhere.txt")

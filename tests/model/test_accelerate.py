@@ -67,11 +67,12 @@ def test_the_comparison_notices_another_activation(name):
 
 
 # Without a graph break, forward and backward, by the tracer and autograd that every compiler backend shares.
+@pytest.mark.parametrize("dtype", MODES, ids=str)
 @pytest.mark.parametrize("name", BLOCKS_ARE_MODULES)
-def test_a_family_compiles_without_a_graph_break(name):
+def test_a_family_compiles_without_a_graph_break(name, dtype):
     one = {"num_hidden_layers": 1} if "num_hidden_layers" in FAMILIES[name].settings else {}
     one |= {"layer_types": ["full_attention"]} if name == "gpt_oss" else {}
-    model = _model(name, **one)
+    model = _model(name, **one).to(dtype)
     twin = copy.deepcopy(model)
     nonlin.accelerate(twin)
     torch._dynamo.reset()

@@ -111,9 +111,12 @@ def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str
         return whole.decode("utf-8", "replace")[:characters], corpus.description
     try:
         with Path(text).open(encoding="utf-8", errors="replace") as opened:
-            return opened.read(characters), str(text)
+            found = opened.read(characters)
     except OSError as error:
         raise UserError(f"{call}: --text must be a readable file; {error}. Check the path.") from error
+    if not found.strip():
+        raise UserError(rule(call, "--text", "hold text", f"{text}, which is empty", "Pass another file."))
+    return found, str(text)
 
 
 def _tokenize(tokenizer: Any, raw: str, vocabulary: int, tokens: int, seed: int) -> tuple[Any, list[str], bool]:
