@@ -1,9 +1,14 @@
 """What every test begins from: the built-in activations alone, and subnormal numbers that count."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from nonlin.functions import registry
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests of several folders share
 
 
 @pytest.fixture(autouse=True)

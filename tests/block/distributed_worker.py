@@ -1,16 +1,12 @@
-"""One of two processes: the block under DDP and FSDP2, against the whole batch on one process in float64.
-
-    distributed_worker.py RANK STORE_FILE
-"""
+"""One of two processes: the block under DDP and FSDP2, against the whole batch on one process in float64."""
 
 import copy
-import sys
 
 import torch
-import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+import two_ranks
 from nonlin.nn import FeedForward
 
 
@@ -40,9 +36,7 @@ def _shard_layers(model):
     return model
 
 
-def main(rank, store):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def compare(rank):
     torch.manual_seed(0)
     batch = torch.randn(2, 6, 8, dtype=torch.float64)
     wraps = {"ddp": DistributedDataParallel, "fsdp2": _shard_all, "fsdp2 of layers": _shard_layers}
@@ -65,8 +59,8 @@ def main(rank, store):
             assert len(one) == 4 and (not any(one) if name == "fsdp2 of layers" else all(one)), (name, said)
             for (key, parameter), want in zip(model.named_parameters(), wanted.parameters(), strict=True):
                 _check(_whole(parameter.grad), want.grad, f"{name}, {memory}, {key}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    with two_ranks.joined() as rank:
+        compare(rank)

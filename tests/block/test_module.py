@@ -1,8 +1,5 @@
 """The module around the operation: names and state, layers replaced or hooked, other people's weights, processes."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +8,7 @@ import torch.nn.functional as F
 from blocks import assert_close, reference
 from torch import nn
 
+import two_ranks
 from nonlin.errors import UserError
 from nonlin.kernels import feed_forward
 from nonlin.nn import FeedForward
@@ -195,17 +193,4 @@ def test_an_expert_of_gpt_oss():
 
 
 def test_two_processes_under_ddp_and_fsdp2(tmp_path):
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    worker = Path(__file__).with_name("distributed_worker.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [subprocess.Popen([sys.executable, str(worker), str(rank), str(tmp_path / "store")],
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-                 for rank in range(2)]
-    try:
-        said = [p.communicate(timeout=240)[0] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    for process, text in zip(processes, said, strict=True):
-        assert process.returncode == 0, text[-3000:]
+    two_ranks.run(Path(__file__).with_name("distributed_worker.py"), tmp_path)

@@ -1,12 +1,11 @@
 """Two processes that watch the same model on different data; each prints what it found as JSON."""
 
 import json
-import sys
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
+import two_ranks
 from nonlin import health
 
 
@@ -28,12 +27,10 @@ def data(rank):
 
 
 if __name__ == "__main__":
-    rank, store = int(sys.argv[1]), sys.argv[2]
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    with health.watch(model()) as seen:
-        seen.model(data(rank))
-    record = seen.record()
-    block = record["blocks"][0]
-    print(json.dumps({"ranks": record["ranks"], "tokens": record["tokens"], "dead": block["dead"]["units"],
-                      "rms": block["streams"]["product"]["rms"], "largest": block["streams"]["up"]["largest"]}))
-    dist.destroy_process_group()
+    with two_ranks.joined() as rank:
+        with health.watch(model()) as seen:
+            seen.model(data(rank))
+        record = seen.record()
+        block = record["blocks"][0]
+        print(json.dumps({"ranks": record["ranks"], "tokens": record["tokens"], "dead": block["dead"]["units"],
+                          "rms": block["streams"]["product"]["rms"], "largest": block["streams"]["up"]["largest"]}))

@@ -1,10 +1,7 @@
 """Watching a model that trains: when it looks, what it leaves alone, and with what it works."""
 
 import json
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import pytest
 import ranks
@@ -15,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import nonlin
+import two_ranks
 from nonlin import health
 from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig
@@ -163,10 +161,7 @@ def test_compiled_code_is_made_once_and_never_sees_a_hook(in_place):
 
 
 def test_two_ranks_are_joined(tmp_path):
-    program = [sys.executable, str(Path(ranks.__file__))]
-    processes = [subprocess.Popen([*program, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, text=True)
-                 for rank in (0, 1)]
-    outputs = [json.loads(p.communicate(timeout=120)[0]) for p in processes]
+    outputs = [json.loads(said.splitlines()[-1]) for said in two_ranks.run(ranks.__file__, tmp_path)]
     assert outputs[0] == outputs[1]
     with health.watch(ranks.model(), tokens=3000) as watched:
         watched.model(torch.cat([ranks.data(0), ranks.data(1)]))

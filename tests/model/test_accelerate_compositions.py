@@ -1,9 +1,6 @@
 """accelerate among what people wrap around a model: dropout, chunking, adapters, hooks, FSDP2, devices, quantized."""
 
 import copy
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from families import FAMILIES
 from torch import nn
 
 import nonlin
+import two_ranks
 from nonlin.errors import UserError
 from nonlin.model.replacement import recipe_of
 
@@ -172,61 +170,5 @@ def test_quantized_weights_are_refused():
     assert not any(recipe_of(m) for m in model.modules())
 
 
-FSDP2 = '''
-import copy, os, sys, torch, torch.distributed as dist
-sys.path.insert(0, sys.argv[1])
-from accelerated import awake, output
-from families import FAMILIES
-from torch.distributed.fsdp import fully_shard
-import nonlin
-from nonlin.errors import UserError
-from nonlin.model.replacement import recipe_of
-
-dist.init_process_group("gloo")
-family = FAMILIES["llama"]
-model = awake(family.build())
-twin = copy.deepcopy(model)
-nonlin.accelerate(twin)
-
-def shard(m, blocks):
-    for layer in m.model.layers:
-        if blocks:
-            fully_shard(layer.mlp)
-        fully_shard(layer)
-    return fully_shard(m)
-
-def step(m):
-    out = output(m, family)
-    (out.float() ** 2).mean().backward()
-    return out.detach(), {n: p.grad.full_tensor() for n, p in m.named_parameters()}
-
-for blocks in (False, True):
-    a, b = shard(copy.deepcopy(model), blocks), shard(copy.deepcopy(twin), blocks)
-    assert sum(recipe_of(m) is not None for m in b.modules()) == 2
-    (out, grads), (twin_out, twin_grads) = step(a), step(b)
-    torch.testing.assert_close(twin_out, out, rtol=1e-4, atol=1e-5)
-    for name, grad in grads.items():
-        assert float((twin_grads[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-7, name
-    if blocks:
-        assert "before fully_shard" in nonlin.restore(b).left_alone[0].reason
-    try:
-        nonlin.accelerate(a)
-        raise SystemExit("accelerated a sharded model")
-    except UserError as error:
-        assert "accelerate before fully_shard" in str(error), error
-print("equal", flush=True)
-dist.destroy_process_group()
-'''
-
-
 def test_fsdp2_in_two_processes(tmp_path):
-    program = tmp_path / "fsdp.py"
-    program.write_text(FSDP2)
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(29500 + os.getpid() % 400), "WORLD_SIZE": "2",
-                        "OMP_NUM_THREADS": "1"}
-    here = str(Path(__file__).parent)
-    ranks = [subprocess.Popen([sys.executable, str(program), here], env=env | {"RANK": str(rank)}, text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for rank in range(2)]
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
-    assert all("equal" in text for text in said)
+    two_ranks.run(Path(__file__).with_name("sharded_worker.py"), tmp_path)
