@@ -54,8 +54,10 @@ def test_files(tmp_path, whole):
 
 
 def _program(directory, **environment):
+    # A shell that starts the tests in the background has told them to ignore Ctrl-C.
     return subprocess.Popen([*PROGRAM, str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env=os.environ | environment)
+                            env=os.environ | environment,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 @pytest.mark.parametrize(("stage", "finished", "pause"), [
