@@ -30,6 +30,7 @@ class BuildKernels(build_ext):
         isas = native.ISAS if x86 else {"portable": ()}
         with tempfile.TemporaryDirectory() as folder:
             text = generate.unit(d for d in CATALOG if d.expr is not None)
+            weaving = native.weaving(self.compiler.compiler_so[0])
 
             def compile_one(item):
                 isa, flags = item
@@ -38,7 +39,7 @@ class BuildKernels(build_ext):
                 macros = [("NL_ISA", isa)]
                 return self.compiler.compile([str(source)], output_dir=folder, macros=macros,
                                              include_dirs=[str(KERNELS)],
-                                             extra_postargs=[*native.KERNEL_FLAGS, *flags])
+                                             extra_postargs=[*native.KERNEL_FLAGS, *weaving, *flags])
 
             with ThreadPoolExecutor(4) as pool:
                 objects = [o for made in pool.map(compile_one, isas.items()) for o in made]

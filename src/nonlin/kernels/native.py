@@ -61,6 +61,18 @@ def compiler() -> str | None:
     return None
 
 
+def weaving(command: str) -> tuple[str, ...]:
+    """Return the flags by which a C++ compiler weaves independent chains of instructions into each other.
+
+    GCC has to be asked; clang does so of itself and knows no such flags.
+    """
+    try:
+        version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    except FAILURES:
+        return ()
+    return ("-fschedule-insns", "-fsched-pressure") if "Free Software Foundation" in version else ()
+
+
 def build(source: str, name: str, flags: tuple[str, ...], headers: tuple[str, ...]) -> Path:
     """Compile C++ text to a shared object in the cache and return its path; a second call compiles nothing.
 
@@ -104,7 +116,7 @@ def build_kernel(source: str, name: str) -> Path:
 
     wanted = forced_isa()
     target = ISAS.get(wanted, ("-march=native",)) if wanted else ("-march=native",)
-    return build(source, name, (*KERNEL_FLAGS, "-shared", *target), HEADERS)
+    return build(source, name, (*KERNEL_FLAGS, *weaving(compiler() or ""), "-shared", *target), HEADERS)
 
 
 def installed_library() -> Path | None:

@@ -55,6 +55,13 @@ static NL_INLINE void add_lanes(double* sum, vf part) {
 #endif
 }
 
+// Of a few registers, pairwise: as exact as the numbers themselves.
+template <int R>
+static NL_INLINE vf sum_of(const vf* v) {
+  if constexpr (R == 1) return v[0];
+  else return sum_of<R / 2>(v) + sum_of<R / 2>(v + R / 2);
+}
+
 // The lanes where float32 is not enough, in double precision.
 template <class K>
 __attribute__((noinline, cold)) static void repair_value(const vf* in, const double* par, const vf* bad, vf* out) {
@@ -79,11 +86,6 @@ __attribute__((noinline, cold)) static void repair_slopes(const vf* in, vf grad,
   }
 }
 
-template <class W>
-static NL_INLINE vm flagged(const W& w, vm nan) {
-  if constexpr (W::exact) return nan | w.flagged();
-  else return nan;
-}
 // Powers and quotients of numbers this large leave float32's range on the way to a result that has its place in it;
 // tiny ones where they are scaled down or squared on the way.
 template <class K, class W>
@@ -98,56 +100,47 @@ static NL_INLINE vm far_out(const vf* in) {
 }
 static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
 
-// One register's worth of value and of gradients. `rare` is set where there may be a nan.
+// Lanes of which float32 cannot tell whether the result is right.
 template <class K, class W>
-static NL_INLINE vf value_of(const vf* in, const vf* par, const double* par64, bool* rare) {
-  W w;
-  vf out = K::template value<vf>(w, in, par);
-  const vm bad = flagged(w, is_nan(out)) | far_out<K, W>(in);
-  *rare = any(bad);
-  if (__builtin_expect(*rare, 0)) {
-    vf x[K::inputs], fixed = out;
-    for (int k = 0; k < K::inputs; k++) x[k] = in[k];
-    const vf which = ones(bad);
-    repair_value<K>(x, par64, &which, &fixed);
-    out = fixed;
-  }
-  return out;
+static NL_INLINE vm doubtful(const W& w, const vf* in) {
+  if constexpr (W::exact) return w.small | far_out<K, W>(in);
+  else return far_out<K, W>(in);
 }
-template <class K, class W>
-static NL_INLINE vf slopes_of(const vf* in, vf grad, const vf* par, const double* par64, vf* d, bool* rare) {
+
+// One register's worth, mended. Copies, for what a function's argument points to would live in memory from the start.
+template <class K>
+static NL_INLINE void mend_value(const vf* in, const double* par64, vm bad, vf* out) {
+  vf x[K::inputs], fixed = *out;
+  for (int k = 0; k < K::inputs; k++) x[k] = in[k];
+  const vf which = ones(bad);
+  repair_value<K>(x, par64, &which, &fixed);
+  *out = fixed;
+}
+template <class K>
+static NL_INLINE void mend_slopes(const vf* in, vf grad, const double* par64, vm bad, vf* made) {
   constexpr int all = K::inputs + K::parameters;
-  W w;
-  vf out = K::template slopes<vf>(w, in, par, d);
-  vm nan = is_nan(out);
-  for (int k = 0; k < all; k++) {
-    d[k] = grad * d[k];
-    nan = nan | is_nan(d[k]);
-  }
-  const vm bad = flagged(w, nan) | far_out<K, W>(in);
-  *rare = any(bad);
-  if (__builtin_expect(*rare, 0)) {
-    vf x[K::inputs], fixed[all], again = out;
-    for (int k = 0; k < K::inputs; k++) x[k] = in[k];
-    for (int k = 0; k < all; k++) fixed[k] = d[k];
-    const vf which = ones(bad);
-    repair_slopes<K>(x, grad, par64, &which, fixed, &again);
-    for (int k = 0; k < all; k++) d[k] = fixed[k];
-    out = again;
-  }
-  return out;
+  vf x[K::inputs], fixed[all], value = made[all];
+  for (int k = 0; k < K::inputs; k++) x[k] = in[k];
+  for (int k = 0; k < all; k++) fixed[k] = made[k];
+  const vf which = ones(bad);
+  repair_slopes<K>(x, grad, par64, &which, fixed, &value);
+  for (int k = 0; k < all; k++) made[k] = fixed[k];
+  made[all] = value;
 }
+
+// A parameter in every lane. A nan becomes the usual one: other bits might not survive arithmetic on exponents.
+static NL_INLINE vf learned(double par) { return splat(par == par ? static_cast<float>(par) : NAN); }
 
 template <class K, class T>
 struct Loops {
   using W = std::conditional_t<K::exact || std::is_same<T, float>::value,
                                std::conditional_t<K::careful, Careful, Exact>,
                                Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
-  static constexpr int R = Lanes<T>::registers, STEP = R * VL;
+  static constexpr int R = TOGETHER, STEP = R * VL;
 
   static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
     vf par[K::parameters + 1];
-    for (int k = 0; k < K::parameters; k++) par[k] = splat(static_cast<float>(par64[k]));
+    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     const T* in[K::inputs];
     for (int k = 0; k < K::inputs; k++) in[k] = static_cast<const T*>(inputs[k]);
     T* out = static_cast<T*>(output);
@@ -168,11 +161,11 @@ struct Loops {
   static void slopes(int64_t n, const void* const* inputs, const void* gradient, const double* par64, void* const* d,
                      double* sums) {
     vf par[K::parameters + 1];
-    for (int k = 0; k < K::parameters; k++) par[k] = splat(static_cast<float>(par64[k]));
+    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     double lanes[K::parameters + 1][VL] = {};
     int64_t i = 0;
     for (; i + STEP <= n; i += STEP) block(STEP, i, inputs, gradient, par, par64, d, lanes);
-    if (i < n) tail(n - i, i, inputs, gradient, par, par64, d, lanes);
+    if (i < n) tail(n - i, i, inputs, gradient, par64, d, lanes);
     for (int k = 0; k < K::parameters; k++)
       for (int j = 0; j < VL; j++) sums[k] += lanes[k][j];
   }
@@ -186,53 +179,73 @@ struct Loops {
   }
   static NL_INLINE void piece(const T* const* in, int64_t i, const vf* par, const double* par64, T* out) {
     vf x[R][K::inputs], y[R];
+    vm doubt[R], rare{};
 #pragma GCC unroll 4
     for (int k = 0; k < K::inputs; k++) take(in[k] + i, k, x);
-    bool rare = false;
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      bool found;
-      y[r] = value_of<K, W>(x[r], par, par64, &found);
-      rare |= found;
+      W w;
+      y[r] = K::template value<vf>(w, x[r], par);
+      doubt[r] = doubtful<K>(w, x[r]);
+      rare = rare | doubt[r];
     }
-    if (__builtin_expect(rare, 0)) Lanes<T>::store(out, y, true);
-    else Lanes<T>::store(out, y, false);
+    if (__builtin_expect(any(rare | nan_among<R>(y)), 0)) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) mend_value<K>(x[r], par64, doubt[r] | is_nan(y[r]), &y[r]);
+      Lanes<T>::store(out, y, true);
+    } else {
+      Lanes<T>::store(out, y, false);
+    }
   }
   static NL_INLINE void block(int count, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
                               const double* par64, void* const* d, double (*lanes)[VL]) {
     constexpr int all = K::inputs + K::parameters;
-    vf x[R][K::inputs], slope[R][all], grad[R], made[K::inputs + 1][R];
+    vf x[R][K::inputs], made[R][all + 1], grad[R];  // made: gradients by inputs and parameters, then the value
+    vm doubt[R], rare{};
 #pragma GCC unroll 4
     for (int k = 0; k < K::inputs; k++) take(static_cast<const T*>(inputs[k]) + i, k, x);
     Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
-    bool rare = false;
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      bool found;
-      made[K::inputs][r] = slopes_of<K, W>(x[r], grad[r], par, par64, slope[r], &found);
+      W w;
+      made[r][all] = K::template slopes<vf>(w, x[r], par, made[r]);
 #pragma GCC unroll 4
-      for (int k = 0; k < K::inputs; k++) made[k][r] = slope[r][k];
-      rare |= found;
+      for (int k = 0; k < all; k++) made[r][k] = grad[r] * made[r][k];
+      doubt[r] = doubtful<K>(w, x[r]);
+      rare = rare | doubt[r] | nan_among<all + 1>(made[r]);
     }
     auto put = [&](bool nan) {
 #pragma GCC unroll 4
-      for (int k = 0; k <= K::inputs; k++)
-        if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, made[k], nan);
-    };
-    if (__builtin_expect(rare, 0)) put(true);
-    else put(false);
-    for (int k = 0; k < K::parameters; k++)
+      for (int k = 0; k <= K::inputs; k++) {
+        vf some[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) {
-        const vf part = slope[r][K::inputs + k];
-        if (count == STEP) add_lanes(lanes[k], part);
-        else  // the numbers of a register are next to each other, or every other one
-          for (int j = 0; j * R + r < count; j++) lanes[k][j] += part[j];
+        for (int r = 0; r < R; r++) some[r] = made[r][k < K::inputs ? k : all];
+        if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, some, nan);
       }
+    };
+    if (__builtin_expect(any(rare), 0)) {
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++)
+        mend_slopes<K>(x[r], grad[r], par64, doubt[r] | nan_among<all + 1>(made[r]), made[r]);
+      put(true);
+    } else {
+      put(false);
+    }
+    for (int k = 0; k < K::parameters; k++) {
+      vf part[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) part[r] = made[r][K::inputs + k];
+      if (count == STEP) add_lanes(lanes[k], sum_of<R>(part));
+      else
+        for (int r = 0; r < R; r++)
+          for (int j = 0; j < VL; j++)
+            if (Lanes<T>::place(r, j) < count) lanes[k][j] += part[r][j];
+    }
   }
   __attribute__((noinline)) static void tail(int64_t count, int64_t i, const void* const* inputs, const void* gradient,
-                                             const vf* par, const double* par64, void* const* d,
-                                             double (*lanes)[VL]) {
+                                             const double* par64, void* const* d, double (*lanes)[VL]) {
+    vf par[K::parameters + 1];
+    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     T rest[2 * K::inputs + 2][STEP] = {};
     const void* in[K::inputs];
     void* to[K::inputs + 1];

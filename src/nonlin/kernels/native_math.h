@@ -12,11 +12,12 @@
 namespace {
 
 struct None {};  // no low part
-// Bounded, and never nan: where x is held between the ends of a range, what was lost of it says nothing.
-static NL_INLINE vf plus(vf a, vf low) { return a + vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+// Never nan: where x is held between the ends of a range, what was lost of it says nothing.
+static NL_INLINE vf bounded(vf low) { return vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+static NL_INLINE vf plus(vf a, vf low) { return a + bounded(low); }
+struct Sure { vf low; };  // known to be small
+static NL_INLINE vf plus(vf a, Sure b) { return a + b.low; }
 static NL_INLINE vf plus(vf a, None) { return a; }
-static NL_INLINE vf negated(vf a) { return -a; }
-static NL_INLINE None negated(None) { return {}; }
 static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (int32_t)0x80000000)); }
 static NL_INLINE None signed_like(None, vf) { return {}; }
 static NL_INLINE vf times(vf low, vf a) { return low * a; }
@@ -29,90 +30,110 @@ struct Fast {
   static constexpr bool exact = false, careful = false;
   static constexpr int bits = B;
   NL_INLINE void small_exp(vf) {}
+  NL_INLINE void small_gauss(vf) {}
 };
 struct Exact {
   static constexpr bool exact = true, careful = false;
   static constexpr int bits = 24;
   vm small{};  // where an argument of exp lies between -220 and -80
   NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
-  NL_INLINE vm flagged() const { return small; }
+  NL_INLINE void small_gauss(vf x) { small = small | between(x, -20.97f, -12.65f); }  // exp(-x^2 / 2) for x < 0
 };
 // For formulas that multiply three sigmoids or more: each has all its digits.
 struct Careful : Exact {
   static constexpr bool careful = true;
 };
 
-// (e^r - 1) / r for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
-template <int B>
-static NL_INLINE vf exp_slope(vf r) {
+constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
+// Exponentials are taken of r = (H / 2) s. H is a power of two, so that it costs no instruction and no rounding: the
+// coefficients carry it.
+template <int H>
+static NL_INLINE vf coefficient(float c, int degree) { return splat(static_cast<float>(c * power(H / 2.0, degree))); }
+// (e^r - 1) / s for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
+template <int B, int H>
+static NL_INLINE vf exp_slope(vf s) {
   if constexpr (B == 8) {
-    vf p = splat(0.04151368513703346f);
-    p = fma(p, r, splat(0.16787591576576233f));
-    p = fma(p, r, splat(0.5000302195549011f));
-    return fma(p, r, splat(0.9999668002128601f));
+    vf p = coefficient<H>(0.04151368513703346f, 4);
+    p = fma(p, s, coefficient<H>(0.16787591576576233f, 3));
+    p = fma(p, s, coefficient<H>(0.5000302195549011f, 2));
+    return fma(p, s, coefficient<H>(0.9999668002128601f, 1));
   } else {
-    vf p = splat(0.008290273137390614f);
-    p = fma(p, r, splat(0.04189816117286682f));
-    p = fma(p, r, splat(0.1666763871908188f));
-    p = fma(p, r, splat(0.4999914765357971f));
-    return fma(p, r, splat(0.9999997019767761f));
+    vf p = coefficient<H>(0.008290273137390614f, 5);
+    p = fma(p, s, coefficient<H>(0.04189816117286682f, 4));
+    p = fma(p, s, coefficient<H>(0.1666763871908188f, 3));
+    p = fma(p, s, coefficient<H>(0.4999914765357971f, 2));
+    return fma(p, s, coefficient<H>(0.9999997019767761f, 1));
   }
 }
 // e^r - 1, relative error 3e-9 of e^r and next to nothing near 0.
-static NL_INLINE vf exp_rest(vf r) {
-  vf p = splat(0.0013814516132697463f);
-  p = fma(p, r, splat(0.00836874544620514f));
-  p = fma(p, r, splat(0.04166839271783829f));
-  p = fma(p, r, splat(0.1666652113199234f));
-  p = fma(p, r, splat(0.4999999403953552f));
-  return fma(p, r * r, r);
+template <int H>
+static NL_INLINE vf exp_rest(vf s) {
+  vf p = coefficient<H>(0.0013814516132697463f, 6);
+  p = fma(p, s, coefficient<H>(0.00836874544620514f, 5));
+  p = fma(p, s, coefficient<H>(0.04166839271783829f, 4));
+  p = fma(p, s, coefficient<H>(0.1666652113199234f, 3));
+  p = fma(p, s, coefficient<H>(0.4999999403953552f, 2));
+  return fma(p, s * s, s * splat(H / 2.0f));
 }
-// x + low - n ln(2).
-template <int B, class L>
-static NL_INLINE vf reduced(vf x, L low, vf n) {
-  if constexpr (B < 24) return fma(n, splat(-0.693147182464599609375f), x);
-  return plus(fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), x)), low);
+// s + low - n ln(2) (2 / H).
+template <int B, int H, class L>
+static NL_INLINE vf reduced(vf s, L low, vf n) {
+  constexpr float per = 2.0f / H;
+  if constexpr (B < 24) return fma(n, splat(-0.693147182464599609375f * per), s);
+  return plus(fma(n, splat(2.12194440e-4f * per), fma(n, splat(-0.693359375f * per), s)), low);
 }
-constexpr float MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
+constexpr float LOG2E = 1.44269504088896341f, MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
 static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // of the low bits, less 127
 
-// exp(x + low) for -104.2 <= x <= 0 or nan. Where asked, `lost` is what the last rounding took.
-template <class W, class L>
-static NL_INLINE vf exp_below(vf x, L low, vf* lost = nullptr) {
-#if defined(NL_AVX512)
-  const vf magic = splat(MAGIC);
-#else
-  const vf magic = splat(MAGIC + 127 + 24);
-#endif
-  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
-  const vf r = reduced<W::bits>(x, low, n);
-  auto scaled = [&](vf p) {
-#if defined(NL_AVX512)
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-    // 2^n by two factors: a subnormal result is rounded once, and 2^-150 is no float.
-    return p * power_of_two(shifted) * splat(5.9604644775390625e-08f);
-#endif
-  };
-  if constexpr (W::bits < 24) return scaled(fma(exp_slope<W::bits>(r), r, splat(1.0f)));
-  const vf rest = exp_rest(r), p = splat(1.0f) + rest;
-  if (lost) *lost = scaled(rest - (p - splat(1.0f)));
-  return scaled(p);
+// 2^32 exp(-c (a + low)), c = HALVES / 2, for 0 <= c a <= 104.2 or nan: no result is subnormal, so that each is rounded
+// once where it is scaled back. Where asked, `lost` is what the last rounding took.
+constexpr float SCALE = 4294967296.0f, UNSCALE = 1 / SCALE;
+template <class W, int HALVES, class L>
+static NL_INLINE vf decay(vf a, L low, vf* lost = nullptr) {
+  // In float32 a nan may have any bits, and stays one by multiplication only.
+  const vf magic = splat(MAGIC + 32 + (W::bits < 24 ? 0 : 127));
+  const vf shifted = fma(a, splat(LOG2E * (HALVES / -2.0f)), magic), n = shifted - magic;
+  const vf s = reduced<W::bits, -HALVES>(a, low, n), one = splat(1.0f);
+  if constexpr (W::bits < 24) {
+    return (vf)((vi)fma(exp_slope<W::bits, -HALVES>(s), s, one) + (vi)power_of_two(shifted));
+  } else {
+    const vf rest = exp_rest<-HALVES>(s), p = one + rest;
+    if (lost) *lost = (rest - (p - one)) * power_of_two(shifted);
+    return p * power_of_two(shifted);
+  }
 }
-// exp(x + low) for any x; 0 below -104, subnormal before; nan stays.
+// exp(x + low) as 2^n (1 + rest), for any x. In every precision: who takes x from expm1 keeps only what lies beyond the
+// first term. A formula and its derivative often need both exp and expm1, which share this.
+struct Parts {
+  vf rest, n;
+  vi power;  // n
+};
+template <class L>
+static NL_INLINE Parts exp_parts(vf x, L low) {
+  const vf magic = splat(MAGIC), held = vmin(splat(89.0f), vmax(splat(-104.0f), x));
+  const vf shifted = fma(held, splat(LOG2E), magic), n = shifted - magic;
+  return {exp_rest<2>(reduced<24, 2>(held, low, n)), n, (vi)shifted - (vi)magic};
+}
+// 0 below -104, subnormal before; nan stays.
 template <class W, class L>
 static NL_INLINE vf nl_exp(W& w, vf x, L low) {
   w.small_exp(x);
-  x = vmin(splat(89.0f), vmax(splat(-104.0f), x));
-  const vf magic = splat(MAGIC);
-  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic;
-  const vf p = splat(1.0f) + exp_rest(reduced<24>(x, low, n));
+  const Parts e = exp_parts(x, low);
+  const vf p = splat(1.0f) + e.rest;
 #if defined(NL_AVX512)
-  return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)e.n);
 #else
-  const vi power = (vi)shifted - (vi)magic, half = power >> 1;  // 2^128 is no float either
-  return p * (vf)((half + 127) << 23) * (vf)((power - half + 127) << 23);
+  const vi half = e.power >> 1;  // 2^128 is no float either
+  return p * (vf)((half + 127) << 23) * (vf)((e.power - half + 127) << 23);
 #endif
+}
+// 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
+template <class W, class L>
+static NL_INLINE vf nl_expm1(W&, vf x, L low) {
+  const Parts e = exp_parts(x, low);
+  const vf half = (vf)((e.power > -100 ? e.power + 126 : vi{} + 26) << 23);
+  const vf y = fma(e.rest, half, half - splat(0.5f));
+  return y + y;
 }
 static NL_INLINE vf vexp(vf x) {
   Fast<24> w;
@@ -121,13 +142,14 @@ static NL_INLINE vf vexp(vf x) {
 
 template <class W>
 static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
+// 1, 0 or nan; 1, -1, 0 of either sign or nan.
 template <class W>
 static NL_INLINE vf nl_step(W&, vf x, None) {
-  return select(less(splat(0.0f), x), splat(1.0f), select(is_nan(x), x, splat(0.0f)));
+  return (vf)((vi)by_mask(less(splat(0.0f), x), splat(1.0f)) | (vi)by_mask(is_nan(x), x));
 }
 template <class W>
 static NL_INLINE vf nl_sign(W&, vf x, None) {
-  return select(less(splat(0.0f), x), splat(1.0f), select(less(x, splat(0.0f)), splat(-1.0f), x));
+  return select(differs(x, splat(0.0f)), copysign_from(splat(1.0f), x), x);
 }
 // A nan in either argument stays.
 static NL_INLINE vf nl_max(vf a, vf b) { return select(is_nan(a), a, vmax(a, b)); }
@@ -139,9 +161,10 @@ static NL_INLINE vf nl_sqrt(vf x) { return vsqrt(x); }
 static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
   return select(less(a, taken), b_low, select(less(taken, a), b_low, a_low));
 }
-// The low part of a / b, where quotient is a / b rounded.
-static NL_INLINE vf quotient_error(vf a, vf b, vf quotient) {
-  return (-(product_error(quotient, b, quotient * b)) + (a - quotient * b)) / b;
+// The low part of 1 / b, where quotient is 1 / b rounded.
+static NL_INLINE vf reciprocal_error(vf b, vf quotient) {
+  const vf product = quotient * b;
+  return quotient * ((splat(1.0f) - product) - product_error(quotient, b, product));
 }
 
 // sigmoid(x) and sigmoid(-x).
@@ -149,39 +172,27 @@ template <class V>
 struct Both {
   V plus, minus;
 };
-// By z = exp(-|x|), so that the small side, z / (1 + z), keeps its digits where exp(|x|) would overflow. Who takes one
-// of the two tells w of its argument.
+// By z = exp(-|x|), so that the small side, z / (1 + z), keeps its digits where exp(|x|) would overflow; both sides of
+// the fraction are 2^32 times as large. Who takes one of the two tells w of its argument.
 template <class W, class L>
 static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
-  const vf one = splat(1.0f);
+  const vf one = splat(1.0f), scale = splat(SCALE);
   vf lost;
-  const vf z = exp_below<W>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)),
-                            W::careful ? &lost : nullptr);
-  const vf d = one + z;
-  vf large = one / d, small;
+  const vf z = decay<W, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x), W::careful ? &lost : nullptr);
+  const vf d = scale + z;
+  vf inverse = one / d;
   if constexpr (W::careful) {
     // What exp, the sum, the division and the product lost.
-    const vf large_low = large * fma(-large, (z - (d - one)) + lost, fma(-large, d, one));
-    small = z * large;
-    small = small + fma(z, large_low, fma(lost, large, product_error(z, large, small)));
-    large = large + large_low;
+    const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, fma(-inverse, d, one));
+    vf small = z * inverse;
+    small = small + fma(z, inverse_low, fma(lost, inverse, product_error(z, inverse, small)));
+    const vf large = (inverse + inverse_low) * scale;
+    return {by_sign(x, small, large), by_sign(x, large, small)};
   } else {
     // What the sum and the division lost counts twice where both sigmoids are multiplied.
-    if constexpr (W::exact) large = fma(large, fma(-(z - (d - one)), large, fma(-d, large, one)), large);
-    small = z * large;
+    if constexpr (W::exact) inverse = fma(inverse, fma(-(z - (d - scale)), inverse, fma(-d, inverse, one)), inverse);
+    return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
   }
-  return {by_sign(x, small, large), by_sign(x, large, small)};
-}
-// 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
-template <class W, class L>
-static NL_INLINE vf nl_expm1(W&, vf x, L low) {
-  const vf magic = splat(MAGIC + 126);
-  x = vmin(splat(89.0f), vmax(splat(-30.0f), x));
-  const vf shifted = fma(x, splat(1.44269504088896341f), magic), n = shifted - magic, half = power_of_two(shifted);
-  const vf r = reduced<W::bits>(x, low, n);
-  // In every precision: who takes x from it keeps only what lies beyond the first term.
-  const vf y = fma(exp_rest(r), half, half - splat(0.5f));
-  return y + y;
 }
 // 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
 template <class W, class L>
@@ -198,8 +209,8 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
     p = fma(p, s, splat(-3.33332819422e-1f));
   }
   p = plus(p * s * x, low) + x;
-  const vf z = exp_below<W>(vmax(splat(-104.0f), -(a + a)), None{});
-  vf large = one - (z + z) / (one + z);
+  const vf z = decay<W, 4>(vmin(splat(52.0f), a), None{});
+  vf large = one - (z + z) / (splat(SCALE) + z);
   if constexpr (W::exact) large = plus(large, times(signed_like(low, x), one - large * large));
   return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
 }
@@ -260,7 +271,7 @@ template <class W, class L>
 static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
   w.small_exp(x);
   using Inner = std::conditional_t<W::bits == 11, Fast<24>, W>;  // a parameter's softplus is in every number
-  const vf z = exp_below<Inner>(vmax(splat(-104.0f), negative_abs(x)), negated(signed_like(low, x)));
+  const vf z = decay<Inner, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x)) * splat(UNSCALE);
   return vmax(splat(0.0f), x) + log1p_unit<W::bits>(z);
 }
 // The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
@@ -293,24 +304,25 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   return select(less(x, splat(0.0f)), below, one - below);
 }
 
-constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0, and its exponent the least that exp_below takes
-// exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
+constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0, and its exponent the least that decay takes
+// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
 template <class W, class L>
 static NL_INLINE vf gauss(W&, vf a, L low) {
   const vf square = a * a;
-  if constexpr (!W::exact) return exp_below<W>(square * splat(-0.5f), None{});
-  vf rest = product_error(a, a, square) * splat(-0.5f);
-  if constexpr (!std::is_same<L, None>::value) rest = fma(-a, low, rest);
-  return exp_below<W>(square * splat(-0.5f), rest);
+  if constexpr (!W::exact) return decay<W, 1>(square, None{});
+  else if constexpr (std::is_same<L, None>::value) return decay<W, 1>(square, Sure{product_error(a, a, square)});
+  else return decay<W, 1>(square, fma(a + a, low, product_error(a, a, square)));
 }
 template <class W, class L>
 static NL_INLINE vf nl_phi(W& w, vf x, L low) {
   const vf a = vabs(x);
-  w.small_exp(splat(-0.5f) * (a * a));
-  return gauss(w, vmin(splat(FAR), a), signed_like(low, x)) * splat(0.3989422804f);
+  w.small_gauss(-a);
+  return gauss(w, vmin(splat(FAR), a), signed_like(low, x)) * splat(0.3989422804f * UNSCALE);
 }
 // exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): fits of degree 6, 8 and 11, relative error
-// 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost.
+// 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost. All of it is
+// 2^-32 times as large, by its coefficients, to meet what gauss gives.
+static NL_INLINE vf scaled_back(float c) { return splat(c * UNSCALE); }
 template <class W>
 static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
   const vf one = splat(1.0f);
@@ -318,39 +330,39 @@ static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
     const vf t = one / fma(a, splat(0.35f), one), s = t - one;
     vf p;
     if constexpr (W::bits == 8) {
-      p = splat(0.04234453663229942f);
-      p = fma(p, s, splat(0.07712402939796448f));
-      p = fma(p, s, splat(-0.048044171184301376f));
-      p = fma(p, s, splat(-0.10160136967897415f));
-      p = fma(p, s, splat(0.2607848644256592f));
-      p = fma(p, s, splat(0.6398018002510071f));
+      p = scaled_back(0.04234453663229942f);
+      p = fma(p, s, scaled_back(0.07712402939796448f));
+      p = fma(p, s, scaled_back(-0.048044171184301376f));
+      p = fma(p, s, scaled_back(-0.10160136967897415f));
+      p = fma(p, s, scaled_back(0.2607848644256592f));
+      p = fma(p, s, scaled_back(0.6398018002510071f));
     } else {
-      p = splat(-0.028918391093611717f);
-      p = fma(p, s, splat(-0.08837652206420898f));
-      p = fma(p, s, splat(-0.06278267502784729f));
-      p = fma(p, s, splat(0.01708093471825123f));
-      p = fma(p, s, splat(-0.06372708082199097f));
-      p = fma(p, s, splat(-0.10252707451581955f));
-      p = fma(p, s, splat(0.26106029748916626f));
-      p = fma(p, s, splat(0.6398329138755798f));
+      p = scaled_back(-0.028918391093611717f);
+      p = fma(p, s, scaled_back(-0.08837652206420898f));
+      p = fma(p, s, scaled_back(-0.06278267502784729f));
+      p = fma(p, s, scaled_back(0.01708093471825123f));
+      p = fma(p, s, scaled_back(-0.06372708082199097f));
+      p = fma(p, s, scaled_back(-0.10252707451581955f));
+      p = fma(p, s, scaled_back(0.26106029748916626f));
+      p = fma(p, s, scaled_back(0.6398329138755798f));
     }
-    return fma(p, s, splat(0.5f)) * t;
+    return fma(p, s, scaled_back(0.5f)) * t;
   } else {
     const vf k = splat(0.45f), d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
-    vf p = splat(-0.04462641477584839f);
-    p = fma(p, s, splat(0.10255611687898636f));
-    p = fma(p, s, splat(-0.050445329397916794f));
-    p = fma(p, s, splat(-0.07640846073627472f));
-    p = fma(p, s, splat(0.09060744941234589f));
-    p = fma(p, s, splat(0.045420072972774506f));
-    p = fma(p, s, splat(-0.11312492191791534f));
-    p = fma(p, s, splat(-0.0590236522257328f));
-    p = fma(p, s, splat(0.16541485488414764f));
-    p = fma(p, s, splat(0.30482959747314453f));
-    const vf last = splat(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
+    vf p = scaled_back(-0.04462641477584839f);
+    p = fma(p, s, scaled_back(0.10255611687898636f));
+    p = fma(p, s, scaled_back(-0.050445329397916794f));
+    p = fma(p, s, scaled_back(-0.07640846073627472f));
+    p = fma(p, s, scaled_back(0.09060744941234589f));
+    p = fma(p, s, scaled_back(0.045420072972774506f));
+    p = fma(p, s, scaled_back(-0.11312492191791534f));
+    p = fma(p, s, scaled_back(-0.0590236522257328f));
+    p = fma(p, s, scaled_back(0.16541485488414764f));
+    p = fma(p, s, scaled_back(0.30482959747314453f));
+    const vf last = scaled_back(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
     if constexpr (W::exact) {
       const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
-      const vf h_low = fma(p, t_low, fma(p, s, last - h)) + splat(6.307946165406975e-09f);
+      const vf h_low = fma(p, t_low, fma(p, s, last - h)) + scaled_back(6.307946165406975e-09f);
       *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
     }
     return ratio;
@@ -359,13 +371,14 @@ static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
 template <class W, class L>
 static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
   const vf whole = vabs(x), a = vmin(splat(FAR), whole);
-  w.small_exp(vmin(x, splat(0.0f)) * (splat(0.5f) * whole));
+  w.small_gauss(x);
   vf ratio_low;
   const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, None{});
   vf tail = ratio * density;
   if constexpr (W::exact) {
     // The slope of the tail is minus the density over sqrt(2 pi).
-    if constexpr (!std::is_same<L, None>::value) ratio_low = fma(signed_like(low, x), splat(-0.3989422804f), ratio_low);
+    if constexpr (!std::is_same<L, None>::value)
+      ratio_low = fma(signed_like(bounded(low), x), scaled_back(-0.3989422804f), ratio_low);
     tail = fma(ratio, density, ratio_low * density);
   }
   return by_sign(x, tail, splat(1.0f) - tail);

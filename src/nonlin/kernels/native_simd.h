@@ -41,12 +41,14 @@ static NL_INLINE void store(float* p, vf v, bool = true) { *reinterpret_cast<vf*
 // x - 0 is x to the bit, and compiles to one broadcast; 0 + x would not: it turns -0 into 0.
 static NL_INLINE vf splat(float x) { return x - vf{}; }
 
-// Masks. vmax(a, b) and vmin(a, b) give b where either is nan: with a number first, a nan stays.
+// Masks; by_mask gives a, or 0 where the mask is not set. vmax(a, b) and vmin(a, b) give b where either is nan: with a number first, a nan stays.
 #if defined(NL_AVX512)
 typedef __mmask16 vm;
 static NL_INLINE vm less(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
-static NL_INLINE vm is_nan(vf a) { return _mm512_cmp_ps_mask((__m512)a, (__m512)a, _CMP_UNORD_Q); }
+static NL_INLINE vm nan_in(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_UNORD_Q); }
+static NL_INLINE vm differs(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_NEQ_OQ); }
 static NL_INLINE vf select(vm m, vf a, vf b) { return (vf)_mm512_mask_blend_ps(m, (__m512)b, (__m512)a); }
+static NL_INLINE vf by_mask(vm m, vf a) { return (vf)_mm512_maskz_mov_ps(m, (__m512)a); }
 static NL_INLINE bool any(vm m) { return m != 0; }
 static NL_INLINE vf vmax(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 static NL_INLINE vf vmin(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
@@ -55,8 +57,10 @@ static NL_INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a
 #elif defined(__AVX2__)
 typedef vi vm;
 static NL_INLINE vm less(vf a, vf b) { return (vi)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_LT_OQ); }
-static NL_INLINE vm is_nan(vf a) { return (vi)_mm256_cmp_ps((__m256)a, (__m256)a, _CMP_UNORD_Q); }
+static NL_INLINE vm nan_in(vf a, vf b) { return (vi)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_UNORD_Q); }
+static NL_INLINE vm differs(vf a, vf b) { return (vi)_mm256_cmp_ps((__m256)a, (__m256)b, _CMP_NEQ_OQ); }
 static NL_INLINE vf select(vm m, vf a, vf b) { return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)m); }
+static NL_INLINE vf by_mask(vm m, vf a) { return (vf)(m & (vi)a); }
 static NL_INLINE bool any(vm m) { return _mm256_movemask_ps((__m256)m) != 0; }
 static NL_INLINE vf vmax(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
 static NL_INLINE vf vmin(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
@@ -69,8 +73,10 @@ static NL_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 #else
 typedef vi vm;
 static NL_INLINE vm less(vf a, vf b) { return a < b; }
-static NL_INLINE vm is_nan(vf a) { return a != a; }
+static NL_INLINE vm nan_in(vf a, vf b) { return (a != a) | (b != b); }
+static NL_INLINE vm differs(vf a, vf b) { return (a < b) | (b < a); }
 static NL_INLINE vf select(vm m, vf a, vf b) { return (vf)((m & (vi)a) | (~m & (vi)b)); }
+static NL_INLINE vf by_mask(vm m, vf a) { return (vf)(m & (vi)a); }
 static NL_INLINE bool any(vm m) {
   int32_t all = 0;
   for (int i = 0; i < VL; i++) all |= m[i];
@@ -90,6 +96,15 @@ static NL_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
 #endif
 #endif
 
+static NL_INLINE vm is_nan(vf a) { return nan_in(a, a); }
+template <int N>
+static NL_INLINE vm nan_among(const vf* v) {
+  vm found{};
+#pragma GCC unroll 16
+  for (int i = 0; i < N; i += 2) found = found | nan_in(v[i], v[i + 1 < N ? i + 1 : i]);
+  return found;
+}
+
 // a * b - product exactly, where product is a * b rounded.
 static NL_INLINE vf product_error(vf a, vf b, vf product) {
 #if defined(__FMA__) || defined(NL_AVX512) || defined(__aarch64__)
@@ -107,7 +122,6 @@ static NL_INLINE V sum_error(V a, V b, V sum) {
 }
 
 static NL_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
-static NL_INLINE vf negative_abs(vf x) { return (vf)((vi)x | (int32_t)0x80000000); }
 // a where the sign of x is set, else b: for a nan or a zero, either.
 static NL_INLINE vf by_sign(vf x, vf a, vf b) {
 #if defined(__AVX2__) && !defined(NL_AVX512)
@@ -217,29 +231,45 @@ static inline void store(fp16* p, vf v, bool) {
 }
 #endif
 
-// What a loop takes at once: one register, as the numbers lie; of bfloat16 two, the even numbers and the odd ones, which
-// a shift and a mask take apart and a blend puts together. Every operand of a kernel is split in the same way.
+// What a loop takes at once: as many registers as keep the processor busy while each waits for its own chain of
+// operations (decision 0052). The compiler weaves their instructions, so nothing may branch between them.
+constexpr int TOGETHER = 4;
+
+// The registers of TOGETHER loads and stores. bfloat16 comes in pairs, the even numbers and the odd ones, which a shift
+// and a mask take apart and a blend puts together. Every operand of a kernel is split in the same way.
 template <class T>
 struct Lanes {
-  static constexpr int registers = 1;
-  static NL_INLINE void load(const T* p, vf* out) { out[0] = ::load(p); }
-  static NL_INLINE void store(T* p, const vf* v, bool nan) { ::store(p, v[0], nan); }
+  static constexpr int place(int r, int j) { return r * VL + j; }  // of lane j of register r, in memory
+  static NL_INLINE void load(const T* p, vf* out) {
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) out[r] = ::load(p + r * VL);
+  }
+  static NL_INLINE void store(T* p, const vf* v, bool nan) {
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) ::store(p + r * VL, v[r], nan);
+  }
 };
 #if !defined(NL_AVX512BF16)
 template <>
 struct Lanes<bf16> {
-  static constexpr int registers = 2;
+  static constexpr int place(int r, int j) { return r / 2 * 2 * VL + 2 * j + r % 2; }
   static NL_INLINE void load(const bf16* p, vf* out) {
-    const vu both = *reinterpret_cast<const vu*>(p);
-    out[0] = (vf)(both << 16), out[1] = (vf)(both & 0xffff0000u);
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r += 2) {
+      const vu both = *reinterpret_cast<const vu*>(p + r * VL);
+      out[r] = (vf)(both << 16), out[r + 1] = (vf)(both & 0xffff0000u);
+    }
   }
   static NL_INLINE void store(bf16* p, const vf* v, bool nan) {
-    const vu even = rounded_bits(v[0], nan) >> 16, odd = rounded_bits(v[1], nan);
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r += 2) {
+      const vu even = rounded_bits(v[r], nan) >> 16, odd = rounded_bits(v[r + 1], nan);
 #if defined(__AVX2__) && !defined(NL_AVX512)
-    *reinterpret_cast<vu*>(p) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+      *reinterpret_cast<vu*>(p + r * VL) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
 #else
-    *reinterpret_cast<vu*>(p) = even | (odd & 0xffff0000u);
+      *reinterpret_cast<vu*>(p + r * VL) = even | (odd & 0xffff0000u);
 #endif
+    }
   }
 };
 #endif

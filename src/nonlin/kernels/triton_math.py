@@ -29,9 +29,9 @@ def sum_error(a, b, total):
 
 
 @triton.jit
-def quotient_error(a, b, quotient):
-    """a / b - quotient, where quotient is a / b rounded."""
-    return tl.fma(-quotient, b, a) / b
+def reciprocal_error(b, quotient):
+    """1 / b - quotient, where quotient is 1 / b rounded."""
+    return tl.fma(-quotient, b, 1.0) * quotient
 
 
 @triton.jit

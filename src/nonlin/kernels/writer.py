@@ -33,6 +33,7 @@ class Value:
     scale: float = 0.0  # its value, where that is a power of two: a product with it loses nothing
     roundings: int = 0  # how many, since the last primitive
     number: sympy.Expr | None = None
+    whole: bool = False  # it is 0, 1, -1 or nan: a product with it loses nothing
     negated: "Value | None" = None  # what it is the negative of
 
 
@@ -128,9 +129,9 @@ class Writer:
             if one.number is not None and one.number < 0:
                 return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
         out = self.emit(f"{a.name} * {b.name}")
+        exact = bool(a.scale or b.scale or a.whole or b.whole)
 
         def low() -> str | None:
-            exact = a.scale or b.scale
             total = None if exact else self.emit(self.helper("product_error", a.name, b.name, out))
             for one, other in ((a, b), (b, a)):
                 part = other.low()
@@ -138,7 +139,7 @@ class Writer:
                     total = self.both(total, self.emit(f"{one.name} * {part}"))
             return total
 
-        return Value(out, low, roundings=a.roundings + b.roundings + (not (a.scale or b.scale)))
+        return Value(out, low, roundings=a.roundings + b.roundings + (not exact))
 
     def negative(self, a: Value) -> Value:
         if a.negated is not None:
@@ -148,7 +149,7 @@ class Writer:
             part = a.low()
             return self.emit(f"-{part}") if part else None
 
-        return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, negated=a)
+        return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, whole=a.whole, negated=a)
 
     def divide(self, b: Value) -> Value:
         one = self.number(sympy.Integer(1))
@@ -156,8 +157,8 @@ class Writer:
 
         def low() -> str | None:
             part = b.low()
-            rest = self.emit(self.quotient(f"-({out} * {part})", b.name)) if part else None
-            return self.both(self.emit(self.helper("quotient_error", one.name, b.name, out)), rest)
+            rest = self.emit(f"-({out} * {part}) * {out}") if part else None  # the quotient is 1 / b, nearly
+            return self.both(self.emit(self.helper("reciprocal_error", b.name, out)), rest)
 
         return Value(out, low, roundings=b.roundings + 1)
 
@@ -197,7 +198,7 @@ class Writer:
         low = of.low() if name in _MAGNIFY else None
         if name == "sigmoid":
             return self.sigmoid(a, of, low)
-        return Value(self.emit(self.primitive(name, a, low)))
+        return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "sign"))
 
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
         """Write the sum of the expression's terms, each mended; return its name."""
