@@ -13,7 +13,8 @@ from pathlib import Path
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import Tanh, cauchy, sigmoid
+from nonlin.functions.primitives import NAMES, Tanh, cauchy, sigmoid
+from nonlin.functions.walk import terms
 from nonlin.kernels import writer
 from nonlin.kernels.writer import Value, exact_in_sixteen_bits
 
@@ -38,6 +39,9 @@ class _Cpp(writer.Writer):
 
     def root(self, a: str) -> str:
         return f"nl_sqrt({a})"
+
+    def added(self, a: str, b: str, factors: tuple[str, str] | None) -> str:
+        return f"added<W>({a}, {b}, {', '.join(factors)})" if factors else super().added(a, b, factors)
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
         if a.number is not None or b.number is not None:
@@ -101,21 +105,42 @@ def struct(definition: Definition) -> str:
     again = slope.sum(definition.expr, leaves, variables)
     slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
     exact = exact_in_sixteen_bits(definition)
-    far = any(p.exp < 0 or p.exp > 1 for p in _whole(definition).atoms(sympy.Pow) if p.free_symbols)
-    far = far or _whole(definition).has(cauchy)
-    arguments = [part for call in definition.expr.atoms(sympy.Function) for part in call.args]
-    scaled = any(abs(part.as_coeff_Mul()[0]) < 1 for part in arguments) or (far and definition.gated)
+    powers, scaled = _leaves_range(definition)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(_sigmoids(definition) > 2).lower(),
-        powers=str(far).lower(), scaled=str(scaled).lower(),
+        powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(value.lines), value=out, slope_body="\n    ".join(slope.lines), slope_value=again)
+
+
+def _leaves_range(definition: Definition) -> tuple[bool, bool]:
+    """Return whether huge, and whether tiny, numbers may leave float32's range on the way to a result within it."""
+    assert definition.expr is not None
+    everything = _whole(definition)
+    huge = any(p.exp < 0 for p in everything.atoms(sympy.Pow) if p.free_symbols)
+    huge = huge or everything.has(cauchy) or _grows(definition.expr)
+    # What is scaled down, and then multiplied or given to a primitive: a subnormal step loses digits.
+    steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
+    steps += [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
+    return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
 
 
 def _whole(definition: Definition) -> sympy.Expr:
     """Return an expression that has every part of the value and of the derivatives in it."""
     names = (*definition.variables, *(q.name for q in definition.parameters))
     return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
+
+
+def _grows(e: sympy.Expr) -> bool:
+    """Return whether a power above one is part of the result, and not just of what a primitive levels off.
+
+    Such a power may leave float32's range where the result does not. Inside of sigmoid and its like it may: there the
+    limit is right, and 0 times infinity is found by the nan it makes.
+    """
+    if isinstance(e, sympy.Pow) and e.exp > 1 and e.free_symbols:
+        return True
+    levels = isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs")
+    return not levels and any(_grows(part) for part in e.args)
 
 
 def _sigmoids(definition: Definition) -> int:

@@ -8,7 +8,9 @@
 
 namespace {
 
-constexpr int64_t PIECE = 16384, BLOCK = 512, DIRECT = 64;  // numbers: a thread's unit, a gather, the shortest row
+// Numbers: what one thread takes at least; its unit in a large call, of which memory's streams want long ones; a gather;
+// the shortest row.
+constexpr int64_t PIECE = 16384, LONG_PIECE = 65536, BLOCK = 512, DIRECT = 64;
 constexpr int OPERANDS = 6;                                 // two inputs, the gradient, two gradients by them, value
 
 typedef void (*parallel_t)(void (*)(void*), void*, unsigned, unsigned);
@@ -121,8 +123,10 @@ static int run(const nl_entry* entry, int dtype, const Call* call, bool slopes) 
   w.entry = entry, w.dtype = dtype, w.size = sizes[dtype], w.call = call, w.slopes = slopes;
   w.direct = call->columns >= DIRECT || call->rows == 1;
   for (const Operand& o : call->operands) w.direct = w.direct && (!o.data || o.column == 1);
-  w.columns_each = call->columns < PIECE ? call->columns : PIECE;
-  w.rows_each = w.columns_each < PIECE ? PIECE / w.columns_each : 1;
+  const int64_t share = call->rows * call->columns / 16;
+  const int64_t piece = share < PIECE ? PIECE : share < LONG_PIECE ? share : LONG_PIECE;
+  w.columns_each = call->columns < piece ? call->columns : piece;
+  w.rows_each = w.columns_each < piece ? piece / w.columns_each : 1;
   w.across = (call->columns + w.columns_each - 1) / w.columns_each;
   w.tasks = (call->rows + w.rows_each - 1) / w.rows_each * w.across;
   const int64_t count = slopes ? w.tasks * entry->parameters : 0;

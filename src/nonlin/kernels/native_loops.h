@@ -24,6 +24,13 @@ static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
   else return {};
 }
 
+// a + b, where b is f g, perhaps with what its roundings lost. Sixteen bits can do without, and with one instruction.
+template <class W, class V>
+static NL_INLINE V added(V a, V b, V f, V g) {
+  if constexpr (W::exact) return a + b;
+  else return fma(f, g, a);
+}
+
 // A long product with what its roundings lost, where that counts.
 template <class W, class V>
 static NL_INLINE V settled(V value, V low) {
@@ -92,8 +99,7 @@ template <class K, class W>
 static NL_INLINE vm far_out(const vf* in) {
   vm far{};
   if constexpr (K::scaled && W::exact)
-    for (int k = 0; k < K::inputs; k++)
-      far = far | (less(vabs(in[k]), splat(1e-15f)) & less(splat(0.0f), vabs(in[k])));
+    for (int k = 0; k < K::inputs; k++) far = far | tiny(in[k], 1e-15f);
   if constexpr (K::powers)
     for (int k = 0; k < K::inputs; k++) far = far | less(splat(1e15f), vabs(in[k]));
   return far;

@@ -31,6 +31,7 @@ constexpr int VL = 4;
 
 typedef float vf __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef int32_t vi __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef double vd __attribute__((vector_size(VL * 8), aligned(8), may_alias));
 #define NL_INLINE inline __attribute__((always_inline))
 
@@ -141,6 +142,16 @@ static NL_INLINE vm between(vf x, float low, float high) {
   return (vi)((vi)x + static_cast<int32_t>(shift)) < static_cast<int32_t>(static_cast<uint32_t>(last) + shift);
 #endif
 }
+// Whether 0 < |x| < bound: by the bits, as integers, shifted so that 0 is the largest of all.
+static NL_INLINE vm tiny(vf x, float bound) {
+#if defined(NL_AVX512)
+  return less(vabs(x), splat(bound)) & less(splat(0.0f), vabs(x));
+#else
+  uint32_t end;
+  std::memcpy(&end, &bound, 4);
+  return (vi)(((vu)x & 0x7fffffffu) + 0x7fffffffu) < static_cast<int32_t>(end + 0x7fffffffu);
+#endif
+}
 static NL_INLINE vf copysign_from(vf magnitude, vf sign) {
   return (vf)(((vi)magnitude & 0x7fffffff) | ((vi)sign & (int32_t)0x80000000));
 }
@@ -149,7 +160,6 @@ static NL_INLINE vf copysign_from(vf magnitude, vf sign) {
 struct bf16 { uint16_t bits; };
 struct fp16 { uint16_t bits; };
 typedef uint16_t vh __attribute__((vector_size(VL * 2), aligned(2), may_alias));
-typedef uint32_t vu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 static NL_INLINE vf load(const bf16* p) {
 #if defined(__AVX2__) && !defined(NL_AVX512)

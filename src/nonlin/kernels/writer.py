@@ -35,6 +35,7 @@ class Value:
     number: sympy.Expr | None = None
     whole: bool = False  # it is 0, 1, -1 or nan: a product with it loses nothing
     negated: "Value | None" = None  # what it is the negative of
+    factors: tuple[str, str] | None = None  # what it is the product of
 
 
 class Writer:
@@ -67,6 +68,10 @@ class Writer:
     def root(self, a: str) -> str:
         """Return the square root, rounded once."""
         raise NotImplementedError
+
+    def added(self, a: str, b: str, factors: tuple[str, str] | None) -> str:
+        """Return a + b; ``b`` is the product of the factors, where there are any, and was perhaps settled."""
+        return f"{a} + {b}"
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
         """Return the larger ("max") or smaller ("min") of two, or nan where either is."""
@@ -119,7 +124,9 @@ class Writer:
         return self.emit(f"{first} + {second}") if first and second else first or second
 
     def add(self, a: Value, b: Value) -> Value:
-        out = self.emit(f"{a.name} + {b.name}")
+        if a.factors and not b.factors:
+            a, b = b, a
+        out = self.emit(self.added(a.name, b.name, b.factors))
         return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
                                              self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
 
@@ -139,7 +146,7 @@ class Writer:
                     total = self.both(total, self.emit(f"{one.name} * {part}"))
             return total
 
-        return Value(out, low, roundings=a.roundings + b.roundings + (not exact))
+        return Value(out, low, roundings=a.roundings + b.roundings + (not exact), factors=(a.name, b.name))
 
     def negative(self, a: Value) -> Value:
         if a.negated is not None:
@@ -203,9 +210,12 @@ class Writer:
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
         """Write the sum of the expression's terms, each mended; return its name."""
         table = self.table()
-        parts = [self.emit(self.mended(term, self.settled(fold(term, leaves, table)), variables))
-                 for term in terms(expr)]
-        return functools.reduce(lambda a, b: self.emit(f"{a} + {b}"), parts)
+        total = ""
+        for term in terms(expr):
+            value = fold(term, leaves, table)
+            part = self.emit(self.mended(term, self.settled(value), variables))
+            total = self.emit(self.added(total, part, value.factors)) if total else part
+        return total
 
 
 def float32(e: sympy.Expr) -> float:
