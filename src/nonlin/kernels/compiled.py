@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,9 +48,10 @@ def _open(path: Path) -> ctypes.CDLL:
         function.argtypes = [p, ctypes.c_int, p]
     made.nl_flat.argtypes = [p, ctypes.c_int, i, p, p, p, p]
     made.nl_flat_slopes.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, p, p]
+    made.nl_shared.argtypes = [p, ctypes.c_int, i, p, p, p, p, p, p, i, p]
     for address in (made.nl_function, made.nl_slopes_function):
         address.restype, address.argtypes = p, [p, ctypes.c_int]
-    for function in (made.nl_flat, made.nl_flat_slopes):
+    for function in (made.nl_flat, made.nl_flat_slopes, made.nl_shared):
         function.restype = None
     return made
 
@@ -130,61 +132,77 @@ def parallel() -> int:
 
 
 @dataclass(frozen=True)
-class Few:
+class Dense:
     """An activation without learnable parameters on contiguous numbers of one dtype, at the least cost of a call.
 
     ``value`` takes a count and addresses: first and second input (twice the same where there is one), result.
     ``slopes`` takes a count and addresses: the inputs, the gradient, then three places: for the gradients by the
-    inputs (two, or one) and then for the value, where it is wanted; 0 else.
+    inputs (two, or one) and then for the value, where it is wanted; 0 else. Both run on this thread; the ``shared``
+    ones are for more than PIECE numbers, and share them among torch's threads.
     """
 
-    value: Callable[[int, int, int, int], None]
-    slopes: Callable[[int, int, int, int, int, int, int], None]
+    value: Callable[[int, int, int, int], Any]
+    slopes: Callable[[int, int, int, int, int, int, int], Any]
+    shared_value: Callable[[int, int, int, int], Any]
+    shared_slopes: Callable[[int, int, int, int, int, int, int], Any]
 
 
 @functools.cache
-def few(definition: Definition, dtype: torch.dtype) -> Few | None:
-    """Return the activation's calls for at most PIECE numbers, which one thread takes; None where it has none."""
+def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
+    """Return the activation's calls for contiguous numbers; None where it has none."""
     kernel, _ = find(definition)
     if kernel is None or dtype not in CODES or definition.parameters:
         return None
     library, entry, code = kernel.library, kernel.entry, CODES[dtype]
+
+    def shared_value(n: int, first: int, second: int, out: int) -> None:
+        threads = torch.get_num_threads()
+        library.nl_shared(entry, code, n, first, second, 0, out, 0, 0, threads, parallel() if threads > 1 else 0)
+
+    def shared_slopes(n: int, first: int, second: int, gradient: int, *places: int) -> None:
+        threads = torch.get_num_threads()
+        library.nl_shared(entry, code, n, first, second, gradient, *places, threads, parallel() if threads > 1 else 0)
+
     try:
         catalog = importlib.import_module("nonlin.kernels._catalog")
-        return Few(functools.partial(catalog.call, library.nl_function(entry, code)),
-                   functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)))
+        return Dense(functools.partial(catalog.call, library.nl_function(entry, code)),
+                     functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)),
+                     shared_value, shared_slopes)
     except (ImportError, AttributeError):
         gated = len(definition.variables) == 2
-        return Few(lambda n, first, second, out: library.nl_flat(entry, code, n, first, second, None, out),
-                   lambda n, first, second, grad, by_first, next, last: library.nl_flat_slopes(
-                       entry, code, n, first, second, grad, None, by_first, next or None,
-                       (last if gated else next) or None, None))
+        return Dense(lambda n, first, second, out: library.nl_flat(entry, code, n, first, second, None, out),
+                     lambda n, first, second, grad, by_first, next, last: library.nl_flat_slopes(
+                         entry, code, n, first, second, grad, None, by_first, next or None,
+                         (last if gated else next) or None, None),
+                     shared_value, shared_slopes)
 
 
-def few_of(definition: Definition, tensors: Sequence[Tensor]) -> Few | None:
-    """Return the short calls where they serve these tensors: few contiguous numbers of one shape and dtype."""
+def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:
+    """Return the short calls where they serve these tensors: contiguous numbers of one shape and dtype."""
     first = tensors[0]
-    if first.numel() > PIECE or not first.is_cpu or first.layout is not torch.strided:
+    if not first.is_cpu or first.layout is not torch.strided:
         return None
     shape, dtype = first.shape, first.dtype
     for x in tensors:
         if x.dtype is not dtype or x.shape != shape or not x.is_contiguous() or not x.is_cpu:
             return None
-    return few(definition, dtype)
+    return dense(definition, dtype)
 
 
-def forward_few(kernel: Few, inputs: Sequence[Tensor], over: bool = False) -> Tensor:
-    """Return the activation of tensors that :func:`few_of` took; with ``over``, written over the first."""
+def forward_dense(kernel: Dense, inputs: Sequence[Tensor], over: bool = False) -> Tensor:
+    """Return the activation of tensors that :func:`dense_of` took; with ``over``, written over the first."""
     out = inputs[0] if over else torch.empty_like(inputs[0])
-    kernel.value(out.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(), out.data_ptr())
+    call = kernel.value if (count := out.numel()) <= PIECE else kernel.shared_value
+    call(count, inputs[0].data_ptr(), inputs[-1].data_ptr(), out.data_ptr())
     return out
 
 
-def backward_few(kernel: Few, gradient: Tensor, inputs: Sequence[Tensor], want_value: bool = False) -> list[Tensor]:
-    """Return the gradients by the inputs, and the value where it is wanted, of tensors that :func:`few_of` took."""
+def backward_dense(kernel: Dense, gradient: Tensor, inputs: Sequence[Tensor], want_value: bool = False) -> list[Tensor]:
+    """Return the gradients by the inputs, and the value where it is wanted, of tensors that :func:`dense_of` took."""
     outs = [torch.empty_like(gradient) for _ in range(len(inputs) + want_value)]
     places = [x.data_ptr() for x in outs] + [0, 0]
-    kernel.slopes(gradient.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(), gradient.data_ptr(), *places[:3])
+    call = kernel.slopes if (count := gradient.numel()) <= PIECE else kernel.shared_slopes
+    call(count, inputs[0].data_ptr(), inputs[-1].data_ptr(), gradient.data_ptr(), *places[:3])
     return outs
 
 

@@ -52,8 +52,8 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    if _on_cpu(inputs) and (few := compiled.few_of(definition, inputs)) is not None:
-        return compiled.forward_few(few, inputs, over)
+    if _on_cpu(inputs) and (dense := compiled.dense_of(definition, inputs)) is not None:
+        return compiled.forward_dense(dense, inputs, over)
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if backend is not None:
@@ -70,8 +70,8 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     and dtype. With ``want_value`` the activation itself is computed again in the same pass. ``into`` names tensors
     of the inputs' common shape, with at most two strides, that take the inputs' gradients.
     """
-    if into is None and _on_cpu(inputs) and (few := compiled.few_of(definition, (*inputs, gradient))) is not None:
-        outs = compiled.backward_few(few, gradient, inputs, want_value)
+    if into is None and _on_cpu(inputs) and (dense := compiled.dense_of(definition, (*inputs, gradient))) is not None:
+        outs = compiled.backward_dense(dense, gradient, inputs, want_value)
         return outs[:len(inputs)], [], outs[-1] if want_value else None
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():

@@ -42,27 +42,27 @@ class _Direct(torch.autograd.Function):
         return None, None, *outs, *learned
 
 
-class _Few(torch.autograd.Function):
-    """The same for few contiguous numbers: nothing is looked up in a call that could be before."""
+class _Dense(torch.autograd.Function):
+    """The same for contiguous numbers: nothing is looked up in a call that could be before."""
 
     @staticmethod
-    def forward(ctx: Any, definition: Definition, kernel: compiled.Few, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, definition: Definition, kernel: compiled.Dense, *inputs: Tensor) -> Tensor:
         ctx.how = definition, kernel
         ctx.save_for_backward(*inputs)
-        return compiled.forward_few(kernel, inputs)
+        return compiled.forward_dense(kernel, inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         definition, kernel = ctx.how
         inputs, (gradient,) = ctx.saved_tensors, gradients
         # What a hook gave back, or a subclass that came in from outside, takes the general way.
-        if _recording() or not plain((gradient, *inputs)) or compiled.few_of(definition, (gradient, *inputs)) is None:
+        if _recording() or not plain((gradient, *inputs)) or compiled.dense_of(definition, (gradient, *inputs)) is None:
             return None, None, *_slopes(spell(definition), gradient, list(inputs), [])
-        return None, None, *compiled.backward_few(kernel, gradient, inputs)
+        return None, None, *compiled.backward_dense(kernel, gradient, inputs)
 
 
 # Past Function.apply, which looks for transforms of torch.func: who calls this has.
-_record = super(torch.autograd.Function, _Few).apply
+_record = super(torch.autograd.Function, _Dense).apply
 
 
 class _Transformed(torch.autograd.Function):
@@ -138,40 +138,41 @@ def _watched() -> bool:
 
 
 def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return ``general``, but for few plain numbers the kernel is called at once, and its gradient recorded so.
+    """Return ``general``, but for plain contiguous numbers the kernel is called at once, and its gradient recorded so.
 
     Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
     """
-    kernels: dict[torch.dtype, compiled.Few | None] = {}
+    kernels: dict[torch.dtype, compiled.Dense | None] = {}
 
-    def known(dtype: torch.dtype) -> compiled.Few | None:
+    def known(dtype: torch.dtype) -> compiled.Dense | None:
         if dtype not in kernels:
-            kernels[dtype] = compiled.few(definition, dtype)
+            kernels[dtype] = compiled.dense(definition, dtype)
         return kernels[dtype]
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() \
-                or x.is_neg() or (count := x.numel()) > compiled.PIECE or _listening() or _functions() \
+                or x.is_neg() or _listening() or _functions() \
                 or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
                 or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
             return general(*(() if x is None else (x,)), *rest, **parameters)
         if x.requires_grad and _recording():
             return _record(definition, kernel, x)  # type: ignore[return-value]
         out = _empty_like(x)
-        kernel.value(count, at := x.data_ptr(), at, out.data_ptr())
+        call = kernel.value if (count := x.numel()) <= compiled.PIECE else kernel.shared_value
+        call(count, at := x.data_ptr(), at, out.data_ptr())
         return out
 
     def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
                 or not gate.is_cpu or not up.is_cpu or not gate.is_contiguous() or not up.is_contiguous() \
-                or gate.is_neg() or up.is_neg() or (count := gate.numel()) > compiled.PIECE \
-                or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
+                or gate.is_neg() or up.is_neg() or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
                 or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
             return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
         if (gate.requires_grad or up.requires_grad) and _recording():
             return _record(definition, kernel, gate, up)  # type: ignore[return-value]
         out = _empty_like(gate)
-        kernel.value(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+        call = kernel.value if (count := gate.numel()) <= compiled.PIECE else kernel.shared_value
+        call(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
         return out
 
     return one if len(definition.variables) == 1 else two

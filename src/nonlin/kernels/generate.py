@@ -7,6 +7,7 @@ and native_math64.h, the loops over memory in native_loops.h. Needs no torch: it
 import functools
 import hashlib
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -110,7 +111,22 @@ def struct(definition: Definition) -> str:
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(_sigmoids(definition) > 2).lower(),
         powers=str(powers).lower(), scaled=str(scaled).lower(),
-        value_body="\n    ".join(value.lines), value=out, slope_body="\n    ".join(slope.lines), slope_value=again)
+        value_body="\n    ".join(_one_sided(value.lines)), value=out,
+        slope_body="\n    ".join(_one_sided(slope.lines)), slope_value=again)
+
+
+def _one_sided(lines: list[str]) -> list[str]:
+    """Return the statements, each pair of sigmoids told where only one of the two is taken."""
+    text = "\n".join(lines)
+
+    def told(line: str) -> str:
+        pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids", line)
+        if not pair:
+            return line
+        plus, minus = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus"))
+        return line if plus and minus else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
+
+    return [told(line) for line in lines]
 
 
 def _leaves_range(definition: Definition) -> tuple[bool, bool]:

@@ -141,6 +141,19 @@ static int run(const nl_entry* entry, int dtype, const Call* call, bool slopes) 
   return 0;
 }
 
+// n contiguous numbers, shared among threads. With a gradient, the places are for the gradients by the inputs (two, or
+// one) and then for the value; without, the first is for the value. No learnable parameters: they need sums.
+static void shared(const nl_entry* entry, int dtype, int64_t n, void* first, void* second, void* gradient,
+                   void* const* places, int64_t threads, parallel_t parallel) {
+  const bool two = entry->inputs == 2;
+  Call call{1, n, threads, parallel, nullptr, nullptr, {}};
+  void* const slopes[OPERANDS] = {first, two ? second : nullptr, gradient, places[0], two ? places[1] : nullptr,
+                                  two ? places[2] : places[1]};
+  void* const value[OPERANDS] = {first, two ? second : nullptr, nullptr, places[0], nullptr, nullptr};
+  for (int k = 0; k < OPERANDS; k++) call.operands[k] = {static_cast<char*>((gradient ? slopes : value)[k]), n, 1};
+  run(entry, dtype, &call, gradient != nullptr);
+}
+
 }  // namespace
 
 struct nl_table {
@@ -164,6 +177,11 @@ struct nl_table {
                void* out) {                                                                                       \
     const void* in[2] = {first, second};                                                                          \
     e->value[dtype](n, in, par, out);                                                                             \
+  }                                                                                                               \
+  void nl_shared(const nl_entry* e, int dtype, int64_t n, void* first, void* second, void* gradient, void* a, void* b, \
+                 void* c, int64_t threads, parallel_t parallel) {                                                 \
+    void* const places[3] = {a, b, c};                                                                            \
+    shared(e, dtype, n, first, second, gradient, places, threads, parallel);                                      \
   }                                                                                                               \
   nl_value_t nl_function(const nl_entry* e, int dtype) { return e->value[dtype]; }                                \
   nl_slopes_t nl_slopes_function(const nl_entry* e, int dtype) { return e->slopes[dtype]; }                       \

@@ -38,7 +38,7 @@ static NL_INLINE double nl_min(double a, double b) { return a != a ? a : a < b ?
 static NL_INLINE double nl_max_number(double number, double x) { return number > x ? number : x; }
 static NL_INLINE double nl_min_number(double number, double x) { return number < x ? number : x; }
 static NL_INLINE double nl_sqrt(double x) { return std::sqrt(x); }
-template <class W, class L>
+template <int SIDE = 0, class W, class L>
 static inline Both<double> nl_sigmoids(W& w, double x, L low) {
   const double z = nl_exp(w, -std::fabs(x), negated(signed_like(low, x))), small = z / (1.0 + z), large = 1.0 / (1.0 + z);
   return {x < 0 ? small : large, x < 0 ? large : small};
