@@ -17,7 +17,7 @@ from nonlin.functions import Definition
 from nonlin.functions.primitives import NAMES, Tanh, cauchy, sigmoid
 from nonlin.functions.walk import terms
 from nonlin.kernels import writer
-from nonlin.kernels.writer import Value, exact_in_sixteen_bits
+from nonlin.kernels.writer import Value, divisor, exact_in_sixteen_bits
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
 
@@ -134,10 +134,11 @@ def _leaves_range(definition: Definition) -> tuple[bool, bool]:
     assert definition.expr is not None
     everything = _whole(definition)
     huge = any(p.exp < 0 for p in everything.atoms(sympy.Pow) if p.free_symbols)
-    huge = huge or everything.has(cauchy) or _grows(definition.expr)
+    products = [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
+    huge = huge or everything.has(cauchy) or _grows(definition.expr) or any(divisor(term) > 1 for term in products)
     # What is scaled down, and then multiplied or given to a primitive: a subnormal step loses digits.
     steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
-    steps += [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
+    steps += [term for term in products if divisor(term) == 1]
     return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
 
 

@@ -161,10 +161,10 @@ static NL_INLINE vf nl_sqrt(vf x) { return vsqrt(x); }
 static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
   return select(less(a, taken), b_low, select(less(taken, a), b_low, a_low));
 }
-// The low part of 1 / b, where quotient is 1 / b rounded.
-static NL_INLINE vf reciprocal_error(vf b, vf quotient) {
+// a - quotient * b exactly, where quotient is a / b rounded.
+static NL_INLINE vf remainder(vf a, vf b, vf quotient) {
   const vf product = quotient * b;
-  return quotient * ((splat(1.0f) - product) - product_error(quotient, b, product));
+  return (a - product) - product_error(quotient, b, product);
 }
 
 // sigmoid(x) and sigmoid(-x).

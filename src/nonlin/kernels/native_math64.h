@@ -16,9 +16,7 @@ static NL_INLINE None signed_like(None, double) { return {}; }
 static NL_INLINE double product_error(double a, double b, double product) { return __builtin_fma(a, b, -product); }
 static NL_INLINE double fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
 static NL_INLINE double low_of(double taken, double a, double a_low, double b_low) { return a == taken ? a_low : b_low; }
-static NL_INLINE double reciprocal_error(double b, double quotient) {
-  return __builtin_fma(-quotient, b, 1.0) * quotient;
-}
+static NL_INLINE double remainder(double a, double b, double quotient) { return __builtin_fma(-quotient, b, a); }
 static NL_INLINE double number_or(double low) { return std::fabs(low) < 0.0078125 ? low : 0.0; }
 static NL_INLINE double number_or(None) { return 0.0; }
 

@@ -29,9 +29,9 @@ def sum_error(a, b, total):
 
 
 @triton.jit
-def reciprocal_error(b, quotient):
-    """1 / b - quotient, where quotient is 1 / b rounded."""
-    return tl.fma(-quotient, b, 1.0) * quotient
+def remainder(a, b, quotient):
+    """a - quotient * b, where quotient is a / b rounded."""
+    return tl.fma(-quotient, b, a)
 
 
 @triton.jit

@@ -5,26 +5,25 @@ lost, and writes that down only for a primitive that would magnify it. A languag
 Needs neither torch nor Triton: it also runs when the package is built.
 """
 
+import dataclasses
 import functools
 import math
 import struct as packing
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
+from nonlin.functions.primitives import NAMES
 from nonlin.functions.walk import fold, terms
 
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
 # What rounding took from the arguments of these is put back: their tails decay like exp.
 _MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
-_CHEAP = {maximum, minimum, absolute, sign, step}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Value:
     """The name of a constant, and how to write what its rounding lost (None: nothing)."""
 
@@ -36,6 +35,7 @@ class Value:
     whole: bool = False  # it is 0, 1, -1 or nan: a product with it loses nothing
     negated: "Value | None" = None  # what it is the negative of
     factors: tuple[str, str] | None = None  # what it is the product of
+    inverted: "Value | None" = None  # what it is the reciprocal of
 
 
 class Writer:
@@ -135,6 +135,9 @@ class Writer:
             # -2x as the negative of 2x, which another part may need.
             if one.number is not None and one.number < 0:
                 return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
+        for one, other in ((a, b), (b, a)):
+            if other.inverted is not None:
+                return self.ratio(one, other.inverted)
         out = self.emit(f"{a.name} * {b.name}")
         exact = bool(a.scale or b.scale or a.whole or b.whole)
 
@@ -158,16 +161,22 @@ class Writer:
 
         return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, whole=a.whole, negated=a)
 
-    def divide(self, b: Value) -> Value:
-        one = self.number(sympy.Integer(1))
-        out = self.emit(self.quotient(one.name, b.name))
+    def ratio(self, a: Value, b: Value) -> Value:
+        """Write a / b, rounded once: where the exact quotient has few bits, the result is it."""
+        out = self.emit(self.quotient(a.name, b.name))
 
         def low() -> str | None:
+            total = self.emit(self.helper("remainder", a.name, b.name, out))
             part = b.low()
-            rest = self.emit(f"-({out} * {part}) * {out}") if part else None  # the quotient is 1 / b, nearly
-            return self.both(self.emit(self.helper("reciprocal_error", b.name, out)), rest)
+            if part:
+                total = self.emit(f"{total} - {out} * {part}")
+            return self.emit(self.quotient(self.both(total, a.low()) or total, b.name))
 
-        return Value(out, low, roundings=b.roundings + 1)
+        return Value(out, low, roundings=a.roundings + b.roundings + 1)
+
+    def divide(self, b: Value) -> Value:
+        # A reciprocal that is multiplied is a division, and then this statement is not needed.
+        return dataclasses.replace(self.ratio(self.number(sympy.Integer(1)), b), inverted=b)
 
     def power(self, base: Value, exponent: sympy.Expr) -> Value:
         if not (2 * exponent).is_Integer:
@@ -207,12 +216,20 @@ class Writer:
             return self.sigmoid(a, of, low)
         return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "sign"))
 
+    def term(self, term: sympy.Expr, leaves: dict[str, Value], table: dict[str, Any]) -> Value:
+        """Write one term. A sixth of something is it divided by six: a sixth is no number of two's powers."""
+        if divisor(term) == 1:
+            return fold(term, leaves, table)
+        factor, rest = term.as_coeff_Mul()
+        value = self.ratio(fold(rest, leaves, table), self.number(sympy.Integer(factor.q)))
+        return value if factor > 0 else self.negative(value)
+
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
         """Write the sum of the expression's terms, each mended; return its name."""
         table = self.table()
         total = ""
         for term in terms(expr):
-            value = fold(term, leaves, table)
+            value = self.term(term, leaves, table)
             part = self.emit(self.mended(term, self.settled(value), variables))
             total = self.emit(self.added(total, part, value.factors)) if total else part
         return total
@@ -226,8 +243,13 @@ def float32(e: sympy.Expr) -> float:
         return math.copysign(math.inf, float(e))
 
 
+def divisor(term: sympy.Expr) -> int:
+    """Return by which whole number a term is divided in the end; 1 where it is not, or by a power of two."""
+    factor = term.as_coeff_Mul()[0]
+    return factor.q if factor.is_Rational and abs(factor.p) == 1 and factor.q & (factor.q - 1) else 1
+
+
 def exact_in_sixteen_bits(definition: Definition) -> bool:
-    """Return whether sixteen-bit results are worth the exact way: they are often ties to round, or cost nothing."""
+    """Return whether sixteen-bit results are worth the exact way: they are often ties to round."""
     assert definition.expr is not None
-    cheap = {call.func for call in definition.expr.atoms(sympy.Function)} <= _CHEAP
-    return cheap or any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
+    return any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
