@@ -39,19 +39,20 @@ from nonlin.training import machine
 
 EAGER = {
     "identity": lambda x: x * 1, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu,
-    "leaky_relu": F.leaky_relu, "prelu": lambda x: F.prelu(x, torch.full((1,), 0.25, dtype=x.dtype)), "elu": F.elu,
+    "leaky_relu": F.leaky_relu, "prelu": F.prelu, "elu": F.elu,
     "selu": F.selu, "softplus": F.softplus, "sqrtsoftplus": lambda x: F.softplus(x).sqrt(), "relu6": F.relu6,
     "hardswish": F.hardswish, "hardtanh": F.hardtanh, "softsign": F.softsign,
     "relu_squared": lambda x: F.relu(x).square(), "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_10": lambda x: F.gelu(x).clamp(-10, 10),
-    "silu": F.silu, "swish_beta": lambda x: x * torch.sigmoid(1.0 * x), "mish": F.mish,
+    "silu": F.silu, "swish_beta": lambda x, beta: x * torch.sigmoid(beta * x), "mish": F.mish,
     "laplace": lambda x: 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * 2**0.5))),
     "fatrelu": lambda x: F.threshold(x, 0.01, 0.0),
-    "xielu": lambda x: torch.where(x > 0, 0.8 * x * x + 0.5 * x,
-                                   (torch.expm1(x.clamp(max=-1e-6)) - x) * 0.8 + 0.5 * x),
-    "xgelu": lambda x: x * (0.5 * (1 + torch.erf(x * 0.5**0.5)) * 1.2 - 0.1),
-    "xsilu": lambda x: x * (torch.sigmoid(x) * 1.2 - 0.1),
-    "xatlu": lambda x: x * ((torch.atan(x) / torch.pi + 0.5) * 1.2 - 0.1),
+    "xielu": lambda x, p, n: torch.where(
+        x > 0, F.softplus(p) * x * x + 0.5 * x,
+        (torch.expm1(x.clamp(max=-1e-6)) - x) * (0.5 + F.softplus(n)) + 0.5 * x),
+    "xgelu": lambda x, a: x * (0.5 * (1 + torch.erf(x * 0.5**0.5)) * (1 + 2 * a) - a),
+    "xsilu": lambda x, a: x * (torch.sigmoid(x) * (1 + 2 * a) - a),
+    "xatlu": lambda x, a: x * ((torch.atan(x) / torch.pi + 0.5) * (1 + 2 * a) - a),
     "glu": lambda g, u: torch.sigmoid(g) * u, "bilinear": lambda g, u: g * u, "reglu": lambda g, u: F.relu(g) * u,
     "geglu": lambda g, u: F.gelu(g) * u, "geglu_tanh": lambda g, u: F.gelu(g, approximate="tanh") * u,
     "swiglu": lambda g, u: F.silu(g) * u, "relu_squared_glu": lambda g, u: F.relu(g).square() * u,
@@ -60,7 +61,7 @@ EAGER = {
     "swiglu_clamped": lambda g, u: F.silu(g.clamp(max=10)) * u.clamp(-10, 10),
     "situ_glu": lambda g, u: 4 * torch.tanh(g / 4) * torch.sigmoid(g) * 25 * torch.tanh(u / 25),
 }
-"""What one would write in torch."""
+"""What one would write in torch, of the inputs and the learnable parameters."""
 
 
 def keep_freed_memory():
@@ -71,7 +72,7 @@ def keep_freed_memory():
         libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def backward_of(function, inputs):
+def backward_of(function):
     """Return gradients by the inputs and the value, by torch's own derivatives, for torch.compile to fuse."""
     def call(gradient, *tensors):
         value, pull = torch.func.vjp(function, *tensors)
@@ -80,26 +81,31 @@ def backward_of(function, inputs):
 
 
 def arms(name, which, inputs, gradient, compile_too):
-    """Return {arm: function of nothing} for one row."""
-    eager, definition = EAGER[name], get(name)
+    """Return {arm: function of nothing} for one row; learnable parameters, where there are any, learn in every arm."""
+    eager, own, definition = EAGER[name], functional.activation(name), get(name)
+    # torch's in the dtype of the inputs, as a model in that dtype has them; ours keep their precision.
     learned = [torch.full((1,), q.initial) for q in definition.parameters]
+    theirs = [*inputs, *(q.to(gradient.dtype) for q in learned)]
+    named = {q.name: tensor for q, tensor in zip(definition.parameters, learned, strict=True)}
     fast = torch.compile(eager, dynamic=False)
     if which in ("forward", "small"):
-        own = functional.activation(name)
-        made = {"eager": lambda: eager(*inputs), "compile": lambda: fast(*inputs), "nonlin": lambda: own(*inputs)}
+        made = {"eager": lambda: eager(*theirs), "compile": lambda: fast(*theirs),
+                "nonlin": lambda: own(*inputs, **named)}
     elif which == "backward":
-        pull = backward_of(eager, inputs)
+        pull = backward_of(eager)
         fast_pull = torch.compile(pull, dynamic=False)
-        made = {"eager": lambda: pull(gradient, *inputs), "compile": lambda: fast_pull(gradient, *inputs),
+        made = {"eager": lambda: pull(gradient, *theirs), "compile": lambda: fast_pull(gradient, *theirs),
                 "nonlin": lambda: dispatch.backward(definition, gradient, inputs, learned, want_value=True)}
     else:
-        leaves = [x.clone().requires_grad_() for x in inputs]
-        own = functional.activation(name)
+        leaves = [x.clone().requires_grad_() for x in theirs]
+        ours = [x.clone().requires_grad_() for x in (*inputs, *learned)]
+        named = dict(zip(named, ours[len(inputs):], strict=True))
 
-        def both(function):
-            return lambda: torch.autograd.grad(function(*leaves), leaves, gradient)
+        def both(function, tensors, count, **parameters):
+            return lambda: torch.autograd.grad(function(*tensors[:count], **parameters), tensors, gradient)
 
-        made = {"eager": both(eager), "compile": both(fast), "nonlin": both(own)}
+        made = {"eager": both(eager, leaves, len(leaves)), "compile": both(fast, leaves, len(leaves)),
+                "nonlin": both(own, ours, len(inputs), **named)}
     if not compile_too or which.startswith("small"):
         del made["compile"]
     return made

@@ -17,7 +17,7 @@ from nonlin.functions import Definition
 from nonlin.functions.primitives import NAMES, Tanh, cauchy, sigmoid
 from nonlin.functions.walk import terms
 from nonlin.kernels import writer
-from nonlin.kernels.writer import Value, divisor, exact_in_sixteen_bits
+from nonlin.kernels.writer import Value, divisor, rooted
 
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
 
@@ -105,7 +105,7 @@ def struct(definition: Definition) -> str:
     slopes = [slope.sum(definition.derivative(name), leaves, variables) for name in names]
     again = slope.sum(definition.expr, leaves, variables)
     slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
-    exact = exact_in_sixteen_bits(definition)
+    exact = rooted(definition)
     powers, scaled = _leaves_range(definition)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),

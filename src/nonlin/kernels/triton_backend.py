@@ -22,7 +22,7 @@ from torch import Tensor
 from nonlin.functions import Definition
 from nonlin.kernels import native, operands, triton_source
 from nonlin.kernels.torch_backend import reduce_to
-from nonlin.kernels.writer import exact_in_sixteen_bits
+from nonlin.kernels.writer import cheap, rooted
 
 DEVICES = ("cuda",)
 """Types of the devices whose tensors these kernels serve."""
@@ -80,7 +80,9 @@ def find(definition: Definition) -> tuple[Kernel | None, str]:
     import triton
 
     by = "computed by Triton's interpreter" if interpreted() else f"compiled by Triton {triton.__version__}"
-    return Kernel(made.forward, made.backward, exact_in_sixteen_bits(definition)), f"generated from its formula, {by}"
+    # Results that are often ties to round need divisions that are rounded once.
+    exact = cheap(definition) or rooted(definition)
+    return Kernel(made.forward, made.backward, exact), f"generated from its formula, {by}"
 
 
 def interpreted() -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.primitives import NAMES
+from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
 from nonlin.functions.walk import fold, terms
 
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
+_CHEAP = {maximum, minimum, absolute, sign, step}
 # What rounding took from the arguments of these is put back: their tails decay like exp.
 _MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
@@ -245,11 +246,17 @@ def float32(e: sympy.Expr) -> float:
 
 def divisor(term: sympy.Expr) -> int:
     """Return by which whole number a term is divided in the end; 1 where it is not, or by a power of two."""
-    factor = term.as_coeff_Mul()[0]
+    factor = sympy.Integer(1) if term.is_number else term.as_coeff_Mul()[0]
     return factor.q if factor.is_Rational and abs(factor.p) == 1 and factor.q & (factor.q - 1) else 1
 
 
-def exact_in_sixteen_bits(definition: Definition) -> bool:
-    """Return whether sixteen-bit results are worth the exact way: they are often ties to round."""
+def rooted(definition: Definition) -> bool:
+    """Return whether a formula has a root: its sixteen-bit results are often ties to round, worth the exact way."""
     assert definition.expr is not None
     return any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
+
+
+def cheap(definition: Definition) -> bool:
+    """Return whether a formula has no primitive that takes long: where memory is what limits, exactness is free."""
+    assert definition.expr is not None
+    return {call.func for call in definition.expr.atoms(sympy.Function)} <= _CHEAP
