@@ -35,6 +35,12 @@ def remainder(a, b, quotient):
 
 
 @triton.jit
+def within_range(value, other):
+    """The value, but the other where it is infinite."""
+    return tl.where(tl.abs(value) == float("inf"), other, value)
+
+
+@triton.jit
 def low_of(taken, a, a_low, b_low):
     """The low part of whichever of two was taken."""
     return tl.where(taken == a, a_low, b_low)

@@ -5,9 +5,11 @@ the loops do in triton_loops.py, both by hand, once. The text is made of the sym
 nothing but its numbers reaches it, written anew. Needs neither torch nor Triton.
 """
 
+import dataclasses
 import functools
 import hashlib
 import math
+from collections.abc import Callable
 
 import sympy
 
@@ -58,6 +60,10 @@ class _Triton(writer.Writer):
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
         pair = self.emit(self.primitive("sigmoids", of, low), "pair")
         return Value(f"{pair}[{0 if of is a else 1}]")
+
+    def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
+        # C++ finds such numbers and computes them again in double.
+        return dataclasses.replace(value, name=self.emit(f"m.within_range({value.name}, {other().name})"))
 
     def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         if term.is_number and not term.has(sympy.Function):

@@ -90,6 +90,10 @@ class Writer:
         """Return sigmoid(a), by the pair of sigmoids of ``of``: ``a`` itself, or what it is the negative of."""
         raise NotImplementedError
 
+    def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
+        """Return the value, or, where a product in it left the range, what ``other`` writes: divided before it."""
+        return value
+
     def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         """Return the term with a nan that no input brought (0 x infinity) made 0."""
         raise NotImplementedError
@@ -222,7 +226,12 @@ class Writer:
         if divisor(term) == 1:
             return fold(term, leaves, table)
         factor, rest = term.as_coeff_Mul()
-        value = self.ratio(fold(rest, leaves, table), self.number(sympy.Integer(factor.q)))
+        number = self.number(sympy.Integer(factor.q))
+        value = self.ratio(fold(rest, leaves, table), number)
+        if rest.is_Mul:
+            first, others = rest.as_two_terms()
+            value = self.within_range(value, lambda: self.mul(self.ratio(fold(first, leaves, table), number),
+                                                              fold(others, leaves, table)))
         return value if factor > 0 else self.negative(value)
 
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
