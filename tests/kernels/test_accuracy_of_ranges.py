@@ -28,12 +28,14 @@ CANCELS = ("xielu",)
 def _floats():
     random = np.random.default_rng(0)
     bits = np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 60000).astype(np.float32),
-                           random.normal(size=40000).astype(np.float32)])
+    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 400000).astype(np.float32),
+                           random.normal(size=200000).astype(np.float32)])
 
 
 def _inputs(definition, x):
-    ups = torch.from_numpy(UPS[np.random.default_rng(1).integers(0, len(UPS), len(x))]).to(x.dtype)
+    random = np.random.default_rng(1)
+    some, any_ = UPS[random.integers(0, len(UPS), len(x))], random.normal(0, 4, len(x)).astype(np.float32)
+    ups = torch.from_numpy(np.where(random.random(len(x)) < 0.5, some, any_)).to(x.dtype)
     return [x, ups][:len(definition.variables)]
 
 

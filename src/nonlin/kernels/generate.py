@@ -25,8 +25,8 @@ HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h"
 class _Cpp(writer.Writer):
     """Statements over a type V of numbers and a policy W of exactness."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, careful: bool) -> None:
+        super().__init__(careful)
         self.watched: set[str] = set()
 
     def statement(self, name: str, text: str, kind: str) -> str:
@@ -99,7 +99,8 @@ def struct(definition: Definition) -> str:
     names = (*definition.variables, *learned)
     leaves = {v: Value(f"in[{k}]") for k, v in enumerate(definition.variables)}
     leaves |= {q: Value(f"par[{k}]") for k, q in enumerate(learned)}
-    value, slope = _Cpp(), _Cpp()
+    careful = _careful(definition)
+    value, slope = _Cpp(careful), _Cpp(careful)
     variables = tuple(leaves[v].name for v in definition.variables)
     out = value.sum(definition.expr, leaves, variables)
     slopes = [slope.sum(definition.derivative(name), leaves, variables) for name in names]
@@ -109,7 +110,7 @@ def struct(definition: Definition) -> str:
     powers, scaled = _leaves_range(definition)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
-        exact=str(exact).lower(), careful=str(_sigmoids(definition) > 2).lower(),
+        exact=str(exact).lower(), careful=str(careful).lower(),
         powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
         slope_body="\n    ".join(_one_sided(slope.lines)), slope_value=again)
@@ -160,8 +161,11 @@ def _grows(e: sympy.Expr) -> bool:
     return not levels and any(_grows(part) for part in e.args)
 
 
-def _sigmoids(definition: Definition) -> int:
-    """Return how many sigmoids (a tanh counts) the longest product multiplies, in the value or a derivative."""
+def _careful(definition: Definition) -> bool:
+    """Return whether the errors of sigmoids (a tanh counts) would add up to more than four units in the last place.
+
+    They do where the value or a derivative multiplies three of them, or two of a rounded argument.
+    """
     def count(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Mul):
             return sum(map(count, e.args))
@@ -170,7 +174,10 @@ def _sigmoids(definition: Definition) -> int:
         return max([0, *map(count, e.args)]) if isinstance(e, (sympy.Add, sympy.Tuple)) else int(
             isinstance(e, (sigmoid, Tanh)))
 
-    return count(_whole(definition))
+    everything = _whole(definition)
+    arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh)]
+    rounded = any(not (part.is_Symbol or (-part).is_Symbol) for part in arguments)
+    return count(everything) > (1 if rounded else 2)
 
 
 @functools.cache

@@ -214,8 +214,18 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
     p = fma(p, s, splat(-3.33332819422e-1f));
   }
   p = plus(p * s * x, low) + x;
-  const vf z = decay<W, 4>(vmin(splat(52.0f), a), None{});
-  vf large = one - (z + z) / (splat(SCALE) + z);
+  const vf scale = splat(SCALE);
+  vf lost, large;
+  const vf z = decay<W, 4>(vmin(splat(52.0f), a), None{}, W::careful ? &lost : nullptr), d = scale + z;
+  if constexpr (W::careful) {
+    // What exp, the sum, the quotient and the difference lost.
+    const vf inverse = one / d, q = (z + z) * inverse;
+    const vf q_low = inverse * (fma(-q, d, z + z) + (lost + lost) - q * ((z - (d - scale)) + lost));
+    large = one - q;
+    large = large + (((one - large) - q) - q_low);
+  } else {
+    large = one - (z + z) / d;
+  }
   if constexpr (W::exact) large = plus(large, times(signed_like(low, x), one - large * large));
   return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
 }

@@ -42,7 +42,8 @@ class Value:
 class Writer:
     """Collects statements; every distinct expression becomes one constant. Languages are subclasses."""
 
-    def __init__(self) -> None:
+    def __init__(self, careful: bool = False) -> None:
+        self.careful = careful  # errors of its primitives add up: each of several terms is settled sooner
         self.lines: list[str] = []
         self.known: dict[str, str] = {}
 
@@ -209,8 +210,8 @@ class Writer:
 
         return Value(out, low)
 
-    def settled(self, a: Value) -> str:
-        low = a.low() if a.roundings >= _LONG else None
+    def settled(self, a: Value, long: int = _LONG) -> str:
+        low = a.low() if a.roundings >= long else None
         return self.emit(self.settled_sum(a.name, low)) if low else a.name
 
     def call(self, name: str, a: Value) -> Value:
@@ -237,10 +238,11 @@ class Writer:
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
         """Write the sum of the expression's terms, each mended; return its name."""
         table = self.table()
-        total = ""
-        for term in terms(expr):
+        total, parts = "", terms(expr)
+        long = _LONG - 1 if self.careful and len(parts) > 1 else _LONG
+        for term in parts:
             value = self.term(term, leaves, table)
-            part = self.emit(self.mended(term, self.settled(value), variables))
+            part = self.emit(self.mended(term, self.settled(value, long), variables))
             total = self.emit(self.added(total, part, value.factors)) if total else part
         return total
 
