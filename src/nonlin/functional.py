@@ -48,7 +48,8 @@ def _activation(definition: Definition) -> Callable[..., Tensor]:
             return ops.activation(text, list(checked), learned)
         return eager.apply(definition, checked, learned)
 
-    made = call if definition.parameters else eager.shortened(definition, call)
+    short = eager.shortened_learned if definition.parameters else eager.shortened
+    made = short(definition, call)
     made.__name__ = made.__qualname__ = definition.name
     made.__doc__ = f"{definition.formula}. {definition.source}"
     return made

@@ -4,11 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 import nonlin
 from nonlin import functional
 from nonlin.errors import UserError
 from nonlin.functions import get, names
+from nonlin.kernels import dispatch
 from nonlin.nn import Activation, FeedForward, matched_hidden
 
 POINTWISE = [n for n in names() if get(n).kind == "pointwise" and not get(n).user_defined]
@@ -171,3 +173,31 @@ def test_a_users_own_activation_works_everywhere():
     nonlin.define("cubic_gate", "gate*sigmoid(gate)*up**3")
     block = FeedForward(8, 16, "cubic_gate")
     assert block.gate is not None and block(torch.randn(2, 8)).shape == (2, 8)
+
+
+LEARNED = [n for n in POINTWISE if get(n).parameters]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", LEARNED)
+def test_given_parameters_by_the_short_way_and_by_the_operation(name, dtype):
+    definition = nonlin.get(name)
+    x = torch.linspace(-4, 4, 65, dtype=dtype).reshape(5, 13)
+    learned = {q.name: torch.tensor([q.initial + 0.3]) for q in definition.parameters}
+    wanted = dispatch.forward(definition, [x], list(learned.values()))
+    call = getattr(functional, name)
+    assert torch.equal(call(x, **learned), wanted)
+    assert torch.equal(call(x, **{k: nn.Parameter(q, requires_grad=False) for k, q in learned.items()}), wanted)
+    with torch.no_grad():
+        assert torch.equal(call(x, **{k: nn.Parameter(q) for k, q in learned.items()}), wanted)
+    # What learns is recorded, what is left out takes its initial value, what is no parameter is refused.
+    kept = {k: nn.Parameter(q) for k, q in learned.items()}
+    value = call(x, **kept)
+    value.float().sum().backward()
+    assert torch.equal(value, wanted) and all(q.grad is not None and q.grad.abs() > 0 for q in kept.values())
+    assert call(x.clone().requires_grad_(), **learned).requires_grad
+    wide = torch.promote_types(dtype, torch.float32)
+    initial = [torch.tensor([q.initial], dtype=wide) for q in definition.parameters]
+    assert torch.equal(call(x), dispatch.forward(definition, [x], initial))
+    with pytest.raises(UserError, match="be among"):
+        call(x, **dict.fromkeys(("one", "two")[:len(learned)], torch.ones(1)))

@@ -177,6 +177,23 @@ def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
                      shared_value, shared_slopes)
 
 
+@functools.cache
+def learned(definition: Definition, dtype: torch.dtype) -> Callable[..., Any] | None:
+    """Return the value's call for at most PIECE contiguous numbers, of an activation with learnable parameters.
+
+    It takes a count and addresses (first and second input, result), then the parameters as numbers. None where the
+    installed library has none.
+    """
+    kernel, _ = find(definition)
+    if kernel is None or dtype not in CODES or not definition.parameters:
+        return None
+    try:
+        catalog = importlib.import_module("nonlin.kernels._catalog")
+        return functools.partial(catalog.call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
+    except (ImportError, AttributeError):
+        return None
+
+
 def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:
     """Return the short calls where they serve these tensors: contiguous numbers of one shape and dtype."""
     first = tensors[0]

@@ -176,3 +176,28 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
         return out
 
     return one if len(definition.variables) == 1 else two
+
+
+def shortened_learned(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same for few numbers and learnable parameters that are all given, a number each, and not learning now."""
+    names = tuple(q.name for q in definition.parameters)
+
+    def call(*inputs: Any, **parameters: Any) -> Tensor:
+        x = inputs[0] if len(inputs) == 1 else None
+        if _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() or x.is_neg() \
+                or not 0 < (count := x.numel()) <= compiled.PIECE or len(parameters) != len(names) or _watched():
+            return general(*inputs, **parameters)
+        recording, values = _recording(), []
+        for name in names:
+            q = parameters.get(name)
+            if (type(q) is not Tensor and type(q) is not nn.Parameter) or q.numel() != 1 \
+                    or not q.is_cpu or (recording and q.requires_grad):
+                return general(*inputs, **parameters)
+            values.append(q.item())
+        if (recording and x.requires_grad) or (kernel := compiled.learned(definition, x.dtype)) is None:
+            return general(*inputs, **parameters)
+        out = _empty_like(x)
+        kernel(count, at := x.data_ptr(), at, out.data_ptr(), *values)
+        return out
+
+    return call
