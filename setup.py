@@ -30,7 +30,8 @@ class BuildKernels(build_ext):
         isas = native.ISAS if x86 else {"portable": ()}
         with tempfile.TemporaryDirectory() as folder:
             text = generate.unit(d for d in CATALOG if d.expr is not None)
-            weaving = native.weaving(self.compiler.compiler_so[0])
+            command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
+            weaving = native.weaving(command[0])
 
             def compile_one(item):
                 isa, flags = item

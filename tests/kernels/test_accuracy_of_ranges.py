@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nonlin.functions import get, names
+from nonlin.functions import define, get, names
 from nonlin.kernels import compiled, dispatch
 
 _spec = importlib.util.spec_from_file_location("exact", Path(__file__).with_name("exact.py"))
@@ -88,3 +88,26 @@ def test_torchs_own_gelu_would_fail():
     value, _ = exact.compute(definition, definition.expr, [x.double().numpy()])
     ulps = exact.off(torch.nn.functional.gelu(x), value, np.abs(value), torch.float32)
     assert ulps.max() > 1e5
+
+
+@pytest.mark.parametrize(("formula", "up"), [("tanh(3*x)", None), ("-x/(1+x^2)", None), ("gate^2*up/1000003", 1e12)])
+def test_numbers_that_leave_float32s_range_on_the_way(formula, up):
+    definition = define("far", formula)
+    x = torch.cat([s * torch.logspace(-3, 13 if up else 38.5, 400, dtype=torch.float64) for s in (1, -1)]).float()
+    inputs = [x] if up is None else [x, torch.full_like(x, up)]
+    wide = [t.double().numpy() for t in inputs]
+    slopes, _, value = dispatch.backward(definition, torch.ones_like(x), inputs, (), want_value=True)
+    found = [dispatch.forward(definition, inputs), value, *slopes]
+    wanted = [definition.expr] * 2 + [definition.derivative(v) for v in definition.variables]
+    for got, expr in zip(found, wanted, strict=True):
+        reference, largest = exact.compute(definition, expr, wide)
+        ulps = exact.off(got, reference, np.maximum(np.abs(reference), largest), torch.float32)
+        assert ulps.max() <= 4, _worst(ulps, inputs)
+
+
+def test_tanh_of_what_overflows_is_one():
+    ends = torch.tensor([torch.inf, -torch.inf, 3e38, -3e38])
+    assert dispatch.forward(define("far", "tanh(3*x)"), [ends]).tolist() == [1, -1, 1, -1]
+    gate, up = torch.ones(1), torch.full((1,), torch.inf)
+    got, want = (dispatch.forward(get("situ_glu"), [gate.to(t), up.to(t)]) for t in (torch.float32, torch.float64))
+    assert float((got.double() - want).abs()) <= 4 * 2**-20  # of a number between 16 and 32

@@ -25,7 +25,7 @@ from nonlin.kernels.torch_backend import reduce_to
 CODES = {dtype: k for k, dtype in enumerate(operands.DTYPES)}
 _HALF = (torch.float16, torch.bfloat16)
 PIECE = 16384
-"""Numbers that one thread takes at a time, as in native_driver.h."""
+"""Numbers that one thread takes at least, as in native_driver.h."""
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ def _literal(x: float, suffix: str = "") -> str:
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
   static constexpr bool exact = {exact}, careful = {careful}, powers = {powers}, scaled = {scaled};
+  static constexpr float far = {far};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
     {value_body}
@@ -111,7 +112,7 @@ def struct(definition: Definition) -> str:
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(careful).lower(),
-        powers=str(powers).lower(), scaled=str(scaled).lower(),
+        far=_literal(_far(definition), "f"), powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
         slope_body="\n    ".join(_one_sided(slope.lines)), slope_value=again)
 
@@ -141,6 +142,20 @@ def _leaves_range(definition: Definition) -> tuple[bool, bool]:
     steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
     steps += [term for term in products if divisor(term) == 1]
     return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
+
+
+def _far(definition: Definition) -> float:
+    """Return from which number on an input may leave float32's range, by the highest degree of any part."""
+    def degree(e: sympy.Expr) -> int:
+        if isinstance(e, sympy.Pow):
+            return math.ceil(abs(e.exp) * degree(e.base))
+        if isinstance(e, sympy.Mul):
+            return sum(map(degree, e.args))
+        if isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs", "softplus"):
+            return 0
+        return int(e.is_Symbol) or max([0, *map(degree, e.args)])
+
+    return min(1e15, 10.0 ** (37 // max(1, degree(_whole(definition)))))
 
 
 def _whole(definition: Definition) -> sympy.Expr:

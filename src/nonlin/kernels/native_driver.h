@@ -123,7 +123,7 @@ static int run(const nl_entry* entry, int dtype, const Call* call, bool slopes) 
   w.entry = entry, w.dtype = dtype, w.size = sizes[dtype], w.call = call, w.slopes = slopes;
   w.direct = call->columns >= DIRECT || call->rows == 1;
   for (const Operand& o : call->operands) w.direct = w.direct && (!o.data || o.column == 1);
-  const int64_t share = call->rows * call->columns / 16;
+  const int64_t share = call->rows * call->columns / 16 / 64 * 64;  // whole loops, or every piece would have a tail
   const int64_t piece = share < PIECE ? PIECE : share < LONG_PIECE ? share : LONG_PIECE;
   w.columns_each = call->columns < piece ? call->columns : piece;
   w.rows_each = w.columns_each < piece ? piece / w.columns_each : 1;

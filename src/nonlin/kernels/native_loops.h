@@ -101,7 +101,7 @@ static NL_INLINE vm far_out(const vf* in) {
   if constexpr (K::scaled && W::exact)
     for (int k = 0; k < K::inputs; k++) far = far | tiny(in[k], 1e-15f);
   if constexpr (K::powers)
-    for (int k = 0; k < K::inputs; k++) far = far | less(splat(1e15f), vabs(in[k]));
+    for (int k = 0; k < K::inputs; k++) far = far | less(splat(K::far), vabs(in[k]));
   return far;
 }
 static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }

@@ -14,6 +14,9 @@ namespace {
 struct None {};  // no low part
 // Never nan: where x is held between the ends of a range, what was lost of it says nothing.
 static NL_INLINE vf bounded(vf low) { return vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+static NL_INLINE None bounded(None) { return {}; }
+static NL_INLINE vf sum(vf a, vf low) { return a + low; }
+static NL_INLINE vf sum(vf a, None) { return a; }
 static NL_INLINE vf plus(vf a, vf low) { return a + bounded(low); }
 struct Sure { vf low; };  // known to be small
 static NL_INLINE vf plus(vf a, Sure b) { return a + b.low; }
@@ -226,7 +229,8 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   } else {
     large = one - (z + z) / d;
   }
-  if constexpr (W::exact) large = plus(large, times(signed_like(low, x), one - large * large));
+  // Bounded before it is multiplied: of an infinite product, low is nan, and 0 times nan is not 0.
+  if constexpr (W::exact) large = sum(large, times(bounded(signed_like(low, x)), one - large * large));
   return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
 }
 // log(x) for x > 0.
