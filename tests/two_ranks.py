@@ -20,16 +20,23 @@ def run(program, folder, *arguments, timeout=240):
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RANK_STORE": str(Path(folder) / "store"),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
-    ranks = [subprocess.Popen([sys.executable, str(program), *arguments], env=environment | {"RANK": str(rank)},
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for rank in range(2)]
-    try:
-        said = [rank.communicate(timeout=timeout)[0] for rank in ranks]
-    finally:
+    # To files: neither rank waits for a full pipe while the other is read, and a rank that hangs has said where.
+    files = [Path(folder) / f"rank{rank}.txt" for rank in range(2)]
+    ranks = []
+    for rank, file in enumerate(files):
+        with file.open("w") as said:
+            ranks.append(subprocess.Popen([sys.executable, str(program), *arguments], stdout=said,
+                                          stderr=subprocess.STDOUT, env=environment | {"RANK": str(rank)}))
+    with contextlib.suppress(subprocess.TimeoutExpired):
         for rank in ranks:
-            rank.kill()
-    for rank, text in zip(ranks, said, strict=True):
-        assert rank.returncode == 0 and text.rstrip().endswith(DONE), f"exit {rank.returncode}\n{text[-3000:]}"
-    return [text.rstrip().removesuffix(DONE) for text in said]
+            rank.wait(timeout)
+    for rank in ranks:
+        rank.kill()  # one that has ended stays as it ended
+        rank.wait()
+    texts = [file.read_text().rstrip() for file in files]
+    for rank, text in zip(ranks, texts, strict=True):
+        assert rank.returncode == 0 and text.endswith(DONE), f"exit {rank.returncode}\n{text[-3000:]}"
+    return [text.removesuffix(DONE) for text in texts]
 
 
 @contextlib.contextmanager

@@ -294,3 +294,27 @@ runpy.run_path("setup.py", run_name="__main__")
             assert bool(list(Path(folder).rglob("_catalog*.so"))) == built, done.stderr[-2000:]
             if not built:
                 assert "building extension" in done.stderr and "failed" in done.stderr
+
+
+@needs_kernels
+@pytest.mark.parametrize("count", [7, 20000])
+@pytest.mark.parametrize("name", ["gelu", "swiglu"])
+def test_without_the_extension_module_ctypes_calls_the_same_kernels(name, count, monkeypatch):
+    definition = get(name)
+    inputs = [torch.randn(count) for _ in definition.variables]
+    gradient = torch.randn(count)
+    usual = compiled.dense(definition, torch.float32)
+    monkeypatch.setattr(compiled, "_without_ctypes", lambda: None)
+    other = compiled.dense.__wrapped__(definition, torch.float32)
+    assert other.value is other.shared_value and compiled.learned.__wrapped__(get("prelu"), torch.float32) is None
+    assert torch.equal(compiled.forward_dense(other, inputs), compiled.forward_dense(usual, inputs))
+    for want_value in (False, True):
+        got = compiled.backward_dense(other, gradient, inputs, want_value)
+        wanted = compiled.backward_dense(usual, gradient, inputs, want_value)
+        assert len(got) == len(wanted) == len(inputs) + want_value
+        assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_an_extension_module_of_an_old_build_is_not_called(monkeypatch):
+    monkeypatch.setattr(compiled, "_installed", lambda: None)  # the library lacks what this version calls
+    assert compiled._without_ctypes() is None

@@ -147,6 +147,16 @@ class Dense:
     shared_slopes: Callable[[int, int, int, int, int, int, int], Any]
 
 
+def _without_ctypes() -> Any:
+    """Return the extension module whose calls cost less than ctypes', or None where there is none of this version."""
+    if _installed() is None:
+        return None
+    try:
+        return importlib.import_module("nonlin.kernels._catalog")
+    except ImportError:  # built without Python's headers: a plain library
+        return None
+
+
 @functools.cache
 def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
     """Return the activation's calls for contiguous numbers; None where it has none."""
@@ -163,18 +173,13 @@ def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
         threads = torch.get_num_threads()
         library.nl_shared(entry, code, n, first, second, gradient, *places, threads, parallel() if threads > 1 else 0)
 
-    try:
-        catalog = importlib.import_module("nonlin.kernels._catalog")
+    catalog = _without_ctypes()
+    if catalog is not None:
         return Dense(functools.partial(catalog.call, library.nl_function(entry, code)),
                      functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)),
                      shared_value, shared_slopes)
-    except (ImportError, AttributeError):
-        gated = len(definition.variables) == 2
-        return Dense(lambda n, first, second, out: library.nl_flat(entry, code, n, first, second, None, out),
-                     lambda n, first, second, grad, by_first, next, last: library.nl_flat_slopes(
-                         entry, code, n, first, second, grad, None, by_first, next or None,
-                         (last if gated else next) or None, None),
-                     shared_value, shared_slopes)
+    # The shared calls take any count; ctypes costs the same for all.
+    return Dense(shared_value, shared_slopes, shared_value, shared_slopes)
 
 
 @functools.cache
@@ -184,14 +189,10 @@ def learned(definition: Definition, dtype: torch.dtype) -> Callable[..., Any] | 
     It takes a count and addresses (first and second input, result), then the parameters as numbers. None where the
     installed library has none.
     """
-    kernel, _ = find(definition)
-    if kernel is None or dtype not in CODES or not definition.parameters:
+    (kernel, _), catalog = find(definition), _without_ctypes()
+    if kernel is None or catalog is None or dtype not in CODES or not definition.parameters:
         return None
-    try:
-        catalog = importlib.import_module("nonlin.kernels._catalog")
-        return functools.partial(catalog.call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
-    except (ImportError, AttributeError):
-        return None
+    return functools.partial(catalog.call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
 
 
 def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:

@@ -5,6 +5,7 @@ lost, and writes that down only for a primitive that would magnify it. A languag
 Needs neither torch nor Triton: it also runs when the package is built.
 """
 
+import abc
 import dataclasses
 import functools
 import math
@@ -39,7 +40,7 @@ class Value:
     inverted: "Value | None" = None  # what it is the reciprocal of
 
 
-class Writer:
+class Writer(abc.ABC):
     """Collects statements; every distinct expression becomes one constant. Languages are subclasses."""
 
     def __init__(self, careful: bool = False) -> None:
@@ -47,13 +48,13 @@ class Writer:
         self.lines: list[str] = []
         self.known: dict[str, str] = {}
 
+    @abc.abstractmethod
     def statement(self, name: str, text: str, kind: str) -> str:
         """Return the statement that gives ``text`` that name; ``kind`` is "value" or "pair" (of sigmoids)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def literal(self, single: float, double: float) -> str:
         """Return a number that is ``single`` in float32 and ``double`` in float64."""
-        raise NotImplementedError
 
     def constant(self, literal: str) -> str:
         """Return how a number is named where it is used."""
@@ -63,41 +64,41 @@ class Writer:
         """Return a call of one of the functions that find what a rounding lost."""
         return f"{name}({', '.join(arguments)})"
 
+    @abc.abstractmethod
     def quotient(self, a: str, b: str) -> str:
         """Return a / b, rounded once."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def root(self, a: str) -> str:
         """Return the square root, rounded once."""
-        raise NotImplementedError
 
     def added(self, a: str, b: str, factors: tuple[str, str] | None) -> str:
         """Return a + b; ``b`` is the product of the factors, where there are any, and was perhaps settled."""
         return f"{a} + {b}"
 
+    @abc.abstractmethod
     def chosen(self, name: str, a: Value, b: Value) -> str:
         """Return the larger ("max") or smaller ("min") of two, or nan where either is."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def settled_sum(self, value: str, low: str) -> str:
         """Return value + low where results are exact, else the value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def primitive(self, name: str, a: Value, low: str | None) -> str:
         """Return a primitive of ``a``, whose low part is put back where results are exact."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
         """Return sigmoid(a), by the pair of sigmoids of ``of``: ``a`` itself, or what it is the negative of."""
-        raise NotImplementedError
 
     def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
         """Return the value, or, where a product in it left the range, what ``other`` writes: divided before it."""
         return value
 
+    @abc.abstractmethod
     def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         """Return the term with a nan that no input brought (0 x infinity) made 0."""
-        raise NotImplementedError
 
     def emit(self, text: str, kind: str = "value") -> str:
         if text.isidentifier():  # a name already
