@@ -1,4 +1,4 @@
-"""What every test begins from: the built-in activations alone, and subnormal numbers that count."""
+"""What every test begins from: the built-in activations alone, subnormal numbers that count, and a free compiler."""
 
 import sys
 from pathlib import Path
@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # what tests of several folders 
 
 @pytest.fixture(autouse=True)
 def as_on_a_fresh_start(monkeypatch):
-    """A test's own activations, and its flushing of denormals, end with it."""
+    """A test's own activations, and its flushing of denormals, end with it; it leaves torch.compile as it was."""
     monkeypatch.setattr(registry, "_USER", {})
     torch.set_flush_denormal(False)
     yield
     torch.set_flush_denormal(False)
+    if "torch._dynamo" in sys.modules:
+        assert torch._dynamo.eval_frame._stance.stance == "default"

@@ -197,7 +197,7 @@ def test_fused_block_is_computed_again_from_its_weights():
         plain(batch())
     answers = expected.answers
     with health.watch(fused) as watched:
-        watched._collector.detach()
+        watched._end()
         watched.answers = [a.__class__(watched.answers[0].block, a.status, a.matches) for a in answers]
         watched._begin()
         fused(batch())
@@ -235,6 +235,36 @@ def test_trainer_callback(tmp_path):
     logged = [line for line in trainer.state.log_history if "health/serious" in line]
     assert [line["step"] for line in logged] == [1, 3] and logged[0]["health/model.layers.1.mlp/dead_share"] == 0.2
     assert callback.health.findings()[0]["layer"] == "model.layers.1.mlp"
+
+
+def test_a_trainer_that_fails_can_be_left_behind(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    pytest.importorskip("accelerate", reason="accelerate is not installed")
+    arguments = transformers.TrainingArguments(str(tmp_path), max_steps=3, report_to=[], use_cpu=True,
+                                               disable_tqdm=True, save_strategy="no")
+    model, callback = FAMILIES["llama"].build(), health.trainer_callback()
+    rows = [{"input_ids": torch.arange(16), "labels": torch.full((16,), 10 ** 6)} for _ in range(8)]
+    with pytest.raises((IndexError, RuntimeError)):
+        transformers.Trainer(model, arguments, train_dataset=rows, callbacks=[callback]).train()
+    assert hooks(model) > 0, "the Trainer tells no callback"
+    callback.stop()
+    assert hooks(model) == 0 and torch._dynamo.eval_frame._stance.stance == "default"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_watches_that_overlap_end_in_any_order(first):
+    import torch._dynamo
+
+    models = [Model(), Model()]
+    watches = [health.watch(m, every=2) for m in models]
+    for watched, model in zip(watches, models, strict=True):
+        watched.__enter__()
+        model(batch())
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    watches[first].__exit__()
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager", "the other one still observes"
+    watches[1 - first].__exit__()
+    assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
 @pytest.mark.parametrize("options, word", [({"every": 0}, "every"), ({"steps": 0}, "steps"), ({"tokens": 0}, "tokens")])

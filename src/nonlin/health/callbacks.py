@@ -51,7 +51,8 @@ def trainer_callback(**options: Any) -> Any:
     """Return a callback for the Hugging Face Trainer that watches its model; options are those of ``watch``.
 
     Each observation's scalars go into the trainer state's ``log_history``; serious findings are warned of once;
-    ``callback.health`` has them all.
+    ``callback.health`` has them all. The Trainer tells no callback that training failed: after an exception the
+    watch stays on, and torch.compile may stand aside, until ``callback.stop()`` or the next ``train()``.
     """
     from transformers import TrainerCallback
 
@@ -72,6 +73,9 @@ def trainer_callback(**options: Any) -> Any:
                 state.log_history.append({"step": state.global_step, **scalars})
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.stop()
+
+        def stop(self) -> None:
             self.following.stop()
 
     return HealthCallback()

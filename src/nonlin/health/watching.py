@@ -24,6 +24,27 @@ EVERY = 100
 """Steps from one observation to the next, by default."""
 
 
+class _Compiler:
+    """Keeps torch.compile aside while any watch observes; watches may end in any order."""
+
+    def __init__(self) -> None:
+        self._observing = 0
+        self._stance: Any = None
+
+    def pause(self) -> None:
+        if self._observing == 0:
+            self._stance = torch.compiler.set_stance("force_eager")
+        self._observing += 1
+
+    def resume(self) -> None:
+        self._observing -= 1
+        if self._observing == 0:
+            self._stance.__exit__(None, None, None)
+
+
+_COMPILER = _Compiler()
+
+
 class Health:
     """A model's health during training; made by :func:`watch`.
 
@@ -50,7 +71,7 @@ class Health:
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
         self._hook: Any = None
-        self._stance: Any = None
+        self._paused = False
 
     def __enter__(self) -> "Health":
         self._hook = register_optimizer_step_post_hook(self._stepped)
@@ -80,14 +101,15 @@ class Health:
         self._collector = Collector(self.model, self.answers, self.gradients, self.tokens, self.model.training)
         self._collector.attach()
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-            self._stance = torch.compiler.set_stance("force_eager")
+            _COMPILER.pause()
+            self._paused = True
 
     def _end(self) -> None:
         assert self._collector is not None
         self._collector.detach()
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+        if self._paused:
+            _COMPILER.resume()
+            self._paused = False
         if self._collector.saw_anything():
             self._finished, self._record, self.observed_step = self._collector, None, self.index
             self.answers = [one.answer for one in self._collector.observed]
