@@ -66,3 +66,20 @@ def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
     (x**2, -1)
     """
     return tuple(sorted(expr.args, key=lambda a: bool(a.is_number))) if expr.is_Add else (expr,)
+
+
+def common(parts: tuple[sympy.Expr, ...]) -> tuple[tuple[sympy.Expr, ...], tuple[sympy.Expr, ...]]:
+    """Return the factors that all terms share, numbers apart, and what is left of each term.
+
+    >>> from sympy.abc import x, y
+    >>> common((2 * x**2 * y, x * y))
+    ((y, x), (2*x, 1))
+    """
+    powers = [{base: e for base, e in part.as_powers_dict().items() if not base.is_number} for part in parts]
+    shared = []
+    for base, exponent in powers[0].items():
+        all_of = [p.get(base, sympy.Integer(0)) for p in powers]
+        least = min(all_of, key=abs)
+        if all(e * exponent > 0 for e in all_of):
+            shared.append(base**least)
+    return tuple(shared), tuple(part / sympy.Mul(*shared) for part in parts)

@@ -19,6 +19,7 @@ from nonlin.functions.walk import terms
 from nonlin.kernels import writer
 from nonlin.kernels.writer import Value, divisor, rooted
 
+_ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
 HEADERS = ("native_simd.h", "native_math.h", "native_math64.h", "native_loops.h", "native_driver.h")
 
 
@@ -41,8 +42,13 @@ class _Cpp(writer.Writer):
     def root(self, a: str) -> str:
         return f"nl_sqrt({a})"
 
-    def added(self, a: str, b: str, factors: tuple[str, str] | None) -> str:
-        return f"added<W>({a}, {b}, {', '.join(factors)})" if factors else super().added(a, b, factors)
+    def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
+        return f"added<W, {str(last).lower()}>({a}, {b}, {', '.join(factors)})" if factors else f"{a} + {b}"
+
+    def joined(self, total: str, part: str, value: Value) -> str:
+        if not value.factors:
+            return f"{total} + {part}"
+        return f"joined<W>({total}, {part}, {value.name}, {value.low()}, {', '.join(value.factors)})"
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
         if a.number is not None or b.number is not None:
@@ -53,9 +59,16 @@ class _Cpp(writer.Writer):
     def settled_sum(self, value: str, low: str) -> str:
         return f"settled<W>({value}, {low})"
 
+    def magnified(self, a: str, b: str, low: str) -> str:
+        return f"magnified<W>({a}, {b}, {low})"
+
     def primitive(self, name: str, a: Value, low: str | None) -> str:
         # Where W is not exact, the low part is not used, and the compiler leaves it out.
-        return f"nl_{name}(w, {a.name}, {f'low_part<W>({low})' if low else 'None{}'})"
+        w = "w"
+        if self.alone and name in ("Phi", "phi"):
+            w, line = "alone", "Alone<W> alone;"
+            self.lines += [line] * (line not in self.lines)
+        return f"nl_{name}({w}, {a.name}, {f'low_part<W>({low})' if low else 'None{}'})"
 
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
         if a.name not in self.watched:
@@ -179,7 +192,8 @@ def _grows(e: sympy.Expr) -> bool:
 def _careful(definition: Definition) -> bool:
     """Return whether the errors of sigmoids (a tanh counts) would add up to more than four units in the last place.
 
-    They do where the value or a derivative multiplies three of them, or two of a rounded argument.
+    They do where the value or a derivative multiplies three of them, or two of a rounded argument and one
+    more number that is rounded.
     """
     def count(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Mul):
@@ -191,8 +205,8 @@ def _careful(definition: Definition) -> bool:
 
     everything = _whole(definition)
     arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh)]
-    rounded = any(not (part.is_Symbol or (-part).is_Symbol) for part in arguments)
-    return count(everything) > (1 if rounded else 2)
+    rounded = any(part.has(*_ROUNDED) and (-part).has(*_ROUNDED) for part in arguments)
+    return count(everything) > (1 if rounded and definition.gated else 2)
 
 
 @functools.cache

@@ -18,16 +18,21 @@ struct Wide {
   static constexpr bool exact = true;
   NL_INLINE void small_exp(double) {}
 };
+// For a primitive that is the result: it comes out right where it is subnormal, too.
+template <class W>
+struct Alone : W {
+  NL_INLINE void small_gauss(vf) {}
+};
 template <class W, class V>
 static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
   if constexpr (W::exact) return low;
   else return {};
 }
 
-// a + b, where b is f g, perhaps with what its roundings lost. Sixteen bits can do without, and with one instruction.
-template <class W, class V>
+// a + b, where b is f g. Where LAST, nobody asks what the sum's rounding lost. In double, b is what was mended.
+template <class W, bool LAST, class V>
 static NL_INLINE V added(V a, V b, V f, V g) {
-  if constexpr (W::exact) return a + b;
+  if constexpr (std::is_same<V, double>::value || (W::exact && !LAST)) return a + b;
   else return fma(f, g, a);
 }
 
@@ -41,6 +46,21 @@ static NL_INLINE V settled(V value, V low) {
   } else {
     return value;
   }
+}
+// total + part, where part is the value settled, and the value f g: what it lost is added before it, and so not rounded
+// by itself.
+template <class W, class V>
+static NL_INLINE V joined(V total, V part, V value, V low, V f, V g) {
+  if constexpr (std::is_same<V, double>::value) return total + part;
+  else if constexpr (W::exact) return value + select(is_nan(low), total, total + low);
+  else return fma(f, g, total);
+}
+
+// (a + low) b, where that counts. Where low is a nan, the lane is computed again in double precision.
+template <class W, class V>
+static NL_INLINE V magnified(V a, V b, V low) {
+  if constexpr (W::exact && std::is_same<V, vf>::value) return fma(a, b, low * b);
+  else return a * b;
 }
 
 // A nan that no input brought is a product of 0 and infinity at the far end, where the limit is 0. In float32 the

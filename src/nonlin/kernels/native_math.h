@@ -46,7 +46,6 @@ struct Exact {
 struct Careful : Exact {
   static constexpr bool careful = true;
 };
-
 constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
 // Exponentials are taken of r = (H / 2) s. H is a power of two, so that it costs no instruction and no rounding: the
 // coefficients carry it.
@@ -188,7 +187,7 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
     const vf side = (SIDE > 0 ? by_sign(x, z, scale) : by_sign(x, scale, z)) / d;
     return {side, side};
   }
-  vf inverse = one / d;
+  const vf inverse = one / d;
   if constexpr (W::careful) {
     // What exp, the sum, the division and the product lost.
     const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, fma(-inverse, d, one));
@@ -196,9 +195,14 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
     small = small + fma(z, inverse_low, fma(lost, inverse, product_error(z, inverse, small)));
     const vf large = (inverse + inverse_low) * scale;
     return {by_sign(x, small, large), by_sign(x, large, small)};
+  } else if constexpr (W::exact) {
+    // What the sum, the division and the product lost, put back last: a rounded inverse of nearly 1 would pull every
+    // small side down.
+    const vf rest = fma(-(z - (d - scale)), inverse, fma(-d, inverse, one));
+    const vf q = z * inverse, r = scale * inverse;
+    const vf small = q + fma(q, rest, product_error(z, inverse, q)), large = fma(r, rest, r);
+    return {by_sign(x, small, large), by_sign(x, large, small)};
   } else {
-    // What the sum and the division lost counts twice where both sigmoids are multiplied.
-    if constexpr (W::exact) inverse = fma(inverse, fma(-(z - (d - scale)), inverse, fma(-d, inverse, one)), inverse);
     return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
   }
 }
@@ -336,7 +340,7 @@ template <class W, class L>
 static NL_INLINE vf nl_phi(W& w, vf x, L low) {
   const vf a = vabs(x);
   w.small_gauss(-a);
-  return gauss(w, vmin(splat(FAR), a), signed_like(low, x)) * splat(0.3989422804f * UNSCALE);
+  return gauss(w, vmin(splat(FAR), a), signed_like(bounded(low), x)) * splat(0.3989422804f * UNSCALE);
 }
 // exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): fits of degree 6, 8 and 11, relative error
 // 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost. All of it is
@@ -392,12 +396,13 @@ static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
   const vf whole = vabs(x), a = vmin(splat(FAR), whole);
   w.small_gauss(x);
   vf ratio_low;
-  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, None{});
+  const auto near = signed_like(bounded(low), x);
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, near);  // the same that nl_phi takes
   vf tail = ratio * density;
   if constexpr (W::exact) {
-    // The slope of the tail is minus the density over sqrt(2 pi).
+    // Of the ratio the slope is a times itself, less one over sqrt(2 pi).
     if constexpr (!std::is_same<L, None>::value)
-      ratio_low = fma(signed_like(bounded(low), x), scaled_back(-0.3989422804f), ratio_low);
+      ratio_low = fma(near, fma(a, ratio, scaled_back(-0.3989422804f)), ratio_low);
     tail = fma(ratio, density, ratio_low * density);
   }
   return by_sign(x, tail, splat(1.0f) - tail);

@@ -17,7 +17,7 @@ import sympy
 
 from nonlin.functions import Definition
 from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
-from nonlin.functions.walk import fold, terms
+from nonlin.functions.walk import common, fold, terms
 
 _LONG = 3  # roundings after which a term is settled: its lost parts are added
 _CHEAP = {maximum, minimum, absolute, sign, step}
@@ -45,6 +45,7 @@ class Writer(abc.ABC):
 
     def __init__(self, careful: bool = False) -> None:
         self.careful = careful  # errors of its primitives add up: each of several terms is settled sooner
+        self.alone = False  # the primitive being written is the result
         self.lines: list[str] = []
         self.known: dict[str, str] = {}
 
@@ -72,9 +73,16 @@ class Writer(abc.ABC):
     def root(self, a: str) -> str:
         """Return the square root, rounded once."""
 
-    def added(self, a: str, b: str, factors: tuple[str, str] | None) -> str:
-        """Return a + b; ``b`` is the product of the factors, where there are any, and was perhaps settled."""
+    def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
+        """Return a + b. ``b`` is the product of the factors, where there are any, perhaps settled.
+
+        ``last`` says that it was not settled, and that nobody asks what the sum's rounding lost.
+        """
         return f"{a} + {b}"
+
+    def joined(self, total: str, part: str, value: Value) -> str:
+        """Return a sum and one more term of it: ``part``, the value settled."""
+        return self.added(total, part, value.factors)
 
     @abc.abstractmethod
     def chosen(self, name: str, a: Value, b: Value) -> str:
@@ -83,6 +91,10 @@ class Writer(abc.ABC):
     @abc.abstractmethod
     def settled_sum(self, value: str, low: str) -> str:
         """Return value + low where results are exact, else the value."""
+
+    def magnified(self, a: str, b: str, low: str) -> str:
+        """Return (a + low) b where results are exact, else a b."""
+        return self.settled_sum(self.emit(f"{a} * {b}"), self.emit(f"{low} * {b}"))
 
     @abc.abstractmethod
     def primitive(self, name: str, a: Value, low: str | None) -> str:
@@ -237,15 +249,47 @@ class Writer(abc.ABC):
         return value if factor > 0 else self.negative(value)
 
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
-        """Write the sum of the expression's terms, each mended; return its name."""
-        table = self.table()
-        total, parts = "", terms(expr)
+        """Write the sum of the expression's terms, each mended, times the factors that all share; return its name."""
+        table, parts = self.table(), terms(expr)
+        shared, rests = common(parts) if len(parts) > 1 else ((), parts)
+        total = self.total(rests, leaves, table, variables)
+        if not shared:
+            return total
+        factor = sympy.Mul(*shared)
+        outer = fold(factor, leaves, table)
+        low = outer.low() if self.careful and outer.factors and outer.roundings else None
+        product = self.magnified(outer.name, total, low) if low else f"{outer.name} * {total}"
+        return self.emit(self.mended(factor * sympy.Add(*rests), self.emit(product), variables))
+
+    def total(self, parts: tuple[sympy.Expr, ...], leaves: dict[str, Value], table: dict[str, Any],
+              variables: tuple[str, ...]) -> str:
+        """Write the sum of terms, each mended."""
+        total, product = "", None  # the sum so far, and the factors of its one term
         long = _LONG - 1 if self.careful and len(parts) > 1 else _LONG
         for term in parts:
+            self.alone = len(parts) == 1 and _alone(term)
             value = self.term(term, leaves, table)
-            part = self.emit(self.mended(term, self.settled(value, long), variables))
-            total = self.emit(self.added(total, part, value.factors)) if total else part
+            settled = self.settled(value, long)
+            part = self.emit(self.mended(term, settled, variables))
+            factors, last = value.factors, settled == value.name
+            if not total:
+                total, product = part, factors if last else None
+            elif not last:
+                total, product = self.emit(self.joined(total, part, value)), None
+            elif product and not factors:
+                total, product = self.emit(self.added(part, total, product, True)), None
+            else:
+                total, product = self.emit(self.added(total, part, factors, True)), None
         return total
+
+
+def _alone(term: sympy.Expr) -> bool:
+    """Return whether a result is a primitive of what has none, times at most a small number.
+
+    Then a subnormal one is as good as any: nothing magnifies what its rounding lost.
+    """
+    factor, call = term.as_coeff_Mul()
+    return abs(factor) <= 4 and isinstance(call, sympy.Function) and not call.args[0].has(sympy.Function)
 
 
 def float32(e: sympy.Expr) -> float:
