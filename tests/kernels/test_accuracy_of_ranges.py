@@ -105,6 +105,26 @@ def test_numbers_that_leave_float32s_range_on_the_way(formula, up):
         assert ulps.max() <= 4, _worst(ulps, inputs)
 
 
+def test_what_falls_off_is_not_multiplied_before_what_grows():
+    """exp(-x) sigmoid(-x) is no float32 at 52; times x^10 it is."""
+    falls = define("falls", "x^10*exp(-x)*sigmoid(-x) + exp(-x)*sigmoid(-x)")
+    x = torch.tensor([52.0, 40.0])
+    wide = [x.double().numpy()]
+    for got, expr in ((dispatch.forward(falls, [x], []), falls.expr),
+                      (dispatch.backward(falls, torch.ones_like(x), [x], [])[0][0], falls.derivative("x"))):
+        value, largest = exact.compute(falls, expr, wide)
+        assert exact.off(got, value, largest, torch.float32).max() <= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_infinity_less_infinity_is_no_zero(dtype):
+    """Terms that share a factor: their sum is nan, which is not mended as 0 x infinity is."""
+    against = define("against", "gate*up*sigmoid(-gate) + gate*up^2*sigmoid(-gate)")
+    gate, up = torch.tensor([0.0948, 0.5], dtype=dtype), torch.tensor([-torch.inf, 2.0], dtype=dtype)
+    slopes = dispatch.backward(against, torch.ones_like(gate), [gate, up], [])[0]
+    assert torch.isnan(slopes[0][0]) and torch.isfinite(slopes[0][1])
+
+
 def test_tanh_of_what_overflows_is_one():
     ends = torch.tensor([torch.inf, -torch.inf, 3e38, -3e38])
     assert dispatch.forward(define("far", "tanh(3*x)"), [ends]).tolist() == [1, -1, 1, -1]

@@ -11,6 +11,7 @@ import sympy
 from nonlin.functions.primitives import NAMES
 
 Table = Mapping[str, Callable[..., Any]]
+_FALLING = ("exp", "sigmoid", "Phi", "phi", "softplus")
 
 
 def _is_number(e: sympy.Expr) -> bool:
@@ -71,15 +72,23 @@ def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
 def common(parts: tuple[sympy.Expr, ...]) -> tuple[tuple[sympy.Expr, ...], tuple[sympy.Expr, ...]]:
     """Return the factors that all terms share, numbers apart, and what is left of each term.
 
+    Of those that fall off like exp at most one is taken, once: the product of two may be 0 where a term is not.
+
     >>> from sympy.abc import x, y
     >>> common((2 * x**2 * y, x * y))
-    ((y, x), (2*x, 1))
+    ((x, y), (2*x, 1))
     """
     powers = [{base: e for base, e in part.as_powers_dict().items() if not base.is_number} for part in parts]
-    shared = []
-    for base, exponent in powers[0].items():
+    shared, falling = [], 0
+    for base, exponent in sorted(powers[0].items(), key=lambda item: sympy.default_sort_key(item[0])):
         all_of = [p.get(base, sympy.Integer(0)) for p in powers]
+        if any(e * exponent <= 0 for e in all_of):
+            continue
         least = min(all_of, key=abs)
-        if all(e * exponent > 0 for e in all_of):
-            shared.append(base**least)
+        if NAMES.get(base.func) in _FALLING:
+            falling += 1
+            if falling > 1 or least < 0:
+                continue
+            least = min(least, sympy.Integer(1))
+        shared.append(base**least)
     return tuple(shared), tuple(part / sympy.Mul(*shared) for part in parts)

@@ -192,8 +192,8 @@ def _grows(e: sympy.Expr) -> bool:
 def _careful(definition: Definition) -> bool:
     """Return whether the errors of sigmoids (a tanh counts) would add up to more than four units in the last place.
 
-    They do where the value or a derivative multiplies three of them, or two of a rounded argument and one
-    more number that is rounded.
+    They do where the value or a derivative multiplies three of them, or, in a gated formula, two of a
+    rounded argument.
     """
     def count(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Mul):

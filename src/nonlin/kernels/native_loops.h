@@ -67,9 +67,11 @@ static NL_INLINE V magnified(V a, V b, V low) {
 // lane is computed again in double precision, so it is mended there alone.
 static NL_INLINE vm whole(vf a) { return vm{}; }
 static NL_INLINE vm whole(vf a, vf b) { return vm{}; }
+static NL_INLINE vm whole(vf a, vf b, vf c) { return vm{}; }
 static NL_INLINE vf mended(vf x, vm) { return x; }
 static NL_INLINE bool whole(double a) { return a == a; }
 static NL_INLINE bool whole(double a, double b) { return a == a && b == b; }
+static NL_INLINE bool whole(double a, double b, double c) { return whole(a, b) && c == c; }
 static NL_INLINE double mended(double x, bool whole) { return x != x && whole ? 0.0 : x; }
 
 static NL_INLINE void add_lanes(double* sum, vf part) {

@@ -46,6 +46,7 @@ struct Exact {
 struct Careful : Exact {
   static constexpr bool careful = true;
 };
+
 constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
 // Exponentials are taken of r = (H / 2) s. H is a power of two, so that it costs no instruction and no rounding: the
 // coefficients carry it.

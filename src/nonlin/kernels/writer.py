@@ -82,7 +82,7 @@ class Writer(abc.ABC):
 
     def joined(self, total: str, part: str, value: Value) -> str:
         """Return a sum and one more term of it: ``part``, the value settled."""
-        return self.added(total, part, value.factors)
+        return f"{total} + {part}"
 
     @abc.abstractmethod
     def chosen(self, name: str, a: Value, b: Value) -> str:
@@ -93,8 +93,8 @@ class Writer(abc.ABC):
         """Return value + low where results are exact, else the value."""
 
     def magnified(self, a: str, b: str, low: str) -> str:
-        """Return (a + low) b where results are exact, else a b."""
-        return self.settled_sum(self.emit(f"{a} * {b}"), self.emit(f"{low} * {b}"))
+        """Return a b, or (a + low) b where the language is careful."""
+        return f"{a} * {b}"
 
     @abc.abstractmethod
     def primitive(self, name: str, a: Value, low: str | None) -> str:
@@ -259,7 +259,8 @@ class Writer(abc.ABC):
         outer = fold(factor, leaves, table)
         low = outer.low() if self.careful and outer.factors and outer.roundings else None
         product = self.magnified(outer.name, total, low) if low else f"{outer.name} * {total}"
-        return self.emit(self.mended(factor * sympy.Add(*rests), self.emit(product), variables))
+        # A sum that is nan (infinity less infinity) stays one.
+        return self.emit(self.mended(factor * sympy.Add(*rests), self.emit(product), (*variables, total)))
 
     def total(self, parts: tuple[sympy.Expr, ...], leaves: dict[str, Value], table: dict[str, Any],
               variables: tuple[str, ...]) -> str:
@@ -280,6 +281,7 @@ class Writer(abc.ABC):
                 total, product = self.emit(self.added(part, total, product, True)), None
             else:
                 total, product = self.emit(self.added(total, part, factors, True)), None
+        self.alone = False
         return total
 
 
