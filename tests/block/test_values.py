@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from blocks import GATED, POINTWISE, REFERENCE, assert_close, case, gradients, reference
+from blocks import REFERENCE, assert_close, case, gradients, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -280,13 +280,10 @@ def test_wrong_calls_are_explained():
         feed_forward(t["x"], None, t["up"], t["down"], activation="prelu", parameters={"slope": torch.ones(6)})
 
 
-def test_every_activation_of_the_catalog_runs_through_the_operation():
-    for name in nonlin.names():
-        definition = get(name)
-        if definition.expr is None or name in POINTWISE or name in GATED:
-            continue
-        one = case(name)
-        inputs = [torch.nn.functional.linear(one.tensors["x"], one.tensors[k], one.tensors[f"{k}_bias"])
-                  for k in (("gate", "up") if definition.gated else ("up",))]
-        hidden = nonlin.functional.activation(name)(*inputs, **one.parameters)
-        _compare(one, one.ours(), torch.nn.functional.linear(hidden, one.tensors["down"], one.tensors["down_bias"]))
+@pytest.mark.parametrize("name", sorted(n for n in nonlin.names() if get(n).expr is not None and n not in REFERENCE))
+def test_the_rest_of_the_catalog_runs_through_the_operation(name):
+    one = case(name)
+    inputs = [torch.nn.functional.linear(one.tensors["x"], one.tensors[k], one.tensors[f"{k}_bias"])
+              for k in (("gate", "up") if get(name).gated else ("up",))]
+    hidden = nonlin.functional.activation(name)(*inputs, **one.parameters)
+    _compare(one, one.ours(), torch.nn.functional.linear(hidden, one.tensors["down"], one.tensors["down_bias"]))

@@ -5,6 +5,7 @@ tables of tests/functions.
 """
 
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,14 @@ UPS = np.array([-3.7, -1.0, 0.01, 0.3, 1.5, 9.0, 25.0], np.float32)
 CANCELS = ("xielu",)
 
 
+DENSER = 10 if os.environ.get("NONLIN_LARGE_TESTS") else 1  # finds errors up to a tenth larger
+
+
 def _floats():
     random = np.random.default_rng(0)
-    bits = np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 400000).astype(np.float32),
-                           random.normal(size=200000).astype(np.float32)])
+    bits = np.arange(0, 2**32, 40009 // DENSER, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 400000 * DENSER).astype(np.float32),
+                           random.normal(size=200000 * DENSER).astype(np.float32)])
 
 
 def _inputs(definition, x):

@@ -153,8 +153,15 @@ def test_nothing_is_unpickled(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("something was unpickled")
 
-    export_model(model_of("swiglu"), tmp_path)
+    model = model_of("swiglu")
+    want = logits(model, TOKENS)
+    export_model(model, tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")  # a tempting one
     for name in ("load", "loads", "Unpickler"):
         monkeypatch.setattr(pickle, name, refuse)
     monkeypatch.setattr(torch, "load", refuse)
-    import_model(tmp_path)
+    assert torch.equal(logits(import_model(tmp_path), TOKENS), want)
+    for weights in tmp_path.glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(UserError, match="must hold a model"):
+        import_model(tmp_path)

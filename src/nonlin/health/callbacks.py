@@ -76,6 +76,7 @@ def trainer_callback(**options: Any) -> Any:
             self.stop()
 
         def stop(self) -> None:
+            """End the watch; what it found stays."""
             self.following.stop()
 
     return HealthCallback()

@@ -43,11 +43,12 @@ class _Cpp(writer.Writer):
         return f"nl_sqrt({a})"
 
     def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
-        return f"added<W, {str(last).lower()}>({a}, {b}, {', '.join(factors)})" if factors else f"{a} + {b}"
+        return f"added<W, {str(last).lower()}>({a}, {b}, {', '.join(factors)})" if factors else \
+            super().added(a, b, factors)
 
     def joined(self, total: str, part: str, value: Value) -> str:
         if not value.factors:
-            return f"{total} + {part}"
+            return super().joined(total, part, value)
         return f"joined<W>({total}, {part}, {value.name}, {value.low()}, {', '.join(value.factors)})"
 
     def chosen(self, name: str, a: Value, b: Value) -> str:

@@ -265,22 +265,24 @@ class Writer(abc.ABC):
     def total(self, parts: tuple[sympy.Expr, ...], leaves: dict[str, Value], table: dict[str, Any],
               variables: tuple[str, ...]) -> str:
         """Write the sum of terms, each mended."""
-        total, product = "", None  # the sum so far, and the factors of its one term
+        total, first = "", None  # the sum so far; the factors of its only term, where that is their product as it is
         long = _LONG - 1 if self.careful and len(parts) > 1 else _LONG
         for term in parts:
             self.alone = len(parts) == 1 and _alone(term)
             value = self.term(term, leaves, table)
             settled = self.settled(value, long)
             part = self.emit(self.mended(term, settled, variables))
-            factors, last = value.factors, settled == value.name
+            factors, as_it_is = value.factors, settled == value.name
             if not total:
-                total, product = part, factors if last else None
-            elif not last:
-                total, product = self.emit(self.joined(total, part, value)), None
-            elif product and not factors:
-                total, product = self.emit(self.added(part, total, product, True)), None
+                total, first = part, factors if as_it_is else None
+                continue
+            if not as_it_is:
+                text = self.joined(total, part, value)
+            elif first and not factors:
+                text = self.added(part, total, first, last=True)
             else:
-                total, product = self.emit(self.added(total, part, factors, True)), None
+                text = self.added(total, part, factors, last=True)
+            total, first = self.emit(text), None
         self.alone = False
         return total
 
