@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCE = Path(__file__).parent / "src"
-KERNELS = SOURCE / "nonlin" / "kernels"
+CPU = SOURCE / "nonlin" / "kernels" / "cpu"
 
 
 class BuildKernels(build_ext):
@@ -23,15 +23,16 @@ class BuildKernels(build_ext):
         sys.path.insert(0, str(SOURCE))
         try:
             from nonlin.functions.catalog import CATALOG
-            from nonlin.kernels import generate, native
+            from nonlin.kernels.codegen import cpp
+            from nonlin.kernels.cpu import build
         finally:
             sys.path.remove(str(SOURCE))
         x86 = platform.machine().lower() in ("x86_64", "amd64")
-        isas = native.ISAS if x86 else {"portable": ()}
+        isas = build.ISAS if x86 else {"portable": ()}
         with tempfile.TemporaryDirectory() as folder:
-            text = generate.unit(d for d in CATALOG if d.expr is not None)
+            text = cpp.unit(d for d in CATALOG if d.expr is not None)
             command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
-            weaving = native.weaving(command[0])
+            weaving, headers = build.weaving(command[0]), build.including(cpp.HEADERS)
 
             def compile_one(item):
                 isa, flags = item
@@ -39,20 +40,19 @@ class BuildKernels(build_ext):
                 source.write_text(text)
                 macros = [("NL_ISA", isa)]
                 return self.compiler.compile([str(source)], output_dir=folder, macros=macros,
-                                             include_dirs=[str(KERNELS)],
-                                             extra_postargs=[*native.KERNEL_FLAGS, *weaving, *flags])
+                                             extra_postargs=[*build.KERNEL_FLAGS, *weaving, *headers, *flags])
 
             with ThreadPoolExecutor(4) as pool:
                 objects = [o for made in pool.map(compile_one, isas.items()) for o in made]
             driver = Path(folder) / "driver.cpp"
-            driver.write_text((KERNELS / "native_catalog.cpp").read_text())
+            driver.write_text((CPU / "catalog.cpp").read_text())
             objects += self.compiler.compile([str(driver)], output_dir=folder,
-                                             include_dirs=[str(KERNELS), *self.include_dirs],
+                                             include_dirs=self.include_dirs,
                                              macros=[("NL_X86", "1")] if x86 else [],
-                                             extra_postargs=list(native.KERNEL_FLAGS))
+                                             extra_postargs=[*build.KERNEL_FLAGS, *headers])
             self.compiler.link_shared_object(objects, self.get_ext_fullpath(ext.name), target_lang="c++")
 
 
-setup(ext_modules=[Extension("nonlin.kernels._catalog", sources=["src/nonlin/kernels/native_catalog.cpp"],
+setup(ext_modules=[Extension("nonlin.kernels.cpu._catalog", sources=["src/nonlin/kernels/cpu/catalog.cpp"],
                              language="c++", optional=True)],
       cmdclass={"build_ext": BuildKernels})

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import nonlin
-from nonlin.model.blocks import find_blocks
+from nonlin.patching.blocks import find_blocks
 from nonlin.training.machine import describe
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
@@ -96,7 +96,7 @@ def smollm2(dtype, rounds):
     """Prefill, decode and a training step of SmolLM2-135M."""
     import real
 
-    loaded = nonlin.model.load(real.smollm2(), dtype=dtype)
+    loaded = nonlin.patching.load(real.smollm2(), dtype=dtype)
     pair = twins(loaded.model)
     ids = torch.randint(100, 40000, (1, 128), generator=torch.Generator().manual_seed(0))
 
@@ -118,7 +118,7 @@ def minilm(dtype, rounds):
     """Embedding and a training step of MiniLM-L6."""
     import real
 
-    pair = twins(nonlin.model.load(real.minilm(), dtype=dtype).model)
+    pair = twins(nonlin.patching.load(real.minilm(), dtype=dtype).model)
     ids = torch.randint(1000, 20000, (8, 128), generator=torch.Generator().manual_seed(0))
 
     def forward(model):

@@ -34,7 +34,8 @@ import torch.nn.functional as F
 
 from nonlin import functional
 from nonlin.functions import get, names
-from nonlin.kernels import compiled, dispatch
+from nonlin.kernels.cpu import backend as cpu_backend
+from nonlin.kernels import dispatch
 from nonlin.training import machine
 
 EAGER = {
@@ -217,7 +218,7 @@ def main():
         return summary(rows)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    kernel, reason = compiled.find(get("swiglu"))
+    kernel, reason = cpu_backend.find(get("swiglu"))
     facts = machine.describe() | {"threads": options.threads, "kernels": reason, "isa": kernel.isa if kernel else None,
                                   "shape": [options.rows, options.columns]}
     print(json.dumps(facts), HEAD, sep="\n")

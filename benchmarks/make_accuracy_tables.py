@@ -20,7 +20,7 @@ import torch
 
 from nonlin.functions import get, names
 from nonlin.functions.reference import TABLE
-from nonlin.functions.walk import fold
+from nonlin.functions.expression import fold
 
 FOLDER = Path(__file__).parents[1] / "tests" / "tables"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

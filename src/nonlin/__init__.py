@@ -15,15 +15,15 @@ _HOMES = {
     "names": "nonlin.functions",
     "define": "nonlin.functions",
     "Definition": "nonlin.functions",
-    "accelerate": "nonlin.model.accelerate",
-    "restore": "nonlin.model.accelerate",
-    "swap": "nonlin.model.swap",
-    "register_with_transformers": "nonlin.model.registration",
+    "accelerate": "nonlin.patching.accelerate",
+    "restore": "nonlin.patching.accelerate",
+    "swap": "nonlin.patching.swap",
+    "register_with_transformers": "nonlin.patching.act2fn",
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",
 }
-_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "model", "nn", "report",
-            "study", "training")
+_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "metrics", "model",
+            "nn", "patching", "report", "study", "training")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

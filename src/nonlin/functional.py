@@ -15,7 +15,7 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import spell
-from nonlin.kernels import eager, ops
+from nonlin.kernels.activation import fast_path, ops
 
 _PACKED = "_packed"
 
@@ -46,9 +46,9 @@ def _activation(definition: Definition) -> Callable[..., Tensor]:
         learned = _learned(definition, checked[0], parameters)
         if torch.compiler.is_compiling():
             return ops.activation(text, list(checked), learned)
-        return eager.apply(definition, checked, learned)
+        return fast_path.apply(definition, checked, learned)
 
-    short = eager.shortened_learned if definition.parameters else eager.shortened
+    short = fast_path.shortened_learned if definition.parameters else fast_path.shortened
     made = short(definition, call)
     made.__name__ = made.__qualname__ = definition.name
     made.__doc__ = f"{definition.formula}. {definition.source}"
@@ -97,8 +97,8 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
                                  "Pass gate and up in one tensor."))
         (x,) = _checked(definition, (x,), parameters, count=1)
         learned, order = _learned(definition, x, parameters), (layout == "interleaved", first == "up")
-        if not torch.compiler.is_compiling() and eager.transforming():
-            return eager.apply(definition, ops.halves(x, *order), learned)
+        if not torch.compiler.is_compiling() and fast_path.transforming():
+            return fast_path.apply(definition, ops.halves(x, *order), learned)
         return ops.packed(text, x, learned, *order)
 
     call.__name__ = f"{definition.name}{_PACKED}"

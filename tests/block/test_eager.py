@@ -7,7 +7,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonlin import functional
-from nonlin.kernels import block_eager, feed_forward
+from nonlin.kernels.ffn import fast_path as ffn_fast_path
+from nonlin.kernels import feed_forward
 
 NAMES = ["swiglu", "relu", "geglu_tanh", "xielu", "swiglu_oai", "gelu"]
 
@@ -20,12 +21,12 @@ def ways(monkeypatch):
         short = 0
 
         def operation(self):
-            monkeypatch.setattr(block_eager, "serves", lambda tensors: False)
+            monkeypatch.setattr(ffn_fast_path, "serves", lambda tensors: False)
 
         def back(self):
-            monkeypatch.setattr(block_eager, "serves", serves)
+            monkeypatch.setattr(ffn_fast_path, "serves", serves)
 
-    serves, made = block_eager.serves, Ways()
+    serves, made = ffn_fast_path.serves, Ways()
     for name in ("value", "recorded"):
         original = getattr(block_eager, name)
 
@@ -33,7 +34,7 @@ def ways(monkeypatch):
             made.short += 1
             return original(*args)
 
-        monkeypatch.setattr(block_eager, name, counted)
+        monkeypatch.setattr(ffn_fast_path, name, counted)
     return made
 
 

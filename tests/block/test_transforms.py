@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from nonlin.errors import UserError
 from nonlin.functions import get
-from nonlin.kernels import block_ops, feed_forward
+from nonlin.kernels.ffn import ops as ffn_ops
+from nonlin.kernels import feed_forward
 from nonlin.nn import FeedForward
 
 MEMORY = ("fast", "lean", "minimal")
@@ -92,13 +93,13 @@ def test_opcheck(name, layout, keep):
         t |= {"up": torch.randn(7, 12).t().requires_grad_(), "up_bias": torch.randn(12, requires_grad=True),
               "gate": None, "gate_bias": None}
     learned = torch.cat(list(one.parameters.values())).detach().requires_grad_() if one.parameters else None
-    torch.library.opcheck(block_ops.forward_op, (*t.values(), learned, name, layout, False, keep))
-    _, pre, hidden = block_ops.forward_op(*(None if v is None else v.detach() for v in (*t.values(), learned)),
+    torch.library.opcheck(ffn_ops.forward_op, (*t.values(), learned, name, layout, False, keep))
+    _, pre, hidden = ffn_ops.forward_op(*(None if v is None else v.detach() for v in (*t.values(), learned)),
                                           name, layout, False, keep)
     kept = [pre if keep in ("inputs", "all") else None, hidden if keep in ("output", "all") else None]
     needs = [True, t["gate"] is not None, True, True, t["gate_bias"] is not None, True, True, learned is not None]
     for wanted in (needs, [False, False, True, False, False, False, True, False]):
-        torch.library.opcheck(block_ops.backward_op, (
+        torch.library.opcheck(ffn_ops.backward_op, (
             torch.randn(3, 5, 4), t["x"], t["gate"], t["up"], t["down"], t["gate_bias"], t["up_bias"], learned, *kept,
             name, layout, False, wanted))
 
@@ -295,7 +296,7 @@ def test_a_users_formula_survives_export_to_a_process_that_never_defined_it(tmp_
     block, x = FeedForward(6, 8, "steep"), torch.randn(4, 6)
     torch.export.save(torch.export.export(block, (x,)), tmp_path / "block.pt2")
     torch.save((x, block(x).detach()), tmp_path / "want.pt")
-    code = ("import sys, torch, nonlin.kernels.block_ops\nx, want = torch.load(sys.argv[2])\n"
+    code = ("import sys, torch, nonlin.kernels.ffn.ops\nx, want = torch.load(sys.argv[2])\n"
             "got = torch.export.load(sys.argv[1]).module()(x)\nassert torch.equal(got, want), (got, want)\n")
     subprocess.run([sys.executable, "-c", code, tmp_path / "block.pt2", tmp_path / "want.pt"], check=True)
 

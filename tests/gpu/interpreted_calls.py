@@ -19,7 +19,11 @@ from nonlin import functional, kernels
 from nonlin.functions import get
 from nonlin.functions.definition import pointwise
 from nonlin.functions.registry import spell
-from nonlin.kernels import dispatch, ops, torch_backend, triton_backend, triton_source
+from nonlin.kernels import dispatch
+from nonlin.kernels.activation import ops
+from nonlin.kernels.torch import backend as torch_backend
+from nonlin.kernels.triton import backend as triton_backend
+from nonlin.kernels.codegen import triton as triton_source
 
 as_on_a_gpu.install()
 _spec = importlib.util.spec_from_file_location("blocks", Path(__file__).parents[1] / "block" / "blocks.py")

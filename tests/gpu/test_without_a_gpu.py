@@ -14,8 +14,8 @@ from torch._subclasses import FakeTensorMode
 import nonlin
 from nonlin import kernels
 from nonlin.functions import get, names
-from nonlin.kernels import triton_source
-from nonlin.kernels.triton_backend import plan
+from nonlin.kernels.codegen import triton as triton_source
+from nonlin.kernels.triton.backend import plan
 
 NAMES = [n for n in names() if get(n).expr is not None]
 HERE = importlib.util.find_spec("triton") is not None
@@ -111,7 +111,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from nonlin.functions.registry import resolve
-from nonlin.kernels import triton_backend
+from nonlin.kernels.triton import backend as triton_backend
 
 def source(function, pointer, kind, wide, pairs):
     constants = {"KIND": kind, "WIDE": wide, "PAIRS_IN": pairs, "PAIRS_OUT": pairs, "ROW_AXIS": 1, "ROWS": 1,

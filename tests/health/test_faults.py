@@ -118,8 +118,8 @@ def test_forgotten_clamp():
 def trained(tmp_path_factory):
     """A small SwiGLU model trained on bytes of text for some seconds, as a Hugging Face folder."""
     from nonlin.data import load_corpus
-    from nonlin.kernels import native
-    from nonlin.kernels.engine import engine
+    from nonlin.kernels.transformer import native
+    from nonlin.kernels.transformer.engine import engine
 
     raw = b"".join(text for _, text in load_corpus().documents)[:400_000]
     data = torch.frombuffer(bytearray(raw), dtype=torch.uint8).long()

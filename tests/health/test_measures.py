@@ -13,7 +13,7 @@ import nonlin
 from nonlin import functional
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.streams import Stream
-from nonlin.model import measures
+from nonlin import metrics
 
 
 def normal(*shape, seed=0):
@@ -49,9 +49,9 @@ def test_stream_of_huge_and_broken_values():
 
 def test_kurtosis_of_known_distributions():
     x = normal(200_000).double()
-    assert float(measures.kurtosis(x.square().mean(), x.pow(4).mean())) == pytest.approx(3, abs=0.06)
+    assert float(metrics.kurtosis(x.square().mean(), x.pow(4).mean())) == pytest.approx(3, abs=0.06)
     signs = torch.tensor([1.0, -1.0]).double()
-    assert float(measures.kurtosis(signs.square().mean(), signs.pow(4).mean())) == 1
+    assert float(metrics.kurtosis(signs.square().mean(), signs.pow(4).mean())) == 1
 
 
 def test_sparsity_against_every_number_of_units():
@@ -63,8 +63,8 @@ def test_sparsity_against_every_number_of_units():
         fits = [k for k in range(41) if (down[:, order[:k]] @ h[order[:k]]).norm() <= 0.2 * full.norm()]
         expected.append(max(fits) / 40)
     # Bisection takes the error to grow with the number: where it does not, it may stop one short of the largest.
-    assert measures.sparsity(hidden, down, exact=False) == pytest.approx(np.mean(expected), abs=1.5 / 40)
-    assert measures.sparsity(hidden, down) <= np.mean(expected) + 1e-6  # ends where the error is first exceeded
+    assert metrics.sparsity(hidden, down, exact=False) == pytest.approx(np.mean(expected), abs=1.5 / 40)
+    assert metrics.sparsity(hidden, down) <= np.mean(expected) + 1e-6  # ends where the error is first exceeded
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 3e4])
@@ -73,14 +73,14 @@ def test_flushed_share_bounds_a_real_conversion(scale):
     largest = float(x.max())
     real = float(((x / largest * 448).to(torch.float8_e4m3fn).float() == 0).float().mean())
     half = float(((x / largest * 448 * 2).to(torch.float8_e4m3fn).float() == 0).float().mean())
-    found = measures.flushed_share(measures.exponents(x), largest)
+    found = metrics.flushed_share(metrics.exponents(x), largest)
     assert half - 1e-3 <= found <= real + 1e-3 and real > 0.01
 
 
 @pytest.mark.parametrize("name, value", [("float16", torch.float16), ("bfloat16", torch.bfloat16),
                                          ("float8_e5m2", torch.float8_e5m2), ("float8_e4m3", torch.float8_e4m3fn)])
 def test_formats_are_torchs(name, value):
-    largest, least = measures.FORMATS[name]
+    largest, least = metrics.FORMATS[name]
     info = torch.finfo(value)
     assert largest == pytest.approx(info.max, rel=1e-4)
     assert least == pytest.approx(info.smallest_normal * info.eps, rel=1e-2)
@@ -89,19 +89,19 @@ def test_formats_are_torchs(name, value):
 def test_exponents_by_numpy():
     x = normal(1000) * torch.logspace(-20, 20, 1000)
     expected = np.bincount(np.clip(np.floor(np.log2(np.abs(x.double().numpy()))) + 40, 0, 79).astype(int), minlength=80)
-    np.testing.assert_array_equal(measures.exponents(x).numpy(), expected)
+    np.testing.assert_array_equal(metrics.exponents(x).numpy(), expected)
 
 
 def test_dead_counts_units_and_not_tokens():
     x = torch.full((50, 4), -3.0)
     x[17, 2] = 0.5  # one token is enough to live
     x[:, 3] = -20
-    assert measures.dead_units(F.relu, (x,)).tolist() == [True, True, False, True]
-    assert measures.dead_units(F.gelu, (x,)).tolist() == [False, False, False, True]
+    assert metrics.dead_units(F.relu, (x,)).tolist() == [True, True, False, True]
+    assert metrics.dead_units(F.gelu, (x,)).tolist() == [False, False, False, True]
 
 
 def test_gate_slope_at_a_clamp():
-    slopes = measures.gate_slopes(nonlin.get("swiglu_oai"), torch.tensor([6.9, 7.1]), {})
+    slopes = metrics.gate_slopes(nonlin.get("swiglu_oai"), torch.tensor([6.9, 7.1]), {})
     assert slopes[0] > 1 and slopes[1] == 0
 
 
@@ -128,6 +128,6 @@ def test_attention_logits_leave_out_what_is_masked():
 
 def test_response_is_the_largest_of_output_and_slopes():
     gate, up = normal(9, 3), normal(9, 3, seed=1)
-    seen = measures.response(functional.activation("bilinear"), (gate, up))
+    seen = metrics.response(functional.activation("bilinear"), (gate, up))
     expected = torch.stack([(gate * up).abs(), gate.abs(), up.abs()]).amax((0, 1))
     torch.testing.assert_close(seen, expected)

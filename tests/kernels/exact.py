@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nonlin.functions.properties import TABLE
-from nonlin.functions.walk import fold
+from nonlin.functions.expression import fold
 
 
 def _pairs():

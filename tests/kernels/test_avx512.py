@@ -18,14 +18,17 @@ import torch
 from nonlin.functions import get, names
 from nonlin.functions.definition import Definition
 from nonlin.functions.primitives import NAMES as PRIMITIVES
-from nonlin.kernels import compiled, dispatch, generate, native
+from nonlin.kernels.cpu import build
+from nonlin.kernels.cpu import backend as cpu_backend
+from nonlin.kernels import dispatch
+from nonlin.kernels.codegen import cpp
 
 _spec = importlib.util.spec_from_file_location("ranges", Path(__file__).with_name("test_accuracy_of_ranges.py"))
 ranges = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(ranges)
 
 SHIM = Path(__file__).with_name("avx512_by_simde.h")
-FLAGS = ("-O1", *native.KERNEL_FLAGS[1:], *native.ISAS["avx2"], "-shared", "-Wno-psabi")
+FLAGS = ("-O1", *build.KERNEL_FLAGS[1:], *build.ISAS["avx2"], "-shared", "-Wno-psabi")
 COVER = ("relu", "elu", "sqrtsoftplus", "softsign", "gelu", "gelu_tanh", "swish_beta", "mish", "laplace", "xielu",
          "xatlu", "swiglu", "swiglu_oai", "situ_glu")
 EVERY = os.environ.get("NONLIN_WHOLE_CATALOG") == "1"
@@ -42,7 +45,7 @@ def _has_avx2() -> bool:
 def _missing() -> str | None:
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return "the emulation is for x86"
-    command = native.compiler()
+    command = build.compiler()
     if command is None:
         return "no C++ compiler"
     done = subprocess.run([command, "-E", "-x", "c++", "-"], input="#include <simde/x86/avx512.h>\n", text=True,
@@ -58,18 +61,18 @@ _REASON = _missing()
 pytestmark = pytest.mark.skipif(_REASON is not None, reason=f"AVX-512 cannot be emulated: {_REASON}")
 
 
-def _emulated(definition: Definition, macros: str = "#define NL_AVX512BF16\n") -> compiled.Kernel:
-    text = (f"{macros}{SHIM.read_text()}{generate.own_library(definition)}"
+def _emulated(definition: Definition, macros: str = "#define NL_AVX512BF16\n") -> cpu_backend.Kernel:
+    text = (f"{macros}{SHIM.read_text()}{cpp.own_library(definition)}"
             'static_assert(VL == 16, "this is not the code for AVX-512");\n').replace("#pragma once\n", "", 1)
-    library = compiled._open(native.build(text, f"avx512-{definition.name}", FLAGS, generate.HEADERS))
-    return compiled.Kernel(library, library.nl_find(0, generate.identity(definition).encode()), "avx512", "emulated")
+    library = cpu_backend._open(build.build(text, f"avx512-{definition.name}", FLAGS, cpp.HEADERS))
+    return cpu_backend.Kernel(library, library.nl_find(0, cpp.identity(definition).encode()), "avx512", "emulated")
 
 
 @pytest.fixture
 def emulated(monkeypatch):
     """Let the given kernel serve every call."""
-    def serve(kernel: compiled.Kernel) -> None:
-        monkeypatch.setattr(compiled, "find", lambda definition: (kernel, "emulated"))
+    def serve(kernel: cpu_backend.Kernel) -> None:
+        monkeypatch.setattr(cpu_backend, "find", lambda definition: (kernel, "emulated"))
     return serve
 
 
@@ -99,9 +102,9 @@ def test_every_length_has_its_tail(dtype, macros, emulated):
     for count in (1, 15, 16, 17, 31, 33, 100):
         gate, up, gradient = (torch.randn(count).to(dtype) for _ in range(3))
         places = [torch.full((count + 1,), 7.0, dtype=dtype) for _ in range(3)]
-        kernel.library.nl_flat(kernel.entry, compiled.CODES[dtype], count, gate.data_ptr(), up.data_ptr(), None,
+        kernel.library.nl_flat(kernel.entry, cpu_backend.CODES[dtype], count, gate.data_ptr(), up.data_ptr(), None,
                                places[0].data_ptr())
-        kernel.library.nl_flat_slopes(kernel.entry, compiled.CODES[dtype], count, gate.data_ptr(), up.data_ptr(),
+        kernel.library.nl_flat_slopes(kernel.entry, cpu_backend.CODES[dtype], count, gate.data_ptr(), up.data_ptr(),
                                       gradient.data_ptr(), None, places[1].data_ptr(), places[2].data_ptr(),
                                       None, (ctypes.c_double * 1)())
         leaves = [t.double().requires_grad_() for t in (gate, up)]

@@ -17,11 +17,14 @@ import nonlin
 from nonlin import functional, kernels
 from nonlin.functions import get, names
 from nonlin.functions.definition import X, pointwise
-from nonlin.kernels import compiled, dispatch, native, torch_backend
+from nonlin.kernels.cpu import build
+from nonlin.kernels.cpu import backend as cpu_backend
+from nonlin.kernels import dispatch
+from nonlin.kernels.torch import backend as torch_backend
 
 NAMES = [n for n in names() if get(n).expr is not None]
-SERVED = compiled.find(get("swiglu"))[0] is not None
-needs_kernels = pytest.mark.skipif(not SERVED, reason=f"no compiled kernels: {compiled.find(get('swiglu'))[1]}")
+SERVED = cpu_backend.find(get("swiglu"))[0] is not None
+needs_kernels = pytest.mark.skipif(not SERVED, reason=f"no compiled kernels: {cpu_backend.find(get('swiglu'))[1]}")
 EPS = {torch.float64: 2e-14, torch.float32: 4e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
@@ -41,7 +44,7 @@ STRIDES = {
 @given(data=st.data())
 def test_any_shape_strides_dtype_and_broadcast_against_float64(data):
     name = data.draw(st.sampled_from(["gelu", "swiglu", "prelu", "swiglu_oai", "softplus", "xielu"]))
-    dtype = data.draw(st.sampled_from(list(compiled.CODES)))
+    dtype = data.draw(st.sampled_from(list(cpu_backend.CODES)))
     definition = get(name)
     rows, columns = data.draw(st.integers(0, 40)), data.draw(st.integers(0, 90))
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
@@ -75,16 +78,16 @@ def test_any_shape_strides_dtype_and_broadcast_against_float64(data):
 
 @needs_kernels
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", list(compiled.CODES))
+@pytest.mark.parametrize("dtype", list(cpu_backend.CODES))
 def test_every_activation_is_compiled_and_is_what_torch_computes(name, dtype):
     definition = get(name)
-    kernel, reason = compiled.find(definition)
+    kernel, reason = cpu_backend.find(definition)
     assert kernel is not None, reason
     torch.manual_seed(3)
     inputs = [torch.randn(37, 11).to(dtype) for _ in definition.variables]
     learned = [torch.tensor([q.initial]) for q in definition.parameters]
     gradient = torch.randn(37, 11).to(dtype)
-    got = compiled.backward(kernel, gradient, inputs, learned, want_value=True)
+    got = cpu_backend.backward(kernel, gradient, inputs, learned, want_value=True)
     want = torch_backend.backward(definition, gradient.double(), [x.double() for x in inputs],
                                   [q.double() for q in learned], want_value=True)
     for a, b in zip((*got[0], *got[1], got[2]), (*want[0], *want[1], want[2]), strict=True):
@@ -116,7 +119,7 @@ def test_one_pool_of_threads_is_alive():
 import os, torch
 torch.set_num_threads(3)
 from nonlin import functional
-from nonlin.kernels import compiled
+from nonlin.kernels.cpu import backend as cpu_backend
 x = torch.randn(2000, 1000)
 torch.exp(x)                                   # torch's own pool: this thread and two more
 before = len(os.listdir("/proc/self/task"))
@@ -124,7 +127,7 @@ functional.gelu(x), functional.swiglu(x, x)
 after = len(os.listdir("/proc/self/task"))
 libraries = {line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line or "libomp" in line
              or "libiomp" in line}
-print(before, after, len(libraries), compiled.parallel() != 0)
+print(before, after, len(libraries), cpu_backend.parallel() != 0)
 """
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
@@ -135,7 +138,7 @@ print(before, after, len(libraries), compiled.parallel() != 0)
 @needs_kernels
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="readelf of an ELF file")
 def test_the_library_links_neither_torch_nor_openmp():
-    path = native.installed_library()
+    path = build.installed_library()
     if path is None:
         pytest.skip("the package was installed without a compiler")
     text = path.read_bytes()
@@ -145,15 +148,16 @@ def test_the_library_links_neither_torch_nor_openmp():
 _ISA_SCRIPT = """
 import json, sys, torch
 from nonlin.functions import get, names, define
-from nonlin.kernels import compiled, dispatch
+from nonlin.kernels.cpu import backend as cpu_backend
+from nonlin.kernels import dispatch
 define("mine", "x*sigmoid(3*x) + max(x, 0)**0.5")
 out, isas = {}, set()
 for name in [n for n in names() if get(n).expr is not None]:
     d = get(name)
-    kernel, reason = compiled.find(d)
+    kernel, reason = cpu_backend.find(d)
     isas.add(kernel.isa if kernel else reason)
     torch.manual_seed(0)
-    for dtype in compiled.CODES:
+    for dtype in cpu_backend.CODES:
         inputs = [(3 * torch.randn(100)).to(dtype) for _ in d.variables]
         learned = [torch.tensor([q.initial]) for q in d.parameters]
         o, s, v = dispatch.backward(d, torch.ones(100, dtype=dtype), inputs, learned, want_value=True)
@@ -166,7 +170,7 @@ json.dump([sorted(isas), out], sys.stdout)
 def test_portable_code_computes_the_same():
     """The other instruction sets' code runs here where the processor has it, and agrees to rounding."""
     answers = {}
-    tables = compiled._tables(compiled._installed()) if compiled._installed() else {}
+    tables = cpu_backend._tables(cpu_backend._installed()) if cpu_backend._installed() else {}
     if len(tables) < 2:
         pytest.skip("one instruction set was compiled, or none, when the package was installed")
     for isa in tables:
@@ -184,7 +188,7 @@ def test_portable_code_computes_the_same():
 
 
 def test_an_unknown_instruction_set_is_explained():
-    if compiled._installed() is None:
+    if cpu_backend._installed() is None:
         pytest.skip("the package was installed without a compiler")
     done = subprocess.run([sys.executable, "-c", "import nonlin; nonlin.kernels.explain('gelu')"],
                           capture_output=True, text=True, env=os.environ | {"NONLIN_ISA": "mmx"})
@@ -243,11 +247,11 @@ def test_a_changed_formula_is_never_served_by_the_old_kernel():
     changed = pointwise("gelu", X * get("gelu").expr)  # the name of one that is installed, another formula
     x = torch.randn(50)
     torch.testing.assert_close(dispatch.forward(changed, (x,)), x * torch.nn.functional.gelu(x), rtol=1e-5, atol=1e-6)
-    assert compiled.find(changed)[0].origin == "first use"
+    assert cpu_backend.find(changed)[0].origin == "first use"
 
 
 @needs_kernels
-@pytest.mark.parametrize("dtype", list(compiled.CODES))
+@pytest.mark.parametrize("dtype", list(cpu_backend.CODES))
 def test_nan_and_infinities(dtype):
     inf, nan = float("inf"), float("nan")
     x = torch.tensor([-inf, inf, nan, -0.0, 0.0] * 30, dtype=dtype)
@@ -276,15 +280,15 @@ def test_the_package_installs_without_a_compiler_and_with_one():
 import sys, runpy
 sys.path.insert(0, "src")
 from nonlin.functions import catalog
-from nonlin.kernels import native
+from nonlin.kernels.cpu import build
 catalog.CATALOG = catalog.CATALOG[3:5]
-for isa in [i for i in native.ISAS]:
-    native.ISAS[isa] = ()
+for isa in [i for i in build.ISAS]:
+    build.ISAS[isa] = ()
 sys.argv = ["setup.py", "-q", "build_ext", "--build-lib", sys.argv[1], "--build-temp", sys.argv[1]]
 runpy.run_path("setup.py", run_name="__main__")
 """
     for compiler, built in ((None, True), ("/nonexistent/c++", False)):
-        if compiler is None and native.compiler() is None:
+        if compiler is None and build.compiler() is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             env = dict(os.environ) if compiler is None else os.environ | {"CC": compiler, "CXX": compiler}
@@ -303,18 +307,18 @@ def test_without_the_extension_module_ctypes_calls_the_same_kernels(name, count,
     definition = get(name)
     inputs = [torch.randn(count) for _ in definition.variables]
     gradient = torch.randn(count)
-    usual = compiled.dense(definition, torch.float32)
-    monkeypatch.setattr(compiled, "_without_ctypes", lambda: None)
-    other = compiled.dense.__wrapped__(definition, torch.float32)
-    assert other.value is other.shared_value and compiled.learned.__wrapped__(get("prelu"), torch.float32) is None
-    assert torch.equal(compiled.forward_dense(other, inputs), compiled.forward_dense(usual, inputs))
+    usual = cpu_backend.dense(definition, torch.float32)
+    monkeypatch.setattr(cpu_backend, "_without_ctypes", lambda: None)
+    other = cpu_backend.dense.__wrapped__(definition, torch.float32)
+    assert other.value is other.shared_value and cpu_backend.learned.__wrapped__(get("prelu"), torch.float32) is None
+    assert torch.equal(cpu_backend.forward_dense(other, inputs), cpu_backend.forward_dense(usual, inputs))
     for want_value in (False, True):
-        got = compiled.backward_dense(other, gradient, inputs, want_value)
-        wanted = compiled.backward_dense(usual, gradient, inputs, want_value)
+        got = cpu_backend.backward_dense(other, gradient, inputs, want_value)
+        wanted = cpu_backend.backward_dense(usual, gradient, inputs, want_value)
         assert len(got) == len(wanted) == len(inputs) + want_value
         assert all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
 
 
 def test_an_extension_module_of_an_old_build_is_not_called(monkeypatch):
-    monkeypatch.setattr(compiled, "_installed", lambda: None)  # the library lacks what this version calls
-    assert compiled._without_ctypes() is None
+    monkeypatch.setattr(cpu_backend, "_installed", lambda: None)  # the library lacks what this version calls
+    assert cpu_backend._without_ctypes() is None

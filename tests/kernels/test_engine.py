@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from nonlin.errors import UserError
-from nonlin.kernels import native
-from nonlin.kernels.engine import NativeEngine, TorchEngine
+from nonlin.kernels.transformer import native
+from nonlin.kernels.transformer.engine import NativeEngine, TorchEngine
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native engine: {native.unavailable()}")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nonlin.kernels import native
+from nonlin.kernels.cpu import build
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -34,7 +34,7 @@ assert torch.equal(sixteen, torch.tensor([float(evaluate(definition, float(p))) 
 """
 
 
-@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+@pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler")
 def test_one_line_gives_an_activation_everything(tmp_path):
     (line,) = re.findall(r"^SERF = .*$", (ROOT / "docs" / "kernels.md").read_text(), re.M)
     copy = tmp_path / "src" / "nonlin"

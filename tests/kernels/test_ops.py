@@ -15,7 +15,8 @@ from nonlin import functional
 from nonlin.functions import get, names
 from nonlin.functions.definition import Parameter, X, pointwise
 from nonlin.functions.registry import resolve, spell
-from nonlin.kernels import ops, torch_backend
+from nonlin.kernels.activation import ops
+from nonlin.kernels.torch import backend as torch_backend
 
 SOME = ["gelu", "swiglu", "prelu", "xielu", "swiglu_oai"]
 
@@ -284,7 +285,7 @@ def test_an_exported_program_runs_in_another_process(tmp_path):
     program = torch.export.export(Block(), (x,))
     torch.export.save(program, tmp_path / "block.pt2")
     torch.save(Block()(x), tmp_path / "want.pt")
-    script = ("import sys, torch, nonlin.kernels.ops\n"
+    script = ("import sys, torch, nonlin.kernels.activation.ops\n"
               "block = torch.export.load(sys.argv[1]).module()\n"
               "x = torch.linspace(-3, 3, 20).reshape(2, 10)\n"
               "assert torch.equal(block(x), torch.load(sys.argv[2]))")

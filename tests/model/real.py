@@ -27,6 +27,6 @@ def minilm() -> Path:
 @functools.cache
 def loaded_smollm2():
     """Return SmolLM2 as loaded, once for all tests, since reading it takes long: leave it as it is."""
-    from nonlin.model import load
+    from nonlin.patching import load
 
     return load(smollm2())

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import fully_shard
 import nonlin
 import two_ranks
 from nonlin.errors import UserError
-from nonlin.model.replacement import recipe_of
+from nonlin.patching.patch import recipe_of
 
 
 def _shard(model, blocks):

@@ -13,7 +13,7 @@ from torch import nn
 
 import nonlin
 from nonlin.errors import UserError
-from nonlin.model.replacement import install, recipe_of
+from nonlin.patching.patch import install, recipe_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 BLOCKS_ARE_MODULES = [name for name in FAMILIES if name not in ("opt", "plain")]

@@ -12,7 +12,7 @@ from torch import nn
 import nonlin
 import two_ranks
 from nonlin.errors import UserError
-from nonlin.model.replacement import recipe_of
+from nonlin.patching.patch import recipe_of
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 

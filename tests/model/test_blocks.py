@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import nonlin
 from nonlin import functional
-from nonlin.model.blocks import fed_forward, find_blocks
-from nonlin.model.identification import claimed, identify, identify_all
+from nonlin.patching.blocks import fed_forward, find_blocks
+from nonlin.patching.identification import claimed, identify, identify_all
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 warnings.filterwarnings("ignore", module="transformers")

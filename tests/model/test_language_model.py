@@ -7,8 +7,8 @@ import torch
 
 import nonlin
 from nonlin.errors import UserError
-from nonlin.kernels import native
-from nonlin.kernels.engine import engine
+from nonlin.kernels.transformer import native
+from nonlin.kernels.transformer.engine import engine
 from nonlin.model import LanguageModel, ModelConfig, flops_per_token, parameter_count
 
 SIZES = ModelConfig(layers=2, dim=24, heads=4, kv_heads=2, context=20, vocabulary=50, hidden=40)

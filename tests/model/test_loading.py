@@ -12,8 +12,9 @@ from families import FAMILIES
 from torch import nn
 
 from nonlin.errors import UserError
-from nonlin.model import LanguageModel, ModelConfig, export_model, find_blocks, load
-from nonlin.model.identification import identify_all
+from nonlin.model import LanguageModel, ModelConfig, export_model
+from nonlin.patching import find_blocks, load
+from nonlin.patching.identification import identify_all
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune
 import nonlin
 from nonlin import health
 from nonlin.errors import UserError
-from nonlin.model import load
-from nonlin.model.replacement import recipe_of
+from nonlin.patching import load
+from nonlin.patching.patch import recipe_of
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 

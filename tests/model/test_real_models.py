@@ -8,7 +8,7 @@ import real
 import torch
 
 import nonlin
-from nonlin.model.replacement import recipe_of
+from nonlin.patching.patch import recipe_of
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 # How far the logarithm of one text's error, accelerated over untouched, scatters about its mean (docs/decisions/0050).
@@ -20,12 +20,12 @@ TEXTS = ["The capital of France is", "def add(a, b):\n    return", "Water boils 
 def smollm2():
     pytest.importorskip("gguf", reason="gguf is not installed")
     pytest.importorskip("accelerate", reason="accelerate (Hugging Face) is not installed")
-    return nonlin.model.load(real.smollm2())
+    return nonlin.patching.load(real.smollm2())
 
 
 @pytest.fixture(scope="module")
 def minilm():
-    return nonlin.model.load(real.minilm())
+    return nonlin.patching.load(real.minilm())
 
 
 @pytest.fixture

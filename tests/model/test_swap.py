@@ -13,8 +13,8 @@ from torch import nn
 
 import nonlin
 from nonlin.errors import UserError
-from nonlin.model.replacement import recipe_of
-from nonlin.model.swap import loss_nats
+from nonlin.patching.patch import recipe_of
+from nonlin.patching.swap import loss_nats
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 MODULE = ["bert", "gpt2", "llama", "qwen3_moe", "gemma", "phi3", "apertus", "nemotron", "t5_v1_1", "modernbert",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nonlin.errors import UserError
-from nonlin.kernels import native
+from nonlin.kernels.transformer import native
 from nonlin.training import Run, config_hash, export_winner, load_trained, measure, recipe, run_trial, sample
 
 ENGINES = ["torch", pytest.param("native", marks=pytest.mark.skipif(

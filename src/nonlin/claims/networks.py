@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import get
-from nonlin.kernels.engine import engine as engine_named
+from nonlin.kernels.transformer.engine import engine as engine_named
 from nonlin.nn import Activation
 from nonlin.training import recipe
 

@@ -13,8 +13,8 @@ import mpmath
 import sympy
 
 from nonlin.functions.definition import Definition
+from nonlin.functions.expression import fold, terms
 from nonlin.functions.primitives import NAMES
-from nonlin.functions.walk import fold, terms
 
 _COEFFICIENTS = 30  # of log erfcx: all beyond them are below 1e-17
 

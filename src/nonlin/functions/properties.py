@@ -14,7 +14,7 @@ import numpy as np
 from scipy import optimize, special
 
 from nonlin.functions.definition import Definition
-from nonlin.functions.walk import fold
+from nonlin.functions.expression import fold
 
 FAR = 1e4
 

@@ -7,7 +7,7 @@ import mpmath
 import sympy
 
 from nonlin.functions.definition import Definition
-from nonlin.functions.walk import fold
+from nonlin.functions.expression import fold
 
 _mp = mpmath.mp
 

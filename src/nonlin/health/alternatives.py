@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.health.inputs import losses
-from nonlin.model.identification import Identified
+from nonlin.patching.identification import Identified
 
 PLAIN = ("relu", "gelu", "silu", "relu_squared")
 GATED = ("swiglu", "geglu", "reglu", "bilinear")

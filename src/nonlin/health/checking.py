@@ -13,9 +13,9 @@ from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import judge
-from nonlin.model.blocks import find_blocks
-from nonlin.model.identification import identify_all
-from nonlin.model.loading import Loaded, load
+from nonlin.patching.blocks import find_blocks
+from nonlin.patching.identification import identify_all
+from nonlin.patching.loading import Loaded, load
 
 TOKENS, CONTEXT = 4096, 512
 _COMPARED = 512  # tokens on which other activations are tried
@@ -27,7 +27,7 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
           progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Run a model on text and return the record of what is in it, "findings" included; the model is left as it was.
 
-    ``model`` and ``trust_remote_code`` are as in :func:`nonlin.model.load`; ``text`` is a file of text or of token
+    ``model`` and ``trust_remote_code`` are as in :func:`nonlin.patching.load`; ``text`` is a file of text or of token
     ids (.json, .npy), by default the text of Python's standard library. ``tokens`` are taken in sequences of
     ``context``; ``gradients`` runs one batch backward too. ``progress`` is told (batches done, all).
 

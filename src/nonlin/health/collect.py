@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlin import functional
+from nonlin import functional, metrics
 from nonlin.functions import Definition
 from nonlin.health.streams import Stream
-from nonlin.model import language_model, measures
-from nonlin.model.blocks import Block, fed_forward
-from nonlin.model.identification import Identified, compare
+from nonlin.model import language_model
+from nonlin.patching.blocks import Block, fed_forward
+from nonlin.patching.identification import Identified, compare
 
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
 _FEW = 64  # tokens on which every unit is tested; on the rest, those that showed no life
@@ -54,7 +54,7 @@ class Observed:
         self.streams = {name: Stream(units, device) for name in names}
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.residual: Stream | None = None
-        self.response = torch.zeros(units, device=device)  # see measures.response: as far as it had to be followed
+        self.response = torch.zeros(units, device=device)  # see metrics.response: as far as it had to be followed
         self.slope = torch.zeros(units, device=device)  # the derivative by the gate, likewise
         self.sparse = torch.zeros(2, dtype=wide, device=device)  # sum over batches, number of them
         self.gradients = torch.zeros(4, dtype=wide, device=device)  # sum of squares, values, zero ones, ones at all
@@ -91,16 +91,16 @@ class Observed:
         values = {k: torch.tensor([v], device=product.device) for k, v in self.answer.matches[0].parameters.items()}
         whole = self.definition.expr is None  # normalizes over the units: none can be left out
         for rows in (slice(0, _FEW), slice(_FEW, None)):
-            for kept, least in ((self.response, measures.DEAD), (self.slope, measures.SATURATED)):
+            for kept, least in ((self.response, metrics.DEAD), (self.slope, metrics.SATURATED)):
                 doubt = torch.arange(product.shape[-1], device=product.device) if whole else (
                     kept[units] < least).nonzero().flatten()
                 few = [x[rows][:, doubt] for x in inputs]
                 if not few[0].numel() or (whole and kept is self.slope):
                     continue
                 if kept is self.response:
-                    seen = measures.response(self.activation(), few)
+                    seen = metrics.response(self.activation(), few)
                 else:
-                    seen = measures.gate_slopes(self.definition, few[0], values).amax(0)
+                    seen = metrics.gate_slopes(self.definition, few[0], values).amax(0)
                 now = kept[units]
                 now[doubt] = torch.maximum(now[doubt], seen)
 
@@ -114,7 +114,7 @@ class Observed:
 
     def sparsity(self, product: Tensor, down: Tensor) -> None:
         """Take in the sparsity of a product (..., H) against the down projection (D, H)."""
-        share = measures.sparsity(product.detach().float(), down.detach().float(), tokens=_SPARSITY, exact=False)
+        share = metrics.sparsity(product.detach().float(), down.detach().float(), tokens=_SPARSITY, exact=False)
         self.sparse += torch.tensor([share, 1.0], dtype=self.sparse.dtype, device=self.sparse.device)
 
     def gradient(self, gradient: Tensor, of_output: bool) -> None:

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from nonlin import metrics
 from nonlin.health.collect import Collector, Observed
-from nonlin.model import measures
-from nonlin.model.identification import claimed
+from nonlin.patching.identification import claimed
 
 FORMAT = 1
 _LISTED = 64  # units named a list; the count is always whole
@@ -68,10 +68,10 @@ def _units(which: Tensor, seen: Tensor) -> dict[str, Any]:
 def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
     first = next(iter(one.streams.values()))
     seen = first.count > 0
-    dead = (one.response < measures.DEAD) & seen
+    dead = (one.response < metrics.DEAD) & seen
     definition = one.definition
     properties = None if definition is None or definition.expr is None else definition.properties
-    saturated = (one.slope < measures.SATURATED) & seen & ~dead if properties else torch.zeros_like(dead)
+    saturated = (one.slope < metrics.SATURATED) & seen & ~dead if properties else torch.zeros_like(dead)
     claim = claimed(model, one.block)
     streams = dict(one.streams) | ({"residual": one.residual} if one.residual is not None else {})
     return {
@@ -104,7 +104,7 @@ def _histogram(stream: Any) -> list[int]:
 
 def _massive(name: str, stream: Any) -> list[dict[str, Any]]:
     return [{"stream": name, "unit": t.unit, "token": t.token, "value": t.value, "median": t.median}
-            for t in stream.top if t.value > measures.MASSIVE and t.value > measures.MASSIVE_RATIO * t.median]
+            for t in stream.top if t.value > metrics.MASSIVE and t.value > metrics.MASSIVE_RATIO * t.median]
 
 
 def _outliers(one: Observed) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ def _outliers(one: Observed) -> dict[str, Any] | None:
     rms = (one.residual.sum2 / one.residual.count.clamp(min=1)).sqrt()
     middle = float(rms.median())
     values, units = rms.topk(min(4, rms.numel()))
-    return {"kurtosis": measures.outlier_kurtosis(rms.square()), "median_rms": middle,
+    return {"kurtosis": metrics.outlier_kurtosis(rms.square()), "median_rms": middle,
             "channels": [{"unit": int(u), "rms": float(v), "ratio": float(v) / middle if middle else 0.0}
                          for v, u in zip(values, units, strict=True)]}
 

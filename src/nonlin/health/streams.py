@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.model import measures
+from nonlin import metrics
 
 _SAMPLED = 128  # tokens a batch whose values are counted by power of two and whose median is taken
 
@@ -39,7 +39,7 @@ class Stream:
         for name in self.SUMS:
             setattr(self, name, torch.zeros(units, dtype=wide, device=device))
         self.largest = torch.zeros(units, dtype=torch.float32, device=device)
-        self.powers = torch.zeros(measures.EXPONENTS, dtype=torch.long, device=device)
+        self.powers = torch.zeros(metrics.EXPONENTS, dtype=torch.long, device=device)
         self.nonfinite = torch.zeros((), dtype=torch.long, device=device)
         self.top: list[Largest] = []
         self._tops: list[Any] = []
@@ -72,7 +72,7 @@ class Stream:
         high, token = x.abs().max(0)
         self.largest[units] = torch.maximum(self.largest[units], high)
         sample = x[:: max(1, x.shape[0] // _SAMPLED)]
-        self.powers += measures.exponents(sample)
+        self.powers += metrics.exponents(sample)
         value, unit = high.topk(min(4, high.numel()))
         self._tops.append((value, unit + (units.start or 0), token[unit] + first_token, sample.abs().median()))
 
@@ -104,10 +104,10 @@ class Stream:
         largest = float(self.largest.max()) if self.largest.numel() else 0.0
         return {
             "rms": float(mean2.sqrt()), "mean": float(self.sum.sum() / total), "largest": largest,
-            "kurtosis": float(measures.kurtosis(mean2, mean4)), "nonfinite": int(self.nonfinite),
-            "outlier_kurtosis": measures.outlier_kurtosis(second[seen]) if bool(seen.any()) else 0.0,
+            "kurtosis": float(metrics.kurtosis(mean2, mean4)), "nonfinite": int(self.nonfinite),
+            "outlier_kurtosis": metrics.outlier_kurtosis(second[seen]) if bool(seen.any()) else 0.0,
             "zero_share": float(self.zero.sum() / total), "positive_share": float(self.positive.sum() / total),
-            "over_float16": int((self.largest > measures.FORMATS["float16"][0]).sum()),
-            "flushed_float8": measures.flushed_share(self.powers, largest),
+            "over_float16": int((self.largest > metrics.FORMATS["float16"][0]).sum()),
+            "flushed_float8": metrics.flushed_share(self.powers, largest),
             "powers": self.powers.tolist(),
         }

@@ -16,9 +16,9 @@ from nonlin.errors import UserError, rule
 from nonlin.health import findings as judge
 from nonlin.health import record
 from nonlin.health.collect import Collector
-from nonlin.model.blocks import find_blocks, must_be_module
-from nonlin.model.identification import identify_all
-from nonlin.model.loading import refuse
+from nonlin.patching.blocks import find_blocks, must_be_module
+from nonlin.patching.identification import identify_all
+from nonlin.patching.loading import refuse
 
 EVERY = 100
 """Steps from one observation to the next, by default."""

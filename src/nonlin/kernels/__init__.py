@@ -3,7 +3,7 @@
 from nonlin import _lazy
 
 _HOMES = {"Explanation": "nonlin.kernels.dispatch", "explain": "nonlin.kernels.dispatch",
-          "feed_forward": "nonlin.kernels.block"}
+          "feed_forward": "nonlin.kernels.ffn.api"}
 __all__ = ["Explanation", "explain", "feed_forward"]
 
 __getattr__ = _lazy.attributes(__name__, _HOMES)

@@ -1,10 +1,10 @@
 """Which backend computes an activation, and the two calls that everything above is built on.
 
-Tensors on a GPU are for the Triton kernels (triton_backend.py), those on the CPU for our C++ (compiled.py); what
-neither can compute is plain torch (torch_backend.py).
+Tensors on a GPU are for the Triton kernels (triton/), those on the CPU for our C++ (cpu/); what
+neither can compute is plain torch (torch/).
 
 :func:`forward` and :func:`backward` compute on the tensors they are given and record nothing for autograd: they
-are the bodies of registered operations (ops.py). :func:`explain` says who computes a call, and why.
+are the bodies of registered operations (activation/ops.py). :func:`explain` says who computes a call, and why.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition, get
-from nonlin.kernels import compiled, torch_backend, triton_backend
+from nonlin.kernels.cpu import backend as cpu
+from nonlin.kernels.torch import backend as torch_backend
+from nonlin.kernels.triton import backend as triton_backend
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Explanation:
 
 def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Any, Any, str]:
     """Return (the backend's module, its kernel, where that comes from), or (None, None, why torch computes)."""
-    backend = compiled if _on_cpu(inputs) else triton_backend
+    backend = cpu if _on_cpu(inputs) else triton_backend
     if refused := backend.refusal(inputs, parameters):
         return None, None, refused
     kernel, reason = backend.find(definition)
@@ -52,8 +54,8 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    if _on_cpu(inputs) and (dense := compiled.dense_of(definition, inputs)) is not None:
-        return compiled.forward_dense(dense, inputs, over)
+    if _on_cpu(inputs) and (dense := cpu.dense_of(definition, inputs)) is not None:
+        return cpu.forward_dense(dense, inputs, over)
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if backend is not None:
@@ -70,8 +72,8 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     and dtype. With ``want_value`` the activation itself is computed again in the same pass. ``into`` names tensors
     of the inputs' common shape, with at most two strides, that take the inputs' gradients.
     """
-    if into is None and _on_cpu(inputs) and (dense := compiled.dense_of(definition, (*inputs, gradient))) is not None:
-        outs = compiled.backward_dense(dense, gradient, inputs, want_value)
+    if into is None and _on_cpu(inputs) and (dense := cpu.dense_of(definition, (*inputs, gradient))) is not None:
+        outs = cpu.backward_dense(dense, gradient, inputs, want_value)
         return outs[:len(inputs)], [], outs[-1] if want_value else None
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
@@ -98,5 +100,5 @@ def explain(which: str | Definition, *tensors: Tensor) -> Explanation:
     count = len(definition.variables)
     inputs = tensors[:count] or [torch.empty(0)] * count
     backend, _, reason = _choose(definition, inputs, tensors[count:])
-    name = {compiled: "compiled", triton_backend: "triton"}.get(backend, "torch")
+    name = {cpu: "compiled", triton_backend: "triton"}.get(backend, "torch")
     return Explanation(definition.name, name, reason)

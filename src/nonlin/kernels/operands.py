@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What kernels read and write, in the order of our C++ (native_loops.h)."""
+"""What kernels read and write, in the order of our C++ (cpu/loops.h)."""
 
 
 def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:

@@ -1,25 +1,13 @@
-"""One small language model: its sizes and cost (no torch), the model itself, and its Hugging Face form."""
+"""Our small language model: its sizes and cost (no torch), the model itself, and its Hugging Face checkpoint."""
 
-import importlib
-from typing import Any
-
+from nonlin import _lazy
 from nonlin.model.config import ModelConfig, flops_per_token, parameter_count
 
-_LAZY = {
+_HOMES = {  # these load torch
     "LanguageModel": "nonlin.model.language_model",
-    "export_model": "nonlin.model.huggingface",
-    "import_model": "nonlin.model.huggingface",
-    "load": "nonlin.model.loading",
-    "Loaded": "nonlin.model.loading",
-    "Block": "nonlin.model.blocks",
-    "find_blocks": "nonlin.model.blocks",
-    "identify": "nonlin.model.identification",
-    "identify_all": "nonlin.model.identification",
+    "export_model": "nonlin.model.checkpoint",
+    "import_model": "nonlin.model.checkpoint",
 }
-__all__ = ["ModelConfig", "flops_per_token", "parameter_count", *_LAZY]
+__all__ = ["ModelConfig", "flops_per_token", "parameter_count", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:  # these load torch
-        return getattr(importlib.import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'nonlin.model' has no attribute {name!r}")
+__getattr__ = _lazy.attributes(__name__, _HOMES)

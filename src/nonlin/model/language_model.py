@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
-from nonlin.kernels.engine import TorchEngine
+from nonlin.kernels.transformer.engine import TorchEngine
 from nonlin.model.config import ModelConfig
 from nonlin.nn import FeedForward
 

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from nonlin import functional
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.kernels import block, dispatch
+from nonlin.kernels import dispatch
+from nonlin.kernels.ffn import api as ffn
 from nonlin.nn.widths import matched_hidden
 
 _PLAIN = (nn.Parameter, Tensor)
@@ -64,7 +65,7 @@ class FeedForward(nn.Module):
 
     >>> import torch
     >>> block = FeedForward(128)
-    >>> block.hidden, block(torch.zeros(2, 5, 128)).shape
+    >>> ffn.hidden, block(torch.zeros(2, 5, 128)).shape
     (344, torch.Size([2, 5, 128]))
     """
 
@@ -73,8 +74,8 @@ class FeedForward(nn.Module):
         super().__init__()
         if dim < 1 or (hidden is not None and hidden < 1):
             raise UserError(rule("FeedForward", "dim and hidden", "be positive", (dim, hidden), "Pass widths."))
-        if memory not in block.MEMORY:
-            raise UserError(rule("FeedForward", "memory", f"be one of {', '.join(block.MEMORY)}", memory,
+        if memory not in ffn.MEMORY:
+            raise UserError(rule("FeedForward", "memory", f"be one of {', '.join(ffn.MEMORY)}", memory,
                                  "Choose one of them."))
         self.memory = memory
         self.activation = Activation(activation, device, dtype)
@@ -102,7 +103,7 @@ class FeedForward(nn.Module):
             inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
             return self.down(self.activation(*inputs))
         gate, up, down, activation = self.gate, self.up, self.down, self.activation
-        return block.feed_forward(
+        return ffn.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
             up.bias, down.bias, activation=activation.definition, memory=self.memory,
             parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters} or None)

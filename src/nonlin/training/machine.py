@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from nonlin.kernels import native
+from nonlin.kernels.cpu import build
+from nonlin.kernels.transformer import native
 
 
 def processor() -> dict[str, Any]:
@@ -60,7 +61,7 @@ def describe() -> dict[str, Any]:
         "nonlin": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "numpy": numpy.__version__, "scipy": scipy.__version__, "system": platform.platform(),
         "processor": processor(), "cores": os.cpu_count(), "native_engine": native.library() is not None,
-        "native_unavailable": native.unavailable(), "compiler": native.compiler() is not None,
+        "native_unavailable": native.unavailable(), "compiler": build.compiler() is not None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

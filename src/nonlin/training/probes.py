@@ -1,6 +1,6 @@
 """What one looks at while a model trains: gradients and units of every feed-forward block.
 
-The measures are those of :mod:`nonlin.model.measures`. A probe computes the activation and its derivative once more, in
+The measures are those of :mod:`nonlin.metrics`. A probe computes the activation and its derivative once more, in
 torch, and the statistics: a probed step takes two to four times as long as a plain one, so that at a ``probe_every`` of
 100 a run takes one to three percent longer.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.model.measures import dead_units, sparsity, spike_score
+from nonlin.metrics import dead_units, sparsity, spike_score
 
 __all__ = ["dead_units", "gradient_outputs", "layer_measures", "sparsity", "spike_score"]
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
-from nonlin.kernels.engine import engine
+from nonlin.kernels.transformer.engine import engine
 from nonlin.model import ModelConfig, export_model, flops_per_token
-from nonlin.model.huggingface import put_weights
+from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
 from nonlin.training import machine, probes, recipe
 from nonlin.training.config import config_hash, definition_of

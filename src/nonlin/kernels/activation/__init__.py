@@ -1,0 +1,1 @@
+"""An activation as a registered operation of torch, and its short way past the dispatcher."""

@@ -1,0 +1,206 @@
+"""The short way for plain tensors in eager mode: past torch's dispatcher, which costs more than a small kernel.
+
+Where nothing listens there (no mode or transform is active, nothing is traced, no tensor is more than a tensor), the
+kernel is called directly, and its gradient is recorded by one autograd.Function. Everything else goes through the
+registered operations, and so does the gradient of a gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from nonlin.functions import Definition
+from nonlin.functions.registry import spell
+from nonlin.kernels import dispatch
+from nonlin.kernels.activation import ops
+from nonlin.kernels.cpu import backend as cpu
+from nonlin.kernels.torch import backend as torch_backend
+
+_listening = torch._C._len_torch_dispatch_stack
+_transforms = torch._C._functorch.peek_interpreter_stack
+_functions = torch._C._is_torch_function_mode_enabled
+_traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
+_compiling, _empty_like, _recording = torch.compiler.is_compiling, torch.empty_like, torch.is_grad_enabled
+_operation, _slopes = ops.activation, ops.activation_backward
+
+
+class _Direct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, definition: Definition, count: int, *tensors: Tensor) -> Tensor:
+        ctx.definition, ctx.count = definition, count
+        ctx.save_for_backward(*tensors)
+        return dispatch.forward(definition, tensors[:count], tensors[count:])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+        inputs, parameters = saved[:ctx.count], saved[ctx.count:]
+        if torch.is_grad_enabled():  # a second derivative is wanted: the operation has one
+            return None, None, *_slopes(
+                spell(ctx.definition), gradients[0], inputs, parameters)
+        outs, learned, _ = dispatch.backward(ctx.definition, gradients[0], inputs, parameters)
+        return None, None, *outs, *learned
+
+
+class _Dense(torch.autograd.Function):
+    """The same for contiguous numbers: nothing is looked up in a call that could be before."""
+
+    @staticmethod
+    def forward(ctx: Any, definition: Definition, kernel: cpu.Dense, *inputs: Tensor) -> Tensor:
+        ctx.how = definition, kernel
+        ctx.save_for_backward(*inputs)
+        return cpu.forward_dense(kernel, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        definition, kernel = ctx.how
+        inputs, (gradient,) = ctx.saved_tensors, gradients
+        # What a hook gave back, or a subclass that came in from outside, takes the general way.
+        if _recording() or not plain((gradient, *inputs)) or cpu.dense_of(definition, (gradient, *inputs)) is None:
+            return None, None, *_slopes(spell(definition), gradient, list(inputs), [])
+        return None, None, *cpu.backward_dense(kernel, gradient, inputs)
+
+
+# Past Function.apply, which looks for transforms of torch.func: who calls this has.
+_record = super(torch.autograd.Function, _Dense).apply
+
+
+class _Transformed(torch.autograd.Function):
+    """The operation as torch.func's transforms want it: its forward pass apart from what it keeps."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, *tensors: Tensor) -> Tensor:  # type: ignore[override]
+        return _operation(spell(definition), list(tensors[:count]), list(tensors[count:]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, *_TransformedSlopes.apply(ctx.definition, ctx.count, gradients[0], *ctx.saved_tensors)
+
+
+class _TransformedSlopes(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(definition: Definition, count: int, gradient: Tensor,  # type: ignore[override]
+                *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(_slopes(spell(definition), gradient, list(tensors[:count]), list(tensors[count:])))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.definition, ctx.count, *tensors = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *directions: Tensor) -> Any:
+        gradient, *tensors = ctx.saved_tensors
+        first, rest = torch_backend.second(ctx.definition, directions, gradient, tensors[:ctx.count],
+                                           tensors[ctx.count:])
+        return None, None, first, *rest
+
+
+def transforming() -> bool:
+    """Return whether a transform of torch.func is active."""
+    return _transforms() is not None
+
+
+def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the activation, differentiable, by the shortest way that these tensors allow.
+
+    Under forward-mode differentiation (jvp, jacfwd, hessian) it is plain torch: registered operations have no tangents.
+    """
+    if forward_ad._current_level >= 0:
+        return torch_backend.forward(definition, inputs, parameters)
+    if transforming():
+        return _Transformed.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
+    if torch.compiler.is_compiling() or not plain((*inputs, *parameters)):
+        return _operation(spell(definition), list(inputs), list(parameters))
+    return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Return whether these are plain tensors of the CPU or a GPU, and nothing watches what is called with them."""
+    for x in tensors:
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
+            return False
+    return not _watched()
+
+
+def _watched() -> bool:
+    return bool(_listening() or _functions() or _transforms() is not None or forward_ad._current_level >= 0
+                or _traced() is not None)
+
+
+def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``general``, but for plain contiguous numbers the kernel is called at once, and its gradient recorded so.
+
+    Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
+    """
+    kernels: dict[torch.dtype, cpu.Dense | None] = {}
+
+    def known(dtype: torch.dtype) -> cpu.Dense | None:
+        if dtype not in kernels:
+            kernels[dtype] = cpu.dense(definition, dtype)
+        return kernels[dtype]
+
+    def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() \
+                or x.is_neg() or _listening() or _functions() \
+                or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
+                or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
+            return general(*(() if x is None else (x,)), *rest, **parameters)
+        if x.requires_grad and _recording():
+            return _record(definition, kernel, x)  # type: ignore[return-value]
+        out = _empty_like(x)
+        call = kernel.value if (count := x.numel()) <= cpu.PIECE else kernel.shared_value
+        call(count, at := x.data_ptr(), at, out.data_ptr())
+        return out
+
+    def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
+        if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
+                or not gate.is_cpu or not up.is_cpu or not gate.is_contiguous() or not up.is_contiguous() \
+                or gate.is_neg() or up.is_neg() or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
+                or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
+            return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
+        if (gate.requires_grad or up.requires_grad) and _recording():
+            return _record(definition, kernel, gate, up)  # type: ignore[return-value]
+        out = _empty_like(gate)
+        call = kernel.value if (count := gate.numel()) <= cpu.PIECE else kernel.shared_value
+        call(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
+        return out
+
+    return one if len(definition.variables) == 1 else two
+
+
+def shortened_learned(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same for few numbers and learnable parameters that are all given, a number each, and not learning now."""
+    names = tuple(q.name for q in definition.parameters)
+
+    def call(*inputs: Any, **parameters: Any) -> Tensor:
+        x = inputs[0] if len(inputs) == 1 else None
+        if _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() or x.is_neg() \
+                or not 0 < (count := x.numel()) <= cpu.PIECE or len(parameters) != len(names) or _watched():
+            return general(*inputs, **parameters)
+        recording, values = _recording(), []
+        for name in names:
+            q = parameters.get(name)
+            if (type(q) is not Tensor and type(q) is not nn.Parameter) or q.numel() != 1 \
+                    or not q.is_cpu or (recording and q.requires_grad):
+                return general(*inputs, **parameters)
+            values.append(q.item())
+        if (recording and x.requires_grad) or (kernel := cpu.learned(definition, x.dtype)) is None:
+            return general(*inputs, **parameters)
+        out = _empty_like(x)
+        kernel(count, at := x.data_ptr(), at, out.data_ptr(), *values)
+        return out
+
+    return call

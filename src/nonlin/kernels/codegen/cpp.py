@@ -1,0 +1,253 @@
+"""From a definition to C++: its value, and all its derivatives together, over one vector register.
+
+The formula becomes statements (emitter.py); here is how C++ spells them. The primitives themselves are in cpu/math.h
+and cpu/math64.h, the loops over memory in cpu/loops.h. Needs no torch: it also runs when the package is built.
+"""
+
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import sympy
+
+from nonlin.functions import Definition
+from nonlin.functions.expression import terms
+from nonlin.functions.primitives import NAMES, Tanh, cauchy, sigmoid
+from nonlin.kernels.codegen import emitter
+from nonlin.kernels.codegen.emitter import Value, divisor, rooted
+
+_ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
+_CPU = Path(__file__).parents[1] / "cpu"
+HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "math", "math64", "loops", "driver"))
+"""What a generated file includes, the basic ones first."""
+
+
+class _Cpp(emitter.Emitter):
+    """Statements over a type V of numbers and a policy W of exactness."""
+
+    def __init__(self, careful: bool) -> None:
+        super().__init__(careful)
+        self.watched: set[str] = set()
+
+    def statement(self, name: str, text: str, kind: str) -> str:
+        return f"const {'Both<V>' if kind == 'pair' else 'V'} {name} = {text};"
+
+    def literal(self, single: float, double: float) -> str:
+        return f"number<V>({_literal(single, 'f')}, {_literal(double)})"
+
+    def quotient(self, a: str, b: str) -> str:
+        return f"{a} / {b}"
+
+    def root(self, a: str) -> str:
+        return f"nl_sqrt({a})"
+
+    def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
+        return f"added<W, {str(last).lower()}>({a}, {b}, {', '.join(factors)})" if factors else \
+            super().added(a, b, factors)
+
+    def joined(self, total: str, part: str, value: Value) -> str:
+        if not value.factors:
+            return super().joined(total, part, value)
+        return f"joined<W>({total}, {part}, {value.name}, {value.low()}, {', '.join(value.factors)})"
+
+    def chosen(self, name: str, a: Value, b: Value) -> str:
+        if a.number is not None or b.number is not None:
+            number, other = (a, b) if a.number is not None else (b, a)
+            return f"nl_{name}_number({number.name}, {other.name})"
+        return f"nl_{name}({a.name}, {b.name})"
+
+    def settled_sum(self, value: str, low: str) -> str:
+        return f"settled<W>({value}, {low})"
+
+    def magnified(self, a: str, b: str, low: str) -> str:
+        return f"magnified<W>({a}, {b}, {low})"
+
+    def primitive(self, name: str, a: Value, low: str | None) -> str:
+        # Where W is not exact, the low part is not used, and the compiler leaves it out.
+        w = "w"
+        if self.alone and name in ("Phi", "phi"):
+            w, line = "alone", "Alone<W> alone;"
+            self.lines += [line] * (line not in self.lines)
+        return f"nl_{name}({w}, {a.name}, {f'low_part<W>({low})' if low else 'None{}'})"
+
+    def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
+        if a.name not in self.watched:
+            self.watched.add(a.name)
+            self.lines.append(f"w.small_exp({a.name});")
+        pair = self.emit(self.primitive("sigmoids", of, low), "pair")
+        return Value(pair + (".plus" if of is a else ".minus"))
+
+    def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
+        return f"mended({text}, whole({', '.join(variables)}))"
+
+
+def _literal(x: float, suffix: str = "") -> str:
+    return f"{x!r}{suffix}" if math.isfinite(x) else f"{'-' if x < 0 else ''}HUGE_VAL"
+
+
+_STRUCT = """struct {struct} {{
+  static constexpr int inputs = {inputs}, parameters = {parameters};
+  static constexpr bool exact = {exact}, careful = {careful}, powers = {powers}, scaled = {scaled};
+  static constexpr float far = {far};
+  template <class V, class W>
+  static NL_INLINE V value(W& w, const V* in, const V* par) {{
+    {value_body}
+    return {value};
+  }}
+  template <class V, class W>
+  static NL_INLINE V slopes(W& w, const V* in, const V* par, V* d) {{
+    {slope_body}
+    return {slope_value};
+  }}
+}};
+"""
+
+
+def struct(definition: Definition) -> str:
+    """Return the C++ struct of a pointwise or gated definition.
+
+    Raises NotImplementedError for a power that is no multiple of one half.
+    """
+    assert definition.expr is not None
+    learned = [q.name for q in definition.parameters]
+    names = (*definition.variables, *learned)
+    leaves = {v: Value(f"in[{k}]") for k, v in enumerate(definition.variables)}
+    leaves |= {q: Value(f"par[{k}]") for k, q in enumerate(learned)}
+    careful = _careful(definition)
+    value, slope = _Cpp(careful), _Cpp(careful)
+    variables = tuple(leaves[v].name for v in definition.variables)
+    out = value.sum(definition.expr, leaves, variables)
+    slopes = [slope.sum(definition.derivative(name), leaves, variables) for name in names]
+    again = slope.sum(definition.expr, leaves, variables)
+    slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
+    exact = rooted(definition)
+    powers, scaled = _leaves_range(definition)
+    return _STRUCT.format(
+        struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
+        exact=str(exact).lower(), careful=str(careful).lower(),
+        far=_literal(_far(definition), "f"), powers=str(powers).lower(), scaled=str(scaled).lower(),
+        value_body="\n    ".join(_one_sided(value.lines)), value=out,
+        slope_body="\n    ".join(_one_sided(slope.lines)), slope_value=again)
+
+
+def _one_sided(lines: list[str]) -> list[str]:
+    """Return the statements, each pair of sigmoids told where only one of the two is taken."""
+    text = "\n".join(lines)
+
+    def told(line: str) -> str:
+        pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids", line)
+        if not pair:
+            return line
+        plus, minus = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus"))
+        return line if plus and minus else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
+
+    return [told(line) for line in lines]
+
+
+def _leaves_range(definition: Definition) -> tuple[bool, bool]:
+    """Return whether huge, and whether tiny, numbers may leave float32's range on the way to a result within it."""
+    assert definition.expr is not None
+    everything = _whole(definition)
+    huge = any(p.exp < 0 for p in everything.atoms(sympy.Pow) if p.free_symbols)
+    products = [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
+    huge = huge or everything.has(cauchy) or _grows(definition.expr) or any(divisor(term) > 1 for term in products)
+    # What is scaled down, and then multiplied or given to a primitive: a subnormal step loses digits.
+    steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
+    steps += [term for term in products if divisor(term) == 1]
+    return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
+
+
+def _far(definition: Definition) -> float:
+    """Return from which number on an input may leave float32's range, by the highest degree of any part."""
+    def degree(e: sympy.Expr) -> int:
+        if isinstance(e, sympy.Pow):
+            return math.ceil(abs(e.exp) * degree(e.base))
+        if isinstance(e, sympy.Mul):
+            return sum(map(degree, e.args))
+        if isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs", "softplus"):
+            return 0
+        return int(e.is_Symbol) or max([0, *map(degree, e.args)])
+
+    return min(1e15, 10.0 ** (37 // max(1, degree(_whole(definition)))))
+
+
+def _whole(definition: Definition) -> sympy.Expr:
+    """Return an expression that has every part of the value and of the derivatives in it."""
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
+
+
+def _grows(e: sympy.Expr) -> bool:
+    """Return whether a power above one is part of the result, and not just of what a primitive levels off.
+
+    Such a power may leave float32's range where the result does not. Inside of sigmoid and its like it may: there the
+    limit is right, and 0 times infinity is found by the nan it makes.
+    """
+    if isinstance(e, sympy.Pow) and e.exp > 1 and e.free_symbols:
+        return True
+    levels = isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs")
+    return not levels and any(_grows(part) for part in e.args)
+
+
+def _careful(definition: Definition) -> bool:
+    """Return whether the errors of sigmoids (a tanh counts) would add up to more than four units in the last place.
+
+    They do where the value or a derivative multiplies three of them, or, in a gated formula, two of a
+    rounded argument.
+    """
+    def count(e: sympy.Expr) -> int:
+        if isinstance(e, sympy.Mul):
+            return sum(map(count, e.args))
+        if isinstance(e, sympy.Pow):
+            return count(e.base) * abs(int(e.exp)) if e.exp.is_Integer else count(e.base)
+        return max([0, *map(count, e.args)]) if isinstance(e, (sympy.Add, sympy.Tuple)) else int(
+            isinstance(e, (sigmoid, Tanh)))
+
+    everything = _whole(definition)
+    arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh)]
+    rounded = any(part.has(*_ROUNDED) and (-part).has(*_ROUNDED) for part in arguments)
+    return count(everything) > (1 if rounded and definition.gated else 2)
+
+
+@functools.cache
+def identity(definition: Definition) -> str:
+    """Return a name that changes whenever the compiled code would: of formula, parameters and our C++."""
+    headers = "".join(header.read_text() for header in HEADERS)
+    derivatives = [str(definition.derivative(v)) for v in (*definition.variables, *(
+        q.name for q in definition.parameters))]
+    text = "\0".join((definition.kind, definition.formula, str([q.name for q in definition.parameters]),
+                      *derivatives, headers, Path(__file__).read_text(),
+                      Path(emitter.__file__).read_text()))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+_UNIT = """// Made by nonlin.kernels.codegen.cpp from the definitions.
+#include "loops.h"
+namespace {{
+{structs}}}
+NL_TABLE({entries})
+"""
+
+
+def unit(definitions: Iterable[Definition]) -> str:
+    """Return one source file with the kernels of these definitions, to be compiled once an instruction set."""
+    structs, entries, seen = [], [], set()
+    for definition in definitions:
+        if identity(definition) in seen:
+            continue
+        try:
+            structs.append(struct(definition))
+        except NotImplementedError:
+            continue
+        seen.add(identity(definition))
+        entries.append(f'NL_ENTRY("{identity(definition)}", nl_{identity(definition)})')
+    return _UNIT.format(structs="".join(structs), entries=", ".join(entries))
+
+
+def own_library(definition: Definition) -> str:
+    """Return the source of a library that holds one activation, for the instruction set it is compiled for."""
+    return (unit([definition]) + '#include "driver.h"\nstatic bool always() { return true; }\n'
+            'NL_DRIVER({"own", nl_entries_own, always})\n')

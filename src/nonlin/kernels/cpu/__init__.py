@@ -1,0 +1,1 @@
+"""How C++ runs: the catalog's kernels, their primitives and loops, compiling, calling."""

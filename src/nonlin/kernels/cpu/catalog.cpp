@@ -1,0 +1,71 @@
+// The catalog's kernels, compiled once for each instruction set; this file, compiled for any processor, chooses.
+#if __has_include(<Python.h>)
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#define NL_PYTHON
+#endif
+#include "driver.h"
+
+extern "C" {
+extern const nl_entry nl_entries_portable[];
+#if defined(NL_X86)
+extern const nl_entry nl_entries_avx2[], nl_entries_avx512[], nl_entries_avx512bf16[];
+#endif
+}
+
+static bool always() { return true; }
+#if defined(NL_X86)
+static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+static bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+NL_DRIVER({"avx512bf16", nl_entries_avx512bf16, has_avx512bf16}, {"avx512", nl_entries_avx512, has_avx512},
+          {"avx2", nl_entries_avx2, has_avx2}, {"portable", nl_entries_portable, always})
+#else
+NL_DRIVER({"portable", nl_entries_portable, always})
+#endif
+
+#if defined(NL_PYTHON)
+// call(function, n, first, second, out, learnable parameters as floats ...): a kernel's value on few numbers, without the
+// cost of ctypes.
+static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  constexpr Py_ssize_t most = 8;
+  if (count < 5 || count > 5 + most) {
+    PyErr_SetString(PyExc_TypeError, "call takes a function, a count, three addresses and at most eight parameters");
+    return nullptr;
+  }
+  const auto function = reinterpret_cast<nl_value_t>(PyLong_AsVoidPtr(args[0]));
+  const int64_t n = PyLong_AsLongLong(args[1]);
+  const void* in[2] = {PyLong_AsVoidPtr(args[2]), PyLong_AsVoidPtr(args[3])};
+  void* out = PyLong_AsVoidPtr(args[4]);
+  double parameters[most];
+  for (Py_ssize_t k = 5; k < count; k++) parameters[k - 5] = PyFloat_AsDouble(args[k]);
+  if (PyErr_Occurred()) return nullptr;
+  function(n, in, parameters, out);
+  Py_RETURN_NONE;
+}
+// call_slopes(function, n, first, second, gradient, three places): its gradients by the inputs, then its value; a place
+// of 0 is not written.
+static PyObject* call_slopes(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  if (count != 8) {
+    PyErr_SetString(PyExc_TypeError, "call_slopes takes a function, a count and six addresses");
+    return nullptr;
+  }
+  const auto function = reinterpret_cast<nl_slopes_t>(PyLong_AsVoidPtr(args[0]));
+  const int64_t n = PyLong_AsLongLong(args[1]);
+  const void* in[2] = {PyLong_AsVoidPtr(args[2]), PyLong_AsVoidPtr(args[3])};
+  const void* gradient = PyLong_AsVoidPtr(args[4]);
+  void* d[3] = {PyLong_AsVoidPtr(args[5]), PyLong_AsVoidPtr(args[6]), PyLong_AsVoidPtr(args[7])};
+  if (PyErr_Occurred()) return nullptr;
+  function(n, in, gradient, nullptr, d, nullptr);
+  Py_RETURN_NONE;
+}
+template <class F>
+static PyCFunction method(F function) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)); }
+static PyMethodDef methods[] = {{"call", method(call), METH_FASTCALL, nullptr},
+                                {"call_slopes", method(call_slopes), METH_FASTCALL, nullptr}, {}};
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_catalog", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
+PyMODINIT_FUNC PyInit__catalog() { return PyModule_Create(&module); }
+#endif

@@ -1,0 +1,427 @@
+// The primitives of activation formulas over one vector register of float32, without branches.
+//
+// An argument may come with a low part: what its own rounding lost. Where a function magnifies that (the tails of
+// exp, sigmoid, the normal distribution), it is put back. W says how exact the result must be: Exact marks the lanes
+// where a result may be subnormal, to be computed again in double precision; Fast is for sixteen-bit results.
+//
+// Coefficients: exp and log of the Cephes library; the others are minimax fits, named where they stand. The accuracy
+// of what is built from them is tested against tables of 50 digits.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+struct None {};  // no low part
+// Never nan: where x is held between the ends of a range, what was lost of it says nothing.
+static NL_INLINE vf bounded(vf low) { return vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+static NL_INLINE None bounded(None) { return {}; }
+static NL_INLINE vf sum(vf a, vf low) { return a + low; }
+static NL_INLINE vf sum(vf a, None) { return a; }
+static NL_INLINE vf plus(vf a, vf low) { return a + bounded(low); }
+struct Sure { vf low; };  // known to be small
+static NL_INLINE vf plus(vf a, Sure b) { return a + b.low; }
+static NL_INLINE vf plus(vf a, None) { return a; }
+static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (int32_t)0x80000000)); }
+static NL_INLINE None signed_like(None, vf) { return {}; }
+static NL_INLINE vf times(vf low, vf a) { return low * a; }
+static NL_INLINE None times(None, vf) { return {}; }
+
+// How many bits of a result count: 8 for bfloat16, 11 for float16, 24 for float32. For 8, what is approximated is off
+// by less than 2^-17 of itself, a five-hundredth of the last place; for 11, by less than 2^-22.
+template <int B>
+struct Fast {
+  static constexpr bool exact = false, careful = false;
+  static constexpr int bits = B;
+  NL_INLINE void small_exp(vf) {}
+  NL_INLINE void small_gauss(vf) {}
+};
+struct Exact {
+  static constexpr bool exact = true, careful = false;
+  static constexpr int bits = 24;
+  vm small{};  // where an argument of exp lies between -220 and -80
+  NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
+  NL_INLINE void small_gauss(vf x) { small = small | between(x, -20.97f, -12.65f); }  // exp(-x^2 / 2) for x < 0
+};
+// For formulas that multiply three sigmoids or more: each has all its digits.
+struct Careful : Exact {
+  static constexpr bool careful = true;
+};
+
+constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
+// Exponentials are taken of r = (H / 2) s. H is a power of two, so that it costs no instruction and no rounding: the
+// coefficients carry it.
+template <int H>
+static NL_INLINE vf coefficient(float c, int degree) { return splat(static_cast<float>(c * power(H / 2.0, degree))); }
+// (e^r - 1) / s for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
+template <int B, int H>
+static NL_INLINE vf exp_slope(vf s) {
+  if constexpr (B == 8) {
+    vf p = coefficient<H>(0.04151368513703346f, 4);
+    p = fma(p, s, coefficient<H>(0.16787591576576233f, 3));
+    p = fma(p, s, coefficient<H>(0.5000302195549011f, 2));
+    return fma(p, s, coefficient<H>(0.9999668002128601f, 1));
+  } else {
+    vf p = coefficient<H>(0.008290273137390614f, 5);
+    p = fma(p, s, coefficient<H>(0.04189816117286682f, 4));
+    p = fma(p, s, coefficient<H>(0.1666763871908188f, 3));
+    p = fma(p, s, coefficient<H>(0.4999914765357971f, 2));
+    return fma(p, s, coefficient<H>(0.9999997019767761f, 1));
+  }
+}
+// e^r - 1, relative error 3e-9 of e^r and next to nothing near 0.
+template <int H>
+static NL_INLINE vf exp_rest(vf s) {
+  vf p = coefficient<H>(0.0013814516132697463f, 6);
+  p = fma(p, s, coefficient<H>(0.00836874544620514f, 5));
+  p = fma(p, s, coefficient<H>(0.04166839271783829f, 4));
+  p = fma(p, s, coefficient<H>(0.1666652113199234f, 3));
+  p = fma(p, s, coefficient<H>(0.4999999403953552f, 2));
+  return fma(p, s * s, s * splat(H / 2.0f));
+}
+// s + low - n ln(2) (2 / H).
+template <int B, int H, class L>
+static NL_INLINE vf reduced(vf s, L low, vf n) {
+  constexpr float per = 2.0f / H;
+  if constexpr (B < 24) return fma(n, splat(-0.693147182464599609375f * per), s);
+  return plus(fma(n, splat(2.12194440e-4f * per), fma(n, splat(-0.693359375f * per), s)), low);
+}
+constexpr float LOG2E = 1.44269504088896341f, MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // of the low bits, less 127
+
+// 2^32 exp(-c (a + low)), c = HALVES / 2, for 0 <= c a <= 104.2 or nan: no result is subnormal, so that each is rounded
+// once where it is scaled back. Where asked, `lost` is what the last rounding took.
+constexpr float SCALE = 4294967296.0f, UNSCALE = 1 / SCALE;
+template <class W, int HALVES, class L>
+static NL_INLINE vf decay(vf a, L low, vf* lost = nullptr) {
+  // In float32 a nan may have any bits, and stays one by multiplication only.
+  const vf magic = splat(MAGIC + 32 + (W::bits < 24 ? 0 : 127));
+  const vf shifted = fma(a, splat(LOG2E * (HALVES / -2.0f)), magic), n = shifted - magic;
+  const vf s = reduced<W::bits, -HALVES>(a, low, n), one = splat(1.0f);
+  if constexpr (W::bits < 24) {
+    return (vf)((vi)fma(exp_slope<W::bits, -HALVES>(s), s, one) + (vi)power_of_two(shifted));
+  } else {
+    const vf rest = exp_rest<-HALVES>(s), p = one + rest;
+    if (lost) *lost = (rest - (p - one)) * power_of_two(shifted);
+    return p * power_of_two(shifted);
+  }
+}
+// exp(x + low) as 2^n (1 + rest), for any x. In every precision: who takes x from expm1 keeps only what lies beyond the
+// first term. A formula and its derivative often need both exp and expm1, which share this.
+struct Parts {
+  vf rest, n;
+  vi power;  // n
+};
+template <class L>
+static NL_INLINE Parts exp_parts(vf x, L low) {
+  const vf magic = splat(MAGIC), held = vmin(splat(89.0f), vmax(splat(-104.0f), x));
+  const vf shifted = fma(held, splat(LOG2E), magic), n = shifted - magic;
+  return {exp_rest<2>(reduced<24, 2>(held, low, n)), n, (vi)shifted - (vi)magic};
+}
+// 0 below -104, subnormal before; nan stays.
+template <class W, class L>
+static NL_INLINE vf nl_exp(W& w, vf x, L low) {
+  w.small_exp(x);
+  const Parts e = exp_parts(x, low);
+  const vf p = splat(1.0f) + e.rest;
+#if defined(NL_AVX512)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)e.n);
+#else
+  const vi half = e.power >> 1;  // 2^128 is no float either
+  return p * (vf)((half + 127) << 23) * (vf)((e.power - half + 127) << 23);
+#endif
+}
+// 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
+template <class W, class L>
+static NL_INLINE vf nl_expm1(W&, vf x, L low) {
+  const Parts e = exp_parts(x, low);
+  const vf half = (vf)((e.power > -100 ? e.power + 126 : vi{} + 26) << 23);
+  const vf y = fma(e.rest, half, half - splat(0.5f));
+  return y + y;
+}
+static NL_INLINE vf vexp(vf x) {
+  Fast<24> w;
+  return nl_exp(w, x, None{});
+}
+
+template <class W>
+static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
+// 1, 0 or nan; 1, -1, 0 of either sign or nan.
+template <class W>
+static NL_INLINE vf nl_step(W&, vf x, None) {
+  return (vf)((vi)by_mask(less(splat(0.0f), x), splat(1.0f)) | (vi)by_mask(is_nan(x), x));
+}
+template <class W>
+static NL_INLINE vf nl_sign(W&, vf x, None) {
+  return select(differs(x, splat(0.0f)), copysign_from(splat(1.0f), x), x);
+}
+// A nan in either argument stays.
+static NL_INLINE vf nl_max(vf a, vf b) { return select(is_nan(a), a, vmax(a, b)); }
+static NL_INLINE vf nl_min(vf a, vf b) { return select(is_nan(a), a, vmin(a, b)); }
+static NL_INLINE vf nl_max_number(vf number, vf x) { return vmax(number, x); }
+static NL_INLINE vf nl_min_number(vf number, vf x) { return vmin(number, x); }
+static NL_INLINE vf nl_sqrt(vf x) { return vsqrt(x); }
+// The low part of whichever of two was taken.
+static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
+  return select(less(a, taken), b_low, select(less(taken, a), b_low, a_low));
+}
+// a - quotient * b exactly, where quotient is a / b rounded.
+static NL_INLINE vf remainder(vf a, vf b, vf quotient) {
+  const vf product = quotient * b;
+  return (a - product) - product_error(quotient, b, product);
+}
+
+// sigmoid(x) and sigmoid(-x).
+template <class V>
+struct Both {
+  V plus, minus;
+};
+// By z = exp(-|x|), so that the small side, z / (1 + z), keeps its digits where exp(|x|) would overflow; both sides of
+// the fraction are 2^32 times as large. Who takes one of the two tells w of its argument. SIDE says that only plus (1) or
+// minus (-1) is taken: then sixteen bits need one operation less.
+template <int SIDE = 0, class W, class L>
+static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
+  const vf one = splat(1.0f), scale = splat(SCALE);
+  vf lost;
+  const vf z = decay<W, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x), W::careful ? &lost : nullptr);
+  const vf d = scale + z;
+  if constexpr (SIDE != 0 && !W::exact) {
+    const vf side = (SIDE > 0 ? by_sign(x, z, scale) : by_sign(x, scale, z)) / d;
+    return {side, side};
+  }
+  const vf inverse = one / d;
+  if constexpr (W::careful) {
+    // What exp, the sum, the division and the product lost.
+    const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, fma(-inverse, d, one));
+    vf small = z * inverse;
+    small = small + fma(z, inverse_low, fma(lost, inverse, product_error(z, inverse, small)));
+    const vf large = (inverse + inverse_low) * scale;
+    return {by_sign(x, small, large), by_sign(x, large, small)};
+  } else if constexpr (W::exact) {
+    // What the sum, the division and the product lost, put back last: a rounded inverse of nearly 1 would pull every
+    // small side down.
+    const vf rest = fma(-(z - (d - scale)), inverse, fma(-d, inverse, one));
+    const vf q = z * inverse, r = scale * inverse;
+    const vf small = q + fma(q, rest, product_error(z, inverse, q)), large = fma(r, rest, r);
+    return {by_sign(x, small, large), by_sign(x, large, small)};
+  } else {
+    return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
+  }
+}
+// 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
+template <class W, class L>
+static NL_INLINE vf nl_tanh(W&, vf x, L low) {
+  const vf a = vabs(x), s = x * x, one = splat(1.0f);
+  vf p;
+  if constexpr (W::bits == 8) {
+    p = fma(splat(0.13333333333f), s, splat(-0.33333333333f));
+  } else {
+    p = splat(-5.70498872745e-3f);
+    p = fma(p, s, splat(2.06390887954e-2f));
+    p = fma(p, s, splat(-5.37397155531e-2f));
+    p = fma(p, s, splat(1.33314422036e-1f));
+    p = fma(p, s, splat(-3.33332819422e-1f));
+  }
+  p = plus(p * s * x, low) + x;
+  const vf scale = splat(SCALE);
+  vf lost, large;
+  const vf z = decay<W, 4>(vmin(splat(52.0f), a), None{}, W::careful ? &lost : nullptr), d = scale + z;
+  if constexpr (W::careful) {
+    // What exp, the sum, the quotient and the difference lost.
+    const vf inverse = one / d, q = (z + z) * inverse;
+    const vf q_low = inverse * (fma(-q, d, z + z) + (lost + lost) - q * ((z - (d - scale)) + lost));
+    large = one - q;
+    large = large + (((one - large) - q) - q_low);
+  } else {
+    large = one - (z + z) / d;
+  }
+  // Bounded before it is multiplied: of an infinite product, low is nan, and 0 times nan is not 0.
+  if constexpr (W::exact) large = sum(large, times(bounded(signed_like(low, x)), one - large * large));
+  return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
+}
+// log(x) for x > 0.
+static NL_INLINE vf vlog(vf x) {
+  const vi bits = (vi)x;
+  vf m = (vf)((bits & 0x007fffff) | 0x3f000000);
+  vf e = __builtin_convertvector(((bits >> 23) & 0xff) - 126, vf);
+  const vm small = less(m, splat(0.707106781186547524f));
+  e = select(small, e - splat(1.0f), e);
+  m = select(small, m + m, m) - splat(1.0f);
+  const vf z = m * m;
+  vf p = splat(7.0376836292e-2f);
+  p = fma(p, m, splat(-1.1514610310e-1f));
+  p = fma(p, m, splat(1.1676998740e-1f));
+  p = fma(p, m, splat(-1.2420140846e-1f));
+  p = fma(p, m, splat(1.4249322787e-1f));
+  p = fma(p, m, splat(-1.6668057665e-1f));
+  p = fma(p, m, splat(2.0000714765e-1f));
+  p = fma(p, m, splat(-2.4999993993e-1f));
+  p = fma(p, m, splat(3.3333331174e-1f));
+  vf y = fma(e, splat(-2.12194440e-4f), p * m * z);
+  y = fma(splat(-0.5f), z, y);
+  return fma(e, splat(0.693359375f), m + y);
+}
+template <class W>
+static NL_INLINE vf nl_log1p(W&, vf x, None) {
+  const vf u = splat(1.0f) + x, infinity = splat(HUGE_VALF);
+  vf y = vlog(u) - ((u - splat(1.0f)) - x) / u;  // what rounding 1 + x lost
+  y = select(less(x, infinity), y, x);           // infinity and nan
+  y = select(less(splat(0.0f), u), y, select(less(x, splat(-1.0f)), splat(NAN), -infinity));
+  return select(is_nan(x), x, y);
+}
+// log(1 + z) for 0 <= z <= 1: fits of degree 9 and 7, relative error 3e-8 and 1.5e-6.
+template <int B>
+static NL_INLINE vf log1p_unit(vf z) {
+  vf p;
+  if constexpr (B == 8) {
+    p = splat(0.01458836067467928f);
+    p = fma(p, z, splat(-0.06785132735967636f));
+    p = fma(p, z, splat(0.1510278284549713f));
+    p = fma(p, z, splat(-0.236113503575325f));
+    p = fma(p, z, splat(0.33140426874160767f));
+    p = fma(p, z, splat(-0.4999074637889862f));
+  } else {
+    p = splat(0.005364703945815563f);
+    p = fma(p, z, splat(-0.03006531111896038f));
+    p = fma(p, z, splat(0.07920375466346741f));
+    p = fma(p, z, splat(-0.13753736019134521f));
+    p = fma(p, z, splat(0.19153624773025513f));
+    p = fma(p, z, splat(-0.24857155978679657f));
+    p = fma(p, z, splat(0.333213210105896f));
+    p = fma(p, z, splat(-0.49999648332595825f));
+  }
+  return fma(p * z, z, z);
+}
+template <class W, class L>
+static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
+  w.small_exp(x);
+  using Inner = std::conditional_t<W::bits == 11, Fast<24>, W>;  // a parameter's softplus is in every number
+  const vf z = decay<Inner, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x)) * splat(UNSCALE);
+  return vmax(splat(0.0f), x) + log1p_unit<W::bits>(z);
+}
+// The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
+static NL_INLINE vf atan_unit(vf t) {
+  const vf s = t * t;
+  vf p = splat(0.0029206271283328533f);
+  p = fma(p, s, splat(-0.01636766828596592f));
+  p = fma(p, s, splat(0.0432114414870739f));
+  p = fma(p, s, splat(-0.0755217894911766f));
+  p = fma(p, s, splat(0.10665988177061081f));
+  p = fma(p, s, splat(-0.14211051166057587f));
+  p = fma(p, s, splat(0.19993771612644196f));
+  p = fma(p, s, splat(-0.33333152532577515f));
+  return fma(p * s, t, t);
+}
+template <class W>
+static NL_INLINE vf nl_atan(W&, vf x, None) {
+  const vf a = vabs(x), one = splat(1.0f);
+  const vm large = less(one, a);
+  const vf t = atan_unit(select(large, one / a, a));
+  return copysign_from(select(large, (splat(1.57079637f) - t) - splat(4.37113883e-8f), t), x);
+}
+// 1/2 + atan(x)/pi: the tail of the negative side by 1/x, where the sum would lose its digits.
+template <class W>
+static NL_INLINE vf nl_cauchy(W&, vf x, None) {
+  const vf a = vabs(x), one = splat(1.0f);
+  const vm large = less(one, a);
+  const vf t = atan_unit(select(large, one / a, a)) * splat(0.31830988618379067f);
+  const vf below = select(large, t, splat(0.5f) - t);
+  return select(less(x, splat(0.0f)), below, one - below);
+}
+
+constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0, and its exponent the least that decay takes
+// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
+template <class W, class L>
+static NL_INLINE vf gauss(W&, vf a, L low) {
+  const vf square = a * a;
+  if constexpr (!W::exact) return decay<W, 1>(square, None{});
+  else if constexpr (std::is_same<L, None>::value) return decay<W, 1>(square, Sure{product_error(a, a, square)});
+  else return decay<W, 1>(square, fma(a + a, low, product_error(a, a, square)));
+}
+template <class W, class L>
+static NL_INLINE vf nl_phi(W& w, vf x, L low) {
+  const vf a = vabs(x);
+  w.small_gauss(-a);
+  return gauss(w, vmin(splat(FAR), a), signed_like(bounded(low), x)) * splat(0.3989422804f * UNSCALE);
+}
+// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): fits of degree 6, 8 and 11, relative error
+// 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost. All of it is
+// 2^-32 times as large, by its coefficients, to meet what gauss gives.
+static NL_INLINE vf scaled_back(float c) { return splat(c * UNSCALE); }
+template <class W>
+static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
+  const vf one = splat(1.0f);
+  if constexpr (W::bits < 24) {
+    const vf t = one / fma(a, splat(0.35f), one), s = t - one;
+    vf p;
+    if constexpr (W::bits == 8) {
+      p = scaled_back(0.04234453663229942f);
+      p = fma(p, s, scaled_back(0.07712402939796448f));
+      p = fma(p, s, scaled_back(-0.048044171184301376f));
+      p = fma(p, s, scaled_back(-0.10160136967897415f));
+      p = fma(p, s, scaled_back(0.2607848644256592f));
+      p = fma(p, s, scaled_back(0.6398018002510071f));
+    } else {
+      p = scaled_back(-0.028918391093611717f);
+      p = fma(p, s, scaled_back(-0.08837652206420898f));
+      p = fma(p, s, scaled_back(-0.06278267502784729f));
+      p = fma(p, s, scaled_back(0.01708093471825123f));
+      p = fma(p, s, scaled_back(-0.06372708082199097f));
+      p = fma(p, s, scaled_back(-0.10252707451581955f));
+      p = fma(p, s, scaled_back(0.26106029748916626f));
+      p = fma(p, s, scaled_back(0.6398329138755798f));
+    }
+    return fma(p, s, scaled_back(0.5f)) * t;
+  } else {
+    const vf k = splat(0.45f), d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
+    vf p = scaled_back(-0.04462641477584839f);
+    p = fma(p, s, scaled_back(0.10255611687898636f));
+    p = fma(p, s, scaled_back(-0.050445329397916794f));
+    p = fma(p, s, scaled_back(-0.07640846073627472f));
+    p = fma(p, s, scaled_back(0.09060744941234589f));
+    p = fma(p, s, scaled_back(0.045420072972774506f));
+    p = fma(p, s, scaled_back(-0.11312492191791534f));
+    p = fma(p, s, scaled_back(-0.0590236522257328f));
+    p = fma(p, s, scaled_back(0.16541485488414764f));
+    p = fma(p, s, scaled_back(0.30482959747314453f));
+    const vf last = scaled_back(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
+    if constexpr (W::exact) {
+      const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
+      const vf h_low = fma(p, t_low, fma(p, s, last - h)) + scaled_back(6.307946165406975e-09f);
+      *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
+    }
+    return ratio;
+  }
+}
+template <class W, class L>
+static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
+  const vf whole = vabs(x), a = vmin(splat(FAR), whole);
+  w.small_gauss(x);
+  vf ratio_low;
+  const auto near = signed_like(bounded(low), x);
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, near);  // the same that nl_phi takes
+  vf tail = ratio * density;
+  if constexpr (W::exact) {
+    // Of the ratio the slope is a times itself, less one over sqrt(2 pi).
+    if constexpr (!std::is_same<L, None>::value)
+      ratio_low = fma(near, fma(a, ratio, scaled_back(-0.3989422804f)), ratio_low);
+    tail = fma(ratio, density, ratio_low * density);
+  }
+  return by_sign(x, tail, splat(1.0f) - tail);
+}
+// erf(x) = 1 - 2 Phi(-x sqrt 2); near 0 its series.
+template <class W, class L>
+static NL_INLINE vf nl_erf(W&, vf x, L) {
+  const vf a = vabs(x), s = x * x;
+  vf p = splat(-1.0f / (5040 * 15));
+  p = fma(p, s, splat(1.0f / (720 * 13)));
+  p = fma(p, s, splat(-1.0f / (120 * 11)));
+  p = fma(p, s, splat(1.0f / (24 * 9)));
+  p = fma(p, s, splat(-1.0f / (6 * 7)));
+  p = fma(p, s, splat(1.0f / (2 * 5)));
+  p = fma(p, s, splat(-1.0f / 3));
+  p = fma(p * s, x, x) * splat(1.1283791671f);
+  Fast<W::bits> w;
+  const vf tail = nl_Phi(w, a * splat(-1.41421356f), None{});
+  return select(less(a, splat(0.6f)), p, copysign_from(fma(splat(-2.0f), tail, splat(1.0f)), x));
+}
+}  // namespace

@@ -1,0 +1,177 @@
+"""The feed-forward block as one function of tensors: the public form of the operations in ops.py."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlin.errors import UserError, rule
+from nonlin.functions import Definition, get
+from nonlin.functions.properties import derivative_from_output
+from nonlin.functions.registry import resolve, spell
+from nonlin.kernels.ffn import fast_path, ops
+
+MEMORY = ("fast", "lean", "minimal")
+LAYOUTS = ("separate", "concatenated", "interleaved")
+
+
+def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None = None,
+                 up_bias: Tensor | None = None, down_bias: Tensor | None = None, *,
+                 activation: str | Definition = "swiglu", parameters: Mapping[str, Tensor] | None = None,
+                 memory: str = "lean", layout: str = "separate", first: str = "gate") -> Tensor:
+    """Return down(act(gate x, up x)), or down(act(up x)) where the activation is plain, as one operation.
+
+    ``x`` is (..., D) and the result (..., O). Weights are (outputs, inputs) in any strides, and are read where they
+    lie: ``gate`` and ``up`` (H, D), ``down`` (O, H); pass the ``.t()`` of a weight that is stored (inputs, outputs).
+    Biases are (H,), (H,) and (O,). For a plain activation ``gate`` is None.
+
+    ``layout`` says how a gated block's first weights lie: "separate"; or, with ``gate`` and ``gate_bias`` None,
+    packed in ``up`` (2 H, D) and ``up_bias`` (2 H,): "concatenated" (all of one, then all of the other) or
+    "interleaved" (row by row). ``first`` names which of the two comes first: "gate" or "up".
+
+    ``memory`` says what is kept for backward, besides the weights:
+
+    * "lean": the input, and gate and up before the activation, 2 H numbers a token (plain: H). The activation is
+      computed again in backward, in the pass that makes its gradients.
+    * "fast": those and the activation's output, 3 H (plain: 2 H); backward then computes no activation again.
+    * "minimal": the input alone; backward makes the first products again.
+
+    Where a plain activation's derivative can be told from its output (relu, leaky_relu, ...), "lean" and "fast" both
+    keep the output in place of its input, and nothing is computed again; see
+    :func:`nonlin.functions.properties.derivative_from_output`.
+
+    ``parameters`` are the activation's learnable ones by name, each of one element; those left out are at their
+    start. Tensors share one float dtype (parameters have their own); under autocast they are converted as a linear
+    layer's are, each once. Works under torch.compile, checkpointing, vmap and torch.func.grad; differentiable twice;
+    a third derivative is refused. ±inf and nan: as the products and the activation give them.
+
+    Raises UserError for shapes, dtypes or devices that do not fit, for an activation that is not pointwise, and for
+    a name that is not known.
+
+    >>> import torch
+    >>> x, gate, up, down = torch.ones(1, 2), torch.eye(2), torch.eye(2), torch.ones(1, 2)
+    >>> feed_forward(x, gate, up, down, activation="reglu")
+    tensor([[2.]])
+    >>> feed_forward(x, None, torch.cat([gate, 3 * up]), down, activation="reglu", layout="concatenated")
+    tensor([[6.]])
+    """
+    definition = get(activation)
+    tensors = [x, gate, up, down, gate_bias, up_bias, down_bias]
+    _check(definition, tensors, memory, layout, first)
+    learned = _learned(definition, parameters, x)
+    tensors = autocast(tensors)
+    _check_alike(tensors)
+    how = layout if definition.gated else "plain"
+    return run(tensors, learned, _text(definition), how, first == "up", memory)
+
+
+def run(tensors: list[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
+        memory: str) -> Tensor:
+    """Run the block on tensors that fit; ``activation`` is its text (``nonlin.functions.registry.spell``).
+
+    Plain tensors in eager mode go past the dispatcher (fast_path.py), everything else through the operation.
+    """
+    recorded = _differentiates([*tensors, learned])
+    direct = fast_path.serves([*tensors, learned])
+    if direct and not recorded:
+        return fast_path.value(*tensors, learned, activation, layout, up_first)
+    keep = _keep(activation, memory, tensors[0].dtype) if recorded else "nothing"
+    if direct:
+        return fast_path.recorded(tensors, learned, activation, layout, up_first, keep)
+    return ops.call(ops.forward_op, ops.ForwardFunction, *tensors, learned, activation, layout,
+                          up_first, keep)[0]
+
+
+def _differentiates(tensors: list[Any]) -> bool:
+    # Under torch.func a tensor does not tell whether an outer transform differentiates it.
+    return torch._C._are_functorch_transforms_active() or (
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+
+
+@torch.compiler.assume_constant_result
+def _text(definition: Definition) -> str:
+    return spell(definition)
+
+
+@torch.compiler.assume_constant_result
+def _keep(activation: str, memory: str, dtype: torch.dtype) -> str:
+    """Return which of the activation's input and output the operation keeps."""
+    if memory == "minimal":
+        return "nothing"
+    told = derivative_from_output(resolve(activation))
+    # A slope below 1 pushes small float16 numbers under the least one, and their sign is lost with them.
+    if told == "exact" or (told == "scaled" and dtype != torch.float16):
+        return "output"
+    return "all" if memory == "fast" else "inputs"
+
+
+def _learned(definition: Definition, parameters: Mapping[str, Tensor] | None, x: Tensor) -> Tensor | None:
+    """Return the activation's parameters as one tensor, in the definition's order."""
+    given = dict(parameters or {})
+    names = [q.name for q in definition.parameters]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise UserError(rule("feed_forward", "parameters", f"be among: {', '.join(names) or 'none'}", unknown,
+                             "Leave it out."))
+    for name, value in given.items():
+        if value.numel() != 1:
+            raise UserError(rule("feed_forward", f"parameter {name}", "have one element", tuple(value.shape),
+                                 "Apply the activation by itself to learn one for each unit."))
+    if not names:
+        return None
+    wide = torch.promote_types(x.dtype, torch.float32)
+    values = [given[q.name].reshape(1) if q.name in given else
+              torch.full((1,), q.initial, device=x.device, dtype=wide) for q in definition.parameters]
+    return values[0] if len(values) == 1 else torch.cat(values)
+
+
+def autocast(tensors: list[Any]) -> list[Any]:
+    """Convert as autocast converts a linear layer's tensors: all floats but float64, where it is on."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) if t is not None and t.is_floating_point() and t.dtype != torch.float64 else t
+            for t in tensors]
+
+
+def _check(definition: Definition, tensors: list[Any], memory: str, layout: str, first: str) -> None:
+    for name, got, known in (("memory", memory, MEMORY), ("layout", layout, LAYOUTS), ("first", first, ("gate", "up"))):
+        if got not in known:
+            raise UserError(rule("feed_forward", name, f"be one of {', '.join(known)}", got, "Choose one of them."))
+    if definition.expr is None:
+        raise UserError(rule("feed_forward", "activation", "be pointwise or gated", definition.name,
+                             "Compose it from linear layers and nonlin.functional, as nonlin.nn.FeedForward does."))
+    gate, gate_bias = tensors[1], tensors[4]
+    if not definition.gated and layout != "separate":
+        raise UserError(rule("feed_forward", "layout", f"be separate where {definition.name} has no gate", layout,
+                             "Leave it out."))
+    wants_gate = definition.gated and layout == "separate"
+    if wants_gate != (gate is not None) or (gate_bias is not None and not wants_gate):
+        must = "be given" if wants_gate else "be None, as its bias must, where it has no weight of its own"
+        raise UserError(rule("feed_forward", "gate", must, "None" if gate is None else "a tensor",
+                             "Pass gate and up apart, or name the layout of a packed up."))
+    _check_shapes(tensors, 2 if definition.gated and not wants_gate else 1)
+
+
+def _check_shapes(tensors: list[Any], packed: int) -> None:
+    x, gate, up, down, gate_bias, up_bias, down_bias = tensors
+    if x.ndim < 1 or down.ndim != 2:
+        raise UserError(rule("feed_forward", "x and down", "be (..., D) and (O, H)",
+                             (tuple(x.shape), tuple(down.shape)), "Pass the input and the last weight."))
+    (outputs, hidden), inputs = down.shape, x.shape[-1]
+    wanted = {"gate": (gate, (hidden, inputs)), "up": (up, (packed * hidden, inputs)),
+              "gate_bias": (gate_bias, (hidden,)), "up_bias": (up_bias, (packed * hidden,)),
+              "down_bias": (down_bias, (outputs,))}
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise UserError(rule("feed_forward", name, f"have shape {shape}, after x and down", tuple(tensor.shape),
+                                 "Weights are (outputs, inputs): pass .t() of one stored the other way."))
+
+
+def _check_alike(tensors: list[Any]) -> None:
+    x, given = tensors[0], [t for t in tensors if t is not None]
+    if not x.is_floating_point() or any(t.dtype != x.dtype or t.device != x.device for t in given):
+        raise UserError(rule("feed_forward", "tensors", "share one float dtype and device",
+                             sorted({f"{t.dtype} on {t.device}" for t in given}), "Convert them first."))

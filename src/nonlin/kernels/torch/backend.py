@@ -1,0 +1,181 @@
+"""The fallback: a definition computed in plain torch, value and derivatives, on any device and dtype.
+
+Sixteen-bit inputs are computed in float32 and rounded once. Where a product of 0 and infinity would make a nan
+that no input brought, the value is 0: every such product in the catalog decays faster than it grows.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor
+
+from nonlin.functions import Definition
+from nonlin.functions.expression import fold, terms
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _size(x: Tensor) -> Tensor:
+    """|x|, with the derivative of x at 0: what is smooth there stays so where torch differentiates it."""
+    return torch.where(x < 0, -x, x)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    # By exp(-|x|): the small side keeps its digits where exp(|x|) would overflow.
+    z = torch.exp(-_size(x))
+    return torch.where(x < 0, z, torch.ones((), dtype=x.dtype, device=x.device)) / (1 + z)
+
+
+def _gauss(x: Tensor) -> Tensor:
+    """exp(-x^2 / 2), the square's rounding compensated: multiplied by x^2, it would cost the tail its digits."""
+    a = x.abs().clamp(max=40.0)
+    high = (a * 256).round() / 256 if a.dtype == torch.float32 else a  # 12 bits below 16: its square is exact
+    return torch.exp(-0.5 * high * high) * torch.exp(-0.5 * (a - high) * (a + high))
+
+
+def _phi_density(x: Tensor) -> Tensor:
+    return _gauss(x) * (1 / math.sqrt(2 * math.pi))
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    # The tail by the scaled complementary error function: 1 + erf would lose all its digits, erfc(x/sqrt 2) many.
+    tail = 0.5 * torch.special.erfcx(x.abs() * math.sqrt(0.5)) * _gauss(x)
+    return torch.where(x.abs() < 1, 0.5 * torch.erfc(x * -math.sqrt(0.5)), torch.where(x > 0, 1 - tail, tail))
+
+
+def _power(base: Any, exponent: sympy.Expr) -> Any:
+    if exponent.is_Integer:
+        return base ** int(exponent)
+    return torch.sqrt(base) if exponent == sympy.Rational(1, 2) else base ** float(exponent)
+
+
+def _as_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Let a primitive of two arguments take numbers."""
+
+    def call(a: Any, b: Any) -> Tensor:
+        if not isinstance(a, Tensor):
+            a = torch.as_tensor(a, dtype=b.dtype, device=b.device)
+        if not isinstance(b, Tensor):
+            b = torch.as_tensor(b, dtype=a.dtype, device=a.device)
+        return function(a, b)
+
+    return call
+
+
+def _minimum(a: Any, b: Any) -> Any:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return min(a, b)
+    if isinstance(b, (int, float)):
+        return torch.clamp(a, max=b)
+    return _as_tensor(torch.minimum)(a, b)
+
+
+def _maximum(a: Any, b: Any) -> Any:
+    if not isinstance(a, Tensor) and not isinstance(b, Tensor):
+        return max(a, b)
+    if isinstance(b, (int, float)):
+        return torch.clamp(a, min=b)
+    return _as_tensor(torch.maximum)(a, b)
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return torch.clamp(x, min=0) + torch.log1p(torch.exp(-_size(x)))
+
+
+def _of_number(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
+    """Let a primitive of one argument take a number; one of no dimension takes on the others' dtype."""
+    return lambda x: function(x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64))
+
+
+def _cauchy(x: Tensor) -> Tensor:
+    # Where x is very negative, by 1/x: 1/2 + atan(x)/pi would lose its digits.
+    return torch.atan2(torch.ones((), dtype=x.dtype, device=x.device), -x) * (1 / math.pi)
+
+
+_ONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
+    "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus, "atan": torch.atan,
+    "cauchy": _cauchy,
+    "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
+}
+TABLE: dict[str, Callable[..., Any]] = {
+    **{name: _of_number(function) for name, function in _ONE.items()},
+    "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
+    "max": _maximum, "min": _minimum,
+}
+
+
+def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
+    """Fold the expression at the inputs' common shape; 0 x infinity is mended in each term: the others stay."""
+    shape = torch.broadcast_shapes(*(leaf.shape for leaf in leaves.values()))
+    some = next(iter(leaves.values()))
+    total: Any = None
+    for term in terms(expr):
+        out = fold(term, leaves, TABLE)
+        if isinstance(out, Tensor):
+            made = torch.isnan(out)
+            for leaf in leaves.values():
+                made = made & ~torch.isnan(leaf)
+            out = torch.where(made, torch.zeros((), dtype=out.dtype, device=out.device), out)
+        total = out if total is None else total + out
+    return total.to(some.dtype).expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
+
+
+def reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:
+    """Return a broadcast gradient, summed back to its input's shape."""
+    while gradient.ndim > len(shape):
+        gradient = gradient.sum(0)
+    for dim, size in enumerate(shape):
+        if size == 1 and gradient.shape[dim] != 1:
+            gradient = gradient.sum(dim, keepdim=True)
+    return gradient
+
+
+def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    return {name: _wide(x) for name, x in zip(names, (*inputs, *parameters), strict=True)}
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in _HALF else x
+
+
+def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+    """Return the activation in the inputs' dtype, rounded once; of differentiable operations."""
+    assert definition.expr is not None
+    return _compute(definition.expr, _leaves(definition, inputs, parameters)).to(inputs[0].dtype)
+
+
+def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+             want_value: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Return gradient x derivative by each input, by each parameter, and the value where it is wanted."""
+    leaves = _leaves(definition, inputs, parameters)
+    outs = [reduce_to(_wide(gradient) * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
+            for name, leaf in zip(leaves, (*inputs, *parameters), strict=True)]
+    made = forward(definition, inputs, parameters) if want_value else None
+    return outs[:len(inputs)], outs[len(inputs):], made
+
+
+def second(definition: Definition, directions: Sequence[Tensor | None], gradient: Tensor, inputs: Sequence[Tensor],
+           parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the gradients of sum(directions x :func:`backward`'s) by ``gradient`` and by inputs and parameters.
+
+    ``directions`` belong to the inputs, then the parameters; None where there is none.
+    """
+    leaves = _leaves(definition, inputs, parameters)
+    wide, whole = _wide(gradient), (*inputs, *parameters)
+    first: Any = torch.zeros_like(wide)
+    rest: list[Any] = [torch.zeros_like(wide) for _ in whole]
+    for name, direction in zip(leaves, directions, strict=True):
+        if direction is None:
+            continue
+        slope = definition.derivative(name)
+        first = first + _wide(direction) * _compute(slope, leaves)
+        for k, other in enumerate(leaves):
+            curve = sympy.diff(slope, sympy.Symbol(other, real=True))
+            if curve != 0:
+                rest[k] = rest[k] + _wide(direction) * wide * _compute(curve, leaves)
+    return first.to(gradient.dtype), [reduce_to(r, x.shape).to(x.dtype) for r, x in zip(rest, whole, strict=True)]

@@ -1,0 +1,1 @@
+"""The small language model's own operations: in plain torch and in C++."""

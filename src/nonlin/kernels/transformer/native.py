@@ -1,0 +1,51 @@
+"""The small model's C++: compiled on the first call, called through pointers.
+
+Where no compiler is present :func:`library` returns None with the reason in :func:`unavailable`, and callers compute
+with torch instead.
+"""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+
+from nonlin.kernels.codegen.cpp import HEADERS
+from nonlin.kernels.cpu import build
+
+_HERE = Path(__file__).parent
+SOURCES = (*HEADERS[:2], _HERE / "gemm.h", _HERE / "ops.cpp")
+
+
+class Shape(ctypes.Structure):
+    """The C++ struct of the same name: sizes of one attention call."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "time", "heads", "kv_heads", "width")]
+
+
+@functools.cache
+def _load() -> tuple[ctypes.CDLL | None, str]:
+    if os.environ.get("NONLIN_NATIVE") == "0":
+        return None, "NONLIN_NATIVE=0"
+    try:
+        made = ctypes.CDLL(str(build.compile_shared(SOURCES[-1].read_text(), "transformer", build.FLAGS, SOURCES)))
+    except build.FAILURES as error:
+        return None, build.reason(error)
+    i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+    made.nl_gemm.argtypes = [i, i, i, p, i, i, p, i, i, p, i, ctypes.c_int]
+    made.nl_rms_norm.argtypes = [i, i, f, p, p, p, p]
+    made.nl_rms_norm_backward.argtypes = [i, i, p, p, p, p, p, p]
+    made.nl_cross_entropy.argtypes = [i, i, p, p, p]
+    made.nl_cross_entropy.restype = ctypes.c_double
+    made.nl_attention.argtypes = [Shape, f, *[p] * 9]
+    made.nl_attention_backward.argtypes = [Shape, f, *[p] * 14]
+    return made, ""
+
+
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library, built on the first call, or None where it cannot be had."""
+    return _load()[0]
+
+
+def unavailable() -> str:
+    """Return why :func:`library` returned None, or an empty text."""
+    return _load()[1]

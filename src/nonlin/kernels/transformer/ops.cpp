@@ -1,0 +1,203 @@
+// What a small language model needs besides its matrix products, each in one pass: normalization, attention
+// with normalized and rotated queries and keys, cross-entropy. Float32, one thread, C linkage, no torch.
+#include "gemm.h"
+#include "math.h"
+
+static inline float total(vf v) {
+  float s = 0;
+  for (int i = 0; i < VL; i++) s += v[i];
+  return s;
+}
+
+static inline float dot(const float* a, const float* b, int64_t n) {
+  vf acc{};
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) acc += load(a + i) * load(b + i);
+  float s = total(acc);
+  for (; i < n; i++) s += a[i] * b[i];
+  return s;
+}
+
+// sum of a b c
+static inline float dot3(const float* a, const float* b, const float* c, int64_t n) {
+  vf acc{};
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) acc += load(a + i) * load(b + i) * load(c + i);
+  float s = total(acc);
+  for (; i < n; i++) s += a[i] * b[i] * c[i];
+  return s;
+}
+
+static inline float largest(const float* a, int64_t n) {
+  vf top = splat(a[0]);
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) top = vmax(load(a + i), top);
+  float best = top[0];
+  for (int j = 1; j < VL; j++) best = top[j] > best ? top[j] : best;
+  for (; i < n; i++) best = a[i] > best ? a[i] : best;
+  return best;
+}
+
+extern "C" {
+
+void nl_gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_rs, int64_t a_cs, const float* b,
+             int64_t b_rs, int64_t b_cs, float* c, int64_t ldc, int accumulate) {
+  gemm(m, n, k, a, a_rs, a_cs, b, b_rs, b_cs, c, ldc, accumulate != 0);
+}
+
+// y = x * inverse_rms(x) * w by row; inverse_rms is kept for the backward pass.
+void nl_rms_norm(int64_t rows, int64_t d, float eps, const float* x, const float* w, float* y, float* inverse_rms) {
+  for (int64_t r = 0; r < rows; r++, x += d, y += d) {
+    const float s = 1.0f / std::sqrt(dot(x, x, d) / d + eps);
+    inverse_rms[r] = s;
+    for (int64_t i = 0; i < d; i++) y[i] = x[i] * s * w[i];
+  }
+}
+
+// dx = s (w dy - x s^2 mean(w dy x)); dw += dy x s
+void nl_rms_norm_backward(int64_t rows, int64_t d, const float* x, const float* w, const float* inverse_rms,
+                          const float* dy, float* dx, float* dw) {
+  for (int64_t r = 0; r < rows; r++, x += d, dy += d, dx += d) {
+    const float s = inverse_rms[r];
+    const float mean = dot3(w, dy, x, d) * s * s / d;
+    for (int64_t i = 0; i < d; i++) {
+      dw[i] += dy[i] * x[i] * s;
+      dx[i] = s * (w[i] * dy[i] - x[i] * mean);
+    }
+  }
+}
+
+// Mean cross-entropy and its gradient by the logits (already divided by the number of rows). The gradient may
+// be null. Losses are summed in double precision.
+double nl_cross_entropy(int64_t rows, int64_t v, const float* logits, const int64_t* target, float* gradient) {
+  double loss = 0;
+  float* p = scratch(2, v + VL);
+  for (int64_t r = 0; r < rows; r++, logits += v) {
+    const float top = largest(logits, v);
+    float sum = 0;
+    int64_t i = 0;
+    vf acc{};
+    for (; i + VL <= v; i += VL) {
+      const vf e = vexp(load(logits + i) - splat(top));
+      store(p + i, e);
+      acc += e;
+    }
+    for (; i < v; i++) sum += p[i] = std::exp(logits[i] - top);
+    sum += total(acc);
+    loss += std::log(static_cast<double>(sum)) + top - logits[target[r]];
+    if (gradient) {
+      const float scale = 1.0f / (sum * rows);
+      for (int64_t j = 0; j < v; j++) gradient[j] = p[j] * scale;
+      gradient[target[r]] -= 1.0f / rows;
+      gradient += v;
+    }
+  }
+  return loss / rows;
+}
+}  // extern "C"
+
+// Normalize one head by its root mean square, scale by w and rotate by the position's angles.
+static inline float norm_rotate(const float* x, const float* w, const float* cos, const float* sin, float eps,
+                                int64_t h, float* out) {
+  const int64_t half = h / 2;
+  const float s = 1.0f / std::sqrt(dot(x, x, h) / h + eps);
+  for (int64_t i = 0; i < half; i++) {
+    const float a = x[i] * s * w[i], b = x[i + half] * s * w[i + half];
+    out[i] = a * cos[i] - b * sin[i];
+    out[i + half] = b * cos[i] + a * sin[i];
+  }
+  return s;
+}
+
+static inline void norm_rotate_backward(const float* x, const float* w, const float* cos, const float* sin, float s,
+                                        int64_t h, const float* g, float* dx, float* dw) {
+  const int64_t half = h / 2;
+  float dn[512];
+  for (int64_t i = 0; i < half; i++) {
+    dn[i] = g[i] * cos[i] + g[i + half] * sin[i];
+    dn[i + half] = g[i + half] * cos[i] - g[i] * sin[i];
+  }
+  const float mean = dot3(w, dn, x, h) * s * s / h;
+  for (int64_t i = 0; i < h; i++) {
+    dw[i] += dn[i] * x[i] * s;
+    dx[i] += s * (w[i] * dn[i] - x[i] * mean);
+  }
+}
+
+struct Shape {
+  int64_t batch, time, heads, kv_heads, width;  // width of one head
+};
+
+// Scores to probabilities, row by row, over the keys that a query may see.
+static void causal_softmax(float* scores, int64_t t, int64_t ld, float scale) {
+  for (int64_t i = 0; i < t; i++) {
+    float* row = scores + i * ld;
+    const float top = largest(row, i + 1);
+    vf acc{};
+    for (int64_t j = i + 1; j < ld; j++) row[j] = -HUGE_VALF;
+    for (int64_t j = 0; j < ld; j += VL) {
+      const vf e = vexp((load(row + j) - splat(top)) * splat(scale));
+      store(row + j, e);
+      acc += e;
+    }
+    const vf inverse = splat(1.0f / total(acc));
+    for (int64_t j = 0; j < ld; j += VL) store(row + j, load(row + j) * inverse);
+  }
+}
+
+// The probabilities (batch, heads, time, ld) are kept for the backward pass.
+extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k, const float* v, const float* wq,
+                             const float* wk, const float* cos, const float* sin, float* out, float* probabilities) {
+  const int64_t T = s.time, h = s.width, ld = (T + VL - 1) / VL * VL, group = s.heads / s.kv_heads;
+  float *qr = scratch(3, T * h), *kr = scratch(4, T * h);
+  for (int64_t b = 0; b < s.batch; b++)
+    for (int64_t n = 0; n < s.heads; n++) {
+      const int64_t m = n / group, q_ld = s.heads * h, k_ld = s.kv_heads * h;
+      const float *qh = q + b * T * q_ld + n * h, *kh = k + b * T * k_ld + m * h, *vh = v + b * T * k_ld + m * h;
+      float* p = probabilities + (b * s.heads + n) * T * ld;
+      for (int64_t t = 0; t < T; t++) {
+        norm_rotate(qh + t * q_ld, wq, cos + t * h, sin + t * h, eps, h, qr + t * h);
+        norm_rotate(kh + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
+      }
+      gemm(T, T, h, qr, h, 1, kr, 1, h, p, ld, false);
+      causal_softmax(p, T, ld, 1.0f / std::sqrt(static_cast<float>(h)));
+      gemm(T, h, T, p, ld, 1, vh, k_ld, 1, out + b * T * q_ld + n * h, q_ld, false);
+    }
+}
+
+// The gradients dq, dk, dv, dwq, dwk come in as zeros.
+extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const float* k, const float* v,
+                                      const float* wq, const float* wk, const float* cos, const float* sin,
+                                      const float* probabilities, const float* dout, float* dq, float* dk, float* dv,
+                                      float* dwq, float* dwk) {
+  const int64_t T = s.time, h = s.width, ld = (T + VL - 1) / VL * VL, group = s.heads / s.kv_heads;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(h));
+  float *qr = scratch(3, T * h), *kr = scratch(4, T * h), *ds = scratch(5, T * ld), *dr = scratch(6, T * h),
+        *inverse = scratch(7, 2 * T);
+  for (int64_t b = 0; b < s.batch; b++)
+    for (int64_t n = 0; n < s.heads; n++) {
+      const int64_t m = n / group, q_ld = s.heads * h, k_ld = s.kv_heads * h;
+      const int64_t qo = b * T * q_ld + n * h, ko = b * T * k_ld + m * h;
+      const float* p = probabilities + (b * s.heads + n) * T * ld;
+      for (int64_t t = 0; t < T; t++) {
+        inverse[t] = norm_rotate(q + qo + t * q_ld, wq, cos + t * h, sin + t * h, eps, h, qr + t * h);
+        inverse[T + t] = norm_rotate(k + ko + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
+      }
+      gemm(T, h, T, p, 1, ld, dout + qo, q_ld, 1, dv + ko, k_ld, true);
+      gemm(T, T, h, dout + qo, q_ld, 1, v + ko, 1, k_ld, ds, ld, false);
+      for (int64_t t = 0; t < T; t++) {
+        const float *pt = p + t * ld;
+        float* dt = ds + t * ld;
+        const float mean = dot(pt, dt, t + 1);
+        for (int64_t j = 0; j < T; j++) dt[j] = pt[j] * (dt[j] - mean) * scale;
+      }
+      gemm(T, h, T, ds, ld, 1, kr, h, 1, dr, h, false);
+      for (int64_t t = 0; t < T; t++)
+        norm_rotate_backward(q + qo + t * q_ld, wq, cos + t * h, sin + t * h, inverse[t], h, dr + t * h,
+                             dq + qo + t * q_ld, dwq);
+      gemm(T, h, T, ds, 1, ld, qr, h, 1, dr, h, false);
+      for (int64_t t = 0; t < T; t++)
+        norm_rotate_backward(k + ko + t * k_ld, wk, cos + t * h, sin + t * h, inverse[T + t], h, dr + t * h,
+                             dk + ko + t * k_ld, dwk);
+    }
+}

@@ -1,0 +1,241 @@
+"""Triton kernels of activations for the GPU: finding one, and calling it on tensors of any strides.
+
+The kernel of a definition is a Python module, written to the cache folder from the symbolic tree (codegen/triton.py)
+and compiled by Triton for the GPU at hand when it is first called. Where Triton's interpreter is on (TRITON_INTERPRET=1
+before it is imported) the same functions compute on the CPU, slowly: that is how they are tested without a GPU.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nonlin.functions import Definition
+from nonlin.kernels import operands
+from nonlin.kernels.codegen import triton as triton_source
+from nonlin.kernels.codegen.emitter import cheap, rooted
+from nonlin.kernels.cpu import build
+from nonlin.kernels.torch.backend import reduce_to
+
+DEVICES = ("cuda",)
+"""Types of the devices whose tensors these kernels serve."""
+OLDEST = (3, 3)
+"""The first Triton whose functions return tuples as these do."""
+FAST, EXACT, DOUBLE = 0, 1, 2  # as in math.py
+_BLOCK = 1024  # elements that a program takes: 8 a thread, 16 bytes of a sixteen-bit type
+_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False, "sanitize_overflow": False}
+_SECOND_AXIS = 65535  # programs that CUDA allows along the second axis of a grid
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """The Triton functions of one definition, and whether its sixteen-bit results are computed the exact way."""
+
+    forward: Any
+    backward: Any
+    exact: bool
+
+    def kind(self, dtype: torch.dtype) -> int:
+        """Return how results of that dtype are computed."""
+        if dtype == torch.float64:
+            return DOUBLE
+        return EXACT if dtype == torch.float32 or self.exact else FAST
+
+
+@functools.cache
+def missing() -> str | None:
+    """Return why Triton cannot serve on this machine, or None."""
+    if os.environ.get("NONLIN_TRITON") == "0":
+        return "NONLIN_TRITON=0 turns Triton's kernels off"
+    try:
+        import triton
+    except ImportError:
+        return "Triton is not installed (pip install 'nonlin[gpu]')"
+    if tuple(int(part) for part in triton.__version__.split(".")[:2]) < OLDEST:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, OLDEST))}"
+    return None
+
+
+@functools.cache
+def find(definition: Definition) -> tuple[Kernel | None, str]:
+    """Return the kernel and where it comes from, or None and why there is none."""
+    if reason := missing():
+        return None, reason
+    try:
+        text = triton_source.module(definition)
+    except NotImplementedError as error:
+        return None, f"its formula has {error}, which the generator does not write"
+    try:
+        made = _imported(_written(text, triton_source.identity(definition)))
+    except OSError as error:
+        return None, f"its kernel cannot be written to {build.cache_folder()}: {error.strerror or error}"
+    import triton
+
+    by = "computed by Triton's interpreter" if interpreted() else f"compiled by Triton {triton.__version__}"
+    # Results that are often ties to round need divisions that are rounded once.
+    exact = cheap(definition) or rooted(definition)
+    return Kernel(made.forward, made.backward, exact), f"generated from its formula, {by}"
+
+
+def interpreted() -> bool:
+    """Return whether Triton's interpreter computes, on the CPU, in place of a GPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _written(text: str, identity: str) -> Path:
+    """Return the file that holds the module's text, which Triton reads: written whole, or found as it should be."""
+    target = build.cache_folder() / f"triton_{identity}.py"
+    if not target.exists() or target.read_text() != text:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            made.write_text(text)
+            os.replace(made, target)  # two processes may write at once: the last one wins, both are whole
+    return target
+
+
+def _imported(path: Path) -> Any:
+    name = f"nonlin_kernels_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    made = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:
+    """Return why the Triton kernels cannot read these tensors, or None."""
+    devices = {str(x.device) for x in (*inputs, *parameters)}
+    if len(devices) > 1:
+        return f"the tensors are on several devices: {', '.join(sorted(devices))}"
+    return operands.refusal(inputs, parameters)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call is cut into programs: tiles of ``tile`` (rows, columns), and whether offsets have 64 bits."""
+
+    rows: int
+    columns: int
+    tile: tuple[int, int]
+    grid: tuple[int, int]
+    row_axis: int
+    wide: bool
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """The kernel's arguments that say this."""
+        return {"WIDE": self.wide, "ROW_AXIS": self.row_axis, "ROWS": self.tile[0], "COLUMNS": self.tile[1]}
+
+
+def plan(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Plan:
+    """Return the plan for operands of ``rows`` x ``columns`` elements with these (row, column) strides.
+
+    Offsets have 64 bits where the last of any operand, or a place past the end that is masked out, needs more than 31.
+
+    >>> plan(1, 4096, [(0, 1)]).wide, plan(1, 2**31, [(0, 1)]).wide, plan(70000, 40000, [(65536, 1)]).wide
+    (False, True, True)
+    """
+    across = min(_BLOCK, 1 << max(columns - 1, 0).bit_length())
+    tile = (1 if rows == 1 else _BLOCK // across, across)
+    down, over = -(-rows // tile[0]), -(-columns // tile[1])
+    row_axis = 1 if down <= _SECOND_AXIS else 0
+    farthest = max((rows - 1) * row + (columns - 1) * column for row, column in [*steps, (columns, 1)])
+    wide = farthest + 2 * _BLOCK >= 2**31
+    return Plan(rows, columns, tile, (over, down) if row_axis else (down, over), row_axis, wide)
+
+
+def _pairs(tensors: Sequence[Tensor], steps: Sequence[tuple[int, int]]) -> int:
+    """Return 1 or 2 where two tensors alternate in one, the first or the second of them first, else 0."""
+    if len(tensors) != 2 or steps[0] != steps[1] or steps[0][1] != 2 or tensors[0].dtype != tensors[1].dtype:
+        return 0
+    apart = tensors[1].data_ptr() - tensors[0].data_ptr()
+    return {tensors[0].element_size(): 1, -tensors[0].element_size(): 2}.get(apart, 0)
+
+
+def _in_order(tensors: Sequence[Tensor], pairs: int) -> Sequence[Tensor]:
+    """Return the tensors, that first which begins the memory of a pair."""
+    return tensors[::-1] if pairs == 2 else tensors
+
+
+def _on(device: torch.device) -> Any:
+    """Launches go to the current device."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]) -> tuple[Sequence[Tensor], Plan, Any]:
+    """Return the tensors to read, copied where their strides are too many, the plan, and all strides."""
+    found = operands.layout(shape, [*read, *made])
+    if found is None:
+        read = [x.expand(shape).contiguous() for x in read]
+        found = operands.layout(shape, [*read, *made])
+        if found is None:
+            raise AssertionError("outputs of the kernels have at most two strides")
+    rows, columns, steps = found
+    return read, plan(rows, columns, steps), steps
+
+
+def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False) -> Tensor:
+    """Return the activation, contiguous; with ``over``, written over the first input where that has its shape.
+
+    A program reads its tile of every input before it writes there, and no other program reads that place.
+    """
+    shape = operands.common_shape(inputs)
+    over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
+    out = inputs[0] if over else inputs[0].new_empty(shape)
+    if out.numel():
+        read, cut, steps = _laid_out(shape, inputs, [out])
+        count = len(inputs)
+        pairs = _pairs(read, steps[:count])
+        with _on(out.device):
+            kernel.forward[cut.grid](
+                *_in_order(read, pairs), *parameters, out, cut.rows, cut.columns, *_flat(steps[:count]),
+                KIND=kernel.kind(out.dtype), PAIRS_IN=pairs, **cut.constants, **_OPTIONS)
+    return out
+
+
+def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+             want_value: bool = False, into: Sequence[Tensor] | None = None,
+             ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+    """Return the gradients by inputs and parameters, and the value, in one pass over memory.
+
+    ``into`` are tensors of the inputs' shape, with at most two strides, to write their gradients to. Sums for the
+    parameters are of parts that each program writes, added in a fixed order.
+    """
+    shape, dtype = operands.common_shape(inputs), inputs[0].dtype
+    # A broadcast input's gradient is a sum: of float32, rounded once.
+    outs = list(into) if into is not None else [
+        x.new_empty(shape, dtype=torch.float32 if dtype in _HALF and x.shape != shape else dtype) for x in inputs]
+    value = inputs[0].new_empty(shape) if want_value else None
+    learned = [torch.zeros_like(q) for q in parameters]
+    if shape.numel():
+        made = [*outs, value] if value is not None else outs
+        (*inputs_read, gradient), cut, steps = _laid_out(shape, [*inputs, gradient], made)
+        wide = torch.promote_types(dtype, torch.float32)
+        sums = outs[0] if not parameters else outs[0].new_empty(len(parameters), cut.grid[0] * cut.grid[1], dtype=wide)
+        count = len(inputs)
+        pairs, pairs_out = _pairs(inputs_read, steps[:count]), _pairs(outs, steps[count + 1:2 * count + 1])
+        with _on(outs[0].device):
+            kernel.backward[cut.grid](
+                *_in_order(inputs_read, pairs), *parameters, gradient, *_in_order(outs, pairs_out),
+                outs[0] if value is None else value, sums, cut.rows, cut.columns, *_flat(steps[:2 * count + 1]),
+                KIND=kernel.kind(dtype), PAIRS_IN=pairs, PAIRS_OUT=pairs_out, VALUE=want_value, **cut.constants,
+                **_OPTIONS)
+        if parameters:
+            totals = sums.sum(1, dtype=torch.float64)
+            learned = [t.reshape(q.shape).to(q.dtype, copy=True) for q, t in zip(parameters, totals, strict=True)]
+    return [reduce_to(d, x.shape).to(dtype) for d, x in zip(outs, inputs, strict=True)], learned, value
+
+
+def _flat(steps: Sequence[tuple[int, int]]) -> list[int]:
+    return [step for pair in steps for step in pair]

@@ -1,0 +1,101 @@
+"""``nonlin.accelerate(model)``: the feed-forward blocks of a loaded model computed by nonlin, in place, and back."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from nonlin.errors import UserError, rule
+from nonlin.patching.blocks import must_be_module
+from nonlin.patching.patch import install, recipe_of, uninstall
+from nonlin.patching.plan import Change, LeftAlone, change_of, class_name, grouped, plan_all
+from nonlin.patching.swap import unswap, was_swapped
+
+MEMORY = ("fast", "lean", "minimal")
+
+_ON_CPU = ("on a CPU, training keeps less memory and takes about the same time, sometimes a little more; measured in "
+           "docs/accelerate.md")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`accelerate` or :func:`restore` did; printed, it says it in a few lines."""
+
+    verb: str
+    changed: tuple[Change, ...]
+    left_alone: tuple[LeftAlone, ...] = ()
+    note: str = ""
+
+    def __str__(self) -> str:
+        lines = [f"{self.verb}: {len(self.changed)} of {len(self.changed) + len(self.left_alone)} feed-forward blocks"]
+        done = [(f"{c.kind}: {c.activation}, {c.layout}", c.name) for c in self.changed]
+        left = [(f"{c.kind} left alone: {c.reason}", c.name) for c in self.left_alone]
+        return "\n".join([*lines, *grouped(done), *grouped(left), *([f"  {self.note}"] if self.note else [])])
+
+
+def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any] | None = None) -> Report:
+    """Let nonlin compute the model's feed-forward blocks, in place, and return what was done and what was not.
+
+    Every block is proved equal to its replacement by computing before it is replaced: which activation it is and how
+    gate and up lie, then value and gradients in float64 on a copy of the first block of each kind, and the value of
+    every block in its own dtype. What cannot be proved equal is left alone, and the report says why. Weights are not
+    moved: names, ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes it.
+
+    ``memory`` is what a training step keeps of each block; see :func:`nonlin.kernels.feed_forward`. ``run()`` runs
+    the model on any input; it is needed only for a module of your own whose blocks cannot be called by themselves.
+    Hooks and adapters (peft) on a projection go on working: such a block computes through its projections' modules
+    and fuses the activation alone. Call it before FSDP2's ``fully_shard``.
+
+    Raises UserError where the model has no feed-forward block, or where none of them could be replaced (the model is
+    then untouched).
+
+    >>> from torch import nn
+    >>> from transformers import LlamaConfig, LlamaModel
+    >>> model = LlamaModel(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
+    ...                                num_attention_heads=2))
+    >>> print(accelerate(model))
+    accelerated: 2 of 2 feed-forward blocks
+      2 × LlamaMLP: swiglu, separate (layers.0.mlp … layers.1.mlp)
+      on a CPU, training keeps less memory and takes about the same time, sometimes a little more; measured in ...
+    """
+    if memory not in MEMORY:
+        raise UserError(rule("accelerate", "memory", f"be one of {', '.join(MEMORY)}", memory, "Choose one of them."))
+    plans, left = plan_all(model, memory, run)
+    if not plans:
+        raise UserError(f"accelerate: no feed-forward block of {type(model).__name__} could be replaced; the model is "
+                        "as it was.\n" + "\n".join(grouped([(f"{c.kind}: {c.reason}", c.name) for c in left])))
+    for made in plans:
+        install(made.block.module, made.recipe)
+    changed = tuple(change_of(made.block.module, made.block.name, made.recipe) for made in plans)
+    on_cpu = any(p.device.type == "cpu" for made in plans for p in made.block.module.parameters())
+    return Report("accelerated", changed, tuple(left), _ON_CPU if on_cpu else "")
+
+
+def restore(model: nn.Module, swapped: bool = True) -> Report:
+    """Give every block that :func:`accelerate` or :func:`swap` changed its own computation back; say which ones.
+
+    The model is then what it was, its weights as they are now, the configuration's activation included;
+    ``swapped=False`` keeps what a swap put in. A block that FSDP2 wrapped in the meantime is left alone, and the
+    report says so.
+
+    >>> from torch import nn
+    >>> print(restore(nn.Linear(2, 2)))
+    restored: 0 of 0 feed-forward blocks
+    """
+    must_be_module(model, "restore")
+    changed, left = [], []
+    for name, module in list(model.named_modules()):
+        recipe, by = recipe_of(module), was_swapped(module)
+        if recipe is None and (by is None or not swapped):
+            continue
+        if recipe is not None and by == "computation" and not swapped:
+            continue
+        if recipe is not None and not uninstall(module):
+            left.append(LeftAlone(name, class_name(module), "another class was put over it (FSDP2 does): restore "
+                                  "before fully_shard"))
+            continue
+        before = unswap(module) if by is not None and swapped else None
+        changed.append(Change(name, class_name(module), before or (recipe.definition.name if recipe else ""),
+                              recipe.layout if recipe else "its own computation"))
+    return Report("restored", tuple(changed), tuple(left))

@@ -1,0 +1,277 @@
+"""A model from where it lies: a Hugging Face folder, a GGUF file, nonlin's own folder, or a torch module in hand.
+
+Weights are read from safetensors and GGUF alone; nothing is unpickled, nothing is fetched, and code that a folder
+brings along runs only when asked for. What cannot be examined as it stands is refused, and left as it was.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nonlin.errors import UserError, rule
+from nonlin.patching.blocks import find_blocks
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_QUANTIZED = ("Linear8bitLt", "Linear4bit", "QuantLinear", "WQLinear", "FP8Linear", "Int8Params")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, its tokenizer (None where there is none), where it came from, and what is to be said about it."""
+
+    model: nn.Module
+    tokenizer: Any
+    source: str
+    notes: tuple[str, ...] = ()
+
+
+def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, device: str | None = None,
+         trust_remote_code: bool = False, call: str = "load") -> Loaded:
+    """Return the model at ``where`` in evaluation mode, with its tokenizer.
+
+    ``where`` is a folder with config.json and safetensors, a .gguf file, a folder that ``nonlin compare`` wrote, or
+    a module, which is taken as it is (``dtype`` and ``device`` do not apply). ``call`` names the caller in errors.
+
+    Raises UserError where there are no weights, a file is damaged, the weights are pickled, the architecture is
+    unknown or brings code of its own (unless ``trust_remote_code``), or the model has no feed-forward block or lies
+    quantized or on several devices.
+    """
+    if isinstance(where, nn.Module):
+        loaded = Loaded(where, None, type(where).__name__)
+    else:
+        if not isinstance(where, (str, Path)):
+            raise UserError(rule(call, "MODEL", "be a path or a torch module", where, "Pass the model's folder."))
+        path = Path(where)
+        if not path.exists():
+            raise UserError(rule(call, "MODEL", "be a folder or a .gguf file that exists", str(where),
+                                 "Download the model first, for example with: hf download NAME --local-dir FOLDER."))
+        with _quiet():
+            loaded = _load_path(path, dtype, trust_remote_code, call)
+    refuse(loaded.model, call)
+    if not find_blocks(loaded.model):
+        raise UserError(rule(call, "MODEL", "have a feed-forward block (a projection into a hidden width and one out "
+                             "of it)", loaded.source, "Pass a language model or any module with such a block."))
+    if not isinstance(where, nn.Module):
+        loaded.model.eval()
+        if device:
+            try:
+                loaded.model.to(device)
+            except (RuntimeError, AssertionError) as error:  # torch raises both where it was built without the device
+                raise UserError(rule(call, "device", "be one that this machine and this torch have", device,
+                                     "Leave it out to run on the CPU.")) from error
+    return loaded
+
+
+def refuse(model: nn.Module, call: str) -> None:
+    """Raise UserError where a model is quantized, without data, or spread over several devices; change nothing."""
+    kinds = sorted({type(m).__name__ for m in model.modules()} & set(_QUANTIZED))
+    whole = sorted({str(p.dtype) for p in model.parameters() if not p.is_floating_point()})
+    method = _quantization(getattr(model, "config", None))
+    if kinds or whole or method:
+        raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits",
+                             method or ", ".join(kinds or whole), "Load the checkpoint it was quantized from."))
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if "meta" in devices:
+        raise UserError(rule(call, "the model's weights", "be loaded", "parameters on the meta device",
+                             "Load the weights before the call."))
+    if len(devices) > 1:
+        raise UserError(rule(call, "the model", "lie on one device", ", ".join(devices),
+                             "Load it without device_map, or move it: model.to(device)."))
+
+
+def _quantization(config: Any) -> str | None:
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else getattr(found, "quant_method", None)
+    method = str(getattr(method, "value", method) or "a quantized checkpoint")
+    return None if method == "gguf" else method  # those were made floating-point when they were read
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and advice off the terminal while it loads."""
+    try:
+        from transformers.utils import logging
+    except ImportError:
+        yield
+        return
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # the bar of a GGUF's conversion heeds no setting
+            yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load_path(path: Path, dtype: torch.dtype, trust: bool, call: str) -> Loaded:
+    if path.is_dir() and (path / "nonlin.json").exists():
+        from nonlin.model.checkpoint import import_model
+
+        return Loaded(import_model(path), None, str(path), ("the folder is nonlin's own form: its tokenizer is not "
+                                                            "read",))
+    _needs("transformers", call)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(rule(call, "MODEL", "be a folder, or a file that ends in .gguf", str(path),
+                                 "Pass the folder that holds config.json."))
+        _check_gguf(path, call)
+        return _from_pretrained(path.parent, dtype, False, call, gguf_file=path.name)
+    ggufs = sorted(path.glob("*.gguf"))
+    if not (path / "config.json").exists():
+        if len(ggufs) == 1:
+            return _load_path(ggufs[0], dtype, trust, call)
+        raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
+                             "Pass the folder of a Hugging Face model, or name the .gguf file."))
+    config = _read_config(path, call)
+    if config.get("auto_map") and not trust:
+        raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names "
+                             f"{', '.join(map(str, config['auto_map'].values()))}",
+                             "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "a quantized checkpoint")
+        raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits", method,
+                             "Load the checkpoint it was quantized from."))
+    _check_weights(path, call)
+    return _from_pretrained(path, dtype, trust, call, architectures=config.get("architectures") or [])
+
+
+def _needs(package: str, call: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{call}: reading this model must have the package {package!r}; it is not installed. "
+                        "Install it: pip install 'nonlin[hf]'.")
+
+
+def _read_config(path: Path, call: str) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{call}: {path / 'config.json'} must be JSON; {error}. Download it again.") from error
+    if not isinstance(config, dict):
+        raise UserError(rule(call, str(path / "config.json"), "be a JSON object", config, "Download it again."))
+    return config
+
+
+def _check_weights(path: Path, call: str) -> None:
+    """Raise where the folder's weights are missing, pickled, incomplete or damaged, before anything is built."""
+    from safetensors import SafetensorError, safe_open
+
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        pickled = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLED)
+        if pickled:
+            raise UserError(rule(call, "MODEL", "hold safetensors, since pickled weights can run any code", f"{path} "
+                                 f"with {', '.join(pickled[:3])}", "Where you trust them, convert them once: "
+                                 f"AutoModel.from_pretrained({str(path)!r}).save_pretrained(NEW_FOLDER)."))
+        raise UserError(rule(call, "MODEL", "hold weights (*.safetensors)", f"{path}, which has none",
+                             "Download the weights too, not the configuration alone."))
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{call}: {index} must be JSON with a weight_map; {type(error).__name__}: {error}. "
+                            "Download it again.") from error
+        missing = sorted(wanted - {f.name for f in files})
+        if missing:
+            raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"
+                                 + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+                                 "Download the rest."))
+    for file in files:
+        try:
+            with safe_open(file, "pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{call}: {file} must be a whole safetensors file; {error}. Download it again.") from error
+
+
+def _check_gguf(path: Path, call: str) -> None:
+    _needs("gguf", call)
+    with path.open("rb") as opened:
+        magic = opened.read(4)
+    if magic != b"GGUF":
+        raise UserError(rule(call, str(path), "be a whole GGUF file, which begins with the letters GGUF", magic,
+                             "Download it again."))
+
+
+def _class(architectures: list[str]) -> Any:
+    """The class that the configuration names, where transformers has it; else the one for its kind."""
+    import transformers
+
+    for name in architectures:
+        found = getattr(transformers, name, None)
+        if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
+            return found
+    return transformers.AutoModelForCausalLM
+
+
+def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, gguf_file: str | None = None,
+                     architectures: list[str] | None = None) -> Loaded:
+    import transformers
+
+    options: dict[str, Any] = {"local_files_only": True, "dtype": dtype, "trust_remote_code": trust}
+    if gguf_file:
+        _needs("accelerate", call)
+        options["gguf_file"] = gguf_file
+    else:
+        options["use_safetensors"] = True
+    cls = _class(architectures or [])
+    shown = str(folder / gguf_file) if gguf_file else str(folder)
+    try:
+        try:
+            model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
+        except ValueError:
+            if cls is not transformers.AutoModelForCausalLM:
+                raise
+            model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
+    except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
+        what = "a whole GGUF file of a model" if gguf_file else "a model"
+        why = (str(error).strip() or "no message").splitlines()[0][:200]
+        raise UserError(f"{call}: {shown} must be {what} that transformers {transformers.__version__} can build; "
+                        f"{type(error).__name__}: {why}. Check or download it again, or load "
+                        "the model yourself and pass the module.") from error
+    notes = _missing(model, info, call, shown)
+    tokenizer, note = _tokenizer(folder, trust, gguf_file)
+    return Loaded(model, tokenizer, shown, (*notes, *([note] if note else [])))
+
+
+def _missing(model: nn.Module, info: Any, call: str, shown: str) -> list[str]:
+    missing = sorted(info.get("missing_keys") or []) if isinstance(info, dict) else sorted(info.missing_keys)
+    of_blocks = {p.parameter_name for b in find_blocks(model) for p in b.projections.values()}
+    lost = [name for name in missing if name in of_blocks]
+    if lost:
+        raise UserError(rule(call, "MODEL", "hold the weights of its feed-forward blocks", f"{shown} without {lost[0]}"
+                             + (f" and {len(lost) - 1} more" if len(lost) > 1 else ""),
+                             "Check that config.json belongs to these weights."))
+    if not missing:
+        return []
+    return [f"{len(missing)} of the model's weights are not in the file and were drawn at random: "
+            f"{', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}"]
+
+
+def _tokenizer(folder: Path, trust: bool, gguf_file: str | None) -> tuple[Any, str]:
+    import transformers
+
+    options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    if not gguf_file and not any((folder / name).exists() for name in _TOKENIZERS):
+        return None, "the folder has no tokenizer"  # transformers would make an empty one from the configuration
+    try:
+        made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust,
+                                                          **options)
+    except Exception as error:  # a missing tokenizer is no reason not to look at the weights
+        return None, f"its tokenizer could not be read ({type(error).__name__})"
+    return made, ""

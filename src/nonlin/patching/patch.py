@@ -1,0 +1,224 @@
+"""A feed-forward block that computes by nonlin: the block's own module, its class exchanged and nothing else.
+
+The weights stay where they are, so that a checkpoint's names, an optimizer and an adapter keep what they hold. The
+class is a subclass of the block's own, of the same name: ``isinstance``, hooks, copies and pickles go on working.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from nonlin import functional
+from nonlin.functions import Definition, get, names
+from nonlin.functions.registry import spell
+from nonlin.kernels.ffn import api as ffn
+from nonlin.nn.modules import altered, hooked_everywhere
+
+Style = Literal["block", "layer", "experts"]
+"""What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
+
+_KEY = "_nonlin_recipe"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a block is computed; the parts are named by their paths within the block's module.
+
+    ``layout`` is "plain", "separate", "concatenated" or "interleaved"; in the last two ``up`` names the packed
+    projection. ``activation`` names the module that holds the learnable parameters. ``fused`` lists the projections'
+    classes that were proved to be a plain matrix product.
+    """
+
+    definition: Definition
+    style: Style
+    layout: str
+    gate_first: bool = True
+    gate: str | None = None
+    up: str = ""
+    down: str = ""
+    activation: str | None = None
+    hidden_dropout: str | None = None
+    out_dropout: str | None = None
+    argument: str = "x"
+    fused: tuple[type, ...] = ()
+    memory: str = "lean"
+
+    def __post_init__(self) -> None:
+        # Made once: a compiler that traces a call need not see how.
+        packed = self.layout in ("concatenated", "interleaved")
+        object.__setattr__(self, "call", (functional.packed if packed else functional.activation)(self.definition))
+        object.__setattr__(self, "text", "" if self.definition.expr is None else spell(self.definition))
+
+    def __deepcopy__(self, memo: Any) -> "Recipe":
+        return self  # nothing in it changes, and kernels are kept by the definition itself
+
+    def __reduce__(self) -> Any:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        known = self.definition.name in names() and get(self.definition.name) is self.definition
+        return _recipe, (values | {"definition": self.definition.name if known else self.definition},)
+
+
+def _recipe(values: dict[str, Any]) -> Recipe:
+    values["definition"] = get(values["definition"])
+    return Recipe(**values)
+
+
+class Replaced:
+    """What the classes of replaced blocks have in common."""
+
+    _nonlin_base: type
+    _nonlin_style: Style
+
+    def _get_name(self) -> str:
+        return f"{self._nonlin_base.__name__}[nonlin: {recipe_of(self).definition.name}]"  # type: ignore[arg-type]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _made, (self._nonlin_base, self._nonlin_style), self.__dict__
+
+
+class _Block(Replaced):
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        recipe = self.__dict__[_KEY]
+        return compute(self, recipe, args[0] if args else kwargs[recipe.argument])  # type: ignore[arg-type]
+
+
+class _Layer(Replaced):
+    output: Any
+
+    def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        out = compute(self, self.__dict__[_KEY], attention_output)  # type: ignore[arg-type]
+        return self.output.LayerNorm(out + attention_output)
+
+
+class _Experts(Replaced):
+    def _apply_gate(self, gate_up: Tensor) -> Tensor:
+        return activate(self, self.__dict__[_KEY], gate_up)  # type: ignore[arg-type]
+
+
+_MIXINS: dict[str, type] = {"block": _Block, "layer": _Layer, "experts": _Experts}
+
+
+@functools.cache
+def _class(base: type, style: Style) -> type:
+    own = {"__module__": base.__module__, "__qualname__": base.__qualname__, "_nonlin_base": base,
+           "_nonlin_style": style}
+    return type(base.__name__, (_MIXINS[style], base), own)
+
+
+def _made(base: type, style: Style) -> Any:
+    cls: Any = _class(base, style)
+    return cls.__new__(cls)
+
+
+def recipe_of(module: nn.Module) -> Recipe | None:
+    """Return the recipe of a replaced block, or None for any other module."""
+    return module.__dict__.get(_KEY)
+
+
+def install(module: nn.Module, recipe: Recipe) -> None:
+    """Let the block's module compute by the recipe; a block that is replaced already gets the new one."""
+    if recipe_of(module) is None:
+        module.__class__ = _class(type(module), recipe.style)
+    module.__dict__[_KEY] = recipe
+
+
+def uninstall(module: nn.Module) -> bool:
+    """Give the module its own class back; return False where another class (FSDP2's) was put over ours."""
+    base = type(module).__dict__.get("_nonlin_base")
+    if base is None:
+        return False
+    module.__class__ = base
+    del module.__dict__[_KEY]
+    return True
+
+
+def part(module: nn.Module, path: str) -> Any:
+    """Return the part of a module at a path like "output.dense"; the module itself for ""."""
+    found: Any = module._modules.get(path)  # most are children, and a module's own getattr is slow
+    if found is not None:
+        return found
+    found = module
+    for name in path.split(".") if path else ():
+        found = getattr(found, name)
+    return found
+
+
+def learned(module: nn.Module, recipe: Recipe) -> Mapping[str, Tensor]:
+    """Return the activation's learnable parameters, where the block keeps them."""
+    if recipe.activation is None:
+        return {}
+    holder = part(module, recipe.activation)
+    return {q.name: getattr(holder, q.name) for q in recipe.definition.parameters}
+
+
+def activate(module: nn.Module, recipe: Recipe, *products: Tensor) -> Tensor:
+    """Return the activation of the products: (gate, up), a packed product, or (up,)."""
+    call: Any = recipe.call  # type: ignore[attr-defined]
+    if recipe.layout in ("concatenated", "interleaved"):
+        return call(*products, layout=recipe.layout, first="gate" if recipe.gate_first else "up",
+                    **learned(module, recipe))
+    return call(*products, **learned(module, recipe))
+
+
+def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
+    """Return the block's output (..., D) of x (..., D), what follows the down projection's dropout left out.
+
+    In one operation where every projection is a plain matrix product; through the projections' modules, with the
+    activation fused, where an adapter, a hook, a shard or a dropout in the middle needs them called.
+    """
+    up, down = part(module, recipe.up), part(module, recipe.down)
+    gate = None if recipe.gate is None else part(module, recipe.gate)
+    dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
+    if dropout is not None and not (dropout.training and dropout.p > 0):
+        dropout = None
+    tensors = None
+    if dropout is None and recipe.definition.expr is not None and not hooked_everywhere():
+        tensors = _tensors(x, (gate, up, down), recipe)
+    if tensors is not None:
+        out = _in_one(module, recipe, tensors)
+    else:
+        hidden = activate(module, recipe, *(p(x) for p in (gate, up) if p is not None))
+        if dropout is not None:
+            hidden = dropout(hidden)
+        stored = getattr(down, "weight", None)
+        if isinstance(stored, Tensor) and stored.dtype.is_floating_point and _autocasts(hidden) is False:
+            hidden = hidden.to(stored.dtype)  # T5 keeps the last projection in float32
+        out = down(hidden)
+    return out if recipe.out_dropout is None else part(module, recipe.out_dropout)(out)
+
+
+def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[Any] | None:
+    """Return x, the weights as (out, in), and the biases; None where a projection must be called as a module."""
+    weights, biases = [], []
+    for p in projections:
+        if p is None:
+            weights.append(None)
+            biases.append(None)
+            continue
+        if altered(p, recipe.fused) is not None:
+            return None
+        own = p._parameters
+        weight = own["weight"] if own.get("weight") is not None else p.weight
+        if weight.dtype is not x.dtype and not _autocasts(x):
+            return None
+        weights.append(weight.t() if "nf" in p.__dict__ else weight)  # Conv1D stores it the other way round
+        biases.append(own.get("bias"))
+    return [x, *weights, *biases]
+
+
+def _in_one(module: nn.Module, recipe: Recipe, tensors: list[Any]) -> Tensor:
+    """Compute the block from its tensors. They were proved to fit: checking again costs as much as a small product."""
+    if not recipe.definition.parameters:
+        return ffn.run(ffn.autocast(tensors), None, recipe.text, recipe.layout,  # type: ignore[attr-defined]
+                         not recipe.gate_first, recipe.memory)
+    return ffn.feed_forward(
+        *tensors, activation=recipe.definition, parameters=learned(module, recipe), memory=recipe.memory,
+        layout="separate" if recipe.layout == "plain" else recipe.layout, first="gate" if recipe.gate_first else "up")
+
+
+def _autocasts(x: Tensor) -> bool:
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)

@@ -1,0 +1,118 @@
+"""A proved plan for every feed-forward block of a model, and the reason for each that gets none."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from nonlin.errors import UserError, rule
+from nonlin.functions import Definition
+from nonlin.functions.registry import gated_by
+from nonlin.nn import Activation
+from nonlin.patching.blocks import Block, find_blocks, must_be_module
+from nonlin.patching.identification import Identified, Match, identify_all
+from nonlin.patching.patch import Recipe, recipe_of
+from nonlin.patching.verify import Plan, Refused, plan, prove, refuse_weights
+
+
+@dataclass(frozen=True)
+class Change:
+    """One block that was replaced: its name in the model, its class, its activation and how its weights lie."""
+
+    name: str
+    kind: str
+    activation: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """One block that was not touched, and why."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+def change_of(module: nn.Module, name: str, recipe: Recipe) -> Change:
+    """Return the record of a block computed by a recipe."""
+    return Change(name, class_name(module), recipe.definition.name, recipe.layout)
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the name of the module's own class, whether it is replaced or not."""
+    return getattr(type(module), "_nonlin_base", type(module)).__name__
+
+
+def grouped(rows: list[tuple[str, str]]) -> Iterator[str]:
+    """Write rows of (text, block's name), those of one text in one line."""
+    for text, count in Counter(text for text, _ in rows).items():
+        names = [name or "the module itself" for t, name in rows if t == text]
+        shown = names[0] if count == 1 else f"{names[0]} … {names[-1]}"
+        yield f"  {count} × {text} ({shown})"
+
+
+def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call: str = "accelerate"
+             ) -> tuple[list[Plan], list[LeftAlone]]:
+    """Return a proved plan of every block that can be replaced, and the blocks that cannot, with the reason."""
+    must_be_module(model, call)
+    blocks = find_blocks(model)
+    if not blocks:
+        raise UserError(rule(call, "model", "have a feed-forward block (a projection into a hidden width and "
+                             "one out of it)", type(model).__name__, "Pass a language model."))
+    left: list[LeftAlone] = []
+    able = []
+    for block in blocks:
+        try:
+            if recipe_of(block.module) is not None:
+                raise Refused("it is accelerated already: call nonlin.restore(model) first to change how")
+            refuse_weights(block)
+            able.append(block)
+        except Refused as error:
+            left.append(LeftAlone(block.name, class_name(block.module), str(error)))
+    plans, proved, refused = [], set(), {}
+    for block, found in zip(able, identify_all(model, able, run), strict=True):
+        try:
+            plans.append(_proved(block, found, memory, proved, refused))
+        except Refused as error:
+            left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
+    order = {block.name: i for i, block in enumerate(blocks)}
+    return plans, sorted(left, key=lambda c: order[c.name])
+
+
+def _stated(block: Block) -> Iterator[Match]:
+    """What the block's own nonlin.nn.Activation says: learned values may stand where a constant would do as well."""
+    modules = (m for m in block.module.modules() if isinstance(m, Activation))
+    act: Definition | None = next((m.definition for m in modules), None)  # type: ignore[assignment]
+    if act is None or act.kind != "pointwise":
+        return
+    layouts = {"packed": ("packed", "interleaved"), "interleaved": ("interleaved", "packed")}
+    for layout in layouts.get(block.layout, (block.layout,)):
+        for gate_first in (True, False) if block.gated else (True,):
+            yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
+
+
+def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Plan:
+    """Return the block's plan, proved; the costly part once for blocks of one kind.
+
+    Where the activations that fit cannot be told apart in the block's own dtype, the proof in float64 decides.
+    """
+    matches = list(found.matches) if found.status in ("found", "ambiguous") else []
+    reason = "" if matches else found.reason
+    for match in (*matches, *_stated(block)):
+        made = plan(block, match, memory)
+        if made.kind in refused:
+            reason = reason or refused[made.kind]
+            continue
+        try:
+            prove(made, sharp=made.kind not in proved)
+        except Refused as error:
+            reason = reason or str(error)
+            if made.kind not in proved:
+                refused[made.kind] = str(error)
+            continue
+        proved.add(made.kind)
+        return made
+    raise Refused(reason)

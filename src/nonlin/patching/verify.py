@@ -1,0 +1,311 @@
+"""Proof by computing that a block and its replacement are the same function, value and gradients.
+
+A block is run beside its replacement on random inputs of many sizes: once in float64, on a copy, where equality is
+sharp and gradients and training mode are compared too, and then as it stands, in its own dtype.
+"""
+
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin.functions import Definition
+from nonlin.patching.blocks import Block, split
+from nonlin.patching.identification import Match, evaluating
+from nonlin.patching.patch import Recipe, install, part, uninstall
+
+_SIZES = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0)  # of the inputs' rows: clamps and tails are reached
+_SHARP = 1e-6  # of a row's norm, in float64: a block may compute parts in float32, whose epsilon is 1.2e-7
+_ROUNDINGS = 8.0  # of a row's norm, in the block's own epsilon: both sides round a handful of times
+
+
+class Refused(Exception):
+    """Why a block cannot be proved equal to its replacement."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a block is to be replaced by, and a key that is equal for blocks of one kind."""
+
+    block: Block
+    recipe: Recipe
+    kind: Any
+
+
+def plan(block: Block, match: Match, memory: str) -> Plan:
+    """Return how a block that was identified is replaced; raise Refused, with the reason, where it cannot be."""
+    definition, module = match.definition, block.module
+    if block.experts:
+        return _of_experts(block, definition, match.gate_first, memory)
+    if block.gated:
+        block = block.with_layout(match.layout, match.gate_first)
+    style = "layer" if hasattr(module, "feed_forward_chunk") else "block"
+    paths = {role: _within(block, p.name) for role, p in block.projections.items()}
+    packed = block.layout in ("packed", "interleaved")
+    recipe = Recipe(
+        definition, style, {"packed": "concatenated"}.get(block.layout, block.layout),
+        gate_first=not packed or match.gate_first, gate=None if packed else paths.get("gate"),
+        up=paths["up"], down=paths["down"], activation=_holder(block, definition), argument=_argument(module, style),
+        fused=tuple({type(p.module) for p in block.projections.values() if _is_product(p.module)}), memory=memory)
+    recipe = _with_dropouts(block, recipe)
+    kind = (type(module), recipe, tuple(
+        (name, type(m), m.training, getattr(m, "p", None)) for name, m in module.named_modules()))
+    return Plan(block, recipe, kind)
+
+
+def _within(block: Block, name: str) -> str:
+    return name[len(block.name) + 1:] if block.name else name
+
+
+def _function(module: nn.Module, style: str) -> Callable[..., Tensor]:
+    return module.feed_forward_chunk if style == "layer" else module.forward  # type: ignore[return-value]
+
+
+def _argument(module: nn.Module, style: str) -> str:
+    """The name of the block's one argument; other arguments would be lost."""
+    if "forward" in module.__dict__ or hasattr(module, "_hf_hook"):
+        raise Refused("its forward is wrapped by something else (accelerate's hooks for several devices do that)")
+    function = _function(module, style)
+    names = [q.name for q in inspect.signature(function).parameters.values() if q.kind != q.VAR_KEYWORD]
+    if len(names) != 1:
+        raise Refused(f"it takes more than its input ({', '.join(names)}): it is more than a feed-forward block")
+    return names[0]
+
+
+def _is_product(module: nn.Module) -> bool:
+    """Whether a projection may be a plain matrix product: it has a weight, a bias, and no parts."""
+    own = {name for name, _ in module.named_parameters()} | {name for name, _ in module.named_buffers()}
+    return not list(module.children()) and own <= {"weight", "bias"}
+
+
+def _holder(block: Block, definition: Definition) -> str | None:
+    """The path of the module that holds the activation's learnable parameters."""
+    if not definition.parameters:
+        return None
+    wanted = {q.name for q in definition.parameters}
+    for path, module in block.module.named_modules():
+        if wanted <= {name for name, _ in module.named_parameters(recurse=False)}:
+            return path
+    raise Refused(f"it computes {definition.name}, and where it keeps {', '.join(sorted(wanted))} was not found")
+
+
+def refuse_weights(block: Block) -> None:
+    """Raise Refused for weights that are not plain tensors on one device."""
+    tensors = [t for p in block.projections.values() for t in p.module.parameters()]
+    for tensor in tensors:
+        if tensor.is_complex():
+            raise Refused(f"its weights are {tensor.dtype}, not real numbers")
+        if not tensor.is_floating_point():
+            raise Refused(f"its weights are {tensor.dtype}: quantized weights stay as they are")
+        if type(tensor) not in (nn.Parameter, Tensor):
+            kind = type(tensor.data).__name__ if type(tensor) is nn.Parameter else type(tensor).__name__
+            raise Refused(f"its weights are {kind}, not plain tensors (for FSDP2, accelerate before fully_shard)")
+    if len({t.device for t in tensors}) > 1:
+        raise Refused("its weights lie on several devices")
+    if any(t.device.type == "meta" for t in tensors):
+        raise Refused("its weights are not loaded (meta device)")
+    if not all(bool(t.detach().isfinite().all()) for t in tensors):
+        raise Refused("its weights hold infinite numbers or nan, with which nothing can be compared")
+
+
+def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: str) -> Plan:
+    module: Any = block.module
+    if not block.gated or definition.parameters:
+        raise Refused("its experts are not of the form act(gate) * up without parameters")
+    used: list[int] = []
+    original = module._apply_gate
+    module._apply_gate = lambda packed: (used.append(1), original(packed))[1]
+    weight = block.down.weight
+    x = torch.zeros(2, block.dim, dtype=weight.dtype, device=weight.device)
+    chosen = torch.zeros(2, 1, dtype=torch.long, device=weight.device)
+    try:
+        with torch.no_grad():
+            module(x, chosen, torch.ones(2, 1, dtype=weight.dtype, device=weight.device))
+    except Exception as error:
+        raise Refused(f"its experts cannot be called alone ({type(error).__name__}: {error})") from error
+    finally:
+        del module.__dict__["_apply_gate"]
+    if not used:
+        raise Refused("its experts write the activation inside their loop: call "
+                      "model.set_experts_implementation('grouped_mm') first")
+    layout = "interleaved" if block.layout == "interleaved" else "concatenated"
+    recipe = Recipe(definition, "experts", layout, gate_first=gate_first, memory=memory)
+    return Plan(block, recipe, (type(module), definition.name, recipe.layout, gate_first))
+
+
+def prove(made: Plan, sharp: bool) -> None:
+    """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy."""
+    if sharp:
+        twin = copy.deepcopy(made.block.module).double()
+        other = replace(made.block, module=twin)
+        _compare(other, made.recipe, _SHARP, "in float64")
+        if made.recipe.style != "experts":
+            _compare_gradients(other, made.recipe)
+            _compare_training(other, made.recipe)
+    eps = torch.finfo(_dtype(made.block)).eps
+    _compare(made.block, made.recipe, _ROUNDINGS * eps, f"in {str(_dtype(made.block)).removeprefix('torch.')}")
+
+
+def _dtype(block: Block) -> torch.dtype:
+    return next(p for p in block.module.parameters() if p.is_floating_point()).dtype
+
+
+def inputs(block: Block, recipe: Recipe, rows: int = 4) -> Tensor:
+    """Return random rows of several sizes in the block's dtype: (1, N, D), or what experts activate (N, 2 H)."""
+    some = next(block.module.parameters())
+    width = 2 * block.hidden if recipe.style == "experts" else block.dim
+    x = torch.randn(len(_SIZES), rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (x * torch.tensor(_SIZES, dtype=torch.float64)[:, None, None]).flatten(0, 1)
+    x = x.to(some.device, _dtype(block))
+    return x if recipe.style == "experts" else x[None]
+
+
+@contextlib.contextmanager
+def replaced(module: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Replace the block for a moment."""
+    install(module, recipe)
+    try:
+        yield
+    finally:
+        uninstall(module)
+
+
+def _run(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
+    if recipe.style == "experts":
+        return block.module._apply_gate(x)  # type: ignore[operator]
+    return _function(block.module, recipe.style)(x)
+
+
+def _compare(block: Block, recipe: Recipe, tolerance: float, where: str) -> None:
+    x = inputs(block, recipe)
+    with torch.no_grad(), evaluating(block.module):
+        expected = _attempt(block, recipe, x)
+        with replaced(block.module, recipe):
+            got = _run(block, recipe, x)
+    _equal(got, expected, tolerance, f"the outputs differ {where}")
+
+
+def _attempt(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
+    try:
+        out = _run(block, recipe, x)
+    except Exception as error:  # any code may stand in a block; what it raised is the reason given
+        raise Refused(f"it cannot be run alone ({type(error).__name__}: {error})") from error
+    if not isinstance(out, Tensor):
+        raise Refused(f"it returns {type(out).__name__}, not a tensor")
+    return out
+
+
+def _equal(got: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        raise Refused(f"{what}: {tuple(got.shape)} {got.dtype} for {tuple(expected.shape)} {expected.dtype}")
+    got, expected = got.double(), expected.double()
+    size = expected.norm(dim=-1)
+    off = (got - expected).norm(dim=-1) / torch.where(size > 0, size, torch.ones_like(size))
+    worst = float(torch.nan_to_num(off, nan=float("inf")).max())
+    if not worst <= tolerance:
+        raise Refused(f"{what}, by {worst:.2g} of a row's norm: something stands in the block beside projections and "
+                      "activation")
+
+
+def _compare_gradients(block: Block, recipe: Recipe) -> None:
+    """Compare the gradients by the input and by every parameter, in evaluation mode."""
+    x = inputs(block, recipe)
+    parameters = [q for q in block.module.parameters() if q.is_floating_point()]
+    for q in parameters:
+        q.requires_grad_(True)
+
+    def gradients() -> list[Tensor]:
+        leaf = x.clone().requires_grad_(True)
+        out = _run(block, recipe, leaf)
+        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+        found = torch.autograd.grad((out * towards.to(out.device)).sum(), [leaf, *parameters], allow_unused=True,
+                                    materialize_grads=True)
+        return [g.flatten() for g in found]
+
+    with torch.enable_grad(), evaluating(block.module):
+        expected = gradients()
+        with replaced(block.module, recipe):
+            got = gradients()
+    for a, b in zip(got, expected, strict=True):
+        _equal(a, b, _SHARP, "the gradients differ")
+
+
+def _compare_training(block: Block, recipe: Recipe) -> None:
+    """Compare block and replacement in training mode, with the dropouts that we know of set to 0."""
+    block.module.train()
+    for module in block.module.modules():
+        if type(module) is nn.Dropout:
+            module.p = 0.0
+    x = inputs(block, recipe)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        expected = _run(block, recipe, x)
+        with replaced(block.module, recipe):
+            got = _run(block, recipe, x)
+    try:
+        _equal(got, expected, _SHARP, "")
+    except Refused as error:
+        raise Refused("it computes something else in training mode than in evaluation, which is no dropout module"
+                      ) from error
+
+
+def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
+    """Return the recipe with its dropout modules placed, found by what passes through them."""
+    module, down = block.module, part(block.module, recipe.down)
+    inside = [_within(block, p.name) for p in block.projections.values()]
+    dropouts = [(path, m) for path, m in module.named_modules()
+                if isinstance(m, nn.Dropout) and not any(path.startswith(f"{p}.") for p in inside)]
+    seen: dict[str, Tensor] = {}
+    handles = [m.register_forward_pre_hook(lambda _, args, path=path: seen.__setitem__(path, args[0]))
+               for path, m in [*dropouts, ("down", down)]]
+    handles.append(down.register_forward_hook(lambda _, args, out: seen.__setitem__("out", out)))
+    try:
+        with torch.no_grad(), evaluating(module):
+            _attempt(block, recipe, inputs(block, recipe, rows=1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, dropout in dropouts:
+        if path not in seen:
+            continue  # a layer's other dropouts
+        if "down" in seen and seen[path].shape == seen["down"].shape and torch.equal(seen[path], seen["down"]):
+            recipe = replace(recipe, hidden_dropout=path)
+        elif "out" in seen and seen[path].shape == seen["out"].shape and torch.equal(seen[path], seen["out"]):
+            recipe = replace(recipe, out_dropout=path)
+        elif dropout.p > 0:
+            raise Refused(f"its dropout {path} is neither on the hidden values nor on the output")
+    return recipe
+
+
+
+def activation_path(made: Plan) -> str | None:
+    """Return the path of the one module that the block calls on what its gate (or its only product) gives; or None."""
+    module, recipe, gate = made.block.module, made.recipe, made.block.gate
+    known = {recipe.up, recipe.down, recipe.gate, recipe.hidden_dropout, recipe.out_dropout}
+    x = inputs(made.block, recipe, rows=1)
+    products = [split(x, gate.part)] if recipe.style == "experts" and gate is not None else []
+    seen: list[str] = []
+
+    def product(_: Any, args: Any, out: Tensor) -> None:
+        products.append(out if gate is None else gate.output(out))
+
+    def called(path: str) -> Callable[..., None]:
+        def hook(_: Any, args: Any) -> None:
+            if products and args and args[0].shape == products[-1].shape and torch.equal(args[0], products[-1]):
+                seen.append(path)
+        return hook
+
+    handles = [] if products else [part(module, recipe.gate or recipe.up).register_forward_hook(product)]
+    handles += [m.register_forward_pre_hook(called(path)) for path, m in module.named_modules()
+                if path and path not in known]
+    try:
+        with torch.no_grad(), evaluating(module):
+            _run(made.block, recipe, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen[0] if len(seen) == 1 else None
