@@ -50,7 +50,7 @@ bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)
 
 bench-accelerate: $(READY)
-	$(BIN)/python benchmarks/accelerate_models.py $(ARGS)
+	$(BIN)/python -m benchmarks.accelerate_models $(ARGS)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

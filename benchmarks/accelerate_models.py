@@ -7,7 +7,7 @@ Before and after share their weights and alternate in rounds, in one process; me
 * ``minilm``: embedding 8 texts of 128 tokens, and a training step on them.
 * ``families``: one feed-forward block of every family, width 512, 512 tokens: forward, forward and backward.
 
-    python benchmarks/accelerate_models.py [smollm2] [minilm] [families] [--only llama,bert] [--rounds 7]
+    python -m benchmarks.accelerate_models [smollm2] [minilm] [families] [--only llama,bert] [--rounds 7]
                                            [--dtype float32] [--json FILE]
 
 A part, or a few families, can be measured at a time: what FILE holds of the same dtype and machine is kept.
@@ -26,8 +26,6 @@ import torch
 import nonlin
 from nonlin.patching.blocks import find_blocks
 from nonlin.training.machine import describe
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "model"))
 
 
 def twins(model, memory="lean"):
@@ -94,7 +92,7 @@ def _memory(pair, forward):
 
 def smollm2(dtype, rounds):
     """Prefill, decode and a training step of SmolLM2-135M."""
-    import real
+    from tests.patching import real
 
     loaded = nonlin.patching.load(real.smollm2(), dtype=dtype)
     pair = twins(loaded.model)
@@ -116,7 +114,7 @@ def smollm2(dtype, rounds):
 
 def minilm(dtype, rounds):
     """Embedding and a training step of MiniLM-L6."""
-    import real
+    from tests.patching import real
 
     pair = twins(nonlin.patching.load(real.minilm(), dtype=dtype).model)
     ids = torch.randint(1000, 20000, (8, 128), generator=torch.Generator().manual_seed(0))
@@ -131,8 +129,8 @@ def minilm(dtype, rounds):
 
 def families(dtype, rounds, only=()):
     """One block of every family, or of those that are named."""
-    from accelerated import awake
-    from families import FAMILIES
+    from tests.patching.accelerated import awake
+    from tests.patching.families import FAMILIES
 
     x = torch.randn(1, 512, 512, generator=torch.Generator().manual_seed(0)).to(dtype)
     found = {}
@@ -222,7 +220,7 @@ def main():
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    done = {"command": f"python benchmarks/accelerate_models.py --rounds {options.rounds} --dtype {options.dtype}",
+    done = {"command": f"python -m benchmarks.accelerate_models --rounds {options.rounds} --dtype {options.dtype}",
             "dtype": options.dtype, "machine": describe() | {"threads": torch.get_num_threads()}}
     done["results"] = kept(options.json, done)
     only = tuple(filter(None, options.only.split(",")))

@@ -34,8 +34,8 @@ import torch.nn.functional as F
 
 from nonlin import functional
 from nonlin.functions import get, names
-from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.kernels import dispatch
+from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.training import machine
 
 EAGER = {

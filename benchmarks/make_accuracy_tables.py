@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from nonlin.functions import get, names
-from nonlin.functions.reference import TABLE
 from nonlin.functions.expression import fold
+from nonlin.functions.reference import TABLE
 
 FOLDER = Path(__file__).parents[1] / "tests" / "tables"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -1,14 +1,11 @@
 """What every test begins from: the built-in activations alone, subnormal numbers that count, and a free compiler."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from nonlin.functions import registry
-
-sys.path.insert(0, str(Path(__file__).parent))  # what tests of several folders share
 
 
 @pytest.fixture(autouse=True)

@@ -53,9 +53,8 @@ def test_the_program_runs_from_the_wheel(wheel, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NONLIN_CACHE": str(tmp_path)}
     python, program = place / "bin" / "python", place / "bin" / "nonlin"
     options = {"cwd": tmp_path, "env": environment}
-    where = _run(python, "-c", "import nonlin, nonlin.kernels.native as n, nonlin.report.explorer as p;"
-                 "from pathlib import Path; here = Path(n.__file__).parent;"
-                 "assert all((here / name).stat().st_size for name in n.SOURCES);"
+    where = _run(python, "-c", "import nonlin, nonlin.kernels.transformer.native as n, nonlin.report.explorer as p;"
+                 "assert all(path.stat().st_size for path in n.SOURCES);"
                  "p.environment().get_template('report.html'); print(nonlin.__file__)", **options)
     assert Path(where.strip()).is_relative_to(place)
     told = json.loads(_run(program, "show", "swiglu", "--json", **options))

@@ -19,7 +19,7 @@ def run(program, folder, *arguments, timeout=240):
         pytest.skip("this torch has no gloo")
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "RANK_STORE": str(Path(folder) / "store"),
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
     # To files: neither rank waits for a full pipe while the other is read, and a rank that hangs has said where.
     files = [Path(folder) / f"rank{rank}.txt" for rank in range(2)]
     ranks = []

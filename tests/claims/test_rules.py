@@ -2,7 +2,6 @@
 
 import math
 
-import planted
 import pytest
 import torch
 
@@ -26,6 +25,7 @@ from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
 from nonlin.claims.runner import judge
 from nonlin.claims.worker import run_experiment
 from nonlin.functions import define
+from tests.claims import planted
 
 SEEDS = [1, 2, 3, 4, 5, 6]
 

@@ -5,7 +5,6 @@ import re
 import sys
 from html.parser import HTMLParser
 
-import planted
 import pytest
 import torch
 
@@ -19,6 +18,7 @@ from nonlin.model import ModelConfig, parameter_count
 from nonlin.model.language_model import LanguageModel
 from nonlin.study import ProcessEngine, Store
 from nonlin.study.tuning import complete, trials_of
+from tests.claims import planted
 
 WORKER = [sys.executable, "-m", "nonlin.claims.worker"]
 

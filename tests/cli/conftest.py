@@ -1,12 +1,9 @@
 """The program, and one small real study that several tests look at."""
 
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from programs import ARMS, SMALL, Program, Study
+from tests.cli.programs import ARMS, SMALL, Program, Study
 
 
 @pytest.fixture(scope="session")

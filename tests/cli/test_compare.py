@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from programs import ARMS, INTERRUPT, KILL, SMALL, results, without_timing
+
+from tests.cli.programs import ARMS, INTERRUPT, KILL, SMALL, results, without_timing
 
 
 def test_a_study_from_end_to_end(study):

@@ -1,6 +1,5 @@
 """Every activation, value and derivatives, in three dtypes, against the committed tables of 50 digits."""
 
-import importlib.util
 import math
 import subprocess
 import sys
@@ -12,13 +11,11 @@ import torch
 
 from nonlin import functional
 from nonlin.functions import get, names
-from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.kernels import dispatch
+from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.kernels.torch import backend as torch_backend
+from tests.functions import accuracy
 
-_spec = importlib.util.spec_from_file_location("accuracy", Path(__file__).with_name("accuracy.py"))
-accuracy = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(accuracy)
 _kernel, _reason = cpu_backend.find(get("gelu"))
 needs_kernels = pytest.mark.skipif(_kernel is None, reason=f"no compiled kernels: {_reason}")
 

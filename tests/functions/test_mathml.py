@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from nonlin.functions import define, get, mathml, names
+from nonlin.functions.expression import fold
 from nonlin.functions.grammar import parse
 from nonlin.functions.properties import TABLE
-from nonlin.functions.expression import fold
 
 SIGNS = {"\u2062": "*", "\u2061": "", "−": "-", "+": "+", "(": "(", ")": ")", ",": ",", ">": ""}
 LETTERS = {"σ": "sigmoid", "Φ": "Phi", "φ": "phi", "π": "pi", "α": "alpha", "β": "beta"}

@@ -5,8 +5,8 @@ import json
 import torch
 from torch import nn
 
-import two_ranks
 from nonlin import health
+from tests import two_ranks
 
 
 def model():

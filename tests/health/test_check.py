@@ -8,15 +8,15 @@ import warnings
 
 import numpy as np
 import pytest
-import real
 import torch
 from click.testing import CliRunner
-from families import FAMILIES
 
 from nonlin import health
 from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.report import health as pages
+from tests.patching import real
+from tests.patching.families import FAMILIES
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 warnings.filterwarnings("ignore", module="transformers")

@@ -5,15 +5,15 @@ import shutil
 import warnings
 
 import pytest
-import real
 import torch
-from families import FAMILIES
 from torch import nn
 from torch.nn import functional as F
 
 import nonlin
 from nonlin import health
 from nonlin.model import LanguageModel, ModelConfig, export_model
+from tests.patching import real
+from tests.patching.families import FAMILIES
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 warnings.filterwarnings("ignore", module="transformers")

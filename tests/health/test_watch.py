@@ -4,18 +4,18 @@ import json
 import warnings
 
 import pytest
-import ranks
 import torch
-from families import FAMILIES
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import nonlin
-import two_ranks
 from nonlin import health
 from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig
+from tests import two_ranks
+from tests.health import ranks
+from tests.patching.families import FAMILIES
 
 warnings.filterwarnings("ignore", module="transformers")
 

@@ -6,8 +6,8 @@ Every number is a pair: its value, and the largest of the terms that are added i
 import numpy as np
 import torch
 
-from nonlin.functions.properties import TABLE
 from nonlin.functions.expression import fold
+from nonlin.functions.properties import TABLE
 
 
 def _pairs():

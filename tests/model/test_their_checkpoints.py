@@ -4,12 +4,12 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES
 from safetensors.torch import load_file, save_file
 
 import nonlin
 from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig, export_model, import_model
+from tests.patching.families import FAMILIES
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 CONFIG = ModelConfig(layers=2, dim=16, heads=2, kv_heads=1, context=32, vocabulary=50, hidden=24)

@@ -1,16 +1,11 @@
 """A study by fake workers, whose every text that a page shows is hostile."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
 from nonlin.functions import define
 from nonlin.study import Arm
-
-sys.path[:0] = [str(Path(__file__).parent)]  # helpers beside the tests
-sys.path.insert(0, str(Path(__file__).parents[1] / "study"))
 
 HOSTILE = "<script>alert('gotcha')</script><img src=x onerror=alert(1)>&amp;\"'{{ 7 * 7 }}"
 
@@ -24,7 +19,7 @@ def hostile():
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """The folder of a finished study with nine arms, a diverging one among them, and its page."""
-    import studies
+    from tests.study import studies
 
     directory = tmp_path_factory.mktemp("report") / "a <b>study & more"
     names = ["gelu", "swiglu", "silu", "relu", "identity", "exploding", "a_name_of_forty_letters_as_long_as_it_is"]

@@ -6,12 +6,12 @@ import re
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from headless import NEEDS_CHROMIUM, browser, opened
 
 from nonlin.cli.show import show
 from nonlin.functions import define, get, names
 from nonlin.functions.properties import numeric
 from nonlin.report import explorer
+from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -245,9 +245,8 @@ def test_markup_in_a_definition_stays_text(chromium, tmp_path):
 
 
 def test_a_studys_page_shows_its_own_activations_and_stays_one_file(chromium, tmp_path):
-    import studies
-
     from nonlin.report import build
+    from tests.study import studies
 
     studies.run(tmp_path / "study", studies.plan("gelu", "swiglu", "silu"))
     path = build(tmp_path / "study")

@@ -7,7 +7,6 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-import studies
 
 from nonlin.errors import UserError
 from nonlin.report import build
@@ -15,6 +14,7 @@ from nonlin.report.figures import FIGURES
 from nonlin.report.records import read
 from nonlin.report.tables import TABLES
 from nonlin.study import load
+from tests.study import studies
 
 VOID = {"meta", "link", "br", "img", "path", "use"}
 

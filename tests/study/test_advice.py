@@ -1,8 +1,7 @@
 """One sentence of advice, no surer than the study; and what stands beside it."""
 
-import studies
-
 from nonlin.study.advice import advice, remarks, winner
+from tests.study import studies
 
 PLAN = studies.plan("gelu", "swiglu", "silu", "twin")
 

@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import studies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +13,7 @@ from nonlin.study import Plan, make_plan
 from nonlin.study.budget import makespan
 from nonlin.study.plan import learning_rate_grid
 from nonlin.study.tuning import trials_of, tuning
+from tests.study import studies
 
 
 def test_the_plan_survives_json_and_notices_a_changed_rule():

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-import studies
 
 from nonlin.errors import NonlinError, UserError
 from nonlin.study import ProcessEngine, Store, load
 from nonlin.study.tuning import trials_of
+from tests.study import studies
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("studies.py"))]
 

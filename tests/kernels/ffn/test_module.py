@@ -1,0 +1,196 @@
+"""The module around the operation: names and state, layers replaced or hooked, other people's weights, processes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nonlin.errors import UserError
+from nonlin.kernels import feed_forward
+from nonlin.nn import FeedForward
+from tests import two_ranks
+from tests.kernels.ffn.blocks import assert_close, reference
+
+
+def _textbook(block, x):
+    def weights(name):
+        return [getattr(getattr(block, k), name) if getattr(block, k) is not None else None
+                for k in ("gate", "up", "down")]
+
+    return reference(block.activation.definition.name, x, *weights("weight"), *weights("bias"),
+                     parameters=tuple(block.activation.parameters()))
+
+
+def test_names_and_state_are_what_they_were():
+    keys = [f"{layer}.{kind}" for layer in ("gate", "up", "down") for kind in ("weight", "bias")]
+    assert list(FeedForward(4, 8, "swiglu", bias=True).state_dict()) == keys
+    assert list(FeedForward(4, 8, "prelu").state_dict()) == ["activation.slope", "up.weight", "down.weight"]
+    assert FeedForward(4, 8, "gelu").gate is None and isinstance(FeedForward(4, 8).up, nn.Linear)
+    assert FeedForward(4, 8).memory == "lean" and "memory=minimal" in repr(FeedForward(4, 8, memory="minimal"))
+    with pytest.raises(UserError, match="memory must be one of fast, lean, minimal; got 'small'"):
+        FeedForward(4, memory="small")
+
+
+class _LoRA(nn.Module):
+    """As peft's: a frozen layer and a low-rank addition."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.a, self.b = base, nn.Linear(base.in_features, 2, False), nn.Linear(2, base.out_features, False)
+
+    @property
+    def weight(self):  # peft's has one too: whoever reads it loses the addition
+        return self.base.weight
+
+    def forward(self, x):
+        return self.base(x) + self.b(self.a(x))
+
+
+@pytest.mark.parametrize("layer", ["gate", "up", "down"])
+def test_a_replaced_layer_is_honoured(layer):
+    block, x = FeedForward(6, 8, "swiglu").double(), torch.randn(3, 6, dtype=torch.float64)
+    for parameter in block.parameters():
+        parameter.requires_grad_(False)
+    before = block(x)
+    lora = _LoRA(getattr(block, layer)).double()
+    setattr(block, layer, lora)
+    assert block.explain().reason == f"{layer} is a _LoRA" and "its modules" in str(block.explain())
+    merged = FeedForward(6, 8, "swiglu").double()
+    for name in ("gate", "up", "down"):
+        part = getattr(block, name)
+        weight = part.weight + (lora.b.weight @ lora.a.weight if name == layer else 0)
+        getattr(merged, name).weight = nn.Parameter(weight.detach())
+    assert_close(block(x).detach(), _textbook(merged, x).detach())
+    assert not torch.allclose(block(x), before)
+    block(x).sum().backward()
+    assert lora.b.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("layer", ["gate", "up", "down", "activation"])
+def test_hooks_are_called_and_their_changes_kept(layer):
+    block, x = FeedForward(6, 8, "swiglu").double(), torch.randn(3, 6, dtype=torch.float64, requires_grad=True)
+    plain = block(x)
+    part, seen = getattr(block, layer), []
+    hooks = [part.register_forward_hook(lambda m, i, o: seen.append("forward") or 2 * o),
+             part.register_full_backward_hook(lambda m, gi, go: seen.append("backward"))]
+    changed = block(x)
+    changed.sum().backward()
+    assert seen == ["forward", "backward"] and not torch.allclose(changed, plain)
+    assert block.explain().reason == f"{layer} has hooks"
+    for hook in hooks:
+        hook.remove()
+    assert torch.equal(block(x), plain) and "one operation" in str(block.explain())
+    hook = part.register_forward_pre_hook(lambda m, i: seen.append("before"))
+    block(x)
+    hook.remove()
+    with nn.modules.module.register_module_forward_hook(lambda m, i, o: seen.append(type(m).__name__)):
+        block(x)
+        assert "all modules" in str(block.explain())
+    assert seen[2] == "before" and seen.count("Linear") == 3
+
+
+def test_parametrized_patched_and_wrapped_layers_are_honoured():
+    x = torch.randn(3, 6, dtype=torch.float64)
+    block = FeedForward(6, 8, "swiglu").double()
+    nn.utils.parametrizations.weight_norm(block.up)
+    with torch.no_grad():
+        block.up.parametrizations.weight.original0.mul_(3)
+    assert "up is a Parametrized" in str(block.explain())
+    assert_close(block(x).detach(), _textbook(block, x).detach())
+    block = FeedForward(6, 8, "swiglu").double()
+    old = block.down.forward
+    block.down.forward = lambda x: old(x) + 1  # as accelerate does
+    assert block.explain().reason == "down has a forward of its own"
+    assert_close(block(x).detach(), _textbook(block, x).detach() + 1)
+
+
+def test_quantized_layers_are_honoured():
+    block, x = FeedForward(16, 32, "swiglu"), torch.randn(3, 16)
+    want = block(x)
+    quantized = torch.ao.quantization.quantize_dynamic(block, {nn.Linear}, dtype=torch.qint8)
+    got = quantized(x)
+    assert "gate is a Linear" in str(quantized.explain())
+    assert float((got - want).abs().max() / want.abs().max()) < 0.1 and not torch.equal(got, want)
+
+
+def test_the_operation_and_the_modules_agree_for_every_kind():
+    for name in ("swiglu", "gelu", "xielu", "leaky_relu"):
+        block, x = FeedForward(6, 8, name, bias=True).double(), torch.randn(3, 6, dtype=torch.float64)
+        got = block(x)
+        with nn.modules.module.register_module_forward_hook(lambda m, i, o: None):
+            assert_close(block(x).detach(), got.detach(), what=name)
+
+
+def test_training_steps_are_those_of_torchs_own_block():
+    block = FeedForward(6, 8, "swiglu", bias=True).double()
+    twin = nn.ModuleDict({k: nn.Linear(*s, dtype=torch.float64) for k, s in
+                          (("gate", (6, 8)), ("up", (6, 8)), ("down", (8, 6)))})
+    twin.load_state_dict(block.state_dict())
+    optimizers = [torch.optim.AdamW(m.parameters(), 1e-2) for m in (block, twin)]
+    for _ in range(5):
+        x = torch.randn(4, 6, dtype=torch.float64)
+        block(x).square().mean().backward()
+        twin["down"](F.silu(twin["gate"](x)) * twin["up"](x)).square().mean().backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for mine, theirs in zip(block.parameters(), twin.parameters(), strict=True):
+        assert_close(mine.detach(), theirs.detach(), terms=10**6)  # Adam divides by small numbers
+
+
+def _same_step(module, call, x):
+    """Compare output and every gradient of a Hugging Face block with ``call``'s, from the same weights."""
+    upstream = torch.randn(*x.shape[:-1], x.shape[-1], dtype=x.dtype)
+    leaves = [x, *module.parameters()]
+    want = module(x)
+    theirs = torch.autograd.grad(want, leaves, upstream)
+    got = call(x)
+    mine = torch.autograd.grad(got, leaves, upstream)
+    assert_close(got.detach(), want.detach())
+    for a, b, name in zip(mine, theirs, ["x", *(n for n, _ in module.named_parameters())], strict=True):
+        assert_close(a, b, what=name)
+
+
+def test_the_weights_of_hugging_face_blocks_serve_where_they_lie():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+    from transformers.models.llama.modeling_llama import LlamaMLP
+    from transformers.models.phi3.modeling_phi3 import Phi3MLP
+
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_attention_heads": 2, "num_key_value_heads": 2}
+    llama = LlamaMLP(transformers.LlamaConfig(**sizes)).double()
+    _same_step(llama, lambda x: feed_forward(
+        x, llama.gate_proj.weight, llama.up_proj.weight, llama.down_proj.weight, activation="swiglu"), x)
+    phi = Phi3MLP(transformers.Phi3Config(**sizes, pad_token_id=0)).double()
+    _same_step(phi, lambda x: feed_forward(
+        x, None, phi.gate_up_proj.weight, phi.down_proj.weight, activation="swiglu", layout="concatenated"), x)
+    gpt2 = GPT2MLP(12, transformers.GPT2Config(n_embd=8, n_head=2, resid_pdrop=0.0)).double()
+    _same_step(gpt2, lambda x: feed_forward(
+        x, None, gpt2.c_fc.weight.t(), gpt2.c_proj.weight.t(), up_bias=gpt2.c_fc.bias, down_bias=gpt2.c_proj.bias,
+        activation="gelu_tanh"), x)
+
+
+def test_an_expert_of_gpt_oss():
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+    experts = GptOssExperts(transformers.GptOssConfig(
+        hidden_size=8, intermediate_size=12, num_local_experts=2, num_experts_per_tok=1)).double()
+    with torch.no_grad():
+        for parameter in experts.parameters():
+            parameter.copy_(torch.randn_like(parameter))
+    x = torch.randn(5, 8, dtype=torch.float64)
+    got = feed_forward(x, None, experts.gate_up_proj[1].t(), experts.down_proj[1].t(),
+                       up_bias=experts.gate_up_proj_bias[1], down_bias=experts.down_proj_bias[1],
+                       activation="swiglu_oai", layout="interleaved")
+    want = experts._apply_gate(x @ experts.gate_up_proj[1] + experts.gate_up_proj_bias[1])
+    want = want @ experts.down_proj[1] + experts.down_proj_bias[1]
+    # Theirs is float64 throughout but for the constant 1.702, which is the same number.
+    assert_close(got.detach(), want.detach())
+
+
+def test_two_processes_under_ddp_and_fsdp2(tmp_path):
+    two_ranks.run(Path(__file__).with_name("distributed_worker.py"), tmp_path)

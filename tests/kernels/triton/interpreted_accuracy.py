@@ -1,0 +1,148 @@
+"""The Triton kernels' numbers, in the interpreter: tables of 50 digits, and ranges against float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nonlin.functions import get, names
+from nonlin.kernels.codegen import triton as triton_source
+from nonlin.kernels.triton import backend as triton_backend
+from tests.functions import accuracy
+from tests.kernels import exact
+from tests.kernels.triton import as_on_a_gpu
+
+as_on_a_gpu.install()
+
+
+NAMES = [n for n in names() if get(n).expr is not None]
+
+
+@pytest.fixture(autouse=True)
+def large_tiles(monkeypatch):
+    """The interpreter is quicker with few programs; smaller tiles are another file's."""
+    monkeypatch.setattr(triton_backend, "_BLOCK", 2**14)
+
+
+def _all(definition, inputs, dtype=torch.float32):
+    """Return (value, derivatives by the inputs, value made with them)."""
+    kernel, reason = triton_backend.find(definition)
+    assert kernel is not None, reason
+    learned = [torch.tensor([q.initial], dtype=dtype) for q in definition.parameters]
+    slopes, _, again = triton_backend.backward(kernel, torch.ones_like(inputs[0]), inputs, learned, want_value=True)
+    value = triton_backend.forward(kernel, inputs, learned)
+    assert bool(torch.equal(value, again))
+    return value, slopes
+
+
+@pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
+def test_tables_of_fifty_digits(path):
+    """4 ulp of the largest term in float32, though formulas magnify roundings; in sixteen bits 1 ulp."""
+    bad = []
+    for dtype, torch_dtype in accuracy.DTYPES.items():
+        points, outs = accuracy.read(path, dtype, True)
+        inputs = [torch.from_numpy(column.copy()).to(torch_dtype) for column in points.T]
+        value, slopes = _all(get(path.stem), inputs)
+        for what, (wanted, largest), got in zip(("value", "first", "second"), outs, (value, *slopes), strict=False):
+            bad += [f"{dtype}, {what} at {line}" for line in accuracy.failures(
+                path.stem, dtype, points, wanted, largest, got, False, subnormal=True)]
+    assert not bad, f"{path.stem}:\n" + "\n".join(bad)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64(name):
+    """Within 64 roundings of the largest term, and as many times what a rounded argument costs (accuracy.ARGUMENT)."""
+    definition = get(name)
+    random = np.random.default_rng(2)
+    inputs = [torch.from_numpy(random.uniform(-12, 12, 400)) for _ in definition.variables]
+    value, slopes = _all(definition, inputs, torch.float64)
+    wide = [x.numpy() for x in inputs]
+    argument = accuracy.ARGUMENT.get(name, lambda x, *_: np.abs(x))(*wide)
+    for got, expr in zip((value, *slopes), (definition.expr, *map(definition.derivative, definition.variables)),
+                         strict=True):
+        wanted, largest = exact.compute(definition, expr, wide)
+        scale = np.maximum(np.abs(wanted), largest) + 1e-300
+        off = float((np.abs(got.numpy() - wanted) / scale / (1 + argument)).max())
+        assert off <= 64 * 2.0**-53, f"{expr}: {off / 2.0**-53:.3g} roundings"
+
+
+def _floats():
+    random = np.random.default_rng(0)
+    bits = np.arange(0, 2**32, 523987, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    return np.concatenate([bits[np.isfinite(bits) & (np.abs(bits) < 1e15)],
+                           random.uniform(-20, 20, 6000).astype(np.float32)])
+
+
+# A subnormal exp is a multiple of 2^-149; it is multiplied by the inputs, in this one by their cube.
+CUBED = ("gelu_tanh",)
+
+
+@pytest.mark.parametrize("name", ["gelu", "quick_gelu", "gelu_tanh", "mish", "softplus", "tanh", "swiglu"])
+def test_float32_over_its_range(name):
+    definition, x = get(name), torch.from_numpy(_floats())
+    inputs = [x, torch.full_like(x, 1.5)][:len(definition.variables)]
+    wide = [x.double().numpy() for x in inputs]
+    value, slopes = _all(definition, inputs)
+    for got, expr in zip((value, *slopes), (definition.expr, *map(definition.derivative, definition.variables)),
+                         strict=True):
+        wanted, largest = exact.compute(definition, expr, wide)
+        ulps = exact.off(got, wanted, np.maximum(np.abs(wanted), largest), torch.float32)
+        least = 2.0**-147 * (1 + np.abs(wide[0])) ** (3 if name in CUBED else 1) * 1.5
+        ulps = np.where(np.abs(got.double().numpy() - wanted) <= least, 0, ulps)
+        worst = int(np.argmax(ulps))
+        assert float(ulps.max()) <= 4, f"{expr}: {ulps[worst]:.3g} ulp at {float(x[worst])}"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gelu", "silu", "tanh", "hardswish"])
+def test_every_sixteen_bit_number(name, dtype):
+    every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
+    x = every[torch.isfinite(every)]
+    definition = get(name)
+    got = triton_backend.forward(triton_backend.find(definition)[0], [x], [])
+    wanted, _ = exact.compute(definition, definition.expr, [x.double().numpy()])
+    ulps = exact.off(got, wanted, np.abs(wanted), dtype)
+    assert float(ulps.max()) <= 1, f"{ulps.max():.3g} ulp at {float(x[int(np.argmax(ulps))])}"
+    right = torch.from_numpy(wanted).to(dtype) == got
+    normal = torch.from_numpy(np.abs(wanted) >= 2.0**-126)  # less: float32 itself has no room for a step on the way
+    assert float(right[normal].double().mean()) >= 0.999
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_stays_and_infinite_ends_are_limits(name):
+    definition = get(name)
+    kernel = triton_backend.find(definition)[0]
+    learned = [torch.tensor([q.initial]) for q in definition.parameters]
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        if definition.gated:
+            pair = [torch.tensor([math.nan, 1.0], dtype=dtype), torch.tensor([1.0, math.nan], dtype=dtype)]
+            assert bool(triton_backend.forward(kernel, pair, learned).isnan().all())
+            continue
+        x = torch.tensor([math.nan, -math.inf, math.inf, -1e20, 1e20], dtype=dtype)
+        out = triton_backend.forward(kernel, [x], learned)
+        assert out[0].isnan()
+        if name not in ("softsign", "xielu", "xatlu"):  # their notes say what they do there
+            for limit, near in zip(out[1:3].tolist(), out[3:5].tolist(), strict=True):
+                assert not math.isnan(limit)
+                assert limit == near if math.isfinite(limit) else np.sign(limit) == np.sign(near) and abs(near) >= 1e9
+
+
+FAULTS = {
+    "the second derivative in place of the first": ("upstream * r0", "upstream * r1"),
+    "sigmoid of the negative": ("t0[0]", "t0[1]"),
+    "a forgotten factor": ("t1 = x0 * x1", "t1 = x0"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_noticed(fault, monkeypatch, tmp_path):
+    definition, (right, wrong) = get("swiglu"), FAULTS[fault]
+    text = triton_source.module(definition)
+    assert right in text
+    monkeypatch.setattr(triton_source, "module", lambda d: text.replace(right, wrong))
+    monkeypatch.setattr(triton_source, "identity", lambda d: f"fault{abs(hash(fault))}")
+    monkeypatch.setattr(triton_backend, "find", triton_backend.find.__wrapped__)
+    path = next(p for p in accuracy.TABLES if p.stem == "swiglu")
+    with pytest.raises(AssertionError):
+        test_tables_of_fifty_digits(path)

@@ -1,0 +1,174 @@
+"""accelerate among what people wrap around a model: dropout, chunking, adapters, hooks, FSDP2, devices, quantized."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.patching.patch import recipe_of
+from tests import two_ranks
+from tests.patching.accelerated import arguments, awake, errors, exact, measured, output
+from tests.patching.families import FAMILIES
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+def _pair(name, **changes):
+    model = awake(FAMILIES[name].build(**changes))
+    twin = copy.deepcopy(model)
+    nonlin.accelerate(twin)
+    return model, twin
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5_v1_1", "modernbert"])
+def test_dropout_in_training_draws_the_same_mask(name):
+    rates = {"bert": {"hidden_dropout_prob": 0.2}, "gpt2": {"resid_pdrop": 0.2}, "t5_v1_1": {"dropout_rate": 0.2},
+             "modernbert": {"mlp_dropout": 0.2}}[name]
+    model, twin = _pair(name, **rates)
+    model.train(), twin.train()
+    torch.manual_seed(3)
+    out, grads = measured(model, FAMILIES[name])
+    torch.manual_seed(3)
+    twin_out, twin_grads = measured(twin, FAMILIES[name])
+    torch.testing.assert_close(twin_out, out, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(out, measured(model, FAMILIES[name])[0], rtol=1e-2), "no dropout took place"
+    for key, grad in grads.items():
+        assert float((twin_grads[key] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-6, key
+
+
+def test_chunked_feed_forward_of_bert():
+    model, twin = _pair("bert", chunk_size_feed_forward=1)
+    calls = []
+    layer = twin.encoder.layer[0]
+    original = layer.feed_forward_chunk
+    layer.feed_forward_chunk = lambda x: (calls.append(tuple(x.shape)), original(x))[1]
+    torch.testing.assert_close(output(twin, FAMILIES["bert"]), output(model, FAMILIES["bert"]), rtol=1e-5, atol=1e-5)
+    assert calls == [(2, 1, 16)] * 7
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_lora_before_or_after(order):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    config = peft.LoraConfig(r=4, target_modules=["gate_proj", "down_proj"], lora_dropout=0.0)
+    model = awake(FAMILIES["llama"].build())
+    twin = copy.deepcopy(model)
+
+    def adapt(m):
+        adapted = peft.get_peft_model(m, config)
+        generator = torch.Generator().manual_seed(9)
+        with torch.no_grad():
+            for name, p in adapted.named_parameters():
+                if "lora_" in name:
+                    p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+        return adapted
+
+    plain = adapt(model)
+    if order == "before":
+        twin = adapt(twin)
+        assert len(nonlin.accelerate(twin).changed) == 2
+    else:
+        nonlin.accelerate(twin)
+        twin = adapt(twin)
+    assert sum(recipe_of(m) is not None for m in twin.modules()) == 2
+    _same(plain, twin, "llama")
+    # Frozen weights got no gradient; the adapter's did.
+    assert {n for n, p in twin.named_parameters() if p.grad is not None} == {
+        n for n, p in twin.named_parameters() if "lora_" in n}
+    merged, twin_merged = plain.merge_and_unload(), twin.merge_and_unload()
+    torch.testing.assert_close(output(twin_merged, FAMILIES["llama"]), output(merged, FAMILIES["llama"]),
+                               rtol=1e-4, atol=1e-5)
+
+
+def _same(model, twin, name):
+    truth = exact(model, FAMILIES[name])
+    (out, _, whole), (twin_out, _, twin_whole) = (errors(measured(m, FAMILIES[name]), truth) for m in (model, twin))
+    assert twin_out <= 1.5 * out and twin_whole <= 2 * whole
+
+
+def test_hooks_on_projections_go_on_seeing():
+    model, twin = _pair("llama")
+    seen = {}
+
+    def watch(m, key):
+        mlp = m.model.layers[0].mlp
+        mlp.down_proj.register_forward_pre_hook(lambda _, args: seen.__setitem__(key, args[0].detach()))
+        mlp.gate_proj.register_forward_hook(lambda _, args, out: seen.__setitem__(f"{key} gate", out.detach()))
+        return output(m, FAMILIES["llama"])
+
+    torch.testing.assert_close(watch(twin, "twin"), watch(model, "model"), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen["twin"], seen["model"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(seen["twin gate"], seen["model gate"], rtol=1e-4, atol=1e-5)
+
+
+def test_autocast_and_activation_checkpointing():
+    model, twin = _pair("llama")
+    for m in (model, twin):
+        m.train()
+        m.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def run(m, family):
+        with torch.autocast("cpu", torch.bfloat16):
+            return output(m, family).float()
+
+    truth = exact(model, FAMILIES["llama"])
+    out, _, whole = errors(measured(model, FAMILIES["llama"], run), truth)
+    twin_out, _, twin_whole = errors(measured(twin, FAMILIES["llama"], run), truth)
+    assert 1e-4 < twin_out <= 1.5 * out and twin_whole <= 1.5 * whole
+
+
+def test_generation_gives_the_same_tokens():
+    model, twin = _pair("qwen3")
+    ids = arguments(FAMILIES["qwen3"])["input_ids"]
+    options = {"max_new_tokens": 12, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    assert torch.equal(model.generate(ids, **options), twin.generate(ids, **options))
+
+
+def test_a_model_on_several_devices_is_refused():
+    model = awake(FAMILIES["llama"].build())
+    model.model.layers[1].mlp.to("meta")
+    report = nonlin.accelerate(model)
+    assert [c.name for c in report.changed] == ["model.layers.0.mlp"]
+    assert "meta" in report.left_alone[0].reason
+    nonlin.restore(model)
+    model.model.layers[0].mlp.up_proj.to("meta")
+    with pytest.raises(UserError, match="several devices"):
+        nonlin.accelerate(model)
+
+
+def test_a_model_that_hugging_face_dispatched_is_refused(tmp_path):
+    hf = pytest.importorskip("accelerate", reason="accelerate (Hugging Face) is not installed")
+    model = awake(FAMILIES["llama"].build())
+    expected = output(model, FAMILIES["llama"])
+    places = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu",
+              "model.layers.0": "cpu", "model.layers.1": "disk"}
+    hf.dispatch_model(model, places, main_device="cpu", offload_dir=str(tmp_path), force_hooks=True)
+    with pytest.raises(UserError, match=r"wrapped by something else|meta device"):
+        nonlin.accelerate(model)
+    assert torch.equal(output(model, FAMILIES["llama"]), expected)
+
+
+class _Int4(torch.Tensor):
+    """A tensor subclass, as torchao's quantized weights are."""
+
+
+def test_quantized_weights_are_refused():
+    model = awake(FAMILIES["llama"].build())
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj.weight = nn.Parameter(torch.ones(40, 16).as_subclass(_Int4))
+    report = nonlin.accelerate(model)
+    assert [c.name for c in report.left_alone] == ["model.layers.0.mlp"]
+    assert "_Int4, not plain tensors" in report.left_alone[0].reason
+    nonlin.restore(model)
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight = nn.Parameter(torch.ones(20, 16, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(UserError, match="quantized weights stay as they are"):
+        nonlin.accelerate(model)
+    assert not any(recipe_of(m) for m in model.modules())
+
+
+def test_fsdp2_in_two_processes(tmp_path):
+    two_ranks.run(Path(__file__).with_name("sharded_worker.py"), tmp_path)
