@@ -11,6 +11,12 @@ from nonlin import _lazy
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compare": "nonlin.comparison",
+    "resume_study": "nonlin.comparison",
+    "load_study": "nonlin.outcome",
+    "Study": "nonlin.outcome",
+    "advise": "nonlin.advice",
+    "check": "nonlin.health",
     "get": "nonlin.functions",
     "names": "nonlin.functions",
     "define": "nonlin.functions",
@@ -21,6 +27,7 @@ _HOMES = {
     "register_with_transformers": "nonlin.patching.act2fn",
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",
+    "Interrupted": "nonlin.errors",
 }
 _MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "metrics", "model",
             "nn", "patching", "report", "study", "training")

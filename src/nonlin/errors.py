@@ -5,6 +5,7 @@ Every message a user can cause reads *call: argument must rule; got value. One a
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class NonlinError(Exception):
@@ -17,6 +18,14 @@ class UserError(NonlinError, ValueError):
 
 class UnknownName(UserError):
     """A name that no registry holds; the message lists near matches."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during work whose finished runs are kept; ``found`` is the study as far as it came."""
+
+    def __init__(self, message: str, found: Any):
+        super().__init__(message)
+        self.found = found
 
 
 def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:

@@ -65,7 +65,7 @@ def test_results_csv_holds_the_same_numbers(study):
 
 def test_the_winners_model_loads_in_transformers_with_equal_logits(study):
     transformers = pytest.importorskip("transformers")
-    from nonlin.cli.finish import best_trial
+    from nonlin.outcome import best_trial
     from nonlin.training import load_trained
 
     winner = study.results["winner"]

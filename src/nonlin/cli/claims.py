@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nonlin.cli.output import json_option, print_json, say, span
+from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 
 _MARKS = {"holds": "green", "does not hold here": "red", "depends": "cyan", "not settled": "yellow"}
@@ -48,13 +48,11 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
 
 def _run(chosen: list[Any], everything: list[Any], options: dict[str, Any], out: Path | None, resume: bool,
          as_json: bool) -> None:
-    from rich.console import Console
-
     from nonlin.claims.page import build
     from nonlin.claims.plan import WORKERS, ClaimsPlan, check
     from nonlin.claims.runner import run_claims
-    from nonlin.cli.progress import Progress
     from nonlin.data import load_corpus, prepare
+    from nonlin.progress import listener, span
     from nonlin.study import ProcessEngine, Store
 
     check(options["minutes"], options["seed"])
@@ -79,8 +77,8 @@ def _run(chosen: list[Any], everything: list[Any], options: dict[str, Any], out:
         for claim in chosen:
             if claim.missing():
                 say(f"Claim {claim.number}: {claim.missing()}")
-        with Progress(Console(stderr=True)) as listener:
-            results = run_claims(plan, chosen, everything, store, engine, listener, environment)
+        with listener() as told:
+            results = run_claims(plan, chosen, everything, store, engine, told, environment)
     page = build(out, results)
     _show(results, chosen, as_json)
     say(f"Took {span(results['timing']['seconds'])}.\nPage: {page}")

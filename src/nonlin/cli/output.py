@@ -16,18 +16,4 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def span(seconds: float) -> str:
-    """Return a duration for people.
-
-    >>> span(5), span(65), span(3700)
-    ('5 s', '1 min 05 s', '1 h 01 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

@@ -19,26 +19,12 @@ from nonlin.cli.output import json_option, print_json
 def sample(directory: Path, prompt: str, arm: str | None, length: int, temperature: float, seed: int,
            as_json: bool) -> None:
     """Continue a prompt with a model that the study in DIRECTORY trained."""
-    from nonlin.cli.finish import best_trial
-    from nonlin.errors import UserError, unknown_name
-    from nonlin.study import ProcessEngine, load
+    from nonlin.outcome import load_study
 
-    results = load(directory).results
-    if results is None:
-        raise UserError(f"sample: {directory} must hold a study with judged runs; it has none yet. "
-                        f"Continue it: nonlin compare --resume --out {directory}")
-    names = [a["name"] for a in results["arms"]]
-    chosen: str = arm or results["winner"]
-    if chosen not in names:
-        raise unknown_name("arm", chosen, names)
-    key = best_trial(results, chosen)
-    if key is None:
-        raise UserError(f"sample: {chosen} must have a finished judged run; it has none. "
-                        f"Take one of {', '.join(names)}.")
-    with ProcessEngine(directory / "data", 1) as engine:
-        text = engine.call({"do": "sample", "trial": str(directory / "trials" / key), "prompt": prompt,
-                            "length": length, "temperature": temperature, "seed": seed})
+    study = load_study(directory)
+    chosen = arm or study.winner
+    text = study.sample(prompt, chosen, length=length, temperature=temperature, seed=seed)
     if as_json:
-        print_json({"arm": chosen, "trial": key, "prompt": prompt, "text": text})
+        print_json({"arm": chosen, "trial": study.best_trial(chosen), "prompt": prompt, "text": text})
     else:
         click.echo(text)

@@ -1,26 +1,35 @@
-"""A study's results as a table in the terminal."""
+"""A study's results as a table of text."""
 
+import io
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from nonlin.report.tables import number
+
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
+_WIDTH = 120  # where there is no terminal
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
-def print_table(results: Mapping[str, Any]) -> None:
+def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
     """Print results.json's arms, the best first, on standard output; as wide as it needs where that is no terminal."""
-    console = Console()
+    console = console or Console()
     if not console.is_terminal:
-        console.width = max(console.width, 120)
+        console.width = max(console.width, _WIDTH)
     console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
                   f"{results['rule']['confidence']:.0%} intervals:", highlight=False)
     console.print(_table(results))
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """Return the table without colours, the reasons and the advice below it."""
+    file = io.StringIO()
+    console = Console(file=file, width=max(_WIDTH, Console().width), force_terminal=False, force_jupyter=False)
+    print_table(results, console)
+    lines = [file.getvalue().strip("\n"), *reasons(results), results["advice"], *results["remarks"]]
+    return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines())
 
 
 def _table(results: Mapping[str, Any]) -> Table:
@@ -36,12 +45,12 @@ def _table(results: Mapping[str, Any]) -> Table:
         d, timing = arm["difference"], arm["timing"]
         memory = timing["peak_memory_bytes"]
         table.add_row(
-            arm["name"], _number(arm["bits_per_byte"], ".4f"),
-            _number(d["mean"], "+.4f") if d else "–",
+            arm["name"], number(arm["bits_per_byte"], ".4f"),
+            number(d["mean"], "+.4f") if d else "–",
             f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–",
             f"[{_STYLES[arm['verdict']]}]{arm['verdict']}[/]",
-            _number(arm["learning_rate"], "g"), _number(arm["learning_rate_sensitivity"], ".3f"),
-            _number(arm["dead_share"], ".1%"), _number(timing["tokens_per_second"], ",.0f"),
+            number(arm["learning_rate"], "g"), number(arm["learning_rate_sensitivity"], ".3f"),
+            number(arm["dead_share"], ".1%"), number(timing["tokens_per_second"], ",.0f"),
             f"{memory / 2**20:,.0f} MB" if memory else "–")
     return table
 

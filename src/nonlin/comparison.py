@@ -1,0 +1,329 @@
+"""``nonlin.compare``: from what a person asks for to a finished study. The command line is a thin layer over it.
+
+Each step is a function of its own: :func:`requested`, :func:`planned`, :func:`run`, :func:`finish`.
+"""
+
+import hashlib
+import json
+import numbers
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import Interrupted, NonlinError, UserError, rule
+from nonlin.functions import Definition, get, names, parse_arms
+from nonlin.model import ModelConfig, parameter_count
+from nonlin.nn.widths import matched_hidden
+from nonlin.outcome import Study, best_trial
+from nonlin.progress import Progress, listener
+from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, load, make_plan, run_study
+from nonlin.study.store import finite, write_json
+
+#: Compared where nobody says which.
+ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")
+
+Data = str | Path | Sequence[str | Path] | None
+Activations = str | Sequence[str | Definition]
+
+_TEMPERATURE, _LENGTH = 0.7, 240  # of the samples
+_SIZES = ("layers", "dim", "heads", "context")
+_REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "steps", "margin", "confidence", "batch")
+
+
+def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseline: str | None = None,
+            minutes: float | None = defaults.MINUTES, match: str = "params", tokenizer: str | int = "bytes",
+            layers: int = defaults.LAYERS, dim: int = defaults.DIM, heads: int = defaults.HEADS,
+            kv_heads: int | None = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
+            steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
+            learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
+            margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
+            out: str | Path | None = None, progress: bool = True) -> Study:
+    """Train small language models that differ in the activation alone, and return the study with its verdicts.
+
+    The study is planned to ``minutes``, and its rule fixed, before the first run. Every finished run is kept: the
+    same call continues a study that was stopped, and runs nothing of a finished one again. ``nonlin compare`` does
+    the same in the same folder.
+
+    ``data``: text to train on, as files, folders, or a Hugging Face dataset's name, one or several; without it, the
+    text of Python's standard library. ``activations``: names, formulas of your own (``"mine=x*sigmoid(2*x)"``) and
+    definitions; ``baseline``, gelu or the first, is the one that the others are compared with. ``match``: what the
+    arms have in common, "params", "time" or "width". ``tokenizer``: "bytes", or the size of a byte-pair vocabulary.
+
+    ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes, ``batch``
+    the sequences a step. ``steps`` fixes the length of judged runs, which else is as long as the minutes allow;
+    ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
+    Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
+
+    ``out`` is the study's folder, by default runs/compare-HASH. ``progress`` shows a bar in a notebook and on a
+    terminal, and lines elsewhere.
+
+    Raises UserError for values that make no study, where the folder holds another one, or where the disk is full;
+    Interrupted, a KeyboardInterrupt with the study so far as ``found``, at Ctrl-C.
+
+    >>> study = compare(activations=["gelu", "swiglu"], steps=20, seeds=4, learning_rates=2, layers=1, dim=16,
+    ...                 heads=2, context=16, out=getfixture("tmp_path") / "study", progress=False)
+    >>> study.verdicts["gelu"].verdict, study.status
+    ('baseline', 'complete')
+    """
+    given = locals()
+    asked = Asked(**{one.name: given[one.name] for one in fields(Asked)})
+    request, store = requested(asked, None if out is None else Path(out))
+    return run(store, request, listener(progress))
+
+
+def resume_study(directory: str | Path, *, progress: bool = True) -> Study:
+    """Run what is missing of the study in a folder, as it was planned, and return it.
+
+    Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
+    """
+    from nonlin.data import intact, load_corpus, prepare
+
+    directory = Path(directory)
+    data = load(directory).plan.request["data"]
+    store = Store(directory)
+    if not intact(directory / "data"):  # the runs check what text they are of
+        prepare(load_corpus(data["paths"] or None), directory / "data", data["tokenizer"])
+    return run(store, None, listener(progress))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a person asks for, as :func:`compare` takes it; UserError for values of a wrong type."""
+
+    data: Data
+    activations: Activations
+    baseline: str | None
+    minutes: float | None
+    match: str
+    tokenizer: str | int
+    layers: int
+    dim: int
+    heads: int
+    kv_heads: int | None
+    context: int
+    batch: int
+    steps: int | None
+    seeds: int
+    learning_rate: float
+    learning_rates: int
+    margin: float
+    confidence: float
+
+    def __post_init__(self):
+        for one in fields(self):
+            if one.type in _TYPES:
+                object.__setattr__(self, one.name, _checked(one.name, one.type, getattr(self, one.name)))
+        if not (isinstance(self.activations, str) or _all(self.activations, str | Definition)):
+            raise _wrong("activations", "be a list of names, formulas and definitions", self.activations)
+        if not (self.data is None or isinstance(self.data, str | Path) or _all(self.data, str | Path)):
+            raise _wrong("data", "be a path, or a list of paths", self.data)
+
+    @property
+    def paths(self) -> list[str]:
+        """The data's files, folders and names; empty for the text of the standard library."""
+        given = [self.data] if isinstance(self.data, str | Path) else self.data or ()
+        return [str(path) for path in given]
+
+    def sizes(self) -> dict[str, Any]:
+        """Return the model's sizes, but for its vocabulary; UserError where they make no model."""
+        found = {name: getattr(self, name) for name in _SIZES}
+        found["kv_heads"] = self.heads if self.kv_heads is None else self.kv_heads
+        ModelConfig(**found)
+        return found
+
+
+#: By the type of a field: the numbers it takes, what it must be, and None where that is a value.
+_TYPES: dict[Any, tuple[type, Callable[[Any], Any], str]] = {
+    int: (numbers.Integral, int, "be a whole number"), float: (numbers.Real, float, "be a number"),
+    str: (str, str, "be a text")}
+_TYPES |= {kind | None: _TYPES[kind] for kind in (int, float, str)}
+
+
+def _checked(name: str, wanted: Any, value: Any) -> Any:
+    """Return a value of the wanted type; numbers of numpy become Python's."""
+    taken, convert, must = _TYPES[wanted]
+    if value is None and wanted not in (int, float, str):
+        return None
+    if not isinstance(value, taken) or isinstance(value, bool):
+        raise _wrong(name, must, value)
+    return convert(value)
+
+
+def _all(values: Any, kind: Any) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(one, kind) for one in values)
+
+
+def _wrong(name: str, must: str, value: Any) -> UserError:
+    return UserError(rule("compare", name, must, value, "Choose another value."))
+
+
+def requested(asked: Asked, out: Path | None) -> tuple[Request, Store]:
+    """Return the request and the store of its folder, where the tokens are prepared.
+
+    UserError for a mistake in what is asked for, before anything is written.
+    """
+    from nonlin.data import load_corpus, prepare
+
+    definitions, tokenizer = _definitions(asked.activations), _tokenizer(asked.tokenizer)
+    corpus = load_corpus(asked.paths or None)
+    about = {"sha256": corpus.sha256, "tokenizer": tokenizer, "description": corpus.description,
+             "paths": asked.paths}
+    first = _request(asked, definitions, about, 256)
+    if out is None:
+        text = json.dumps(first.as_dict(), sort_keys=True)
+        out = Path("runs") / f"compare-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    for definition in definitions:
+        _check_defined(definition)
+    store = Store(out)
+    info = prepare(corpus, out / "data", tokenizer)
+    _check_length(asked.context, info)
+    about |= {key: info[key] for key in ("train_tokens", "validation_tokens", "train_bytes", "validation_bytes")}
+    return _request(asked, definitions, about, info["vocabulary"]), store
+
+
+def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int) -> Request:
+    sizes, arms = asked.sizes(), []
+    for d in definitions:
+        hidden = 4 * asked.dim if asked.match == "width" else matched_hidden(asked.dim, d.kind)
+        config = ModelConfig(**sizes, vocabulary=vocabulary, hidden=hidden)
+        arms.append(Arm(d.name, d.kind, hidden, parameter_count(config, d.gated, len(d.parameters)),
+                        d.formula if d.user_defined else None))
+    known = [d.name for d in definitions]
+    baseline = get(asked.baseline or ("gelu" if "gelu" in known else known[0])).name
+    return Request(arms, baseline, sizes | {"vocabulary": vocabulary}, dict(data),
+                   **{name: getattr(asked, name) for name in _REQUEST})
+
+
+def _definitions(activations: Activations) -> list[Definition]:
+    """Return the activations of a text like ``"gelu,mine=x*sigmoid(2*x)"``, or of a list."""
+    if not isinstance(activations, str):
+        activations = ",".join(one if isinstance(one, str) else _name(one) for one in activations)
+    return parse_arms(activations)
+
+
+def _name(definition: Definition) -> str:
+    if definition.name in names() and get(definition.name) is definition:
+        return definition.name
+    raise UserError(f"compare: activations must be known by name to the processes that train; got "
+                    f"{definition.name!r}, made by hand. Add it with nonlin.define(name, formula).")
+
+
+def _check_defined(definition: Definition) -> None:
+    from nonlin.functions.properties import first_undefined
+
+    if definition.expr is not None and (at := first_undefined(definition)) is not None:
+        raise UserError(f"compare: {definition.name} must be a number, and have a slope, everywhere near zero; "
+                        f"{definition.formula} has none at {definition.variables[0]} = {at:g}. Mend the formula: "
+                        "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
+
+
+def _tokenizer(given: str | int) -> str | int:
+    if given == "bytes" or isinstance(given, int):
+        return given
+    if given.isdecimal():
+        return int(given)
+    raise UserError(f"compare: tokenizer must be bytes or a vocabulary's size; got {given!r}. Try --tokenizer 4096.")
+
+
+def _check_length(context: int, info: Mapping[str, Any]) -> None:
+    shortest = min(info["train_tokens"], info["validation_tokens"])
+    if context >= shortest:
+        part = "validation" if shortest == info["validation_tokens"] else "training"
+        raise UserError(f"compare: context must be shorter than the text ({shortest:,} tokens of it are kept for "
+                        f"{part}); got {context}. Add text with --data, or take a smaller --context.")
+
+
+def run(store: Store, request: Request | None, progress: Progress) -> Study:
+    """Plan a request, or take the plan that lies in the store; run what is missing, finish, and return the study.
+
+    Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
+    """
+    with ProcessEngine(store.directory / "data", defaults.WORKERS) as engine:
+        environment = engine.call({"do": "describe"})
+        plan = planned(store, request, engine, environment, progress.say)
+        with progress:
+            results = finite(run_study(plan, store, engine, progress, environment))
+        folder = StudyFolder(store.directory, plan, results)
+        if results["status"] == "interrupted":
+            raise Interrupted(f"Stopped; every finished run is kept in {store.directory}. The same call continues.",
+                              Study(folder))
+        return Study(folder, finish(folder, engine))
+
+
+def planned(store: Store, request: Request | None, engine: ProcessEngine, environment: Mapping[str, Any],
+            say: Callable[[str], None]) -> Plan:
+    """Return the plan that lies in the store; else measure this machine and write the request's plan there."""
+    plan = store.plan() if request is None else store.resume(request)
+    if plan is not None:
+        say(f"Continuing the study in {store.directory}.\n{plan.describe()}")
+        for line in changes(plan.machine.get("made_on", {}), environment):
+            say(line)
+        return plan
+    assert request is not None  # load() found a plan where none was given
+    say("Measuring this machine …")
+    arm = request.arms[0]
+    first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
+    machine = engine.call({"do": "machine", "config": first})["machine"]
+    speeds = engine.measure(request.measure_configs(machine))
+    machine |= {"made_on": _made_on(environment)}
+    plan = make_plan(request, speeds, machine, defaults.WORKERS, store.directory.resolve().name)
+    store.create(plan)
+    say(plan.describe())
+    return plan
+
+
+def _made_on(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What decides a run's last bits, beside its configuration."""
+    return {"nonlin": environment["nonlin"], "torch": environment["torch"],
+            "processor": environment["processor"]["name"]}
+
+
+def changes(then: Mapping[str, str], environment: Mapping[str, Any]) -> list[str]:
+    """Return a warning for each part of the machine that a study's runs so far were not made on."""
+    now = _made_on(environment)
+    return [f"Take care: this study began with {part} {then[part]} and goes on with {now[part]}; its runs may differ "
+            "in more than the activation." for part in then if then[part] != now[part]]
+
+
+def finish(folder: StudyFolder, engine: ProcessEngine) -> dict[str, str]:
+    """Write samples.json, model/ and report.html; return what lies where, for people.
+
+    A sample or an export that fails is said in the answer and costs nothing else.
+    """
+    from nonlin.report import build
+
+    results = folder.results or {}
+    trials = {arm["name"]: best_trial(results, arm["name"]) for arm in results["arms"]}
+    made = _write_samples(folder, trials, engine)
+    key = trials[results["winner"]]
+    if key:
+        made["Model"] = _export(folder.directory, key, engine)
+    made["Report"] = str(build(folder.directory))
+    return made
+
+
+def _write_samples(folder: StudyFolder, trials: Mapping[str, str | None], engine: ProcessEngine) -> dict[str, str]:
+    prompt = "def " if folder.plan.data.get("paths") == [] else "The "
+    wanted = {"do": "sample", "prompt": prompt, "length": _LENGTH, "temperature": _TEMPERATURE, "seed": 0}
+    requests = {name: wanted | {"trial": str(folder.directory / "trials" / key)} for name, key in trials.items() if key}
+    try:
+        texts = dict(zip(requests, engine.map(list(requests.values())), strict=True))
+    except NonlinError as error:
+        return {"Samples": f"none: {error}"}
+    write_json(folder.directory / "samples.json", {"prompt": prompt, "texts": texts})
+    return {}
+
+
+def _export(directory: Path, key: str, engine: ProcessEngine) -> str:
+    target, fresh = directory / "model", directory / ".new" / "model"
+    shutil.rmtree(fresh.parent, ignore_errors=True)
+    try:
+        described = engine.call({"do": "export", "trial": str(directory / "trials" / key), "out": str(fresh)})
+    except NonlinError as error:
+        return f"none: {error}"
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+    fresh.parent.rmdir()
+    return f"{target} ({described['architecture']}; {described['note']})"

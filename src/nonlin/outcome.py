@@ -1,0 +1,199 @@
+"""A study as an object: what ``nonlin.compare`` and ``nonlin.load_study`` return."""
+
+import webbrowser
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nonlin.errors import UserError, unknown_name
+from nonlin.records import Record
+from nonlin.study import Plan, ProcessEngine, StudyFolder, load
+from nonlin.study.records import ArmResult, ArmVerdict, Results
+
+if TYPE_CHECKING:
+    import pandas
+
+    from nonlin.model import LanguageModel
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """One finished run of a study: its arm, seed and learning rate, and its measures.
+
+    ``purpose`` is "tune" or "judge"; ``bits_per_byte`` is None where it diverged (``status`` says so);
+    ``config_hash`` names its folder under trials/.
+    """
+
+    activation: str
+    purpose: str
+    learning_rate: float
+    seed: int
+    status: str
+    bits_per_byte: float | None
+    initial_bits_per_byte: float | None
+    best_bits_per_byte: float | None
+    spike_score: float | None
+    dead_share: float | None
+    sparsity: float | None
+    steps: int
+    hidden: int
+    parameters: int | None
+    flops_per_token: float | None
+    tokens_per_second: float | None
+    seconds: float | None
+    peak_memory_bytes: int | None
+    config_hash: str
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """A comparison of activations: its verdicts, its runs, its models, its page.
+
+    Shown in a terminal, it is the table of verdicts; in a notebook, the table and the curves. It reads the study's
+    folder and changes nothing there but the page. ``made`` says what the call that made this object wrote beside
+    the results, or why it could not.
+    """
+
+    folder: StudyFolder
+    made: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """The study's folder."""
+        return self.folder.directory
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked, what runs, and by which rule it is judged; fixed before the first run."""
+        return self.folder.plan
+
+    @cached_property
+    def results(self) -> Results:
+        """The values of results.json, typed."""
+        assert self.folder.results is not None
+        return Results.from_dict(self.folder.results, str(self.directory / "results.json"))
+
+    @property
+    def status(self) -> str:
+        """Return "complete", "interrupted", or "partial" where runs are missing."""
+        return self.results.status
+
+    @property
+    def arms(self) -> dict[str, ArmResult]:
+        """All that was found of each activation, by its name, in the plan's order."""
+        return {arm.name: arm for arm in self.results.arms}
+
+    @property
+    def verdicts(self) -> dict[str, ArmVerdict]:
+        """Each activation's verdict and its difference to the baseline, by its name, the best first."""
+        arms, names = self.arms, ArmVerdict.__struct_fields__
+        return {name: ArmVerdict(**{key: getattr(arms[name], key) for key in names})
+                for name in self.results.ranking}
+
+    @property
+    def winner(self) -> str:
+        """The activation to use by these verdicts: the best of those found better, else the baseline."""
+        return self.results.winner
+
+    def runs(self) -> list[Run]:
+        """Return every finished run, arm by arm in the plan's order; tuning runs first, then judged ones."""
+        order = {arm["name"]: i for i, arm in enumerate(self.plan.arms)}
+        found = [_run(key, config, record) for key, (config, record) in self.folder.trials().items()
+                 if config["activation"]["name"] in order]
+        return sorted(found, key=lambda run: (order[run.activation], run.purpose != "tune", run.learning_rate,
+                                              run.seed))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return one row a run, every seed, tuning and judged; the columns are those of :class:`Run`.
+
+        Needs pandas: ``pip install nonlin[pandas]``.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("Study.to_pandas: pandas must be installed; it is not. pip install pandas, or read "
+                            "Study.runs(), which needs nothing.") from error
+        return pandas.DataFrame([run.as_dict() for run in self.runs()], columns=list(Run.__struct_fields__))
+
+    def best_trial(self, name: str) -> str:
+        """Return the hash of an arm's judged run of least loss; UserError where it has none."""
+        if name not in self.arms:
+            raise unknown_name("activation of this study", name, self.arms)
+        key = best_trial(self.folder.results or {}, name)
+        if key is None:
+            raise UserError(f"{self.directory}: {name} must have a finished judged run; it has none. "
+                            f"Take one of {', '.join(self.arms)}.")
+        return key
+
+    def model(self, name: str | None = None) -> "LanguageModel":
+        """Return the trained model of an activation's best judged run, on the CPU; the winner's without a name."""
+        from nonlin.training import load_trained
+
+        return load_trained(self.directory / "trials" / self.best_trial(name or self.winner))
+
+    def sample(self, prompt: str = "", name: str | None = None, *, length: int = 200, temperature: float = 0.8,
+               seed: int = 0) -> str:
+        """Return ``prompt`` continued by ``length`` tokens of an activation's model, the winner's without a name.
+
+        A ``temperature`` of 0 always takes the likeliest token.
+        """
+        trial = self.directory / "trials" / self.best_trial(name or self.winner)
+        with ProcessEngine(self.directory / "data", 1) as engine:
+            return engine.call({"do": "sample", "trial": str(trial), "prompt": prompt, "length": length,
+                                "temperature": temperature, "seed": seed})
+
+    @property
+    def report(self) -> Path:
+        """The study's page, built where it is missing: one HTML file that needs nothing else."""
+        from nonlin.report import build
+
+        path = self.directory / "report.html"
+        return path if path.exists() else build(self.directory)
+
+    def open_report(self) -> Path:
+        """Open the page in the browser, and return its path."""
+        path = self.report
+        webbrowser.open(path.resolve().as_uri())
+        return path
+
+    def __repr__(self) -> str:
+        from nonlin.report import terminal
+
+        return f"{terminal.text(self.folder.results or {})}\nStudy in {self.directory} ({self.status})"
+
+    def _repr_html_(self) -> str:
+        from nonlin.report import notebook
+
+        return notebook.html(self.folder)
+
+
+def load_study(directory: str | Path) -> Study:
+    """Return the study that lies in a folder; UserError where there is none.
+
+    A study that was stopped before it wrote results is judged as far as its runs go; its status is "partial".
+    """
+    folder = load(directory)
+    if folder.results is None:
+        from nonlin.study.results import results
+        from nonlin.study.store import finite
+
+        records = {key: record for key, (_, record) in folder.trials().items()}
+        folder = replace(folder, results=finite(results(folder.plan, records)))
+    return Study(folder)
+
+
+def best_trial(results: Mapping[str, Any], arm: str) -> str | None:
+    """Return the hash of an arm's judged run of least loss; None where all diverged."""
+    runs = next(a for a in results["arms"] if a["name"] == arm)["judged"]
+    finished = [run for run in runs if run["bits_per_byte"] is not None]
+    return min(finished, key=lambda run: run["bits_per_byte"])["config_hash"] if finished else None
+
+
+def _run(key: str, config: Mapping[str, Any], record: Mapping[str, Any]) -> Run:
+    training = config["training"]
+    known = {"activation": config["activation"]["name"], "purpose": config["purpose"], "seed": config["seed"],
+             "learning_rate": training["learning_rate"], "steps": training["steps"], "config_hash": key,
+             "hidden": config["model"]["hidden"]}
+    measured = {**record, **record.get("timing", {}), **known}
+    return Run.from_dict({name: measured.get(name) for name in Run.__struct_fields__}, f"the run {key}")

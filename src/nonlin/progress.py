@@ -1,0 +1,194 @@
+"""Progress of long work: a bar with time left on a terminal, another in a notebook, plain lines elsewhere."""
+
+import importlib.util
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_TITLES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
+           "claims": "Running experiments"}
+_QUIET_SECONDS = 20.0  # between two plain lines of one stage
+
+
+def span(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> span(5), span(65), span(3700)
+    ('5 s', '1 min 05 s', '1 h 01 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def ranking_text(ranking: Sequence[Mapping[str, Any]]) -> str:
+    """Return the ranking so far in one line, the best first; empty while nothing is judged.
+
+    >>> ranking_text([{"name": "gelu", "bits_per_byte": 2.0, "seeds": 1}])
+    'so far: gelu 2.0000 (1)'
+    """
+    known = [row for row in ranking if row["bits_per_byte"] is not None]
+    rows = [f"{r['name']} {r['bits_per_byte']:.4f} ({r['seeds']})" for r in known]
+    return "so far: " + ", ".join(rows) if rows else ""
+
+
+class Progress(Protocol):
+    """A listener of long work: ``say`` prints words, a call takes an event; open while the work runs."""
+
+    def say(self, text: str) -> None:
+        """Print words."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def __call__(self, event: Mapping[str, Any]) -> None: ...
+
+
+def listener(shown: bool = True) -> Progress:
+    """Return the progress that fits this program: a notebook's, a terminal's, lines; none where not ``shown``."""
+    if not shown:
+        return Silent()
+    if in_notebook():
+        return Notebook()
+    console = Console(stderr=True)
+    return Terminal(console) if console.is_terminal else Lines(console)
+
+
+def in_notebook() -> bool:
+    """Return whether this process is a notebook's kernel."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config
+
+
+class Silent:
+    """Progress that tells nothing."""
+
+    def say(self, text: str) -> None:
+        """Print nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, event: Mapping[str, Any]) -> None: ...
+
+
+class Lines:
+    """Plain lines: at each stage's beginning and end, and every 20 seconds between."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.told, self.stage, self.done = 0.0, "", -1
+
+    def say(self, text: str) -> None:
+        """Print words."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["message"]:
+            self.say(event["message"])
+        done, self.done = self.done, event["done"]
+        ended = event["done"] == event["total"] and event["done"] != done
+        if event["stage"] == self.stage and not ended and time.monotonic() - self.told < _QUIET_SECONDS:
+            return
+        self.told, self.stage = time.monotonic(), event["stage"]
+        parts = [f"{_TITLES[event['stage']]}: {event['done']}/{event['total']}",
+                 f"{span(event['seconds_left'])} left", ranking_text(event["ranking"])]
+        self.say("  ".join(filter(None, parts)))
+
+
+class Terminal:
+    """A panel that is drawn over: the stage's bar, time left, the ranking so far and the runs in flight."""
+
+    def __init__(self, console: Console):
+        self.console = console
+        self.live = Live(console=console, refresh_per_second=4, transient=True)
+
+    def say(self, text: str) -> None:
+        """Print words."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def __enter__(self) -> Self:
+        self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["message"]:
+            self.console.print(event["message"], style="yellow", highlight=False, markup=False)
+        self.live.update(self._panel(event))
+
+    def _panel(self, event: Mapping[str, Any]) -> Group:
+        running = ", ".join(f"{r['name']} {r['step']}/{r['steps']}" for r in event["running"])
+        row = Table.grid(padding=(0, 1))
+        row.add_row(
+            Text(_TITLES[event["stage"]], style="bold"),
+            ProgressBar(total=max(1, event["total"]), completed=_done(event), width=28),
+            Text(f"{event['done']}/{event['total']}"), Text(f"{span(event['seconds_left'])} left", style="cyan"))
+        return Group(row, Text(ranking_text(event["ranking"])), Text(running, style="dim"))
+
+
+class Notebook:
+    """A bar of tqdm's for each stage, drawn by the notebook where ipywidgets is installed, as text elsewhere."""
+
+    def __init__(self):
+        self.bar: Any = None
+        self.stage = ""
+
+    def say(self, text: str) -> None:
+        """Print words."""
+        print(text, file=sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        if event["message"]:
+            self.say(event["message"])
+        if event["stage"] != self.stage:
+            self.__exit__()
+            self.stage = event["stage"]
+            self.bar = _tqdm()(
+                desc=_TITLES[self.stage], total=event["total"],
+                bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} {postfix}")
+        bar = self.bar
+        bar.total, bar.n = event["total"], _done(event)
+        bar.set_postfix_str("  ".join(filter(None, (f"{span(event['seconds_left'])} left",
+                                                    ranking_text(event["ranking"])))))
+
+
+def _tqdm() -> Any:
+    if importlib.util.find_spec("ipywidgets"):
+        from tqdm.notebook import tqdm
+    else:
+        from tqdm.std import tqdm
+    return tqdm
+
+
+def _done(event: Mapping[str, Any]) -> float:
+    """Finished runs of the stage, and of those in flight the part that is done."""
+    return event["done"] + sum(r["step"] / max(1, r["steps"]) for r in event["running"]
+                               if r["purpose"] == event["stage"])

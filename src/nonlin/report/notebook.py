@@ -1,0 +1,32 @@
+"""A study in a notebook: the verdict table and the curves, as one piece of HTML that needs nothing else."""
+
+from html import escape
+
+from nonlin.report import figures, style, tables
+from nonlin.report.records import read
+from nonlin.report.terminal import reasons
+from nonlin.study import StudyFolder
+
+_COLOURS = "--ink:currentColor;--muted:currentColor;--grid:rgba(128,128,128,.35);--paper:transparent"
+_CURVES = "Training loss against tokens"
+
+
+def html(folder: StudyFolder) -> str:
+    """Return the study's verdicts, and the curves of its judged runs where there are some; colours are the page's."""
+    results = folder.results
+    assert results is not None
+    study = read(folder)
+    header, rows = tables.differences(study)
+    parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['advice'])}</p>", _table(header, rows),
+             *(f"<p>{escape(line)}</p>" for line in (*reasons(results), *results["remarks"]))]
+    if any(curve.tokens for curve in study.curves):
+        with style.settings():
+            # Several studies may lie in one notebook: a drawing's ids are its own.
+            parts.append(style.inline_svg(figures.curves(study), f"curves-{folder.plan.hash}", _CURVES))
+    return f'<div style="max-width:60em;{_COLOURS}">{"".join(parts)}</div>'
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

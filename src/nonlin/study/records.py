@@ -1,0 +1,130 @@
+"""The typed records of a study: its verdicts, its arms, its results."""
+
+from typing import Any, Literal
+
+from nonlin.records import Record
+
+#: "better" and "worse" are of the difference to the baseline; an arm without enough evidence is "undecided".
+VerdictName = Literal["better", "worse", "tie", "undecided", "baseline"]
+
+
+class Difference(Record, frozen=True, kw_only=True):
+    """The paired difference arm − baseline on the same seeds, in bits per byte: below zero is better.
+
+    ``low`` to ``high`` is the interval of ``interval_confidence``, which Holm's correction raises above
+    ``confidence``; ``p_value`` is corrected too. ``float(difference)`` is the mean.
+    """
+
+    mean: float
+    low: float
+    high: float
+    confidence: float
+    p_value: float
+    seeds: int
+    interval_confidence: float | None = None
+    p_value_uncorrected: float | None = None
+
+    def __float__(self) -> float:
+        return self.mean
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.4f} ({self.low:+.4f} … {self.high:+.4f})"
+
+
+class ArmVerdict(Record, frozen=True, kw_only=True):
+    """What the study says of one arm; ``difference`` is None for the baseline, and where nothing can be compared.
+
+    ``bits_per_byte`` is the mean over the arm's judged seeds and ``standard_deviation`` their spread;
+    ``seeds_needed`` is how many seeds would decide an undecided arm; ``reason`` says why it is none of the rest.
+    """
+
+    name: str
+    verdict: VerdictName
+    bits_per_byte: float | None
+    difference: Difference | None
+    standard_deviation: float | None = None
+    seeds_needed: int | None = None
+    reason: str | None = None
+    learning_rate: float | None = None
+
+
+class RunOfArm(Record, frozen=True, kw_only=True):
+    """One run of an arm; ``bits_per_byte`` is None where it diverged, ``config_hash`` names its folder."""
+
+    seed: int
+    bits_per_byte: float | None
+    status: str
+    config_hash: str
+    learning_rate: float | None = None
+    initial_bits_per_byte: float | None = None
+
+
+class ArmTiming(Record, frozen=True, kw_only=True):
+    """What the arm's judged runs took, on the machine that ran them."""
+
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+
+
+class ArmResult(ArmVerdict, frozen=True, kw_only=True):
+    """All that a study found of one arm: its verdict, its runs, its measures averaged over judged seeds."""
+
+    kind: str
+    formula: str | None
+    tuning: list[RunOfArm]
+    judged: list[RunOfArm]
+    hidden: int
+    parameters: int
+    learning_rate_at_edge: bool = False
+    learning_rate_sensitivity: float | None = None
+    diverged_runs: int = 0
+    diverged_tuning_runs: int = 0
+    spike_score: float | None = None
+    dead_share: float | None = None
+    sparsity: float | None = None
+    gradient_ratio: float | None = None
+    parameters_relative_error: float = 0.0
+    flops_per_token: float | None = None
+    layers: list[dict[str, float | None]] = []
+    timing: ArmTiming = ArmTiming()
+
+
+class Rule(Record, frozen=True, kw_only=True):
+    """The rule of the verdicts, fixed before the first run; ``margin`` in bits per byte."""
+
+    margin: float
+    confidence: float
+    seeds: int
+    text: str
+    metric: str = "bits_per_byte"
+    correction: str = "holm"
+
+
+class StudyTiming(Record, frozen=True, kw_only=True):
+    """Seconds of the call that wrote the results, and of all runs together."""
+
+    seconds: float
+    trial_seconds: float | None = None
+
+
+class Results(Record, frozen=True, kw_only=True):
+    """results.json: the verdicts and numbers of a study.
+
+    ``status`` is "complete", "interrupted", or "partial" where runs are missing. ``ranking`` has the arms by their
+    mean, the best first; ``advice`` is one sentence, ``winner`` the activation that it names.
+    """
+
+    format: int
+    name: str
+    status: Literal["complete", "interrupted", "partial"]
+    rule: Rule
+    baseline: str
+    advice: str
+    winner: str
+    ranking: list[str]
+    arms: list[ArmResult]
+    plan: dict[str, Any]
+    data: dict[str, Any]
+    timing: StudyTiming
+    remarks: list[str] = []
+    environment: dict[str, Any] = {}
