@@ -33,4 +33,4 @@ if __name__ == "__main__":
         record = seen.record()
         block = record["blocks"][0]
         print(json.dumps({"ranks": record["ranks"], "tokens": record["tokens"], "dead": block["dead"]["units"],
-                          "rms": block["streams"]["product"]["rms"], "largest": block["streams"]["up"]["largest"]}))
+                          "rms": block["streams"]["hidden"]["rms"], "largest": block["streams"]["up"]["largest"]}))

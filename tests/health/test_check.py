@@ -140,7 +140,7 @@ def test_every_family(name):
     assert len(record["blocks"]) == family.blocks and record["tokens"] == 256
     for block in record["blocks"]:
         assert block["activation"]["agrees"] is True and block["tokens"] == 256
-        assert block["streams"]["residual"]["rms"] > 0 and block["streams"]["product"]["rms"] > 0
+        assert block["streams"]["residual"]["rms"] > 0 and block["streams"]["hidden"]["rms"] > 0
         assert block["gradients"]["rms"] > 0 and 0 < block["sparsity"] < 1
     assert [f for f in record["findings"] if f["grade"] == "serious"] == []
 

@@ -19,8 +19,8 @@ def largest(block, stream):
 def test_smollm2():
     made = record("smollm2")
     blocks = made["blocks"]
-    first, second = largest(blocks[11], "product")[:2]
-    residual, taken_out = largest(blocks[11], "residual")[0], largest(blocks[28], "product")[0]
+    first, second = largest(blocks[11], "hidden")[:2]
+    residual, taken_out = largest(blocks[11], "residual")[0], largest(blocks[28], "hidden")[0]
     assert all(m["place"] == 0 for b in blocks for m in b["massive"])
     assert sum(b["dead"]["count"] + b["saturated"]["count"] for b in blocks) == 0
     assert not [f for f in made["findings"] if f["grade"] == "serious"]
@@ -33,17 +33,17 @@ def test_smollm2():
             f"{second['value']:,.0f}", f"writes {residual['value']:,.0f} into channel {residual['unit']}",
             f"unit {taken_out['unit']}, which reaches {taken_out['value']:,.0f}",
             f"{blocks[11]['outliers']['channels'][0]['ratio']:,.0f} times the median channel",
-            f"{blocks[11]['streams']['product']['flushed_float8']:.1%} of block 11's product",
+            f"{blocks[11]['streams']['hidden']['flushed_float8']:.1%} of block 11's hidden activation",
             f"Between {min(shares):.0%} and {max(shares):.0%} of the units",
             f"is {gradients[0] / min(gradients):.0f} times larger",
             f"largest attention logit is {max(made['attention']['largest_logits']):.0f}.",
-            f"costs {others['geglu']:.2f} nats a token more, with ReGLU {others['reglu']:.2f}"):
+            f"costs {others['geglu']:.2f} nats per token more, with ReGLU {others['reglu']:.2f}"):
         assert said in TEXT, said
 
 
 def test_minilm():
     made = record("minilm")
-    kurtosis = [b["streams"]["product"]["kurtosis"] for b in made["blocks"]]
+    kurtosis = [b["streams"]["hidden"]["kurtosis"] for b in made["blocks"]]
     assert made["findings"] == []
     assert f"falls from {max(kurtosis):.0f} in block {kurtosis.index(max(kurtosis))} to {min(kurtosis):.0f}" in TEXT
 

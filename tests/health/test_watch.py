@@ -136,7 +136,7 @@ def test_checkpointing_is_seen_once(reentrant):
     plain, recomputed = (r["blocks"] for r in records)
     assert [b["tokens"] for b in recomputed] == [128, 128]
     for a, b in zip(plain, recomputed, strict=True):
-        assert a["streams"]["product"]["rms"] == b["streams"]["product"]["rms"]
+        assert a["streams"]["hidden"]["rms"] == b["streams"]["hidden"]["rms"]
         assert a["gradients"]["rms"] == pytest.approx(b["gradients"]["rms"], rel=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_two_ranks_are_joined(tmp_path):
     block = watched.record()["blocks"][0]
     assert outputs[0]["ranks"] == 2 and outputs[0]["tokens"] == 3000
     assert outputs[0]["dead"] == block["dead"]["units"] == [0]
-    assert outputs[0]["rms"] == pytest.approx(block["streams"]["product"]["rms"], rel=1e-5)
+    assert outputs[0]["rms"] == pytest.approx(block["streams"]["hidden"]["rms"], rel=1e-5)
     assert outputs[0]["largest"] == pytest.approx(block["streams"]["up"]["largest"])
 
 
@@ -201,7 +201,7 @@ def test_fused_block_is_computed_again_from_its_weights():
         watched.answers = [a.__class__(watched.answers[0].block, a.status, a.matches) for a in answers]
         watched._begin()
         fused(batch())
-    a, b = (w.record()["blocks"][0]["streams"]["product"]["rms"] for w in (expected, watched))
+    a, b = (w.record()["blocks"][0]["streams"]["hidden"]["rms"] for w in (expected, watched))
     assert a == pytest.approx(b, rel=1e-6)
 
 

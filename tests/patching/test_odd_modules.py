@@ -237,7 +237,7 @@ def test_an_accelerated_model_is_checked_as_the_untouched_one():
     a, b = (health.check(m, tokens=64, context=32, gradients=True)["blocks"] for m in (model, twin))
     for mine, theirs in zip(b, a, strict=True):
         assert mine["activation"]["computed"] == "swiglu" and mine["tokens"] == 64
-        assert mine["streams"]["product"]["rms"] == pytest.approx(theirs["streams"]["product"]["rms"], rel=1e-5)
+        assert mine["streams"]["hidden"]["rms"] == pytest.approx(theirs["streams"]["hidden"]["rms"], rel=1e-5)
         assert mine["gradients"]["rms"] == pytest.approx(theirs["gradients"]["rms"], rel=1e-4)
 
 

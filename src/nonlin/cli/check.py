@@ -79,15 +79,15 @@ def _show(record: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("block", style="bold", overflow="fold")
     table.add_column("activation", overflow="fold")
-    for name in ("dead", "satu-\nrated", "always\non", "spar-\nsity", "product\nrms", "product\nlargest",
+    for name in ("dead", "satu-\nrated", "always\non", "spar-\nsity", "hidden\nrms", "hidden\nlargest",
                  "kurto-\nsis", "channel\n/median", *(["gradient\nrms"] if with_gradients else [])):
         table.add_column(name, justify="right")
     for b in record["blocks"]:
-        product = b["streams"]["product"]
+        hidden = b["streams"]["hidden"]
         ratio = b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
         cells = [b["name"] or "(all)", b["activation"]["computed"], *(f"{b[k]['share']:.1%}" for k in (
-            "dead", "saturated", "always_on")), number(b["sparsity"], ".1%"), number(product["rms"], ".3g"),
-            number(product["largest"], ".3g"), number(product["kurtosis"], ".3g"), number(ratio, ".3g")]
+            "dead", "saturated", "always_on")), number(b["sparsity"], ".1%"), number(hidden["rms"], ".3g"),
+            number(hidden["largest"], ".3g"), number(hidden["kurtosis"], ".3g"), number(ratio, ".3g")]
         if with_gradients:
             cells.append(number((b["gradients"] or {}).get("rms"), ".2e"))
         table.add_row(*cells)

@@ -21,7 +21,7 @@ GATED = ("swiglu", "geglu", "reglu", "bilinear")
 
 
 class _Replaced:
-    """While active, every block's product is another activation's of what its projections returned."""
+    """While active, every block applies another activation to its pre-activations."""
 
     def __init__(self, answers: list[Identified], name: str):
         self.answers, self.function, self.calls = answers, functional.activation(name), 0

@@ -1,7 +1,7 @@
 """Hooks on the projections of feed-forward blocks, and what they keep.
 
-What goes into the down projection is the product, what comes out of gate and up are the pre-activations: so a block
-is seen whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
+The input of the down projection is the hidden activation, the outputs of gate and up are the pre-activations: a block
+is observed whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
 """
 
 import re
@@ -50,7 +50,7 @@ class Observed:
         """Forget what was taken in."""
         units, device = self._sizes
         answer = self.answer
-        names = ("gate", "up", "product") if answer.block.gated else ("up", "product")
+        names = ("gate", "up", "hidden") if answer.block.gated else ("up", "hidden")
         self.streams = {name: Stream(units, device) for name in names}
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.residual: Stream | None = None
@@ -72,9 +72,9 @@ class Observed:
         values = {name: torch.tensor([v], device=self.response.device) for name, v in match.parameters.items()}
         return lambda *inputs: functional.activation(match.definition)(*inputs, **values)
 
-    def take(self, inputs: tuple[Tensor, ...], product: Tensor, limit: int, units: slice = slice(None)) -> None:
-        """Take in what one call of the block computed: inputs (gate, up) or (up,), and product, each (..., H)."""
-        rows = [x.detach().reshape(-1, x.shape[-1])[:limit] for x in (*inputs, product)]
+    def take(self, inputs: tuple[Tensor, ...], hidden: Tensor, limit: int, units: slice = slice(None)) -> None:
+        """Take in one call of the block: inputs (gate, up) or (up,), and the hidden activation, each (..., H)."""
+        rows = [x.detach().reshape(-1, x.shape[-1])[:limit] for x in (*inputs, hidden)]
         if any(r.shape[0] != rows[-1].shape[0] for r in rows) or not rows[-1].shape[0]:
             return
         if self.answer.status == "unknown" and not self.tokens:
@@ -83,16 +83,16 @@ class Observed:
             stream.add(x, self.tokens, units)
         self._answers([x.float() for x in rows[:-1]], rows[-1], units)
 
-    def _answers(self, inputs: list[Tensor], product: Tensor, units: slice) -> None:
+    def _answers(self, inputs: list[Tensor], hidden: Tensor, units: slice) -> None:
         """Test units for life, and gates for slope: all of them on a few tokens, those still in doubt on the rest."""
         if self.definition is None:
-            self.response[units] = torch.maximum(self.response[units], product.float().abs().amax(0))
+            self.response[units] = torch.maximum(self.response[units], hidden.float().abs().amax(0))
             return
-        values = {k: torch.tensor([v], device=product.device) for k, v in self.answer.matches[0].parameters.items()}
+        values = {k: torch.tensor([v], device=hidden.device) for k, v in self.answer.matches[0].parameters.items()}
         whole = self.definition.expr is None  # normalizes over the units: none can be left out
         for rows in (slice(0, _FEW), slice(_FEW, None)):
             for kept, least in ((self.response, metrics.DEAD), (self.slope, metrics.SATURATED)):
-                doubt = torch.arange(product.shape[-1], device=product.device) if whole else (
+                doubt = torch.arange(hidden.shape[-1], device=hidden.device) if whole else (
                     kept[units] < least).nonzero().flatten()
                 few = [x[rows][:, doubt] for x in inputs]
                 if not few[0].numel() or (whole and kept is self.slope):
@@ -104,17 +104,17 @@ class Observed:
                 now = kept[units]
                 now[doubt] = torch.maximum(now[doubt], seen)
 
-    def _identify_from(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
+    def _identify_from(self, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         """Where the block could not be run on values of our choice, its own values tell as much as they reach."""
         if self.block.layout == "packed":
             inputs = (torch.cat(inputs, -1),)
-        answer = compare(self.block, tuple(x.float().cpu() for x in inputs), product.cpu())
+        answer = compare(self.block, tuple(x.float().cpu() for x in inputs), hidden.cpu())
         if answer.status in ("found", "ambiguous") and answer.block == self.block:
             self.answer = answer
 
-    def sparsity(self, product: Tensor, down: Tensor) -> None:
-        """Take in the sparsity of a product (..., H) against the down projection (D, H)."""
-        share = metrics.sparsity(product.detach().float(), down.detach().float(), tokens=_SPARSITY, exact=False)
+    def sparsity(self, hidden: Tensor, down: Tensor) -> None:
+        """Take in the sparsity of a hidden activation (..., H) against the down projection (D, H)."""
+        share = metrics.sparsity(hidden.detach().float(), down.detach().float(), tokens=_SPARSITY, exact=False)
         self.sparse += torch.tensor([share, 1.0], dtype=self.sparse.dtype, device=self.sparse.device)
 
     def gradient(self, gradient: Tensor, of_output: bool) -> None:
@@ -252,11 +252,11 @@ class Collector:
             return seen[0][1]
 
         fed_forward(block, rows, activation, expert)
-        inputs, product = seen[0]
+        inputs, hidden = seen[0]
         units = slice(None) if expert is None else slice(expert * block.hidden, (expert + 1) * block.hidden)
-        one.take(inputs, product, self.limit, units)
+        one.take(inputs, hidden, self.limit, units)
         down = block.down.weight if expert is None else block.down.weight[expert]
-        one.sparsity(product, down)
+        one.sparsity(hidden, down)
         one.tokens += x.numel() // x.shape[-1] if expert is None else 0
 
     def _hook_experts(self, one: Observed) -> None:
@@ -284,13 +284,13 @@ class Collector:
         def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
             if self._skips(one):
                 return
-            inputs, product, fed = args[4][-1]
+            inputs, hidden, fed = args[4][-1]
             if self.gradients and fed.requires_grad:
                 fed.register_hook(lambda g: one.gradient(g, of_output=True))
                 inputs[0].register_hook(lambda g: one.gradient(g, of_output=False))
-            one.take(inputs, product, self.limit)
-            one.sparsity(product, one.block.down.weight)
-            one.tokens += product.numel() // product.shape[-1]
+            one.take(inputs, hidden, self.limit)
+            one.sparsity(hidden, one.block.down.weight)
+            one.tokens += hidden.numel() // hidden.shape[-1]
 
         self._add(layer.register_forward_pre_hook(begins))
         self._add(layer.register_forward_hook(ends))

@@ -146,7 +146,7 @@ def _span(blocks: list[Record]) -> str:
 def _massive(record: Record) -> Iterator[Finding]:
     groups: dict[tuple[str, int], list[tuple[Record, Record]]] = {}
     for b in record["blocks"]:
-        for stream in ("product", "residual"):
+        for stream in ("hidden", "residual"):
             here = [m for m in b["massive"] if m["stream"] == stream]
             if here:
                 m = max(here, key=lambda m: m["value"])
@@ -155,7 +155,7 @@ def _massive(record: Record) -> Iterator[Finding]:
         m, b = max(seen, key=lambda pair: pair[0]["value"])
         at = f" at token {m['place']} of a sequence" if "place" in m else f" at token {m['token']}"
         at += f" ({m['text']!r})" if m.get("text") is not None else ""
-        place = f"{'unit' if stream == 'product' else 'channel'} {unit}" + (f" of {b['name']}" if len(seen) > 1 else "")
+        place = f"{'unit' if stream == 'hidden' else 'channel'} {unit}" + (f" of {b['name']}" if len(seen) > 1 else "")
         yield _finding("info", "massive", b, f"{_span([b for _, b in seen])}: |{stream}| reaches {m['value']:,.0f} in "
                        f"{place}{at}, {m['value'] / max(m['median'], 1e-12):,.0f} times the median.",
                        "Usual in trained language models, where such values act as biases of attention; keep them out "
@@ -188,12 +188,12 @@ def _range(record: Record) -> Iterator[Finding]:
                                f"float16's 65,504, in {s['over_float16']} units.", "Run this model in bfloat16 or "
                                "float32.", stream=name, largest=s["largest"])
     flushed = [(s["flushed_float8"], b, name) for b in record["blocks"] for name, s in b["streams"].items()
-               if name == "product" and s["flushed_float8"] > FLUSHED_WARNING]
+               if name == "hidden" and s["flushed_float8"] > FLUSHED_WARNING]
     if flushed:
         share, b, name = max(flushed, key=lambda f: f[0])
         yield _finding("info", "float8", b, f"{len(flushed)} blocks' {name}, {b['name']} most of all: {share:.0%} of "
                        "the values become zero in float8 e4m3 with one scale for all.",
-                       "Use a scale a token or a block of values for 8-bit products.", share=share,
+                       "Use one scale per token, or per group of values, for 8-bit matrix products.", share=share,
                        blocks=[f[1]["name"] for f in flushed])
 
 

@@ -90,7 +90,7 @@ def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
         "positive": _histogram(first),
         "sparsity": float(one.sparse[0] / one.sparse[1]) if float(one.sparse[1]) else None,
         "streams": {name: stream.describe() for name, stream in streams.items()},
-        "massive": [m for name, stream in streams.items() if name in ("product", "residual")
+        "massive": [m for name, stream in streams.items() if name in ("hidden", "residual")
                     for m in _massive(name, stream)],
         "outliers": _outliers(one), "gradients": _gradients(one),
     }

@@ -145,10 +145,10 @@ class Health:
         """Return numbers to log, by name: ``health/BLOCK/dead_share`` and so on; see :meth:`record`."""
         found = {}
         for block in self.record()["blocks"]:
-            product, gradients = block["streams"]["product"], block["gradients"] or {}
+            hidden, gradients = block["streams"]["hidden"], block["gradients"] or {}
             values = {"dead_share": block["dead"]["share"], "saturated_share": block["saturated"]["share"],
-                      "sparsity": block["sparsity"], "product_rms": product["rms"],
-                      "product_largest": product["largest"], "gradient_rms": gradients.get("rms")}
+                      "sparsity": block["sparsity"], "hidden_rms": hidden["rms"],
+                      "hidden_largest": hidden["largest"], "gradient_rms": gradients.get("rms")}
             found |= {f"health/{block['name']}/{name}": float(v) for name, v in values.items() if v is not None}
         grades = [f["grade"] for f in self.findings()]
         return found | {f"health/{grade}": float(grades.count(grade)) for grade in ("warning", "serious")}

@@ -32,12 +32,12 @@ MEASURES: tuple[tuple[str, Callable[[Record], float | None], str, bool], ...] = 
     ("sparsity at 20 % error", lambda b: b["sparsity"], ".1%", False),
     ("gate: root mean square", _of("gate", "rms"), ".3g", True),
     ("up: root mean square", _of("up", "rms"), ".3g", True),
-    ("product: root mean square", _of("product", "rms"), ".3g", True),
+    ("hidden: root mean square", _of("hidden", "rms"), ".3g", True),
     ("gate: largest", _of("gate", "largest"), ".3g", True),
     ("up: largest", _of("up", "largest"), ".3g", True),
-    ("product: largest", _of("product", "largest"), ".3g", True),
-    ("product: kurtosis", _of("product", "kurtosis"), ".3g", True),
-    ("product: zero in float8 e4m3", _of("product", "flushed_float8"), ".1%", False),
+    ("hidden: largest", _of("hidden", "largest"), ".3g", True),
+    ("hidden: kurtosis", _of("hidden", "kurtosis"), ".3g", True),
+    ("hidden: zero in float8 e4m3", _of("hidden", "flushed_float8"), ".1%", False),
     ("residual: largest", _of("residual", "largest"), ".3g", True),
     ("residual: top channel / median", _outlier, ".3g", True),
     ("gradient: root mean square", lambda b: b["gradients"] and b["gradients"]["rms"], ".3g", True),
@@ -105,9 +105,9 @@ def units(record: Record) -> Figure:
 
 
 def magnitudes(record: Record) -> Figure:
-    """The product's magnitudes by power of two, against what the number formats hold."""
+    """Magnitudes of the hidden activation by power of two, against what the number formats hold."""
     blocks = record["blocks"]
-    counts = np.array([b["streams"]["product"]["powers"] for b in blocks], dtype=float)
+    counts = np.array([b["streams"]["hidden"]["powers"] for b in blocks], dtype=float)
     shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).T[::-1]
     half = counts.shape[1] // 2
     figure = new_figure(_WIDTH, 3.6)
@@ -123,7 +123,7 @@ def magnitudes(record: Record) -> Figure:
             axes.axhline(power, color=_RED, lw=1, ls="--")
             axes.text(len(blocks) - 0.5, power, text, color=INK, fontsize=8, ha="right", va="bottom")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"2^{v:.0f}"))
-    axes.set_ylabel("magnitude of the product")
+    axes.set_ylabel("magnitude of the hidden activation")
     _layers(axes, len(blocks))
     return figure
 
@@ -168,7 +168,7 @@ def alternatives(record: Record) -> Figure:
 FIGURES: dict[str, tuple[Callable[[Record], Figure], str, Callable[[Record], bool]]] = {
     "measures": (measures, "Measures by block", lambda r: True),
     "units": (units, "How often units are positive", lambda r: True),
-    "magnitudes": (magnitudes, "Magnitudes of the product", lambda r: True),
+    "magnitudes": (magnitudes, "Magnitudes of the hidden activation", lambda r: True),
     "gradients": (gradients, "Gradients by block", lambda r: any(b["gradients"] for b in r["blocks"])),
     "alternatives": (alternatives, "The loss with other activations", lambda r: bool(r["alternatives"])),
 }
