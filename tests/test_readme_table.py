@@ -1,4 +1,4 @@
-"""The numbers in the README are those of the recorded runs."""
+"""The numbers in the README and in the documents' tables are those of the recorded runs."""
 
 import json
 import re
@@ -21,12 +21,13 @@ def _number(text: str) -> float:
     return float(text.replace("−", "-").replace("–", "nan"))
 
 
-@pytest.mark.parametrize(("heading", "record"), [
-    ("## What it finds on the default text", "default-study.json"),
-    ("## Does it find what is there", "control-study.json")])
-def test_a_result_table_is_its_record(heading, record):
+@pytest.mark.parametrize(("document", "heading", "record"), [
+    ("README.md", "## What it finds on the default text", "default-study.json"),
+    ("docs/verdicts.md", "## The default study", "default-study.json"),
+    ("docs/verdicts.md", "## Does it find what is there", "control-study.json")])
+def test_a_result_table_is_its_record(document, heading, record):
     arms = {arm["name"]: arm for arm in json.loads((RECORDS / record).read_text())["arms"]}
-    rows = _rows((ROOT / "README.md").read_text(), heading)
+    rows = _rows((ROOT / document).read_text(), heading)
     assert {row[0] for row in rows} == set(arms)
     for name, bits, difference, interval, verdict, *_ in rows:
         arm = arms[name]
@@ -38,10 +39,19 @@ def test_a_result_table_is_its_record(heading, record):
                 [found["mean"], found["low"], found["high"]], abs=5.1e-4)
 
 
-def test_the_table_of_claims_is_its_record():
-    claims = json.loads((RECORDS / "claims.json").read_text())["claims"]
-    rows = _rows((ROOT / "README.md").read_text(), "## What articles say, tested")
-    assert [int(number) for number, *_ in rows] == [c["number"] for c in claims] == list(range(1, 14))
-    for (_, statement, verdict, found), claim in zip(rows, claims, strict=True):
+@pytest.mark.parametrize(("document", "heading", "numbers"), [
+    ("docs/claims.md", "## One run", range(1, 14)), ("README.md", "**Doubt.**", (3, 5, 10))])
+def test_a_table_of_claims_is_the_record(document, heading, numbers):
+    claims = {c["number"]: c for c in json.loads((RECORDS / "claims.json").read_text())["claims"]}
+    rows = _rows((ROOT / document).read_text(), heading)
+    assert [int(number) for number, *_ in rows] == list(numbers) and list(claims) == list(range(1, 14))
+    for number, statement, verdict, found in rows:
+        claim = claims[int(number)]
         said = claim["verdict"] + (f" on {claim['on']}" if claim["on"] else "")
         assert statement == claim["statement"] and verdict.replace("**", "") == said and found == claim["summary"]
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.replace("|", " ").split()) <= 900
+    assert len(re.findall(r"!\[", text)) == 2

@@ -54,7 +54,7 @@ def _print(found: dict[str, Any]) -> None:
         f"Shape: {model['text']}; {model['why']}.", f"Start: {start['text']}.",
         f"Hugging Face: {goes['huggingface']['text']}.", f"llama.cpp: {goes['llama_cpp']['text']}.", *goes["text"]])
     if found["missing"]:
-        _part(console, "What is not known", found["missing"])
+        _part(console, "Open questions", found["missing"])
     if found["commands"]:
         _part(console, "What would tell more", [])
     for study in found["commands"]:
