@@ -18,6 +18,7 @@ from nonlin.functions import get
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn import matched_hidden
 from nonlin.study import Arm, ProcessEngine, Request
+from nonlin.study.engines import ask_all, measure
 from nonlin.study.request import trial_config
 
 ARMS = ("gelu", "relu", "swiglu", "relu_squared", "tanh")
@@ -52,13 +53,13 @@ def one_shape(engine, folder, info, layers, dim, options):
         count = parameter_count(ModelConfig(**model, hidden=hidden), kind == "gated")
         arms.append(Arm(name, kind, hidden, count))
     request = Request(arms, "gelu", model, info, batch=options.batch)
-    speeds = engine.measure(request.measure_configs(MACHINE), 2.0)
+    speeds = measure(engine, request.measure_configs(MACHINE), 2.0)
     rate = statistics.median(s["tokens_per_second"] for s in speeds.values())
     steps = max(20, round(options.seconds * rate / request.tokens_per_step))
     recipe = {**request.training, "steps": steps, "batch": options.batch, "learning_rate": options.learning_rate}
     configs = {(arm.name, seed): trial_config(arm, model, info, recipe, MACHINE, "tune", seed)
                for seed in range(1, options.seeds + 1) for arm in arms}
-    records = engine.map([{"do": "trial", "config": c, "trial": str(folder / f"{layers}x{dim}-{a}-{s}")}
+    records = ask_all(engine, [{"do": "trial", "config": c, "trial": str(folder / f"{layers}x{dim}-{a}-{s}")}
                           for (a, s), c in configs.items()])
     losses = {key: record["bits_per_byte"] for key, record in zip(configs, records, strict=True)}
     print(f"\n{layers} layers x {dim}: {arms[0].parameters:,} parameters, {rate:,.0f} tokens/s a process, "

@@ -158,7 +158,7 @@ def child(arm, folder, seconds, steps, seed, machine):
 
 def launch(arm, folder, *, seconds=0.0, steps=0, seeds=(0,), machine):
     """Run an arm, one process a seed at the same time; return their answers."""
-    from nonlin.study.engine import ENVIRONMENT
+    from nonlin.study.engines.worker_process import ENVIRONMENT
 
     env = dict(os.environ)
     env.pop("OMP_NUM_THREADS", None)

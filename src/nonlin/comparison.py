@@ -8,7 +8,7 @@ import json
 import numbers
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from nonlin.nn.widths import matched_hidden
 from nonlin.outcome import Study, best_trial
 from nonlin.progress import Progress, listener
 from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, load, make_plan, run_study
+from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
+from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.store import finite, write_json
 
 #: Compared where nobody says which.
@@ -39,6 +41,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
             steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
             learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
+            engine: str | EngineChoice = "processes", workers: int | None = None,
             out: str | Path | None = None, progress: bool = True) -> Study:
     """Train small language models that differ in the activation alone, and return the study with its verdicts.
 
@@ -56,6 +59,10 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
     Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
 
+    ``engine`` is where the runs are computed: "processes" on this machine, "ray", "slurm", or an
+    :class:`nonlin.study.engines.EngineChoice`; ``workers`` runs at once, by default as many as cores and memory
+    allow. Neither is part of the study: another call may continue it elsewhere.
+
     ``out`` is the study's folder, by default runs/compare-HASH. ``progress`` shows a bar in a notebook and on a
     terminal, and lines elsewhere.
 
@@ -68,12 +75,18 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     ('baseline', 'complete')
     """
     given = locals()
+    _choice(engine, workers)  # what is wrong with the call is said before anything is written
     asked = Asked(**{one.name: given[one.name] for one in fields(Asked)})
     request, store = requested(asked, None if out is None else Path(out))
-    return run(store, request, listener(progress))
+    return run(store, request, listener(progress), _choice(engine, workers))
 
 
-def resume_study(directory: str | Path, *, progress: bool = True) -> Study:
+def _choice(engine: str | EngineChoice, workers: int | None) -> EngineChoice:
+    return EngineChoice(engine, workers) if isinstance(engine, str) else engine
+
+
+def resume_study(directory: str | Path, *, engine: str | EngineChoice = "processes", workers: int | None = None,
+                 progress: bool = True) -> Study:
     """Run what is missing of the study in a folder, as it was planned, and return it.
 
     Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
@@ -85,7 +98,7 @@ def resume_study(directory: str | Path, *, progress: bool = True) -> Study:
     store = Store(directory)
     if not intact(directory / "data"):  # the runs check what text they are of
         prepare(load_corpus(data["paths"] or None), directory / "data", data["tokenizer"])
-    return run(store, None, listener(progress))
+    return run(store, None, listener(progress), _choice(engine, workers))
 
 
 @dataclass(frozen=True)
@@ -235,13 +248,13 @@ def _check_length(context: int, info: Mapping[str, Any]) -> None:
                         f"{part}); got {context}. Add text with --data, or take a smaller --context.")
 
 
-def run(store: Store, request: Request | None, progress: Progress) -> Study:
+def run(store: Store, request: Request | None, progress: Progress, choice: EngineChoice = EngineChoice()) -> Study:
     """Plan a request, or take the plan that lies in the store; run what is missing, finish, and return the study.
 
     Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
     """
-    with ProcessEngine(store.directory / "data", defaults.WORKERS) as engine:
-        environment = engine.call({"do": "describe"})
+    with open_engine(choice, store.directory) as engine:
+        environment = ask(engine, {"do": "describe"})
         plan = planned(store, request, engine, environment, progress.say)
         with progress:
             results = finite(run_study(plan, store, engine, progress, environment))
@@ -249,15 +262,18 @@ def run(store: Store, request: Request | None, progress: Progress) -> Study:
         if results["status"] == "interrupted":
             raise Interrupted(f"Stopped; every finished run is kept in {store.directory}. The same call continues.",
                               Study(folder))
-        return Study(folder, finish(folder, engine))
+    with ProcessEngine(store.directory / "data") as here:  # the models lie here, wherever they were trained
+        return Study(folder, finish(folder, here))
 
 
-def planned(store: Store, request: Request | None, engine: ProcessEngine, environment: Mapping[str, Any],
+def planned(store: Store, request: Request | None, engine: Engine, environment: Mapping[str, Any],
             say: Callable[[str], None]) -> Plan:
     """Return the plan that lies in the store; else measure this machine and write the request's plan there."""
     plan = store.plan() if request is None else store.resume(request)
     if plan is not None:
-        say(f"Continuing the study in {store.directory}.\n{plan.describe()}")
+        fit_to_records(engine, plan.machine, environment, store)
+        here = replace(plan, workers=engine.total())  # it decides nothing, and may be another number than once
+        say(f"Continuing the study in {store.directory}.\n{here.describe()}")
         for line in changes(plan.machine.get("made_on", {}), environment):
             say(line)
         return plan
@@ -265,10 +281,10 @@ def planned(store: Store, request: Request | None, engine: ProcessEngine, enviro
     say("Measuring this machine …")
     arm = request.arms[0]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
-    machine = engine.call({"do": "machine", "config": first})["machine"]
-    speeds = engine.measure(request.measure_configs(machine))
+    machine = choose_machine(engine, first, environment)
+    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": _made_on(environment)}
-    plan = make_plan(request, speeds, machine, defaults.WORKERS, store.directory.resolve().name)
+    plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)
     store.create(plan)
     say(plan.describe())
     return plan
@@ -309,7 +325,7 @@ def _write_samples(folder: StudyFolder, trials: Mapping[str, str | None], engine
     wanted = {"do": "sample", "prompt": prompt, "length": _LENGTH, "temperature": _TEMPERATURE, "seed": 0}
     requests = {name: wanted | {"trial": str(folder.directory / "trials" / key)} for name, key in trials.items() if key}
     try:
-        texts = dict(zip(requests, engine.map(list(requests.values())), strict=True))
+        texts = dict(zip(requests, ask_all(engine, list(requests.values())), strict=True))
     except NonlinError as error:
         return {"Samples": f"none: {error}"}
     write_json(folder.directory / "samples.json", {"prompt": prompt, "texts": texts})
@@ -320,7 +336,7 @@ def _export(directory: Path, key: str, engine: ProcessEngine) -> str:
     target, fresh = directory / "model", directory / ".new" / "model"
     shutil.rmtree(fresh.parent, ignore_errors=True)
     try:
-        described = engine.call({"do": "export", "trial": str(directory / "trials" / key), "out": str(fresh)})
+        described = ask(engine, {"do": "export", "trial": str(directory / "trials" / key), "out": str(fresh)})
     except NonlinError as error:
         return f"none: {error}"
     shutil.rmtree(target, ignore_errors=True)

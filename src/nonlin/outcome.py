@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nonlin.errors import UserError, unknown_name
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
+from nonlin.study.engines import ask
 from nonlin.study.records import ArmResult, ArmVerdict, Results
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Study:
         """
         trial = self.directory / "trials" / self.best_trial(name or self.winner)
         with ProcessEngine(self.directory / "data", 1) as engine:
-            return engine.call({"do": "sample", "trial": str(trial), "prompt": prompt, "length": length,
+            return ask(engine, {"do": "sample", "trial": str(trial), "prompt": prompt, "length": length,
                                 "temperature": temperature, "seed": seed})
 
     @property

@@ -17,7 +17,7 @@ def plan(minutes=20, seed=0):
     """The plan of a machine as fast as the one the defaults were measured on."""
     speeds = {f"{size} {arm}": {"tokens_per_second": 50_000.0, "seconds_overhead": 0.1}
               for size in SIZES for arm in ("gelu", "swiglu")}
-    return make({"minutes": minutes, "seed": seed, "rules": {}}, speeds, MACHINE, DATA)
+    return make({"minutes": minutes, "seed": seed, "rules": {}}, speeds, MACHINE, DATA, workers=2)
 
 
 def noise(*what):

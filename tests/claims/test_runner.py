@@ -127,7 +127,7 @@ def test_the_whole_page_of_planted_studies(tmp_path):
             for t in [*trials_of(study, "tune", known), *trials_of(study, "judge", known)]:
                 known[t.key] = records[t.key] | {"config_hash": t.key}
                 if not (tmp_path / "trials" / t.key).exists():
-                    folder = store.begin(t.config)
+                    _, folder = store.begin(t.config)
                     (folder / "metrics.jsonl").write_text(curve)
                     store.finish(folder, known[t.key])
     found = results(plan, all_claims(), store)

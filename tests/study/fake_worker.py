@@ -3,7 +3,7 @@
 Bits per byte: best near a learning rate of each activation's own, plus an effect and noise of the seed that all
 activations share, plus noise of (effect, seed). The environment says how to misbehave, by configuration hash:
 FAKE_SECONDS (a run's length), FAKE_DIE (a folder: the first run of a listed hash kills its process),
-FAKE_DIE_ALWAYS, FAKE_FULL (runs that find the disk full), FAKE_NOISE.
+FAKE_DIE_ALWAYS, FAKE_FULL (runs that find the disk full), FAKE_FAIL (TYPE:FOLDER: runs that raise), FAKE_NOISE.
 """
 
 import hashlib
@@ -73,6 +73,11 @@ def misbehave(key):
                 (Path(folder) / key).unlink()
             print("about to die", file=sys.stderr, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
+    name, _, folder = os.environ.get("FAKE_FAIL", "").partition(":")
+    if folder and (Path(folder) / key).exists():
+        with (Path(folder) / "starts").open("a") as file:
+            file.write(key + "\n")
+        raise type(name, (Exception,), {})("planted")
     full = os.environ.get("FAKE_FULL")
     if full and (Path(full) / key).exists():
         raise OSError(28, "No space left on device")
@@ -91,12 +96,28 @@ def main():
                 answer({"done": run(request["config"], Path(request["trial"]))})
             elif request["do"] == "measure":
                 answer({"done": {"tokens_per_second": 1e5, "seconds_overhead": 0.5}})
+            elif request["do"] == "machine":
+                option = {"engine": "torch", "dtype": "float32", "threads": 1, "device": "cpu"}
+                answer({"done": {"machine": option, "measured": [option | {"peak_memory_bytes": 1}]}})
+            elif request["do"] == "sleep":
+                time.sleep(60)
+            elif request["do"] == "environment":
+                answer({"done": os.environ.get(request["name"])})
+            elif request["do"] == "die":
+                with open(request["count"], "a") as file:
+                    file.write("x")
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif request["do"] == "beat":
+                while True:
+                    with open(request["file"], "a") as file:
+                        file.write("x")
+                    time.sleep(0.05)
             elif request["do"] == "describe":
                 print("a line that is no answer", flush=True)
                 answer({"done": {"cpu": "fake"}})
             else:
                 answer({"error": {"type": "UserError", "message": f"no such request: {request['do']}"}})
-        except OSError as error:
+        except Exception as error:
             answer({"error": {"type": type(error).__name__, "message": str(error)}})
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from nonlin.study import Arm, ProcessEngine, Request, Store, make_plan, run_study
+from nonlin.study.tuning import trials_of
 
 WORKER = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
 MODEL = {"layers": 2, "dim": 32, "heads": 2, "kv_heads": 2, "context": 32, "vocabulary": 256}
@@ -31,6 +32,11 @@ def run(directory, made, listener=None, workers: int = 2):
     store = Store(directory)
     with ProcessEngine("nowhere", workers, WORKER) as engine:
         return run_study(made, store, engine, listener)
+
+
+def trap(folder, arm):
+    """Mark an arm's first trial, for a fake worker that is told to look into this folder."""
+    (folder / next(t for t in trials_of(plan(), "tune", {}) if t.arm == arm).key).touch()
 
 
 def without_timing(value):

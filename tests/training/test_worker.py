@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from nonlin.study.engine import ENVIRONMENT
+from nonlin.study.engines.worker_process import ENVIRONMENT
 
 
 def serve(*lines, code="from nonlin.training.worker import main; main()"):

@@ -18,7 +18,6 @@ from nonlin.study.plan import Sealed, learning_rate_grid
 from nonlin.study.tuning import trials_of
 
 MINUTES = 20.0
-WORKERS = 2
 RESERVE_SECONDS = 40.0  # starting up, measuring, the page
 EXPERIMENT_SECONDS = 200.0  # of one worker, all experiments that train no language model, on the reference machine
 REFERENCE_SPEED = 48_000.0  # tokens a second of the CORE model there
@@ -138,7 +137,7 @@ def check(minutes: float, seed: int) -> None:
 
 
 def make(asked: Mapping[str, Any], speeds: Mapping[str, Mapping[str, float]], machine: Mapping[str, Any],
-         data: Mapping[str, Any], workers: int = WORKERS) -> ClaimsPlan:
+         data: Mapping[str, Any], workers: int) -> ClaimsPlan:
     """Return the plan that fits the minutes asked for at the measured speeds.
 
     ``asked``: "minutes", "seed", "rules" and the data's description; ``speeds``: by "SIZE ACTIVATION"
@@ -189,7 +188,7 @@ def _studies(seed: int, steps: int, speeds: Mapping[str, Any], machine: Any, dat
     """Return the language model's studies; trials with equal configurations are one run."""
     def study(name: str, size: str, request: Request, rates: list[float], tune: int, extensions: int) -> Plan:
         costs = {arm.name: _speed(speeds, size, arm.name) for arm in request.arms}
-        plan = make_plan(request, costs, machine, WORKERS, name)
+        plan = make_plan(request, costs, machine, 1, name)  # it has no minutes of its own to fit
         return replace(plan, learning_rates=rates, learning_rate_extensions=extensions,
                        tune_seeds=[1000 * seed + 501 + i for i in range(tune)],
                        judge_seeds=[1000 * seed + 1 + i for i in range(request.seeds)],

@@ -10,10 +10,11 @@ from nonlin.claims.claim import OPEN, Claim, Found, Verdict
 from nonlin.claims.plan import ClaimsPlan
 from nonlin.errors import UserError
 from nonlin.study.budget import makespan
-from nonlin.study.engine import Engine
-from nonlin.study.jobs import Job, Jobs
+from nonlin.study.engines import Engine
+from nonlin.study.jobs import Jobs
+from nonlin.study.schedule import Schedule
 from nonlin.study.store import Store
-from nonlin.study.tuning import trials_of, tuning
+from nonlin.study.tuning import Trial
 
 Listener = Callable[[dict[str, Any]], None]
 _PROGRESS_SECONDS = 0.5
@@ -24,7 +25,7 @@ def run_claims(plan: ClaimsPlan, claims: Sequence[Claim], everything: Sequence[C
     """Run what ``claims`` still miss and return the results of ``everything``, written to the store too.
 
     Ctrl-C ends the workers and returns what is known, with "status": "interrupted". Finished runs stay, whatever
-    happens; the next call continues.
+    happens; the next call continues, on any engine. Raises NonlinError, after all else has run, where runs fail.
     """
     with store.lock():
         store.create(plan)
@@ -35,10 +36,11 @@ def run_claims(plan: ClaimsPlan, claims: Sequence[Claim], everything: Sequence[C
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if work.jobs.running:
-                engine.close()
+            work.jobs.stop()
         found = results(plan, everything, store, environment, work.seconds(), interrupted)
         store.write_results(found, csv_rows(found))
+        if not interrupted:
+            work.jobs.check()
         return found
 
 
@@ -46,69 +48,62 @@ class _Work:
     def __init__(self, plan: ClaimsPlan, claims: Sequence[Claim], store: Store, engine: Engine, listener: Listener):
         self.engine, self.listener = engine, listener
         self.jobs = Jobs(store, engine, lambda text: self.tell(text))
-        self.experiments = [e for claim in claims for e in claim.experiments(plan)]
-        self.studies = [plan.study(name) for name in dict.fromkeys(n for c in claims for n in c.studies)]
-        self.workers, self.began, self.told = plan.workers, time.monotonic(), 0.0
-        self.left: tuple[int, int, list[float]] = (-1, 0, [])  # for how many records, and what _left found
-        self.asked: set[str] = set()
+        self.experiments = {e.key: e for claim in claims for e in claim.experiments(plan)}
+        names = dict.fromkeys(n for c in claims for n in c.studies)
+        self.schedules = [Schedule(plan.study(name)) for name in names]
+        self.began, self.told = time.monotonic(), 0.0
+        self.owners: dict[str, list[Schedule]] = {}  # studies share runs of equal configuration
+        self.seconds_of = {key: e.seconds for key, e in self.experiments.items()}  # of every run asked for so far
 
     def run(self) -> None:
-        """Run until nothing is left."""
-        waiting = self._waiting()
-        while True:
-            while waiting and self.engine.idle():
-                self.jobs.start(waiting.pop(0))
-            if not self.jobs.running:
-                return
-            ended = [self.jobs.handle(event) for event in self.engine.wait(_PROGRESS_SECONDS)]
-            if any(ended):
-                waiting = self._waiting()
+        """Run until nothing is left: experiments, the longest first; then tuning, then judged runs."""
+        recalled = {job.key for job in self.jobs.recall(list(self.experiments.values()))}
+        for experiment in self.experiments.values():
+            if experiment.key not in recalled:
+                self.jobs.offer(experiment, (0, -experiment.seconds))
+        for schedule in self.schedules:
+            self._take(schedule, schedule.first)
+        while self.jobs.busy:
+            for job in self.jobs.step(_PROGRESS_SECONDS):
+                self._add(job.key)
             if time.monotonic() - self.told > _PROGRESS_SECONDS:
                 self.tell()
+        self.tell()
 
-    def _waiting(self) -> list[Job]:
-        """What can start now, the longest first among experiments, then tuning before judged runs."""
-        while True:
-            wanted: dict[str, Job] = {e.key: e for e in sorted(self.experiments, key=lambda e: -e.seconds)}
-            for stage in ("tune", "judge"):
-                for study in self.studies:
-                    wanted |= {t.key: t for t in trials_of(study, stage, self.jobs.records)}
-            new = [job for key, job in wanted.items() if key not in self.asked]
-            self.asked |= {job.key for job in new}
-            if not self.jobs.recall(new):
-                done = self.jobs.records.keys() | self.jobs.running.keys()
-                return [job for key, job in wanted.items() if key not in done]
+    def _take(self, schedule: Schedule, trials: Sequence[Trial]) -> None:
+        """Take trials that a study asks for; those of equal configuration are one run."""
+        for trial in trials:
+            new = trial.key not in self.owners
+            self.owners.setdefault(trial.key, []).append(schedule)
+            self.seconds_of.setdefault(trial.key, schedule.plan.trial_seconds(trial.arm, trial.purpose))
+            if trial.key in self.jobs.records or (new and self.jobs.recall([trial])):
+                self.jobs.waiting.settle(trial.seed, self.jobs.records[trial.key].get("processor"))
+                self._add(trial.key)
+            elif new:
+                self.jobs.offer(trial, (1, trial.purpose != "tune"), trial.seed)
+
+    def _add(self, key: str) -> None:
+        """Let every study that asked for a run know its record."""
+        for schedule in self.owners.get(key, []):
+            if key in schedule.missing:
+                self._take(schedule, schedule.add(key, self.jobs.records[key]))
 
     def seconds(self) -> float:
         """How long this call has been running."""
         return time.monotonic() - self.began
 
-    def _left(self) -> tuple[int, list[float]]:
-        """How many runs there are in all as far as known, and the seconds of each that is missing."""
-        records = self.jobs.records
-        seconds = {e.key: e.seconds for e in self.experiments}
-        later: list[float] = []
-        for study in self.studies:
-            for trial in [*trials_of(study, "tune", {}), *trials_of(study, "tune", records),
-                          *trials_of(study, "judge", records)]:
-                seconds[trial.key] = study.trial_seconds(trial.arm, trial.purpose)
-            for arm in (a["name"] for a in study.arms):
-                if not tuning(study, arm, records).done:
-                    later += [study.trial_seconds(arm, "judge")] * len(study.judge_seeds)
-        missing = [value for key, value in seconds.items() if key not in records]
-        return len(records.keys() | seconds.keys()) + len(later), missing + later
-
     def tell(self, message: str | None = None) -> None:
         """Send an event."""
         self.told = time.monotonic()
-        if self.left[0] != len(self.jobs.records):  # not at every event: it looks at every study
-            self.left = (len(self.jobs.records), *self._left())
-        _, total, missing = self.left
-        running = [{"name": job.name, "purpose": "claims", "seed": None,
-                    "step": p["step"] or 0, "steps": job.config.get("training", {}).get("steps", 1)}
-                   for job, _, p in self.jobs.running.values()]
+        later = [schedule.later_seconds() for schedule in self.schedules]
+        records, known = self.jobs.records, self.seconds_of
+        missing = [seconds for key, seconds in known.items() if key not in records]
+        missing += [seconds for each in later for seconds in each]
+        total = len(known.keys() | records.keys()) + sum(map(len, later))
+        running = [{"name": run.job.name, "purpose": "claims", "seed": None, "step": run.progress["step"] or 0,
+                    "steps": run.job.config.get("training", {}).get("steps", 1)} for run in self.jobs.running.values()]
         self.listener({"stage": "claims", "done": total - len(missing), "total": total,
-                       "seconds_left": makespan(missing, self.workers) if missing else 0.0, "ranking": [],
+                       "seconds_left": makespan(missing, self.engine.total()) if missing else 0.0, "ranking": [],
                        "running": running, "message": message})
 
 
@@ -117,11 +112,12 @@ def read(plan: ClaimsPlan, claims: Iterable[Claim], store: Store) -> Found:
     jobs = Jobs(store, None, lambda _: None)  # type: ignore[arg-type]  # it starts none
     jobs.recall([e for claim in claims for e in claim.experiments(plan)])
     for name in dict.fromkeys(n for c in claims for n in c.studies):
-        study, asked = plan.study(name), set()
-        while new := [t for stage in ("tune", "judge") for t in trials_of(study, stage, jobs.records)
-                      if t.key not in asked]:
-            asked |= {t.key for t in new}
-            jobs.recall(new)
+        schedule = Schedule(plan.study(name))
+        trials = schedule.first
+        while trials:
+            jobs.recall([trial for trial in trials if trial.key not in jobs.records])
+            trials = [new for trial in trials if trial.key in jobs.records
+                      for new in schedule.add(trial.key, jobs.records[trial.key])]
     return Found(plan, jobs.records, lambda key: _lines(store.directory / "trials" / key))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nonlin.cli.engine_options import EngineChoice, engine_options
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 
@@ -20,10 +21,11 @@ _MARKS = {"holds": "green", "does not hold here": "red", "depends": "cyan", "not
               "Python's standard library.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder. Default: runs/claims-SEED.")
 @click.option("--resume", is_flag=True, help="Continue the claims in --out as they were planned.")
+@engine_options
 @json_option
 @click.pass_context
 def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resume: bool, as_json: bool,
-           **options: Any) -> None:
+           engine: EngineChoice, **options: Any) -> None:
     """Put to the test what articles say about activation functions: all claims, or those of these NUMBERs.
 
     Every rule is fixed before the first run. It can be stopped at any time: the same command continues, and more
@@ -43,17 +45,19 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
         if out is None or given:
             raise UserError(f"claims: --resume must come with --out and none of the plan's options; got "
                             f"{', '.join(given) or 'no --out'}. Name the folder alone.")
-    _run(chosen, list(known.values()), options, out, resume, as_json)
+    _run(chosen, list(known.values()), options, out, resume, as_json, engine)
 
 
 def _run(chosen: list[Any], everything: list[Any], options: dict[str, Any], out: Path | None, resume: bool,
-         as_json: bool) -> None:
+         as_json: bool, choice: EngineChoice) -> None:
     from nonlin.claims.page import build
-    from nonlin.claims.plan import WORKERS, ClaimsPlan, check
+    from nonlin.claims.plan import ClaimsPlan, check
     from nonlin.claims.runner import run_claims
     from nonlin.data import load_corpus, prepare
     from nonlin.progress import listener, span
-    from nonlin.study import ProcessEngine, Store
+    from nonlin.study import Store
+    from nonlin.study.engines import ask
+    from nonlin.study.engines.opening import fit_to_records, open_engine
 
     check(options["minutes"], options["seed"])
     out = out or Path("runs") / f"claims-{options['seed']}"
@@ -66,14 +70,16 @@ def _run(chosen: list[Any], everything: list[Any], options: dict[str, Any], out:
     asked = {"seed": options["seed"], "minutes": options["minutes"], "data": corpus.sha256}
     asked = (planned.request if planned else asked) | {"rules": {str(c.number): c.rule for c in everything}}
     command = [sys.executable, "-m", "nonlin.claims.worker"]
-    with ProcessEngine(out / "data", WORKERS, command) as engine:
-        environment = engine.call({"do": "describe"})
+    with open_engine(choice, out, command) as engine:
+        environment = ask(engine, {"do": "describe"})
         plan = store.resume(_Asked(asked))
         if plan is None:
             say("Measuring this machine …")
-            plan = _plan(asked, info | {"paths": list(options["data"])}, engine)
+            plan = _plan(asked, info | {"paths": list(options["data"])}, engine, environment)
             store.create(plan)
             say(plan.describe())
+        else:
+            fit_to_records(engine, plan.machine, environment, store)
         for claim in chosen:
             if claim.missing():
                 say(f"Claim {claim.number}: {claim.missing()}")
@@ -97,15 +103,17 @@ class _Asked:
         return self.values
 
 
-def _plan(asked: dict[str, Any], data: dict[str, Any], engine: Any) -> Any:
+def _plan(asked: dict[str, Any], data: dict[str, Any], engine: Any, environment: Any) -> Any:
     from nonlin.claims.plan import CORE, make, speed_requests
+    from nonlin.study.engines.opening import choose_machine, measure_and_fit
 
     requests = speed_requests(data)
     first = requests[CORE].measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})["gelu"]
-    machine = engine.call({"do": "machine", "config": first})["machine"]
+    machine = choose_machine(engine, first, environment)
     configs = {f"{size} {arm}": config for size, request in requests.items()
                for arm, config in request.measure_configs(machine).items()}
-    return make(asked, engine.measure(configs, 0.7), machine, data)
+    speeds = measure_and_fit(engine, configs, machine, environment, 0.7)
+    return make(asked, speeds, machine, data, engine.total())
 
 
 def _show(results: dict[str, Any], chosen: list[Any], as_json: bool) -> None:

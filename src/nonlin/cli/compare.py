@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 from nonlin.study import defaults
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from nonlin.outcome import Study
 
 _ARMS = "relu,gelu,silu,swiglu,geglu,relu_squared"
-_FREE = {"out", "resume", "as_json"}  # options that a resumed study may be called with
+# Options that a resumed study may be called with: where it runs is no part of a plan.
+_FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 
 
 @click.command()
@@ -43,9 +45,11 @@ _FREE = {"out", "resume", "as_json"}  # options that a resumed study may be call
 @click.option("--confidence", type=float, default=defaults.CONFIDENCE, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/compare-HASH.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
+@engine_options
 @json_option
 @click.pass_context
-def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, **options: Any) -> None:
+def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, engine: EngineChoice,
+            **options: Any) -> None:
     """Train small language models that differ in the activation alone, and say which to use.
 
     The study is planned to --minutes, and its rule fixed, before the first run. It can be stopped at any time:
@@ -58,7 +62,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, *
     if resume:
         _only_out(ctx, out)
     try:
-        study = resume_study(out) if resume and out is not None else compare(out=out, **options)
+        study = (resume_study(out, engine=engine) if resume and out is not None
+                 else compare(out=out, engine=engine, **options))
     except Interrupted as stopped:
         study = stopped.found
         _print(study, as_json)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nonlin import _lazy
 
 if TYPE_CHECKING:
-    from nonlin.study.engine import Engine, ProcessEngine
+    from nonlin.study.engines import Engine, ProcessEngine
     from nonlin.study.folder import StudyFolder, load
     from nonlin.study.plan import Plan, make_plan
     from nonlin.study.request import Arm, Request
@@ -21,7 +21,7 @@ __all__ = ["Arm", "Request", "Plan", "make_plan", "trials_of", "Store", "Engine"
            "judge", "Verdict", "load", "StudyFolder"]
 
 _HOMES = {
-    "Engine": "engine", "ProcessEngine": "engine", "StudyFolder": "folder", "load": "folder", "Plan": "plan",
+    "Engine": "engines", "ProcessEngine": "engines", "StudyFolder": "folder", "load": "folder", "Plan": "plan",
     "make_plan": "plan", "Arm": "request", "Request": "request", "run_study": "runner", "Store": "store",
     "trials_of": "tuning", "Verdict": "verdict", "judge": "verdict"}
 

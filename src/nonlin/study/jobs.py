@@ -1,11 +1,25 @@
 """Running configurations on an engine and keeping their records: the part that studies and claims share."""
 
-from collections.abc import Callable, Sequence
+import heapq
+import itertools
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from nonlin.study.engine import Engine, Event, error_of
+from nonlin.errors import NonlinError, UserError
+from nonlin.study.engines.protocol import Engine, Event, Handle, Request, error_of
 from nonlin.study.store import Store, disk_full, disk_full_error, finite
+
+#: How often a run is started that is lost for these causes. What ends its own process every time is the run's
+#: fault; nodes and preemptions are not.
+TRIES = {"worker": 3, "node": 100, "preempted": 100}
+_ADVICE = {
+    "memory": "Run fewer at once (--workers, --trials-per-gpu), or take a smaller --batch, --context or --dim.",
+    "worker": "Look for its cause in the machine's log; give the same command again to go on."}
+_SEALERS, _UNSEALED = 8, 64  # threads that write records to the disk, and records that may be on their way
 
 
 class Job(Protocol):
@@ -21,18 +35,82 @@ class Job(Protocol):
     def name(self) -> str: ...
 
 
-J = TypeVar("J", bound=Job)
-#: A running job, its folder, and its progress {"step", "loss_nats"}.
-Running = tuple[J, Path, dict[str, Any]]
+@dataclass
+class Running:
+    """A job that runs: its latest attempt's folder, and its progress."""
+
+    job: Job
+    folder: Path
+    attempt: int
+    processor: str | None = None
+    progress: dict[str, Any] = field(default_factory=lambda: {"step": 0, "loss_nats": None})
+
+
+class Queue:
+    """Jobs that wait, the least priority first.
+
+    Jobs of one ``group`` go to processors of one name: two runs that are compared differ in nothing but what is
+    compared. A group whose processor is gone goes where there is one.
+    """
+
+    def __init__(self):
+        self._heaps: dict[Hashable, list[tuple[Any, int, Job]]] = {}
+        self._homes: dict[Hashable, str] = {}
+        self._count = itertools.count()
+
+    def push(self, job: Job, priority: Any, group: Hashable) -> None:
+        """Let a job wait. Jobs of the group None go anywhere."""
+        heapq.heappush(self._heaps.setdefault(group, []), (priority, next(self._count), job))
+
+    def pop(self, processor: str, there: Collection[str]) -> tuple[Job, str | None] | None:
+        """Return the next job for a processor, and the name of the one that its group must leave; None if none waits.
+
+        ``there``: the names of all processors, busy or not.
+        """
+        able = [group for group, heap in self._heaps.items()
+                if heap and (self._homes.get(group) not in there or self._homes[group] == processor)]
+        if not able:
+            return None
+        group = min(able, key=lambda g: self._heaps[g][0][:2])
+        _, _, job = heapq.heappop(self._heaps[group])
+        home = self._homes.get(group)
+        if group is not None:
+            self._homes[group] = processor
+        return job, home if home != processor else None
+
+    def settle(self, group: Hashable, processor: str | None) -> None:
+        """Tell where a group's first run was computed."""
+        if group is not None and processor:
+            self._homes.setdefault(group, processor)
+
+    def drop(self, unwanted: Callable[[Job], bool]) -> None:
+        """Forget jobs that wait."""
+        for group, heap in self._heaps.items():
+            self._heaps[group] = [entry for entry in heap if not unwanted(entry[2])]
+            heapq.heapify(self._heaps[group])
+
+    def __bool__(self) -> bool:
+        return any(self._heaps.values())
 
 
 class Jobs:
-    """The records of finished jobs and the jobs that run; ``told`` gets what people should know."""
+    """The records of finished jobs, the jobs that run, and those that wait; ``told`` gets what people should know.
+
+    ``lost`` counts the attempts that came to nothing, by cause; ``failed`` holds what failed by itself.
+    """
 
     def __init__(self, store: Store, engine: Engine, told: Callable[[str], None]):
         self.store, self.engine, self.told = store, engine, told
         self.records: dict[str, dict[str, Any]] = {}
-        self.running: dict[str, Running] = {}
+        self.running: dict[Handle, Running] = {}
+        self.waiting = Queue()
+        self.lost: Counter[str] = Counter()
+        self.failed: dict[str, tuple[Job, str]] = {}
+        self._places: dict[str, tuple[Any, Hashable]] = {}  # priority and group of what was offered
+        self._tries: Counter[tuple[str, str]] = Counter()
+        # Several at once: a disk takes milliseconds to say that a file is safe, but many files at a time.
+        self._sealers = ThreadPoolExecutor(_SEALERS, "seal")
+        self._sealing: deque[Future[dict[str, Any]]] = deque()
 
     def recall(self, jobs: Sequence[Job]) -> list[Job]:
         """Take the records that earlier calls finished; return the jobs that had one."""
@@ -46,31 +124,119 @@ class Jobs:
                 self.told(f"{job.name}: {warning}")
         return found
 
-    def start(self, job: Job) -> None:
-        """Start a job; only while the engine is idle."""
-        folder = self.store.begin(job.config)
-        self.running[job.key] = (job, folder, {"step": 0, "loss_nats": None})
-        self.engine.submit(job.key, {"do": job.request, "config": job.config, "trial": str(folder)})
+    def offer(self, job: Job, priority: Any = 0, group: Hashable = None) -> None:
+        """Let a job wait for a slot, unless an earlier call's attempt at it still runs: that is taken up."""
+        self._places[job.key] = priority, group
+        for attempt, folder in reversed(self.store.attempts(job.key)):
+            handle = self.engine.find(Request(self._body(job), job.key, attempt, folder))
+            if handle is not None:
+                self.running[handle] = Running(job, folder, attempt)
+                return
+            self.store.clear(folder)
+        self.waiting.push(job, priority, group)
 
-    def handle(self, event: Event) -> Job | None:
-        """Take an engine's event; return the job that ended with it, its record sealed and kept.
+    @staticmethod
+    def _body(job: Job) -> dict[str, Any]:
+        return {"do": job.request, "config": job.config}
 
-        Raises UserError where the disk is full, NonlinError where the run failed.
+    @property
+    def busy(self) -> bool:
+        """Whether something runs or waits."""
+        return bool(self.running or self.waiting)
+
+    def step(self, seconds: float) -> list[Job]:
+        """Start what can start, take what happens within these seconds; return the jobs whose records came.
+
+        Raises UserError where the disk is full or a worker found a mistake of the user's.
         """
-        if event.key not in self.running:
-            return None
-        job, folder, progress = self.running[event.key]
+        self._fill()
+        self._sealed(_UNSEALED)
+        ended = []
+        for event in self.engine.poll(seconds):
+            if event.kind == "told":
+                self.told(event.value)
+            elif event.handle in self.running:
+                ended += self._handle(event)
+        return ended
+
+    def _fill(self) -> None:
+        free = self.engine.free()
+        there = {slot.processor for slot in free}
+        for slot, count in free.items():
+            for _ in range(count):
+                found = self.waiting.pop(slot.processor, there)
+                if found is None:
+                    break
+                job, left = found
+                if left:
+                    self.told(f"{job.name}: runs on {slot.processor}, since no {left} is there any more: it may differ "
+                              "from the runs that it is compared with in more than the activation")
+                attempt, folder = self.store.begin(job.config)
+                handle = self.engine.start(Request(self._body(job), job.key, attempt, folder), slot)
+                self.running[handle] = Running(job, folder, attempt, slot.processor)
+
+    def _handle(self, event: Event) -> list[Job]:
+        run = self.running[event.handle]
         if event.kind == "progress":
-            progress |= event.value
-        elif event.kind == "restarted":
-            progress |= {"step": 0, "loss_nats": None}
-            self.told(f"{job.name}: {event.value}; it runs again")
-        elif event.kind == "error":
-            if disk_full(event.value["message"]):
-                raise disk_full_error(self.store.directory)
-            raise error_of(event.value, f"the run {job.name}")
+            run.progress |= event.value
+            return []
+        del self.running[event.handle]
+        if event.kind == "done":
+            record = finite({"processor": run.processor} | event.value | {"attempt": run.attempt})
+            self.records[run.job.key] = record
+            self._sealing.append(self._sealers.submit(self.store.finish, run.folder, record))
+            return [run.job]
+        if event.kind == "lost":
+            self._again(run, event.value["cause"], event.value["reason"])
         else:
-            self.records[job.key] = self.store.finish(folder, finite(event.value))
-            del self.running[event.key]
-            return job
-        return None
+            self._fail(run, event.value)
+        return []
+
+    def _again(self, run: Running, cause: str, reason: str) -> None:
+        self.lost[cause] += 1
+        self._tries[run.job.key, cause] += 1
+        self.store.clear(run.folder)
+        if self._tries[run.job.key, cause] < TRIES[cause]:
+            self.told(f"{run.job.name}: {reason}; it runs again")
+            self.waiting.push(run.job, *self._places[run.job.key])
+        else:
+            times = f"{reason}, {TRIES[cause]} times"
+            self._give_up(run.job, f"the run {run.job.name} failed: {times}. {_ADVICE['worker']}")
+
+    def _fail(self, run: Running, value: Mapping[str, str]) -> None:
+        if disk_full(value["message"]):
+            raise disk_full_error(value.get("where") or self.store.directory)
+        error = error_of(value, f"the run {run.job.name}")
+        if isinstance(error, UserError):
+            raise error
+        memory = "memory" in value["type"].lower() or "out of memory" in value["message"].lower()
+        self._give_up(run.job, f"{error}. {_ADVICE['memory']}" if memory else str(error))
+
+    def _give_up(self, job: Job, message: str) -> None:
+        self.failed[job.key] = job, message
+        self.told(message)
+
+    def stop(self) -> None:
+        """End what runs, and wait until every record lies on the disk; UserError where it is full.
+
+        Where the engine is detached, what runs goes on, for the next call to find.
+        """
+        if self.running and not self.engine.detached:
+            for handle in self.running:
+                self.engine.stop(handle)
+            self.engine.close()
+        self.running.clear()
+        self._sealed(0)
+        self._sealers.shutdown()
+
+    def _sealed(self, most: int) -> None:
+        """Wait until at most so many records are on their way to the disk; raises what went wrong there."""
+        while self._sealing and (len(self._sealing) > most or self._sealing[0].done()):
+            self._sealing.popleft().result()
+
+    def check(self) -> None:
+        """Raise NonlinError if a run failed by itself, with what to do."""
+        if self.failed:
+            messages = [message for _, message in self.failed.values()]
+            more = f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""
+            raise NonlinError(f"{messages[0]}{more} Every finished run is kept.")

@@ -101,10 +101,11 @@ class Rule(Record, frozen=True, kw_only=True):
 
 
 class StudyTiming(Record, frozen=True, kw_only=True):
-    """Seconds of the call that wrote the results, and of all runs together."""
+    """Seconds of the call that wrote the results, and of all runs together; attempts lost in that call, by cause."""
 
     seconds: float
     trial_seconds: float | None = None
+    lost_attempts: dict[str, int] = {}
 
 
 class Results(Record, frozen=True, kw_only=True):

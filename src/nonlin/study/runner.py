@@ -1,20 +1,21 @@
 """Running a plan: what comes next, on which engine, and what is known so far."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nonlin.errors import UserError
-from nonlin.study.budget import makespan
-from nonlin.study.engine import Engine, Event
+from nonlin.study.engines.protocol import Engine
 from nonlin.study.jobs import Jobs
 from nonlin.study.plan import Plan
 from nonlin.study.results import csv_rows, ranking, results
+from nonlin.study.schedule import Schedule
 from nonlin.study.store import Store
-from nonlin.study.tuning import Trial, trials_of, tuning
+from nonlin.study.tuning import Trial, tuning
 
 Listener = Callable[[dict[str, Any]], None]
 _PROGRESS_SECONDS = 0.5  # between two events that only tell of progress inside runs
+_TELLING_SHARE = 0.05  # of the time, at most, goes into telling
 
 
 def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | None = None,
@@ -23,25 +24,26 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
-    where another process runs the study, or where everything diverged; NonlinError where a run fails twice.
-    Whatever happens, finished runs stay, and the next call continues.
+    where another process runs the study, or where everything diverged; NonlinError, after all else has run, where
+    runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
     """
     with store.lock():
         store.create(plan)
         study = _Study(plan, store, engine, listener or (lambda _: None))
         interrupted = False
         try:
-            study.read_records()
             study.run()
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            if study.jobs.running:
-                engine.close()  # whatever they were at belongs to no one now
+            study.jobs.stop()
         found = results(plan, study.records, environment, study.seconds(), interrupted)
+        found["timing"]["lost_attempts"] = dict(study.jobs.lost)
         store.write_results(found, csv_rows(found))
-        if not interrupted and not any(arm["judged"] for arm in found["arms"]):
-            raise _all_diverged(plan, study)
+        if not interrupted:
+            study.jobs.check()
+            if not any(arm["judged"] for arm in found["arms"]):
+                raise _all_diverged(plan, study)
         return found
 
 
@@ -57,47 +59,57 @@ class _Study:
         self.plan, self.engine, self.listener = plan, engine, listener
         self.jobs = Jobs(store, engine, lambda text: self.tell(message=text))
         self.records = self.jobs.records
-        self.began, self.told = time.monotonic(), 0.0
+        self.schedule = Schedule(plan)
+        self.began, self.told, self.telling = time.monotonic(), 0.0, 0.0
         self.spent, self.predicted = 0.0, 0.0  # seconds of finished runs: measured, and as planned
-
-    def read_records(self) -> None:
-        """Take what earlier calls finished, as far as the plan asks for it."""
-        while wanted := [*trials_of(self.plan, "tune", self.records), *trials_of(self.plan, "judge", self.records)]:
-            if not self.jobs.recall(wanted):
-                return
-            for trial in wanted:
-                if trial.key in self.records:
-                    self._count(trial)
 
     def run(self) -> None:
         """Run until nothing is left."""
+        self._take(self.schedule.first)
         self.tell()
-        while True:
-            waiting = self._waiting()
-            while waiting and self.engine.idle():
-                self.jobs.start(waiting.pop(0))
-            if not self.jobs.running:
-                return
-            for event in self.engine.wait(_PROGRESS_SECONDS):
-                self._handle(event)
-            if time.monotonic() - self.told > _PROGRESS_SECONDS:
+        while self.jobs.busy:
+            ended = self.jobs.step(_PROGRESS_SECONDS)
+            for job in ended:
+                assert isinstance(job, Trial)
+                self._take(self._add(job))
+            self._give_up_arms()
+            since, stage = time.monotonic() - self.told, self.schedule.stage
+            if since > _PROGRESS_SECONDS or (ended and since > self.telling / _TELLING_SHARE) or stage != self.stage:
                 self.tell()
+        self.tell()
 
-    def _waiting(self) -> list[Trial]:
-        """What can start now: tuning first, since judged runs wait for it; then seed by seed, so that the ranking
-        forms fairly; the longest first."""
-        found: list[Trial] = []
-        for stage in ("tune", "judge"):
-            trials = [t for t in trials_of(self.plan, stage, self.records) if t.key not in self.jobs.running]
-            found += sorted(trials, key=lambda t: (t.seed, -self.plan.trial_seconds(t.arm, t.purpose)))
-        return found
+    def _take(self, trials: Sequence[Trial]) -> None:
+        """Take trials that the plan asks for: their records, where earlier calls finished them; the others wait.
 
-    def _handle(self, event: Event) -> None:
-        ended = self.jobs.handle(event)
-        if isinstance(ended, Trial):
-            self._count(ended)
-            self.read_records()  # what it decides may have run already, before a damaged record was put aside
-            self.tell()
+        Tuning comes first, since judged runs wait for it; then seed by seed, so that the ranking forms fairly; the
+        longest first.
+        """
+        while trials:
+            known = {trial.key for trial in self.jobs.recall(trials)}
+            following: list[Trial] = []
+            for trial in trials:
+                if trial.key in known:
+                    self.jobs.waiting.settle(trial.seed, self.records[trial.key].get("processor"))
+                    following += self._add(trial)
+            for trial in trials:
+                if trial.key not in known:
+                    priority = (trial.purpose != "tune", trial.seed, -self.plan.trial_seconds(trial.arm, trial.purpose))
+                    self.jobs.offer(trial, priority, trial.seed)
+            trials = following
+
+    def _add(self, trial: Trial) -> list[Trial]:
+        """Let the schedule know a record, and a finished run correct the prediction of what is left."""
+        record = self.records[trial.key]
+        if record["status"] == "finished":
+            self.spent += record["timing"]["seconds"]
+            self.predicted += self.plan.trial_seconds(trial.arm, trial.purpose)
+        return self.schedule.add(trial.key, record)
+
+    def _give_up_arms(self) -> None:
+        """Start no more runs of an arm of which one failed by itself: it would fail again, and no verdict comes."""
+        if self.jobs.failed:
+            arms = {job.arm for job, _ in self.jobs.failed.values() if isinstance(job, Trial)}
+            self.jobs.waiting.drop(lambda job: isinstance(job, Trial) and job.arm in arms)
 
     def seconds(self) -> float:
         """How long this call has been running."""
@@ -105,44 +117,29 @@ class _Study:
 
     def _seconds_left(self) -> float:
         """The predicted time of what is left, corrected by how the predictions did so far."""
-        left: list[float] = []
-        for arm in (a["name"] for a in self.plan.arms):
-            state = tuning(self.plan, arm, self.records)
-            missing = sum(loss is None for loss in state.losses) * len(self.plan.tune_seeds)
-            left += [self.plan.trial_seconds(arm, "tune")] * missing
-            if not state.done:
-                left += [self.plan.trial_seconds(arm, "judge")] * len(self.plan.judge_seeds)
-        for trial in trials_of(self.plan, "judge", self.records):
-            left.append(self.plan.trial_seconds(trial.arm, "judge"))
-        for trial, _, progress in self.jobs.running.values():
-            share = progress["step"] / max(1, trial.config["training"]["steps"])
-            left.append(-share * self.plan.trial_seconds(trial.arm, trial.purpose))
-        done = -sum(x for x in left if x < 0)
-        total = max(0.0, makespan([x for x in left if x > 0], self.plan.workers) - done / self.plan.workers)
-        return total * (self.spent / self.predicted if self.predicted else 1.0)
-
-    def _count(self, trial: Trial) -> None:
-        """Let a finished run correct the prediction of what is left."""
-        record = self.records[trial.key]
-        if record["status"] == "finished":
-            self.spent += record["timing"]["seconds"]
-            self.predicted += self.plan.trial_seconds(trial.arm, trial.purpose)
+        total, longest = self.schedule.seconds()
+        for run in self.jobs.running.values():
+            trial = run.job
+            assert isinstance(trial, Trial)
+            share = run.progress["step"] / max(1, trial.config["training"]["steps"])
+            total -= share * self.plan.trial_seconds(trial.arm, trial.purpose)
+        left = max(total / self.engine.total(), longest if total > longest else total, 0.0)
+        return left * (self.spent / self.predicted if self.predicted else 1.0)
 
     def tell(self, message: str | None = None) -> None:
         """Send an event."""
-        self.told = time.monotonic()
-        states = {a["name"]: tuning(self.plan, a["name"], self.records) for a in self.plan.arms}
-        stage = "judge" if all(state.done for state in states.values()) else "tune"
-        if stage == "tune":
-            losses = [loss for state in states.values() for loss in state.losses]
-            total, done = len(losses), sum(loss is not None for loss in losses)
-        else:
-            able = sum(state.best is not None for state in states.values())
-            total = able * len(self.plan.judge_seeds)
-            done = total - len(trials_of(self.plan, "judge", self.records))
+        begin = time.monotonic()
+        self.stage = self.schedule.stage
+        done, total = self.schedule.counts(self.stage)
         self.listener({
-            "stage": stage, "done": done, "total": total, "seconds_left": self._seconds_left(),
+            "stage": self.stage, "done": done, "total": total, "seconds_left": self._seconds_left(),
             "ranking": ranking(self.plan, self.records), "message": message,
-            "running": [{"name": t.arm, "purpose": t.purpose, "learning_rate": t.learning_rate, "seed": t.seed,
-                         "step": p["step"], "steps": t.config["training"]["steps"], "loss_nats": p["loss_nats"]}
-                        for t, _, p in self.jobs.running.values()]})
+            "running": [self._running(run.job, run.progress) for run in self.jobs.running.values()]})
+        self.told = time.monotonic()
+        self.telling = self.told - begin
+
+    @staticmethod
+    def _running(job: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
+        return {"name": job.arm, "purpose": job.purpose, "learning_rate": job.learning_rate, "seed": job.seed,
+                "step": progress["step"], "steps": job.config["training"]["steps"],
+                "loss_nats": progress["loss_nats"]}

@@ -37,7 +37,7 @@ def disk_full(problem: BaseException | str) -> bool:
     return bool(_FULL_TEXT.search(str(problem)))
 
 
-def disk_full_error(directory: Path) -> UserError:
+def disk_full_error(directory: Path | str) -> UserError:
     """Return the error of a full disk."""
     return UserError(f"the disk that holds {directory} is full; every finished run is kept. "
                      "Free some space, then give the same command again: it continues.")
@@ -103,7 +103,9 @@ def _explain(directory: Path, error: OSError) -> UserError:
 class Store:
     """The folder of one study. Raises UserError where it holds files of something else.
 
-    A trial is written in ``running/`` and moved to ``trials/`` whole, with one rename, when it has ended.
+    An attempt at a trial is written in ``running/HASH/ATTEMPT/`` and moved to ``trials/HASH`` whole, with one rename,
+    when it has ended. No two attempts share a folder, so that a worker given up for dead, should it come back, writes
+    to no one.
     ``plan_type`` is the class of the plan: it has ``hash``, ``request``, ``as_dict()`` and ``from_dict(values)``.
     """
 
@@ -138,8 +140,6 @@ class Store:
             except BlockingIOError:
                 raise UserError(f"the study in {self.directory} must have one process; another one runs it now. "
                                 "Wait for it, or choose another folder.") from None
-            # What a killed process left half-done. Its workers, if they still write there, write to no one.
-            shutil.rmtree(self.directory / "running", ignore_errors=True)
             yield
             with contextlib.suppress(OSError):
                 (self.directory / "running").rmdir()
@@ -192,32 +192,57 @@ class Store:
         csv.writer(buffer, lineterminator="\n").writerows(rows)
         self._write(self.directory / "results.csv", buffer.getvalue())
 
-    def begin(self, config: Mapping[str, Any]) -> Path:
-        """Return a fresh folder for a trial to run in, its config.json written."""
-        folder = self.directory / "running" / config_hash(dict(config))
+    def begin(self, config: Mapping[str, Any]) -> tuple[int, Path]:
+        """Return the number of a trial's next attempt and its folder, config.json written there."""
+        trial = self.directory / "running" / config_hash(dict(config))
         try:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            write_atomically(folder / "config.json", json.dumps(config, indent=1, allow_nan=False) + "\n")
+            trial.mkdir(parents=True, exist_ok=True)
+            number = max((n for n, _ in self.attempts(trial.name)), default=0) + 1
+            folder = trial / str(number)
+            folder.mkdir()
+            (folder / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise _explain(self.directory, error) from error
-        return folder
+        return number, folder
+
+    def attempts(self, key: str) -> list[tuple[int, Path]]:
+        """Return (number, folder) of every attempt at a trial that has not ended in a record, the first one first."""
+        trial = self.directory / "running" / key
+        folders = [path for path in trial.iterdir() if path.name.isdecimal()] if trial.is_dir() else []
+        return sorted((int(path.name), path) for path in folders)
+
+    def clear(self, folder: Path) -> None:
+        """Empty the folder of an attempt that came to nothing. The folder stays: its number is taken."""
+        for path in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def finish(self, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Seal a trial that ran in ``folder``: write its record, move it to trials/; return the record."""
+        """Seal an attempt that ran in ``folder``: write its record, move it to trials/; return the record.
+
+        Where a record lies already, that one stays and is returned.
+        """
+        trial = folder.parent
+        target = self.directory / "trials" / trial.name
         try:
             files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
             sealed = finite({**record, "files": files})
             sealed["checksum"] = _checksum(sealed)
-            for name in files:
+            (folder / "result.json").write_text(json.dumps(sealed, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            for name in (*files, "result.json"):  # whole on the disk before the rename shows them
                 _sync(folder / name)
-            write_atomically(folder / "result.json", json.dumps(sealed, indent=1, allow_nan=False) + "\n")
-            target = self.directory / "trials" / folder.name
+            _sync(folder)
             target.parent.mkdir(exist_ok=True)
-            os.rename(folder, target)
+            try:
+                os.rename(folder, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                sealed = self.read(trial.name)[1]
             _sync(target.parent)
         except OSError as error:
             raise _explain(self.directory, error) from error
+        shutil.rmtree(trial, ignore_errors=True)
         return sealed
 
     def read(self, key: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,7 +5,6 @@ denormals and keeps its memory; the processes' environment is set where they are
 """
 
 import contextlib
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,7 @@ import torch
 
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
-
-
-def processor() -> dict[str, Any]:
-    """Return the processor's name and the instruction sets that matter to us."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return {"name": platform.processor() or platform.machine(), "instructions": []}
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    fields = {key.strip(): value.strip() for key, value in lines.items()}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd")
-    return {"name": fields.get("model name", platform.machine()), "instructions": [f for f in wanted if f in flags]}
+from nonlin.training.resources import processor, usable_cores
 
 
 def candidates() -> list[dict[str, Any]]:
@@ -60,9 +47,10 @@ def describe() -> dict[str, Any]:
     return {
         "nonlin": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "numpy": numpy.__version__, "scipy": scipy.__version__, "system": platform.platform(),
-        "processor": processor(), "cores": os.cpu_count(), "native_engine": native.library() is not None,
+        "processor": processor(), "cores": usable_cores(), "native_engine": native.library() is not None,
         "native_unavailable": native.unavailable(), "compiler": build.compiler() is not None,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpus": torch.cuda.device_count(),
     }
 
 

@@ -203,10 +203,11 @@ def _save_weights(model: LanguageModel, path: Path) -> str:
 
 
 def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> dict[str, float]:
-    """Return how fast a configuration trains: tokens a second (median step), and the seconds of overhead a run.
+    """Return how fast a configuration trains, tokens a second (median step), and what a run costs beside its steps.
 
-    Overhead is what a run spends outside its steps: building the model and its evaluations.
+    "seconds_overhead" is spent on building the model and its evaluations; "peak_memory_bytes" is the process' most.
     """
+    machine.reset_peak_memory()
     begin = time.perf_counter()
     run = Run(config, Dataset(dataset_dir))
     run.step()
@@ -222,7 +223,8 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> 
     evaluation = time.perf_counter() - begin
     times.sort()
     return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],
-            "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"])}
+            "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
+            "peak_memory_bytes": machine.peak_memory_bytes()}
 
 
 def load_trained(trial_dir: Path) -> LanguageModel:

@@ -1,0 +1,57 @@
+"""The options that say where a study's runs are computed; ``compare`` and ``claims`` share them."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from nonlin.errors import UserError
+from nonlin.study.engines.choice import ENGINES, EngineChoice
+
+#: Their names as parameters.
+ENGINE_OPTIONS = ("engine", "workers", "trials_per_gpu", "devices_per_trial", "address", "slurm")
+
+_OPTIONS = (
+    click.option("--engine", type=click.Choice(ENGINES), default="processes", show_default=True,
+                 help="What runs the trials: processes on this machine, a Ray cluster, or SLURM."),
+    click.option("--workers", type=int, help="Trials at once. Default: every core that may be used, as far as memory "
+                 "allows; on GPUs, as many as --trials-per-gpu says."),
+    click.option("--trials-per-gpu", type=int, help="Trials that share a GPU. Default: as many as are measured to be "
+                 "faster together."),
+    click.option("--devices-per-trial", type=int, default=1, show_default=True,
+                 help="GPUs, or processes of one core each, that train one model together."),
+    click.option("--address", default="auto", show_default=True, help="The Ray cluster."),
+    click.option("--slurm", default="", metavar="KEY=VALUE,...", help="What each SLURM job asks for: "
+                 "partition=gpu,gpus=1,time=60 (minutes), and any other option of sbatch."),
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options; it gets them as one argument, ``engine``, an EngineChoice."""
+
+    @functools.wraps(command)
+    def with_choice(*args: Any, engine: str, workers: int | None, trials_per_gpu: int | None, devices_per_trial: int,
+                    address: str, slurm: str, **others: Any) -> Any:
+        choice = EngineChoice(engine, workers, trials_per_gpu, devices_per_trial, address, parse_pairs(slurm))
+        return command(*args, engine=choice, **others)
+
+    for option in reversed(_OPTIONS):
+        with_choice = option(with_choice)
+    return with_choice
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    """Return the pairs of "KEY=VALUE,..."; UserError for anything else.
+
+    >>> parse_pairs("partition=gpu,time=60")
+    {'partition': 'gpu', 'time': '60'}
+    """
+    pairs = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key, equals, value = part.partition("=")
+        if not (key.strip() and equals):
+            raise UserError(f"slurm: options must be KEY=VALUE, with commas between them; got {part!r}. "
+                            "Write them as --slurm partition=gpu,gpus=1,time=60.")
+        pairs[key.strip()] = value.strip()
+    return pairs

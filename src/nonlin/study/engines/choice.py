@@ -1,0 +1,30 @@
+"""What a person chooses of an engine; loads nothing else, since the command line's help reads it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from nonlin.errors import UserError, rule, unknown_name
+
+ENGINES = ("processes", "ray", "slurm")
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Where trials run; None means as many as fit. Raises UserError for values that make no engine."""
+
+    name: str = "processes"
+    workers: int | None = None
+    trials_per_gpu: int | None = None
+    devices_per_trial: int = 1
+    address: str = "auto"
+    slurm: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.name not in ENGINES:
+            raise unknown_name("engine", self.name, ENGINES)
+        for option in ("workers", "trials_per_gpu", "devices_per_trial"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise UserError(rule("engine", option.replace("_", "-"), "be 1 or more", value, "Choose another."))
+        if self.slurm and self.name != "slurm":
+            raise UserError(f"engine: slurm must come with --engine slurm; got --engine {self.name}. Add it.")

@@ -1,0 +1,91 @@
+"""From what a person chose to an engine that is ready: which one, on which device, how much at once."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import NonlinError
+from nonlin.study.engines.asking import ask, ask_all, measure
+from nonlin.study.engines.choice import EngineChoice
+from nonlin.study.engines.processes import ProcessEngine
+from nonlin.study.engines.protocol import Engine
+from nonlin.study.store import DamagedRecord, Store
+
+_SHARING = (1, 2, 4, 8)  # trials on one GPU that are tried
+_WORTH_IT = 1.05  # a gain in speed below it is noise, and each trial more takes memory
+_RECORDS = 20  # finished runs that are asked for their memory
+
+
+@contextlib.contextmanager
+def open_engine(choice: EngineChoice, directory: Path, command: Sequence[str] | None = None) -> Iterator[Engine]:
+    """Open the engine for the study in a folder; it is let go of at the end.
+
+    Raises UserError where it is not installed or not there.
+    """
+    engine: Any
+    if choice.name == "ray":
+        from nonlin.study.engines.ray import RayEngine
+
+        engine = RayEngine(directory / "data", choice.address, choice.workers, command,
+                           trials_per_gpu=choice.trials_per_gpu or 1, devices_per_trial=choice.devices_per_trial)
+    elif choice.name == "slurm":
+        from nonlin.study.engines.slurm import SlurmEngine
+
+        engine = SlurmEngine(directory, choice.slurm, choice.workers, command,
+                             devices_per_trial=choice.devices_per_trial)
+    else:
+        engine = ProcessEngine(directory / "data", choice.workers, command, choice.trials_per_gpu or 0,
+                               choice.devices_per_trial)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the machine settings that train this configuration fastest, and fit the engine to it."""
+    answer = ask(engine, {"do": "machine", "config": config})
+    machine = answer["machine"]
+    memory = max(option.get("peak_memory_bytes", 0) for option in answer["measured"])
+    devices = getattr(engine, "devices_per_trial", 1)
+    if devices > 1:
+        machine = machine | {"devices": devices}
+    if machine["device"] != "cpu" and isinstance(engine, ProcessEngine) and not engine.trials_per_gpu:
+        engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(engine, {**config, "machine": machine})
+    engine.fit(machine["device"], environment, memory or None)
+    return machine
+
+
+def _measure_sharing(engine: ProcessEngine, config: Mapping[str, Any]) -> int:
+    """Return how many trials to run on one GPU: as many as make them faster together."""
+    best, speed = 1, 0.0
+    for count in _SHARING:
+        engine.trials_per_gpu = count
+        engine.fit("cuda", {"gpus": 1}, None)
+        try:
+            found = ask_all(engine, [{"do": "measure", "config": config, "seconds": 1.0}] * count)
+        except NonlinError:  # no more of them fit its memory
+            break
+        together = sum(answer["tokens_per_second"] for answer in found)
+        if together < _WORTH_IT * speed:
+            break
+        best, speed = count, together
+    return best
+
+
+def measure_and_fit(engine: Engine, configs: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any],
+                    environment: Mapping[str, Any], seconds: float = 1.5) -> dict[str, Any]:
+    """Return every configuration's speed, as :func:`measure`; the engine runs as many at once as the largest allows."""
+    speeds = measure(engine, configs, seconds)
+    engine.fit(machine["device"], environment, max(s.get("peak_memory_bytes", 0) for s in speeds.values()) or None)
+    return speeds
+
+
+def fit_to_records(engine: Engine, machine: Mapping[str, Any], environment: Mapping[str, Any], store: Store) -> None:
+    """Fit the engine to a study that goes on: to the memory that its finished runs took."""
+    taken = []
+    for key in store.hashes()[:_RECORDS]:
+        with contextlib.suppress(DamagedRecord):
+            taken.append(store.read(key)[1].get("timing", {}).get("peak_memory_bytes") or 0)
+    engine.fit(machine.get("device", "cpu"), environment, max(taken, default=0) or None)

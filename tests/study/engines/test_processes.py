@@ -1,0 +1,168 @@
+"""Worker processes on this machine: what they see, what becomes of them, and which kind of end is tried again."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nonlin.errors import NonlinError, UserError
+from nonlin.study import ProcessEngine, Store, load, run_study
+from nonlin.study.engines import Request, ask, ask_all, processes
+from nonlin.study.engines.choice import EngineChoice
+from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.study.schedule import Schedule
+from tests.study import studies
+from tests.study.engines.comparing import comparable
+
+SEES = {"do": "environment", "name": "CUDA_VISIBLE_DEVICES"}
+
+
+def sees(device):
+    return SEES | {"config": {"machine": {"device": device}}}
+
+
+@pytest.fixture
+def engine():
+    with ProcessEngine("nowhere", None, studies.WORKER) as made:
+        yield made
+
+
+def test_trials_on_the_processor_see_no_gpu_and_those_on_gpus_see_their_own(engine, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")  # what a user, or a cluster, left of a machine
+    assert ask(engine, sees("cpu")) == "" and ask(engine, SEES | {"do": "environment"}) == ""
+    engine.trials_per_gpu = 2
+    engine.fit("cuda", {"gpus": 3}, None)
+    assert engine.total() == 6
+    shared = ask_all(engine, [sees("cuda")] * 12)
+    assert set(shared) <= {"4", "5", "7"}
+    handles = [engine.start(Request({"do": "sleep", "config": {"machine": {"device": "cuda"}}})) for _ in range(6)]
+    assert sorted(w.visible for w in engine._busy) == ["4", "4", "5", "5", "7", "7"] and len(set(handles)) == 6
+    with pytest.raises(NonlinError, match="idle"):
+        engine.start(Request(sees("cpu")))
+
+
+def test_one_trial_may_have_several_gpus(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with ProcessEngine("nowhere", None, studies.WORKER, devices_per_trial=2) as engine:
+        engine.fit("cuda", {"gpus": 5}, None)
+        assert engine.gpu_sets == ["0,1", "2,3"] and engine.total() == 2 and engine.slot.gpus == 2
+        with pytest.raises(UserError, match=r"devices-per-trial must be at most this machine's 1 GPUs; got 2"):
+            engine.fit("cuda", {"gpus": 1}, None)
+
+
+def test_workers_are_the_cores_that_may_be_used_as_far_as_memory_allows(monkeypatch):
+    monkeypatch.setattr(processes, "usable_cores", lambda: 48)
+    engine = ProcessEngine("nowhere")
+    assert engine.total() == 48
+    monkeypatch.setattr("nonlin.training.resources.available_memory_bytes", lambda: 10 * 2**30)
+    engine.fit("cpu", {}, 2**30)
+    assert engine.total() == 8
+    few = ProcessEngine("nowhere", 3)
+    few.fit("cpu", {}, 2**30)
+    assert few.total() == 3
+    assert ProcessEngine("nowhere", devices_per_trial=4).total() == 12
+
+
+def test_measuring_fills_all_workers_and_the_answer_is_by_name():
+    with open_engine(EngineChoice(workers=3), Path("nowhere"), studies.WORKER) as engine:
+        machine = choose_machine(engine, {"machine": {}}, {"gpus": 0})
+        assert machine["device"] == "cpu"
+        speeds = measure_and_fit(engine, {"a": {}, "b": {}}, machine, {})
+    assert list(speeds) == ["a", "b"] and all(s["tokens_per_second"] for s in speeds.values())
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"name": "dask"}, "unknown engine 'dask'"), ({"workers": 0}, "workers must be 1 or more"),
+    ({"trials_per_gpu": -1}, "trials-per-gpu must be 1 or more"), ({"slurm": {"time": "1"}}, "--engine slurm")])
+def test_choices_that_make_no_engine(changes, words):
+    with pytest.raises(UserError, match=words):
+        EngineChoice(**changes)
+
+
+def test_a_python_error_and_want_of_memory_are_results_said_with_what_to_do_and_the_others_go_on(tmp_path, monkeypatch):
+    for name, words in (("ValueError", "ValueError: planted"), ("OutOfMemoryError", "Run fewer at once")):
+        trap = tmp_path / name
+        trap.mkdir()
+        studies.trap(trap, "swiglu")
+        monkeypatch.setenv("FAKE_FAIL", f"{name}:{trap}")
+        told = []
+        with ProcessEngine("nowhere", 2, studies.WORKER) as engine, pytest.raises(NonlinError, match=words):
+            run_study(studies.plan(), Store(tmp_path / f"{name}-study"), engine, lambda e: told.append(e["message"]))
+        starts = (trap / "starts").read_text().splitlines()
+        assert len(starts) == 1  # it is a result: not tried again
+        judged = {a["name"]: len(a["judged"]) for a in load(tmp_path / f"{name}-study").results["arms"]}
+        assert judged == {"gelu": 4, "swiglu": 0, "silu": 4, "twin": 4}
+        monkeypatch.delenv("FAKE_FAIL")
+        assert studies.run(tmp_path / f"{name}-study", studies.plan())["status"] == "complete"
+
+
+def test_a_worker_given_up_for_dead_cannot_overwrite_a_later_attempt(tmp_path):
+    """It comes back after the run was started again, and after that was finished."""
+    store = Store(tmp_path)
+    plan = studies.plan("gelu", "swiglu")
+    trial = Schedule(plan).first[0]
+    first, dead = store.begin(trial.config)
+    second, alive = store.begin(trial.config)
+    assert (first, second) == (1, 2) and dead != alive
+    record = {"config_hash": trial.key, "status": "finished"}
+    store.clear(dead)
+    (dead / "metrics.jsonl").write_text("a dead worker writes\n")
+    (alive / "metrics.jsonl").write_text("the living one\n")
+    sealed = store.finish(alive, record | {"attempt": 2})
+    with pytest.raises(FileNotFoundError):
+        (dead / "weights.safetensors").write_bytes(b"")
+    dead.mkdir(parents=True)
+    (dead / "config.json").write_text((tmp_path / "trials" / trial.key / "config.json").read_text())
+    assert store.finish(dead, record | {"attempt": 1}) == sealed
+    assert (tmp_path / "trials" / trial.key / "metrics.jsonl").read_text() == "the living one\n"
+    assert store.read(trial.key)[1]["attempt"] == 2
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    beat = tmp_path / "beat"
+    code = (f"import time\nfrom nonlin.study.engines import ProcessEngine, Request\n"
+            f"engine = ProcessEngine('nowhere', 1, {[sys.executable, '-c', WORKER]!r})\n"
+            f"engine.start(Request({{'do': 'beat', 'file': {str(beat)!r}}}))\ntime.sleep(100)\n")
+    driver = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        while not beat.exists():
+            time.sleep(0.05)
+    finally:
+        driver.kill()
+        driver.wait()
+    last, size = -1, beat.stat().st_size
+    for _ in range(60):
+        if last == size:
+            break
+        time.sleep(1.5)
+        last, size = size, beat.stat().st_size
+    assert last == size
+
+
+#: The real worker's main around the fake one's answers.
+WORKER = ("import time\nfrom nonlin.training import worker\n"
+          "def beat(request):\n"
+          "    while True:\n"
+          "        open(request['file'], 'a').write('x')\n"
+          "        time.sleep(0.05)\n"
+          "worker.main(beat)\n")
+
+
+def test_engines_one_after_the_other_continue_one_folder(tmp_path):
+    """The first stops in the middle; what it finished is taken, whatever engine goes on."""
+    plan = studies.plan()
+    with ProcessEngine("nowhere", 2, studies.WORKER) as engine:
+        run_study(plan, Store(tmp_path / "whole"), engine)
+
+    def stop(event):
+        if event["stage"] == "judge" and event["done"] >= 2:
+            raise KeyboardInterrupt
+
+    with ProcessEngine("nowhere", 2, studies.WORKER) as engine:
+        assert run_study(plan, Store(tmp_path / "parts"), engine, stop)["status"] == "interrupted"
+    with ProcessEngine("nowhere", 5, studies.WORKER) as engine:
+        assert run_study(plan, Store(tmp_path / "parts"), engine)["status"] == "complete"
+    assert comparable(tmp_path / "parts") == comparable(tmp_path / "whole")
