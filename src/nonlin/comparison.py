@@ -248,12 +248,12 @@ def _check_length(context: int, info: Mapping[str, Any]) -> None:
                         f"{part}); got {context}. Add text with --data, or take a smaller --context.")
 
 
-def run(store: Store, request: Request | None, progress: Progress, choice: EngineChoice = EngineChoice()) -> Study:
+def run(store: Store, request: Request | None, progress: Progress, choice: EngineChoice | None = None) -> Study:
     """Plan a request, or take the plan that lies in the store; run what is missing, finish, and return the study.
 
     Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
     """
-    with open_engine(choice, store.directory) as engine:
+    with open_engine(choice or EngineChoice(), store.directory) as engine:
         environment = ask(engine, {"do": "describe"})
         plan = planned(store, request, engine, environment, progress.say)
         with progress:

@@ -70,7 +70,8 @@ def test_kills_for_want_of_memory_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("each", "cores", "memory", "workers"), [
-    (None, 8, 2**30, 8), (2**30, 8, 64 * 2**30, 8), (2**30, 8, 5 * 2**30, 4), (2**30, 8, 2**20, 1), (2**30, 8, None, 8)])
+    (None, 8, 2**30, 8), (2**30, 8, 64 * 2**30, 8), (2**30, 8, 5 * 2**30, 4), (2**30, 8, 2**20, 1),
+    (2**30, 8, None, 8)])
 def test_workers_fit_cores_and_memory(each, cores, memory, workers, monkeypatch):
     monkeypatch.setattr(resources, "available_memory_bytes", lambda: memory)
     assert resources.workers_that_fit(each, cores) == workers

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nonlin.model import ModelConfig, export_model, flops_per_token
 from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
 from nonlin.training import machine, probes, recipe
+from nonlin.training.checkpoint import Checkpoints
 from nonlin.training.config import config_hash, definition_of
 
 Progress = Callable[[dict[str, Any]], None]
@@ -94,10 +96,12 @@ class Run:
 
 
 class _Log:
-    """metrics.jsonl: a new file each run, since a trial is run from its start or not at all."""
+    """metrics.jsonl: a new file each run, or the beginning of one that a checkpoint knows."""
 
-    def __init__(self, path: Path):
-        self.file = path.open("w", buffering=1)
+    def __init__(self, path: Path, known_bytes: int = 0):
+        self.file = path.open("r+" if known_bytes else "w", buffering=1)
+        self.file.truncate(known_bytes)
+        self.file.seek(known_bytes)
 
     def write(self, **line: Any) -> None:
         self.file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
@@ -113,8 +117,10 @@ def _finite(value: Any) -> Any:
 
 
 def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
-              progress: Progress | None = None) -> dict[str, Any]:
+              progress: Progress | None = None, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
     """Train one model and return its record; metrics go to ``trial_dir/metrics.jsonl`` as they come.
+
+    With ``checkpoints`` the run goes on from the checkpoint that lies there, and may be asked to stop (Stopped).
 
     A run whose loss stops being a number, or climbs 3 nats above its first, is "diverged": a result.
     Everything outside the record's "timing" is a function of ``config`` and the data alone, on one machine.
@@ -125,11 +131,7 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
                         "Start a new study in another folder.")
     trial_dir.mkdir(parents=True, exist_ok=True)
     machine.reset_peak_memory()
-    run, log = Run(config, dataset), _Log(trial_dir / "metrics.jsonl")
-    try:
-        outcome = _train(run, log, progress or (lambda _: None))
-    finally:
-        log.file.close()
+    outcome, run = _run(config, dataset, trial_dir, progress or (lambda _: None), checkpoints)
     gated = run.model.definition.kind == "gated"
     record = {
         "format": 1, "config_hash": config_hash(config), **outcome,
@@ -146,46 +148,91 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     return _finite(record)
 
 
-def _train(run: Run, log: _Log, progress: Progress) -> dict[str, Any]:
-    recipe_, steps = run.recipe, run.recipe["steps"]
-    start, training_seconds = time.perf_counter(), 0.0
-    initial = best = run.evaluate(_INITIAL_SHARE)  # it only tells what an untrained model knows
-    log.write(kind="evaluation", step=0, tokens=0, bits_per_byte=initial)
-    evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
-    losses: list[float] = []
-    layers: list[dict[str, float]] | None = None
+def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Progress,
+         checkpoints: Checkpoints | None) -> tuple[dict[str, Any], Run]:
+    """Train from the start, or from where a checkpoint lies, to the end; return what came out, and the run."""
+    run, metrics = Run(config, dataset), trial_dir / "metrics.jsonl"
+    found = checkpoints and checkpoints.load(config_hash(config), run.model, run.optimizer)
+    if found and metrics.exists() and metrics.stat().st_size >= found[0]["log_bytes"]:
+        course = _Course(**found[0]["course"], losses=found[1])
+        log = _Log(metrics, found[0]["log_bytes"])
+    else:
+        if found:  # it does not belong to these metrics
+            run = Run(config, dataset)
+        course, log = _Course(), _Log(metrics)
+    run.index = course.step
+    try:
+        outcome = _train(run, log, progress, course, checkpoints)
+    finally:
+        log.file.close()
+    if checkpoints:
+        checkpoints.remove()
+    return outcome, run
+
+
+@dataclass
+class _Course:
+    """How far a run is, and what was measured on the way; JSON values but for the losses."""
+
+    step: int = 0
+    initial: float | None = None
+    best: float = math.inf
     final: float | None = None
+    layers: list[dict[str, float]] | None = None
+    seconds: float = 0.0
+    training_seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+
+    def position(self) -> dict[str, Any]:
+        """Return it without the losses."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "losses"}
+
+
+def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints: Checkpoints | None
+           ) -> dict[str, Any]:
+    recipe_, steps = run.recipe, run.recipe["steps"]
+    before, start = course.seconds, time.perf_counter()
+    if course.initial is None:
+        course.initial = course.best = run.evaluate(_INITIAL_SHARE)  # it only tells what an untrained model knows
+        log.write(kind="evaluation", step=0, tokens=0, bits_per_byte=course.initial)
+    evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
     status = "finished"
-    for index in range(steps):
+    for index in range(course.step, steps):
         begin = time.perf_counter()
         probe = (index + 1) % recipe_["probe_every"] == 0 or index + 1 == steps
         loss, rate, norm, measured = run.step(probe)
-        training_seconds += time.perf_counter() - begin
-        losses.append(loss)
-        done, tokens = index + 1, (index + 1) * run.tokens_a_step
+        course.training_seconds += time.perf_counter() - begin
+        course.losses.append(loss)
+        course.step = done = index + 1
+        tokens = done * run.tokens_a_step
         if index % 5 == 0 or done == steps:
             log.write(kind="train", step=done, tokens=tokens, loss_nats=loss, learning_rate=rate, gradient_norm=norm)
         if index % 20 == 0:
             progress({"step": done, "steps": steps, "loss_nats": loss if math.isfinite(loss) else None})
-        if not math.isfinite(loss) or not math.isfinite(norm) or loss > losses[0] + _DIVERGED_NATS:
+        if not math.isfinite(loss) or not math.isfinite(norm) or loss > course.losses[0] + _DIVERGED_NATS:
             status = "diverged"
             break
         if measured is not None:
-            layers = measured
-            log.write(kind="probe", step=done, layers=layers)
+            course.layers = measured
+            log.write(kind="probe", step=done, layers=measured)
         if done in evaluate_at:
-            final = run.evaluate()
-            best = min(best, final)
-            log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=final)
-    if final is None or not math.isfinite(final):
+            course.final = run.evaluate()
+            course.best = min(course.best, course.final)
+            log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=course.final)
+        if checkpoints and done < steps and checkpoints.due():
+            course.seconds = before + time.perf_counter() - start
+            checkpoints.save(config_hash(run.config), run.model, run.optimizer,
+                             {"log_bytes": log.file.tell(), "course": course.position()}, course.losses)
+    if course.final is None or not math.isfinite(course.final):
         status = "diverged"
     return {
-        "status": status, "bits_per_byte": final if status == "finished" else None,
-        "initial_bits_per_byte": initial, "best_bits_per_byte": best, "spike_score": probes.spike_score(losses),
-        "dead_share": _mean(layers, "dead_share"), "layers": layers,
+        "status": status, "bits_per_byte": course.final if status == "finished" else None,
+        "initial_bits_per_byte": course.initial, "best_bits_per_byte": course.best,
+        "spike_score": probes.spike_score(course.losses),
+        "dead_share": _mean(course.layers, "dead_share"), "layers": course.layers,
         "sparsity": run.sparsity() if status == "finished" else None,
-        "timing": {"tokens_per_second": len(losses) * run.tokens_a_step / max(training_seconds, 1e-9),
-                   "seconds": time.perf_counter() - start},
+        "timing": {"tokens_per_second": len(course.losses) * run.tokens_a_step / max(course.training_seconds, 1e-9),
+                   "seconds": before + time.perf_counter() - start},
     }
 
 

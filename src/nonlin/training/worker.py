@@ -6,6 +6,7 @@ Requests: {"do": "trial" | "measure" | "machine" | "describe" | "sample" | "expo
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from nonlin.errors import NonlinError
 from nonlin.training import machine, trial
+from nonlin.training.checkpoint import Checkpoints, Stopped
 
 
 def _answer(message: dict[str, Any]) -> None:
@@ -37,8 +39,14 @@ def handle(request: dict[str, Any]) -> Any:
     """Do one request and return its answer."""
     do = request["do"]
     if do == "trial":
-        return trial.run_trial(request["config"], Path(request["dataset"]), Path(request["trial"]),
-                               lambda p: _answer({"progress": p}))
+        folder = Path(request["trial"])
+        checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
+        _Stop.running = True
+        try:
+            return trial.run_trial(request["config"], Path(request["dataset"]), folder,
+                                   lambda p: _answer({"progress": p}), checkpoints)
+        finally:
+            _Stop.running = False
     if do == "measure":
         return trial.measure(request["config"], Path(request["dataset"]), request.get("seconds", 1.5))
     if do == "machine":
@@ -52,6 +60,18 @@ def handle(request: dict[str, Any]) -> Any:
     if do == "export":
         return trial.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
     raise NonlinError(f"unknown request {do!r}")
+
+
+class _Stop:
+    """Whether this process is told to end while a run is to write its checkpoint first."""
+
+    running = asked = False
+
+
+def _told_to_end(*_: object) -> None:
+    if not _Stop.running:
+        os._exit(128 + signal.SIGTERM)
+    _Stop.asked = True
 
 
 def _end_with(parent: int) -> None:
@@ -72,9 +92,12 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    signal.signal(signal.SIGTERM, _told_to_end)
     for line in sys.stdin:
         try:
             _answer({"done": answer(json.loads(line))})
+        except Stopped:  # it says nothing: whoever asked it to stop starts it again
+            os._exit(128 + signal.SIGTERM)
         except Exception as error:  # the parent decides what an error means
             _answer({"error": {"type": type(error).__name__, "message": str(error)}})
 

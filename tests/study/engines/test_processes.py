@@ -89,14 +89,15 @@ def test_a_python_error_and_want_of_memory_are_results_said_with_what_to_do_and_
         studies.trap(trap, "swiglu")
         monkeypatch.setenv("FAKE_FAIL", f"{name}:{trap}")
         told = []
+        folder = tmp_path / f"{name}-study"
         with ProcessEngine("nowhere", 2, studies.WORKER) as engine, pytest.raises(NonlinError, match=words):
-            run_study(studies.plan(), Store(tmp_path / f"{name}-study"), engine, lambda e: told.append(e["message"]))
+            run_study(studies.plan(), Store(folder), engine, lambda e, told=told: told.append(e["message"]))
         starts = (trap / "starts").read_text().splitlines()
         assert len(starts) == 1  # it is a result: not tried again
-        judged = {a["name"]: len(a["judged"]) for a in load(tmp_path / f"{name}-study").results["arms"]}
+        judged = {a["name"]: len(a["judged"]) for a in load(folder).results["arms"]}
         assert judged == {"gelu": 4, "swiglu": 0, "silu": 4, "twin": 4}
         monkeypatch.delenv("FAKE_FAIL")
-        assert studies.run(tmp_path / f"{name}-study", studies.plan())["status"] == "complete"
+        assert studies.run(folder, studies.plan())["status"] == "complete"
 
 
 def test_a_worker_given_up_for_dead_cannot_overwrite_a_later_attempt(tmp_path):

@@ -116,7 +116,7 @@ def test_a_cancelled_request_ends_its_worker(cluster, data, tmp_path):
 
 
 def test_no_cluster_at_the_address(data):
-    with pytest.raises(UserError, match=r"address must be that of a running Ray cluster; got '127\.0\.0\.1:1'.*ray start"):
+    with pytest.raises(UserError, match=r"a running Ray cluster; got '127\.0\.0\.1:1'.*ray start"):
         RayEngine(data, "127.0.0.1:1")
 
 

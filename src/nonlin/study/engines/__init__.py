@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine", "EngineChoice", "Event", "ProcessEngine", "Request", "Slot", "ask", "ask_all", "measure"]
 
-_HOMES = {"ask": "asking", "ask_all": "asking", "measure": "asking", "EngineChoice": "choice", "ProcessEngine": "processes",
-          "Engine": "protocol", "Event": "protocol", "Request": "protocol", "Slot": "protocol"}
+_HOMES = {"ask": "asking", "ask_all": "asking", "measure": "asking", "EngineChoice": "choice",
+          "ProcessEngine": "processes", "Engine": "protocol", "Event": "protocol", "Request": "protocol",
+          "Slot": "protocol"}
 
 if not TYPE_CHECKING:
     __getattr__ = _lazy.attributes(__name__, {k: f"nonlin.study.engines.{v}" for k, v in _HOMES.items()})

@@ -53,8 +53,8 @@ class ProcessEngine:
             names = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
             names = names or [str(i) for i in range(environment.get("gpus", 1))]
             if len(names) < each:
-                raise UserError(rule("engine", "devices-per-trial", f"be at most this machine's {len(names)} GPUs", each,
-                                     "Take fewer."))
+                raise UserError(rule("engine", "devices-per-trial", f"be at most this machine's {len(names)} GPUs",
+                                     each, "Take fewer."))
             sets = [",".join(names[i:i + each]) for i in range(0, len(names) - each + 1, each)]
             self.gpu_sets = sets * self.trials_per_gpu
             fitting = len(self.gpu_sets)

@@ -325,6 +325,7 @@ class RayEngine:
 
     def _hear(self, handle: Handle) -> list[Event]:
         task = self._tasks[handle]
+        value: Any
         try:
             kind, value = self.ray.get(next(task.generator))
         except StopIteration:  # after the last answer, which has been heard
@@ -341,14 +342,15 @@ class RayEngine:
             self._forget(handle)
         return [Event(kind, handle, value)]
 
-    def _outcome(self, error: Exception, node: _Node) -> tuple[str, dict[str, str]]:
+    def _outcome(self, error: Exception, node: _Node) -> tuple[str, Any]:
         """What an error of Ray's says of a task: it failed by itself, or was lost."""
         words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.OutOfMemoryError):
             return "error", {"type": "OutOfMemory", "message": f"node {node.host} ran out of memory: {words}"}
         if isinstance(error, exceptions.RayTaskError):
-            return "error", {"type": type(error.cause).__name__, "message": str(error.cause)}
+            cause = getattr(error, "cause", error)
+            return "error", {"type": type(cause).__name__, "message": str(cause)}
         if node.id in self._alive():
             return "lost", {"cause": "worker", "reason": f"a worker on node {node.host} was lost ({words})"}
         self._nodes.pop(node.id, None)
