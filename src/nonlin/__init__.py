@@ -4,11 +4,51 @@ The public names load on first use, so that ``import nonlin`` costs nothing and 
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nonlin import _lazy
 
+if TYPE_CHECKING:
+    from nonlin import (
+        advice,
+        data,
+        errors,
+        functional,
+        functions,
+        health,
+        kernels,
+        metrics,
+        model,
+        nn,
+        patching,
+        report,
+        study,
+        training,
+    )
+    from nonlin.advice import advise
+    from nonlin.claims.call import ClaimsPackage
+    from nonlin.comparison import compare, resume_study
+    from nonlin.errors import Interrupted, NonlinError, UserError
+    from nonlin.functions import Definition, define, get, names
+    from nonlin.health import check
+    from nonlin.outcome import Study, load_study
+    from nonlin.patching.accelerate import accelerate, restore
+    from nonlin.patching.act2fn import register_with_transformers
+    from nonlin.patching.swap import swap
+
+    claims: ClaimsPackage
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "compare", "resume_study", "load_study", "Study", "claims", "advise", "check",
+    "get", "names", "define", "Definition",
+    "accelerate", "restore", "swap", "register_with_transformers",
+    "NonlinError", "UserError", "Interrupted",
+    "advice", "data", "errors", "functional", "functions", "health", "kernels", "metrics", "model", "nn", "patching",
+    "report", "study", "training",
+]
 
 _HOMES = {
     "compare": "nonlin.comparison",
@@ -29,17 +69,12 @@ _HOMES = {
     "UserError": "nonlin.errors",
     "Interrupted": "nonlin.errors",
 }
-_MODULES = ("claims", "data", "errors", "functional", "functions", "health", "kernels", "metrics", "model",
-            "nn", "patching", "report", "study", "training")
 
-__all__ = ["__version__", *_HOMES, *_MODULES]
+if not TYPE_CHECKING:
+    _attribute = _lazy.attributes(__name__, _HOMES)
+    __dir__ = _lazy.listing(__all__)
 
-_attribute = _lazy.attributes(__name__, _HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    return importlib.import_module(f"nonlin.{name}") if name in _MODULES else _attribute(name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __getattr__(name: str) -> Any:
+        if name in __all__ and name not in _HOMES:
+            return importlib.import_module(f"nonlin.{name}")
+        return _attribute(name)

@@ -1,7 +1,7 @@
 """Names of a package that load their home module on first use."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 
@@ -14,3 +14,8 @@ def attributes(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(importlib.import_module(homes[name]), name)
 
     return __getattr__
+
+
+def listing(names: Sequence[str]) -> Callable[[], list[str]]:
+    """Return a module's ``__dir__``: its public names and no more."""
+    return lambda: sorted(names)

@@ -150,8 +150,8 @@ class Asked:
 #: By the type of a field: the numbers it takes, what it must be, and None where that is a value.
 _TYPES: dict[Any, tuple[type, Callable[[Any], Any], str]] = {
     int: (numbers.Integral, int, "be a whole number"), float: (numbers.Real, float, "be a number"),
-    str: (str, str, "be a text")}
-_TYPES |= {kind | None: _TYPES[kind] for kind in (int, float, str)}
+    str: (str, str, "be a text"), int | None: (numbers.Integral, int, "be a whole number"),
+    float | None: (numbers.Real, float, "be a number"), str | None: (str, str, "be a text")}
 
 
 def _checked(name: str, wanted: Any, value: Any) -> Any:
@@ -165,7 +165,8 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
 
 
 def _all(values: Any, kind: Any) -> bool:
-    return isinstance(values, Sequence) and all(isinstance(one, kind) for one in values)
+    given: list[Any] | None = list(values) if isinstance(values, Sequence) else None  # pyright: ignore[reportUnknownArgumentType]
+    return given is not None and all(isinstance(one, kind) for one in given)
 
 
 def _wrong(name: str, must: str, value: Any) -> UserError:
@@ -197,7 +198,8 @@ def requested(asked: Asked, out: Path | None) -> tuple[Request, Store]:
 
 
 def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int) -> Request:
-    sizes, arms = asked.sizes(), []
+    sizes = asked.sizes()
+    arms: list[Arm] = []
     for d in definitions:
         hidden = 4 * asked.dim if asked.match == "width" else matched_hidden(asked.dim, d.kind)
         config = ModelConfig(**sizes, vocabulary=vocabulary, hidden=hidden)

@@ -135,7 +135,7 @@ def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str
     return inputs
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Callable[..., Tensor]:
     if name.startswith("__"):
         raise AttributeError(name)
     try:

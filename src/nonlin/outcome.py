@@ -14,7 +14,7 @@ from nonlin.study.engines import ask
 from nonlin.study.records import ArmResult, ArmVerdict, Results
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas  # pyright: ignore[reportMissingTypeStubs]
 
     from nonlin.model import LanguageModel
 
@@ -57,7 +57,7 @@ class Study:
     """
 
     folder: StudyFolder
-    made: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def directory(self) -> Path:
@@ -111,7 +111,7 @@ class Study:
         Needs pandas: ``pip install nonlin[pandas]``.
         """
         try:
-            import pandas
+            import pandas  # pyright: ignore[reportMissingTypeStubs]
         except ImportError as error:
             raise UserError("Study.to_pandas: pandas must be installed; it is not. pip install pandas, or read "
                             "Study.runs(), which needs nothing.") from error

@@ -80,7 +80,7 @@ def _costs(definitions: Sequence[Definition], shape: Shape, hidden: Mapping[str,
 
 def _option(d: Definition, shape: Shape, hidden: Mapping[str, int], evidence: Sequence[Evidence],
             costed: Mapping[str, Any] | None, goes: Mapping[str, Any]) -> dict[str, Any]:
-    measured = {} if costed is None else costed["options"][d.name]
+    measured: Mapping[str, Any] = {} if costed is None else costed["options"][d.name]
     return {"name": d.name, "gated": d.gated, "hidden": hidden[d.name],
             "parameters": shape.parameters(d.gated, len(d.parameters)), "step_ms": measured.get("step_ms"),
             "saved_bytes_per_token": measured.get("saved_bytes_per_token"),
@@ -105,7 +105,7 @@ def _model(shape: Shape, taken: Definition, hardware: str) -> dict[str, Any]:
 
 def _inference(taken: Definition, goes: Mapping[str, Any], inference: str | None) -> dict[str, Any]:
     zero = bool(taken.properties.zero_gradient) and any(low is not None for low in taken.properties.zero_gradient)
-    text = []
+    text: list[str] = []
     if inference == "cpu" and not goes["llama_cpp"]["exports"]:
         text.append("llama.cpp, the usual engine on a CPU, will not run the model that nonlin saves.")
     if inference and zero:
@@ -116,7 +116,7 @@ def _inference(taken: Definition, goes: Mapping[str, Any], inference: str | None
 
 def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, study: Any) -> list[str]:
     """What is not known, in sentences."""
-    lines = []
+    lines: list[str] = []
     nearest = min(evidence, key=lambda e: e.distance)
     if choice.sureness == "guess":
         lines.append(f"Nothing within a factor of {REACH:g} of this size and length was found: the nearest is "

@@ -1,10 +1,14 @@
 """What articles say about activation functions, each statement put to the test by an experiment.
 
-Every claim is a module of its own, ``claim_NN_title``; the small language model's part runs as studies do.
+Every claim is a module of its own, ``claim_NN_title``; the small language model's part runs as studies do. The
+package can be called: ``nonlin.claims([1, 6])`` tests two of them.
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
+
+from nonlin.claims.call import ClaimsPackage
 
 if TYPE_CHECKING:
     from nonlin.claims.claim import Claim
@@ -23,3 +27,7 @@ def all_claims() -> "list[Claim]":
     True
     """
     return [importlib.import_module(f"nonlin.claims.{name}").CLAIM for name in _MODULES]
+
+
+# A function of this name would be replaced by the package at the first import of a module in it.
+sys.modules[__name__].__class__ = ClaimsPackage

@@ -123,7 +123,8 @@ def parse_arms(text: str) -> list[Definition]:
     >>> [d.name for d in parse_arms("gelu, other=max(x, 0)")]
     ['gelu', 'other']
     """
-    parts, depth, start = [], 0, 0
+    parts: list[str] = []
+    depth, start = 0, 0
     for i, char in enumerate(text + ","):
         depth += (char == "(") - (char == ")")
         if char == "," and (depth <= 0 or i == len(text)):

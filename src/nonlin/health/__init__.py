@@ -1,6 +1,16 @@
 """What is wrong inside a model: measures of its feed-forward blocks, findings, and what to do about them."""
 
+from typing import TYPE_CHECKING
+
 from nonlin import _lazy
+
+if TYPE_CHECKING:
+    from nonlin.health.callbacks import lightning_callback, trainer_callback
+    from nonlin.health.checking import check
+    from nonlin.health.findings import judge
+    from nonlin.health.watching import Health, watch
+
+__all__ = ["watch", "Health", "check", "trainer_callback", "lightning_callback", "judge"]
 
 _HOMES = {
     "watch": "nonlin.health.watching",
@@ -10,6 +20,6 @@ _HOMES = {
     "lightning_callback": "nonlin.health.callbacks",
     "judge": "nonlin.health.findings",
 }
-__all__ = list(_HOMES)
 
-__getattr__ = _lazy.attributes(__name__, _HOMES)
+if not TYPE_CHECKING:  # these load torch
+    __getattr__, __dir__ = _lazy.attributes(__name__, _HOMES), _lazy.listing(__all__)

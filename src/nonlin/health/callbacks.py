@@ -92,7 +92,7 @@ def lightning_callback(**options: Any) -> Any:
 
     class HealthCallback(_lightning().Callback):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__()  # pyright: ignore[reportUnknownMemberType]
             self.following = Following(**options)
 
         @property

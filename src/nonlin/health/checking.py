@@ -54,7 +54,8 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
-    collector, attention, notes = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits(), []
+    collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
+    notes: list[str] = []
     batches = [b.to(device) for b in given.batches()]
     collector.attach()
     try:

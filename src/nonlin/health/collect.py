@@ -142,7 +142,7 @@ class Collector:
                  training: bool = False):
         self.model, self.limit, self.gradients, self.training = model, tokens, gradients, training
         modules = dict(model.named_modules())
-        self.observed = []
+        self.observed: list[Observed] = []
         for answer in answers:
             block, device = answer.block, next(answer.block.down.module.parameters()).device
             name = layer_of(block)

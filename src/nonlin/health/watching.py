@@ -143,12 +143,14 @@ class Health:
 
     def scalars(self) -> dict[str, float]:
         """Return numbers to log, by name: ``health/BLOCK/dead_share`` and so on; see :meth:`record`."""
-        found = {}
+        found: dict[str, float] = {}
         for block in self.record()["blocks"]:
-            hidden, gradients = block["streams"]["hidden"], block["gradients"] or {}
-            values = {"dead_share": block["dead"]["share"], "saturated_share": block["saturated"]["share"],
-                      "sparsity": block["sparsity"], "hidden_rms": hidden["rms"],
-                      "hidden_largest": hidden["largest"], "gradient_rms": gradients.get("rms")}
+            hidden: dict[str, Any] = block["streams"]["hidden"]
+            gradients: dict[str, Any] = block["gradients"] or {}
+            values: dict[str, float | None] = {
+                "dead_share": block["dead"]["share"], "saturated_share": block["saturated"]["share"],
+                "sparsity": block["sparsity"], "hidden_rms": hidden["rms"],
+                "hidden_largest": hidden["largest"], "gradient_rms": gradients.get("rms")}
             found |= {f"health/{block['name']}/{name}": float(v) for name, v in values.items() if v is not None}
         grades = [f["grade"] for f in self.findings()]
         return found | {f"health/{grade}": float(grades.count(grade)) for grade in ("warning", "serious")}

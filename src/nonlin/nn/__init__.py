@@ -1,14 +1,19 @@
 """Modules, and the hidden width at equal parameters (which needs no torch)."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nonlin import _lazy
 from nonlin.nn.widths import matched_hidden
 
-__all__ = ["Activation", "FeedForward", "matched_hidden"]
+if TYPE_CHECKING:
+    from nonlin.nn.modules import Activation, FeedForward
 
+__all__ = ["matched_hidden", "Activation", "FeedForward"]
 
-def __getattr__(name: str) -> Any:
-    if name in ("Activation", "FeedForward"):  # these load torch
-        return getattr(importlib.import_module("nonlin.nn.modules"), name)
-    raise AttributeError(f"module 'nonlin.nn' has no attribute {name!r}")
+_HOMES = {
+    "Activation": "nonlin.nn.modules",
+    "FeedForward": "nonlin.nn.modules",
+}
+
+if not TYPE_CHECKING:  # these load torch
+    __getattr__, __dir__ = _lazy.attributes(__name__, _HOMES), _lazy.listing(__all__)

@@ -1,5 +1,9 @@
 """Modules: an activation with its learnable parameters, and the feed-forward block around it."""
 
+# torch has no public name for the hooks of a module and of all modules, nor types for them.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnnecessaryComparison=false
+
 import math
 from typing import Any
 

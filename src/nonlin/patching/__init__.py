@@ -1,6 +1,15 @@
 """Models of others: loading, finding feed-forward blocks, identifying activations, replacing blocks with proof."""
 
+from typing import TYPE_CHECKING
+
 from nonlin import _lazy
+
+if TYPE_CHECKING:
+    from nonlin.patching.blocks import Block, find_blocks
+    from nonlin.patching.identification import identify, identify_all
+    from nonlin.patching.loading import Loaded, load
+
+__all__ = ["load", "Loaded", "Block", "find_blocks", "identify", "identify_all"]
 
 _HOMES = {
     "load": "nonlin.patching.loading",
@@ -10,6 +19,6 @@ _HOMES = {
     "identify": "nonlin.patching.identification",
     "identify_all": "nonlin.patching.identification",
 }
-__all__ = [*_HOMES]
 
-__getattr__ = _lazy.attributes(__name__, _HOMES)
+if not TYPE_CHECKING:  # these load torch
+    __getattr__, __dir__ = _lazy.attributes(__name__, _HOMES), _lazy.listing(__all__)

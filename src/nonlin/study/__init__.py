@@ -27,3 +27,4 @@ _HOMES = {
 
 if not TYPE_CHECKING:
     __getattr__ = _lazy.attributes(__name__, {k: f"nonlin.study.{v}" for k, v in _HOMES.items()})
+    __dir__ = _lazy.listing(__all__)

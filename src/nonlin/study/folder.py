@@ -20,7 +20,8 @@ class StudyFolder:
 
     def trials(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """Return (config, record) of every finished trial by its hash; damaged ones are left out."""
-        store, found = Store(self.directory), {}
+        store = Store(self.directory)
+        found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
         for key in store.hashes():
             try:
                 found[key] = store.read(key)

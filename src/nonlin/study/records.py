@@ -100,11 +100,12 @@ class Rule(Record, frozen=True, kw_only=True):
     correction: str = "holm"
 
 
-class StudyTiming(Record, frozen=True, kw_only=True):
+class RunTimes(Record, frozen=True, kw_only=True):
     """Seconds of the call that wrote the results, and of all runs together; attempts lost in that call, by cause."""
 
     seconds: float
     trial_seconds: float | None = None
+    run_seconds: float | None = None
     lost_attempts: dict[str, int] = {}
 
 
@@ -126,6 +127,6 @@ class Results(Record, frozen=True, kw_only=True):
     arms: list[ArmResult]
     plan: dict[str, Any]
     data: dict[str, Any]
-    timing: StudyTiming
+    timing: RunTimes
     remarks: list[str] = []
     environment: dict[str, Any] = {}

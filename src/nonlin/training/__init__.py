@@ -1,15 +1,27 @@
 """One run: its configuration, recipe, loop, evaluation, probes and machine settings."""
 
-import importlib
-from typing import Any
+from typing import TYPE_CHECKING
 
+from nonlin import _lazy
 from nonlin.training.config import config_hash, definition_of
 
-_LAZY = ("run_trial", "measure", "sample", "export_winner", "load_trained", "build_model", "Run")
-__all__ = ["config_hash", "definition_of", *_LAZY]
+if TYPE_CHECKING:
+    from nonlin.training.trial import Run, build_model, export_winner, load_trained, measure, run_trial, sample
 
+__all__ = [
+    "config_hash", "definition_of", "run_trial", "measure", "sample", "export_winner", "load_trained",
+    "build_model", "Run",
+]
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:  # these load torch
-        return getattr(importlib.import_module("nonlin.training.trial"), name)
-    raise AttributeError(f"module 'nonlin.training' has no attribute {name!r}")
+_HOMES = {
+    "run_trial": "nonlin.training.trial",
+    "measure": "nonlin.training.trial",
+    "sample": "nonlin.training.trial",
+    "export_winner": "nonlin.training.trial",
+    "load_trained": "nonlin.training.trial",
+    "build_model": "nonlin.training.trial",
+    "Run": "nonlin.training.trial",
+}
+
+if not TYPE_CHECKING:  # these load torch
+    __getattr__, __dir__ = _lazy.attributes(__name__, _HOMES), _lazy.listing(__all__)

@@ -28,3 +28,8 @@ class EngineChoice:
                 raise UserError(rule("engine", option.replace("_", "-"), "be 1 or more", value, "Choose another."))
         if self.slurm and self.name != "slurm":
             raise UserError(f"engine: slurm must come with --engine slurm; got --engine {self.name}. Add it.")
+
+
+def chosen_engine(engine: str | EngineChoice, workers: int | None = None) -> EngineChoice:
+    """Return the choice that a name and a number of workers make; a choice is returned as it is."""
+    return EngineChoice(engine, workers) if isinstance(engine, str) else engine
