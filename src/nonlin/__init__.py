@@ -70,11 +70,11 @@ _HOMES = {
     "Interrupted": "nonlin.errors",
 }
 
+_MODULES = tuple(name for name in __all__ if name not in _HOMES and name != "__version__")
+
 if not TYPE_CHECKING:
     _attribute = _lazy.attributes(__name__, _HOMES)
     __dir__ = _lazy.listing(__all__)
 
     def __getattr__(name: str) -> Any:
-        if name in __all__ and name not in _HOMES:
-            return importlib.import_module(f"nonlin.{name}")
-        return _attribute(name)
+        return importlib.import_module(f"nonlin.{name}") if name in _MODULES else _attribute(name)
