@@ -20,6 +20,7 @@ from nonlin.outcome import Study, best_trial
 from nonlin.progress import Progress, listener
 from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, load, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
+from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.store import finite, write_json
 
@@ -75,14 +76,10 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     ('baseline', 'complete')
     """
     given = locals()
-    _choice(engine, workers)  # what is wrong with the call is said before anything is written
+    chosen_engine(engine, workers)  # what is wrong with the call is said before anything is written
     asked = Asked(**{one.name: given[one.name] for one in fields(Asked)})
     request, store = requested(asked, None if out is None else Path(out))
-    return run(store, request, listener(progress), _choice(engine, workers))
-
-
-def _choice(engine: str | EngineChoice, workers: int | None) -> EngineChoice:
-    return EngineChoice(engine, workers) if isinstance(engine, str) else engine
+    return run(store, request, listener(progress), chosen_engine(engine, workers))
 
 
 def resume_study(directory: str | Path, *, engine: str | EngineChoice = "processes", workers: int | None = None,
@@ -98,7 +95,7 @@ def resume_study(directory: str | Path, *, engine: str | EngineChoice = "process
     store = Store(directory)
     if not intact(directory / "data"):  # the runs check what text they are of
         prepare(load_corpus(data["paths"] or None), directory / "data", data["tokenizer"])
-    return run(store, None, listener(progress), _choice(engine, workers))
+    return run(store, None, listener(progress), chosen_engine(engine, workers))
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def folder(text, tmp_path_factory):
                "rules": {str(claim.number): claim.rule for claim in all_claims()}}
     speeds = {f"{size} {arm}": {"tokens_per_second": 50_000.0, "seconds_overhead": 0.1}
               for size in planted.SIZES for arm in ("gelu", "swiglu")}
-    plan = make(request, speeds, planted.MACHINE, planted.DATA | {"paths": [str(text)]})
+    plan = make(request, speeds, planted.MACHINE, planted.DATA | {"paths": [str(text)]}, 2)
     folder = tmp_path_factory.mktemp("claims")
     with ProcessEngine("nowhere", 2, [sys.executable, "-m", "nonlin.claims.worker"]) as engine:
         run_claims(plan, all_claims()[:1], all_claims(), Store(folder, ClaimsPlan), engine)
