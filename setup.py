@@ -32,7 +32,7 @@ class BuildKernels(build_ext):
         with tempfile.TemporaryDirectory() as folder:
             text = cpp.unit(d for d in CATALOG if d.expr is not None)
             command = getattr(self.compiler, "compiler_so_cxx", None) or self.compiler.compiler_so
-            weaving, headers = build.weaving(command[0]), build.including(cpp.HEADERS)
+            interleaving, headers = build.interleaving(command[0]), build.including(cpp.HEADERS)
 
             def compile_one(item):
                 isa, flags = item
@@ -40,7 +40,7 @@ class BuildKernels(build_ext):
                 source.write_text(text)
                 macros = [("NL_ISA", isa)]
                 return self.compiler.compile([str(source)], output_dir=folder, macros=macros,
-                                             extra_postargs=[*build.KERNEL_FLAGS, *weaving, *headers, *flags])
+                                             extra_postargs=[*build.KERNEL_FLAGS, *interleaving, *headers, *flags])
 
             with ThreadPoolExecutor(4) as pool:
                 objects = [o for made in pool.map(compile_one, isas.items()) for o in made]

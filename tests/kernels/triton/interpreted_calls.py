@@ -116,7 +116,7 @@ def test_interleaved_halves_are_read_and_written_together(monkeypatch):
 
 
 @pytest.mark.parametrize("force", ["64-bit offsets", "rows along the first axis"])
-def test_every_plan_computes_the_same(force, monkeypatch):
+def test_every_launch_computes_the_same(force, monkeypatch):
     torch.manual_seed(0)
     tensors = [torch.randn(40, 90)[:, 5:] for _ in range(3)]
     packed = torch.randn(7, 60)
@@ -124,12 +124,12 @@ def test_every_plan_computes_the_same(force, monkeypatch):
         ops.packed("swiglu", packed, [], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
             torch.tensor([0.3])])
     if force == "64-bit offsets":
-        real = triton_backend.plan
-        monkeypatch.setattr(triton_backend, "plan", lambda *a: real(*a).__class__(
+        real = triton_backend.launch
+        monkeypatch.setattr(triton_backend, "launch", lambda *a: real(*a).__class__(
             **{**real(*a).__dict__, "wide": True}))
     else:
         monkeypatch.setattr(triton_backend, "_SECOND_AXIS", 3)
-        assert triton_backend.plan(40, 85, [(90, 1)]).row_axis == 0
+        assert triton_backend.launch(40, 85, [(90, 1)]).row_axis == 0
     got = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
         ops.packed("swiglu", packed, [], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
             torch.tensor([0.3])])

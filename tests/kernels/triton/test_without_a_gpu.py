@@ -1,4 +1,4 @@
-"""What can be known of the GPU's kernels where none is: plans, text, explanations, and code compiled ahead of time."""
+"""Tests of the GPU kernels without a GPU: launches, text, explanations, and code compiled ahead of time."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ import nonlin
 from nonlin import kernels
 from nonlin.functions import get, names
 from nonlin.kernels.codegen import triton as triton_source
-from nonlin.kernels.triton.backend import plan
+from nonlin.kernels.triton.backend import launch
 
 NAMES = [n for n in names() if get(n).expr is not None]
 HERE = importlib.util.find_spec("triton") is not None
@@ -23,22 +23,22 @@ needs_triton = pytest.mark.skipif(not HERE, reason="Triton is not installed (the
 
 
 def test_offsets_have_64_bits_only_where_32_do_not_reach():
-    assert not plan(1, 2**31 - 5000, [(0, 1)]).wide
+    assert not launch(1, 2**31 - 5000, [(0, 1)]).wide
     for rows, columns, steps in (
             (1, 2**31 - 1, [(0, 1)]),  # a masked place past the end would be beyond
             (1, 2**31, [(0, 1)]), (2**20, 2**12, [(2**12, 1)]),
             (8192, 11008, [(11008, 1), (2**19, 1)]),  # few elements, far apart
             (1, 2**30, [(0, 2)]),
             (1, 2**30, [(0, 1)] * 3 + [(0, 2)])):
-        assert plan(rows, columns, steps).wide, (rows, columns, steps)
-    assert not plan(8192, 14336, [(2 * 14336, 1), (2 * 14336, 1), (14336, 1)]).wide
-    assert not plan(2**20, 2**10, [(0, 0), (0, 1)]).wide  # what is broadcast lies near
+        assert launch(rows, columns, steps).wide, (rows, columns, steps)
+    assert not launch(8192, 14336, [(2 * 14336, 1), (2 * 14336, 1), (14336, 1)]).wide
+    assert not launch(2**20, 2**10, [(0, 0), (0, 1)]).wide  # broadcast operands are near
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 65535, 70000, 3 * 10**6])
 @pytest.mark.parametrize("columns", [1, 3, 64, 1000, 11008, 3 * 10**6])
-def test_a_plan_covers_every_element_and_fits_a_grid(rows, columns):
-    made = plan(rows, columns, [(columns, 1)])
+def test_a_launch_covers_every_element_and_fits_a_grid(rows, columns):
+    made = launch(rows, columns, [(columns, 1)])
     down, over = (made.grid[made.row_axis], made.grid[1 - made.row_axis])
     assert down * made.tile[0] >= rows > (down - 1) * made.tile[0]
     assert over * made.tile[1] >= columns > (over - 1) * made.tile[1]

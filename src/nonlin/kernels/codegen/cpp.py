@@ -1,9 +1,10 @@
-"""From a definition to C++: its value, and all its derivatives together, over one vector register.
+"""Print a definition as C++: its value, and all its derivatives together, over one vector register.
 
-The formula becomes statements (emitter.py); here is how C++ spells them. The primitives themselves are in cpu/math.h
-and cpu/math64.h, the loops over memory in cpu/loops.h. Needs no torch: it also runs when the package is built.
+emitter.py turns the formula into statements; this module prints them as C++. The primitives are in cpu/math.h and
+cpu/math64.h, the loops over memory in cpu/loops.h. Needs no torch: it also runs when the package is built.
 """
 
+import ast
 import functools
 import hashlib
 import math
@@ -22,11 +23,11 @@ from nonlin.kernels.codegen.emitter import Value, divisor, rooted
 _ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
 _CPU = Path(__file__).parents[1] / "cpu"
 HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "math", "math64", "loops", "driver"))
-"""What a generated file includes, the basic ones first."""
+"""Headers that a generated file includes, in the order of inclusion."""
 
 
 class _Cpp(emitter.Emitter):
-    """Statements over a type V of numbers and a policy W of exactness."""
+    """Statements over a number type V and an accuracy policy W."""
 
     def __init__(self, careful: bool) -> None:
         super().__init__(careful)
@@ -59,14 +60,14 @@ class _Cpp(emitter.Emitter):
             return f"nl_{name}_number({number.name}, {other.name})"
         return f"nl_{name}({a.name}, {b.name})"
 
-    def settled_sum(self, value: str, low: str) -> str:
+    def compensated_sum(self, value: str, low: str) -> str:
         return f"settled<W>({value}, {low})"
 
-    def magnified(self, a: str, b: str, low: str) -> str:
+    def product_with_error(self, a: str, b: str, low: str) -> str:
         return f"magnified<W>({a}, {b}, {low})"
 
     def primitive(self, name: str, a: Value, low: str | None) -> str:
-        # Where W is not exact, the low part is not used, and the compiler leaves it out.
+        # If W is not exact, the compiler removes the unused error term.
         w = "w"
         if self.alone and name in ("Phi", "phi"):
             w, line = "alone", "Alone<W> alone;"
@@ -80,7 +81,7 @@ class _Cpp(emitter.Emitter):
         pair = self.emit(self.primitive("sigmoids", of, low), "pair")
         return Value(pair + (".plus" if of is a else ".minus"))
 
-    def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
+    def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         return f"mended({text}, whole({', '.join(variables)}))"
 
 
@@ -99,8 +100,8 @@ _STRUCT = """struct {struct} {{
   }}
   template <class V, class W>
   static NL_INLINE V slopes(W& w, const V* in, const V* par, V* d) {{
-    {slope_body}
-    return {slope_value};
+    {derivative_body}
+    return {again};
   }}
 }};
 """
@@ -109,7 +110,7 @@ _STRUCT = """struct {struct} {{
 def struct(definition: Definition) -> str:
     """Return the C++ struct of a pointwise or gated definition.
 
-    Raises NotImplementedError for a power that is no multiple of one half.
+    Raises NotImplementedError for a power that is not a multiple of one half.
     """
     assert definition.expr is not None
     learned = [q.name for q in definition.parameters]
@@ -117,12 +118,12 @@ def struct(definition: Definition) -> str:
     leaves = {v: Value(f"in[{k}]") for k, v in enumerate(definition.variables)}
     leaves |= {q: Value(f"par[{k}]") for k, q in enumerate(learned)}
     careful = _careful(definition)
-    value, slope = _Cpp(careful), _Cpp(careful)
+    value, derivatives = _Cpp(careful), _Cpp(careful)
     variables = tuple(leaves[v].name for v in definition.variables)
     out = value.sum(definition.expr, leaves, variables)
-    slopes = [slope.sum(definition.derivative(name), leaves, variables) for name in names]
-    again = slope.sum(definition.expr, leaves, variables)
-    slope.lines += [f"d[{k}] = {name};" for k, name in enumerate(slopes)]
+    results = [derivatives.sum(definition.derivative(name), leaves, variables) for name in names]
+    again = derivatives.sum(definition.expr, leaves, variables)
+    derivatives.lines += [f"d[{k}] = {name};" for k, name in enumerate(results)]
     exact = rooted(definition)
     powers, scaled = _leaves_range(definition)
     return _STRUCT.format(
@@ -130,38 +131,38 @@ def struct(definition: Definition) -> str:
         exact=str(exact).lower(), careful=str(careful).lower(),
         far=_literal(_far(definition), "f"), powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
-        slope_body="\n    ".join(_one_sided(slope.lines)), slope_value=again)
+        derivative_body="\n    ".join(_one_sided(derivatives.lines)), again=again)
 
 
 def _one_sided(lines: list[str]) -> list[str]:
-    """Return the statements, each pair of sigmoids told where only one of the two is taken."""
+    """Return the statements; a pair of sigmoids with one unused side is marked."""
     text = "\n".join(lines)
 
-    def told(line: str) -> str:
+    def marked(line: str) -> str:
         pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids", line)
         if not pair:
             return line
         plus, minus = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus"))
         return line if plus and minus else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
 
-    return [told(line) for line in lines]
+    return [marked(line) for line in lines]
 
 
 def _leaves_range(definition: Definition) -> tuple[bool, bool]:
-    """Return whether huge, and whether tiny, numbers may leave float32's range on the way to a result within it."""
+    """Return whether huge, and whether tiny, inputs may exceed float32 in a step although the result fits."""
     assert definition.expr is not None
     everything = _whole(definition)
     huge = any(p.exp < 0 for p in everything.atoms(sympy.Pow) if p.free_symbols)
     products = [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
     huge = huge or everything.has(cauchy) or _grows(definition.expr) or any(divisor(term) > 1 for term in products)
-    # What is scaled down, and then multiplied or given to a primitive: a subnormal step loses digits.
+    # Parts that are scaled down, then multiplied or passed to a primitive: a subnormal step loses digits.
     steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
     steps += [term for term in products if divisor(term) == 1]
     return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
 
 
 def _far(definition: Definition) -> float:
-    """Return from which number on an input may leave float32's range, by the highest degree of any part."""
+    """Return the magnitude from which an input may overflow float32, by the highest degree of any part."""
     def degree(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Pow):
             return math.ceil(abs(e.exp) * degree(e.base))
@@ -175,28 +176,27 @@ def _far(definition: Definition) -> float:
 
 
 def _whole(definition: Definition) -> sympy.Expr:
-    """Return an expression that has every part of the value and of the derivatives in it."""
+    """Return one expression with every part of the value and of the derivatives."""
     names = (*definition.variables, *(q.name for q in definition.parameters))
     return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
 
 
 def _grows(e: sympy.Expr) -> bool:
-    """Return whether a power above one is part of the result, and not just of what a primitive levels off.
+    """Return whether a power above one is part of the result, outside of saturating primitives.
 
-    Such a power may leave float32's range where the result does not. Inside of sigmoid and its like it may: there the
-    limit is right, and 0 times infinity is found by the nan it makes.
+    Such a power may overflow float32 although the result does not. Inside of sigmoid and its like overflow is harmless:
+    the limit is right, and the nan of 0 times infinity is detected.
     """
     if isinstance(e, sympy.Pow) and e.exp > 1 and e.free_symbols:
         return True
-    levels = isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs")
-    return not levels and any(_grows(part) for part in e.args)
+    saturates = isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs")
+    return not saturates and any(_grows(part) for part in e.args)
 
 
 def _careful(definition: Definition) -> bool:
-    """Return whether the errors of sigmoids (a tanh counts) would add up to more than four units in the last place.
+    """Return whether the errors of sigmoids (a tanh counts) would add up to more than 4 ulp.
 
-    They do where the value or a derivative multiplies three of them, or, in a gated formula, two of a
-    rounded argument.
+    They do if the value or a derivative multiplies three of them, or, in a gated formula, two of a rounded argument.
     """
     def count(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Mul):
@@ -213,14 +213,24 @@ def _careful(definition: Definition) -> bool:
 
 
 @functools.cache
+def _sources() -> str:
+    """Return our C++ and its generator without comments and docstrings: editing those recompiles nothing."""
+    headers = [re.sub(r"//[^\n]*", "", header.read_text()) for header in HEADERS]
+    trees = [ast.parse(Path(path).read_text()) for path in (__file__, emitter.__file__)]
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+                del node.body[0]
+    return "\0".join([*headers, *map(ast.dump, trees)])
+
+
+@functools.cache
 def identity(definition: Definition) -> str:
-    """Return a name that changes whenever the compiled code would: of formula, parameters and our C++."""
-    headers = "".join(header.read_text() for header in HEADERS)
+    """Return a hash of everything that the compiled code depends on: formula, parameters, our C++ and its generator."""
     derivatives = [str(definition.derivative(v)) for v in (*definition.variables, *(
         q.name for q in definition.parameters))]
     text = "\0".join((definition.kind, definition.formula, str([q.name for q in definition.parameters]),
-                      *derivatives, headers, Path(__file__).read_text(),
-                      Path(emitter.__file__).read_text()))
+                      *derivatives, _sources()))
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -233,7 +243,7 @@ NL_TABLE({entries})
 
 
 def unit(definitions: Iterable[Definition]) -> str:
-    """Return one source file with the kernels of these definitions, to be compiled once an instruction set."""
+    """Return one source file with the kernels of these definitions, to be compiled once per instruction set."""
     structs, entries, seen = [], [], set()
     for definition in definitions:
         if identity(definition) in seen:
@@ -248,6 +258,6 @@ def unit(definitions: Iterable[Definition]) -> str:
 
 
 def own_library(definition: Definition) -> str:
-    """Return the source of a library that holds one activation, for the instruction set it is compiled for."""
+    """Return the source of a library with one activation, for one instruction set."""
     return (unit([definition]) + '#include "driver.h"\nstatic bool always() { return true; }\n'
             'NL_DRIVER({"own", nl_entries_own, always})\n')

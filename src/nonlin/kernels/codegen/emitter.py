@@ -1,7 +1,7 @@
-"""From a formula to statements of a language: what the C++ and the Triton generators share.
+"""Emit statements from a formula: the part that the C++ and the Triton generators share.
 
-The formula is folded with a table whose entries write; equal parts are computed once. A value knows what its rounding
-lost, and writes that down only for a primitive that would magnify it. A language says how it spells these things.
+The formula is folded with a table whose entries emit statements; common subexpressions are computed once. Each value
+can emit its rounding-error term; it is emitted only for primitives that amplify it. A subclass prints each language.
 Needs neither torch nor Triton: it also runs when the package is built.
 """
 
@@ -19,50 +19,50 @@ from nonlin.functions import Definition
 from nonlin.functions.expression import common, fold, terms
 from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
 
-_LONG = 3  # roundings after which a term is settled: its lost parts are added
+_LONG = 3  # roundings after which a term is compensated: its error terms are added
 _CHEAP = {maximum, minimum, absolute, sign, step}
-# What rounding took from the arguments of these is put back: their tails decay like exp.
-_MAGNIFY = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
+# These amplify their argument's rounding error, since their tails decay like exp: they take its error term.
+_AMPLIFYING = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """The name of a constant, and how to write what its rounding lost (None: nothing)."""
+    """The name of a constant, and a function that emits its rounding-error term (None: it is exact)."""
 
     name: str
     low: Callable[[], str | None] = lambda: None
-    scale: float = 0.0  # its value, where that is a power of two: a product with it loses nothing
-    roundings: int = 0  # how many, since the last primitive
+    scale: float = 0.0  # its value, if that is a power of two: a product with it is exact
+    roundings: int = 0  # their number since the last primitive
     number: sympy.Expr | None = None
-    whole: bool = False  # it is 0, 1, -1 or nan: a product with it loses nothing
-    negated: "Value | None" = None  # what it is the negative of
-    factors: tuple[str, str] | None = None  # what it is the product of
-    inverted: "Value | None" = None  # what it is the reciprocal of
+    whole: bool = False  # it is 0, 1, -1 or nan: a product with it is exact
+    negated: "Value | None" = None  # the value that it negates
+    factors: tuple[str, str] | None = None  # the factors of a product
+    inverted: "Value | None" = None  # the value that it is the reciprocal of
 
 
 class Emitter(abc.ABC):
-    """Collects statements; every distinct expression becomes one constant. Languages are subclasses."""
+    """Collects statements; each distinct subexpression becomes one constant. Languages are subclasses."""
 
     def __init__(self, careful: bool = False) -> None:
-        self.careful = careful  # errors of its primitives add up: each of several terms is settled sooner
-        self.alone = False  # the primitive being written is the result
+        self.careful = careful  # errors of its primitives add up: compensate each of several terms earlier
+        self.alone = False  # the primitive being emitted is the result
         self.lines: list[str] = []
         self.known: dict[str, str] = {}
 
     @abc.abstractmethod
     def statement(self, name: str, text: str, kind: str) -> str:
-        """Return the statement that gives ``text`` that name; ``kind`` is "value" or "pair" (of sigmoids)."""
+        """Return the statement that names ``text``; ``kind`` is "value" or "pair" (of sigmoids)."""
 
     @abc.abstractmethod
     def literal(self, single: float, double: float) -> str:
         """Return a number that is ``single`` in float32 and ``double`` in float64."""
 
     def constant(self, literal: str) -> str:
-        """Return how a number is named where it is used."""
+        """Return the text that stands for a literal at its use."""
         return self.emit(literal)
 
     def helper(self, name: str, *arguments: str) -> str:
-        """Return a call of one of the functions that find what a rounding lost."""
+        """Return a call of one of the functions that compute an error term."""
         return f"{name}({', '.join(arguments)})"
 
     @abc.abstractmethod
@@ -74,43 +74,43 @@ class Emitter(abc.ABC):
         """Return the square root, rounded once."""
 
     def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
-        """Return a + b. ``b`` is the product of the factors, where there are any, perhaps settled.
+        """Return a + b. ``b`` is the product of the factors, if there are any, perhaps compensated.
 
-        ``last`` says that it was not settled, and that nobody asks what the sum's rounding lost.
+        ``last`` says that it was not compensated, and that the sum's error term is not needed.
         """
         return f"{a} + {b}"
 
     def joined(self, total: str, part: str, value: Value) -> str:
-        """Return a sum and one more term of it: ``part``, the value settled."""
+        """Return a sum and one more term of it: ``part``, the compensated value."""
         return f"{total} + {part}"
 
     @abc.abstractmethod
     def chosen(self, name: str, a: Value, b: Value) -> str:
-        """Return the larger ("max") or smaller ("min") of two, or nan where either is."""
+        """Return the larger ("max") or smaller ("min") of two, or nan if either is nan."""
 
     @abc.abstractmethod
-    def settled_sum(self, value: str, low: str) -> str:
-        """Return value + low where results are exact, else the value."""
+    def compensated_sum(self, value: str, low: str) -> str:
+        """Return value + low if results are exact, else the value."""
 
-    def magnified(self, a: str, b: str, low: str) -> str:
-        """Return a b, or (a + low) b where the language is careful."""
+    def product_with_error(self, a: str, b: str, low: str) -> str:
+        """Return a b, or (a + low) b if the language compensates it."""
         return f"{a} * {b}"
 
     @abc.abstractmethod
     def primitive(self, name: str, a: Value, low: str | None) -> str:
-        """Return a primitive of ``a``, whose low part is put back where results are exact."""
+        """Return a primitive of ``a``, which adds the error term ``low`` if results are exact."""
 
     @abc.abstractmethod
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
-        """Return sigmoid(a), by the pair of sigmoids of ``of``: ``a`` itself, or what it is the negative of."""
+        """Return sigmoid(a) from the pair of sigmoids of ``of``: ``a`` itself, or the value that it negates."""
 
     def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
-        """Return the value, or, where a product in it left the range, what ``other`` writes: divided before it."""
+        """Return the value, or ``other`` (which divides first) if a product in it overflowed."""
         return value
 
     @abc.abstractmethod
-    def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
-        """Return the term with a nan that no input brought (0 x infinity) made 0."""
+    def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
+        """Return the term with 0 in place of a nan that comes from no input (0 x infinity)."""
 
     def emit(self, text: str, kind: str = "value") -> str:
         if text.isidentifier():  # a name already
@@ -151,7 +151,7 @@ class Emitter(abc.ABC):
 
     def mul(self, a: Value, b: Value) -> Value:
         for one, other in ((a, b), (b, a)):
-            # -2x as the negative of 2x, which another part may need.
+            # Emit -2x as the negative of 2x, a likely common subexpression.
             if one.number is not None and one.number < 0:
                 return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
         for one, other in ((a, b), (b, a)):
@@ -181,7 +181,7 @@ class Emitter(abc.ABC):
         return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, whole=a.whole, negated=a)
 
     def ratio(self, a: Value, b: Value) -> Value:
-        """Write a / b, rounded once: where the exact quotient has few bits, the result is it."""
+        """Emit a / b, rounded once: a quotient of few bits is exact."""
         out = self.emit(self.quotient(a.name, b.name))
 
         def low() -> str | None:
@@ -194,7 +194,7 @@ class Emitter(abc.ABC):
         return Value(out, low, roundings=a.roundings + b.roundings + 1)
 
     def divide(self, b: Value) -> Value:
-        # A reciprocal that is multiplied is a division, and then this statement is not needed.
+        # A product with a reciprocal becomes a division, and this statement is dead.
         return dataclasses.replace(self.ratio(self.number(sympy.Integer(1)), b), inverted=b)
 
     def power(self, base: Value, exponent: sympy.Expr) -> Value:
@@ -223,20 +223,21 @@ class Emitter(abc.ABC):
 
         return Value(out, low)
 
-    def settled(self, a: Value, long: int = _LONG) -> str:
+    def compensated(self, a: Value, long: int = _LONG) -> str:
+        """Return the value with its error term added, if it was rounded at least ``long`` times."""
         low = a.low() if a.roundings >= long else None
-        return self.emit(self.settled_sum(a.name, low)) if low else a.name
+        return self.emit(self.compensated_sum(a.name, low)) if low else a.name
 
     def call(self, name: str, a: Value) -> Value:
-        # sigmoid(x) and sigmoid(-x), which its derivative is made of, share all their work.
+        # sigmoid(x) and sigmoid(-x), the factors of its derivative, share all their work.
         of = a.negated if name == "sigmoid" and a.negated is not None else a
-        low = of.low() if name in _MAGNIFY else None
+        low = of.low() if name in _AMPLIFYING else None
         if name == "sigmoid":
             return self.sigmoid(a, of, low)
         return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "sign"))
 
     def term(self, term: sympy.Expr, leaves: dict[str, Value], table: dict[str, Any]) -> Value:
-        """Write one term. A sixth of something is it divided by six: a sixth is no number of two's powers."""
+        """Emit one term. A sixth is a division by six, since 1/6 is not exact in binary."""
         if divisor(term) == 1:
             return fold(term, leaves, table)
         factor, rest = term.as_coeff_Mul()
@@ -249,7 +250,7 @@ class Emitter(abc.ABC):
         return value if factor > 0 else self.negative(value)
 
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
-        """Write the sum of the expression's terms, each mended, times the factors that all share; return its name."""
+        """Emit the sum of the NaN-guarded terms, times their common factors; return its name."""
         table, parts = self.table(), terms(expr)
         shared, rests = common(parts) if len(parts) > 1 else ((), parts)
         total = self.total(rests, leaves, table, variables)
@@ -258,25 +259,25 @@ class Emitter(abc.ABC):
         factor = sympy.Mul(*shared)
         outer = fold(factor, leaves, table)
         low = outer.low() if self.careful and outer.factors and outer.roundings else None
-        product = self.magnified(outer.name, total, low) if low else f"{outer.name} * {total}"
-        # A sum that is nan (infinity less infinity) stays one.
-        return self.emit(self.mended(factor * sympy.Add(*rests), self.emit(product), (*variables, total)))
+        product = self.product_with_error(outer.name, total, low) if low else f"{outer.name} * {total}"
+        # A nan of the sum itself (infinity minus infinity) is preserved.
+        return self.emit(self.nan_guarded(factor * sympy.Add(*rests), self.emit(product), (*variables, total)))
 
     def total(self, parts: tuple[sympy.Expr, ...], leaves: dict[str, Value], table: dict[str, Any],
               variables: tuple[str, ...]) -> str:
-        """Write the sum of terms, each mended."""
-        total, first = "", None  # the sum so far; the factors of its only term, where that is their product as it is
+        """Emit the sum of terms, each NaN-guarded."""
+        total, first = "", None  # the sum so far; the factors of its only term, if it is their plain product
         long = _LONG - 1 if self.careful and len(parts) > 1 else _LONG
         for term in parts:
             self.alone = len(parts) == 1 and _alone(term)
             value = self.term(term, leaves, table)
-            settled = self.settled(value, long)
-            part = self.emit(self.mended(term, settled, variables))
-            factors, as_it_is = value.factors, settled == value.name
+            part = self.compensated(value, long)
+            factors, plain = value.factors, part == value.name
+            part = self.emit(self.nan_guarded(term, part, variables))
             if not total:
-                total, first = part, factors if as_it_is else None
+                total, first = part, factors if plain else None
                 continue
-            if not as_it_is:
+            if not plain:
                 text = self.joined(total, part, value)
             elif first and not factors:
                 text = self.added(part, total, first, last=True)
@@ -288,16 +289,16 @@ class Emitter(abc.ABC):
 
 
 def _alone(term: sympy.Expr) -> bool:
-    """Return whether a result is a primitive of what has none, times at most a small number.
+    """Return whether a result is a primitive of an argument without primitives, times at most a small number.
 
-    Then a subnormal one is as good as any: nothing magnifies what its rounding lost.
+    A subnormal value of it is accurate: nothing amplifies its rounding error.
     """
     factor, call = term.as_coeff_Mul()
     return abs(factor) <= 4 and isinstance(call, sympy.Function) and not call.args[0].has(sympy.Function)
 
 
 def float32(e: sympy.Expr) -> float:
-    """Return the number rounded to float32, infinite beyond its range."""
+    """Return the number rounded to float32; infinite on overflow."""
     try:
         return packing.unpack("f", packing.pack("f", float(e)))[0]
     except OverflowError:
@@ -305,18 +306,18 @@ def float32(e: sympy.Expr) -> float:
 
 
 def divisor(term: sympy.Expr) -> int:
-    """Return by which whole number a term is divided in the end; 1 where it is not, or by a power of two."""
+    """Return the integer that divides a term last; 1 if there is none, or if it is a power of two."""
     factor = sympy.Integer(1) if term.is_number else term.as_coeff_Mul()[0]
     return factor.q if factor.is_Rational and abs(factor.p) == 1 and factor.q & (factor.q - 1) else 1
 
 
 def rooted(definition: Definition) -> bool:
-    """Return whether a formula has a root: its sixteen-bit results are often ties to round, worth the exact way."""
+    """Return whether a formula has a root: its 16-bit results are often ties of the rounding, worth the exact path."""
     assert definition.expr is not None
     return any(not p.exp.is_Integer for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)
 
 
 def cheap(definition: Definition) -> bool:
-    """Return whether a formula has no primitive that takes long: where memory is what limits, exactness is free."""
+    """Return whether a formula has no expensive primitive: if memory bandwidth is the limit, exactness is free."""
     assert definition.expr is not None
     return {call.func for call in definition.expr.atoms(sympy.Function)} <= _CHEAP

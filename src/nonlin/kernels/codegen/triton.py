@@ -1,8 +1,8 @@
-"""From a definition to a Python module of Triton kernels, as text: value, all derivatives together, and two loops.
+"""Print a definition as a Python module of Triton kernels: value, all derivatives together, and two loops.
 
-The formula becomes statements (emitter.py); here is how Triton spells them. The primitives are in triton/math.py, what
-the loops do in triton/tiles.py, both by hand, once. The text is made of the symbolic tree alone: of a user's formula,
-nothing but its numbers reaches it, written anew. Needs neither torch nor Triton.
+emitter.py turns the formula into statements; this module prints them for Triton. The primitives are in triton/math.py,
+the loops in triton/tiles.py, both by hand, once. The text comes from the symbolic tree alone: of a user's formula only
+its numbers reach it, printed from their values. Needs neither torch nor Triton.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ _SUMMABLE = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "softplus",
 
 
 class _Triton(emitter.Emitter):
-    """Statements over blocks of numbers; ``x0``, the first input, gives constants their shape."""
+    """Statements over tiles; ``x0``, the first input, gives constants their shape."""
 
     def statement(self, name: str, text: str, kind: str) -> str:
         return f"{name} = {text}"
@@ -33,7 +33,7 @@ class _Triton(emitter.Emitter):
             f"({_number(single)} if KIND != 2 else {_number(double)})"
 
     def constant(self, literal: str) -> str:
-        return literal  # given a name, Triton would make it a float32
+        return literal  # named, it would become a float32
 
     def quotient(self, a: str, b: str) -> str:
         return f"m.divide({a}, {b}, KIND)"
@@ -41,31 +41,31 @@ class _Triton(emitter.Emitter):
     def root(self, a: str) -> str:
         return f"m.root({a}, KIND)"
 
-    def block(self, a: Value) -> str:
-        """Return a name of the value that is a block: what takes a plain number may round it to float32."""
+    def tile(self, a: Value) -> str:
+        """Return a name of the value as a tile: a function of a plain number may round it to float32."""
         return a.name if a.number is None else self.emit(f"tl.full(x0.shape, {a.name}, x0.dtype)")
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
-        return f"m.{'larger' if name == 'max' else 'smaller'}({self.block(a)}, {self.block(b)})"
+        return f"m.{'larger' if name == 'max' else 'smaller'}({self.tile(a)}, {self.tile(b)})"
 
     def helper(self, name: str, *arguments: str) -> str:
         return f"m.{super().helper(name, *arguments)}"
 
-    def settled_sum(self, value: str, low: str) -> str:
+    def compensated_sum(self, value: str, low: str) -> str:
         return f"m.settled({value}, {low}, KIND)"
 
     def primitive(self, name: str, a: Value, low: str | None) -> str:
-        return f"m.{'absolute' if name == 'abs' else name}({self.block(a)}, {low}, KIND)"
+        return f"m.{'absolute' if name == 'abs' else name}({self.tile(a)}, {low}, KIND)"
 
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
         pair = self.emit(self.primitive("sigmoids", of, low), "pair")
         return Value(f"{pair}[{0 if of is a else 1}]")
 
     def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
-        # C++ finds such numbers and computes them again in double.
+        # C++ detects such lanes and recomputes them in double.
         return dataclasses.replace(value, name=self.emit(f"m.within_range({value.name}, {other().name})"))
 
-    def mended(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
+    def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         if term.is_number and not term.has(sympy.Function):
             return self.emit(f"tl.full(x0.shape, {text}, x0.dtype)")
         if _never_new_nan(term):
@@ -79,7 +79,7 @@ def _number(x: float) -> str:
 
 
 def _never_new_nan(term: sympy.Expr) -> bool:
-    """Return whether a term is nan only where an input is: it multiplies no two parts, of which one could be 0."""
+    """Return whether a term is nan only for a nan input: it multiplies no two parts, of which one could be 0."""
     if term.is_Symbol or term.is_number:
         return True
     if term.is_Mul:
@@ -105,8 +105,8 @@ def value({numbers}, KIND: tl.constexpr):
 
 @triton.jit
 def slopes({numbers}, KIND: tl.constexpr):
-    {slope_body}
-    return {slopes}, {slope_value}
+    {derivative_body}
+    return {results_of}, {again}
 
 
 @triton.jit
@@ -139,20 +139,20 @@ _TILE = "WIDE, {pairs}, ROW_AXIS, ROWS, COLUMNS)"
 def module(definition: Definition) -> str:
     """Return the text of the module of a pointwise or gated definition: functions ``forward`` and ``backward``.
 
-    Raises NotImplementedError for a power that is no multiple of one half.
+    Raises NotImplementedError for a power that is not a multiple of one half.
     """
     assert definition.expr is not None
     learned, count = [q.name for q in definition.parameters], len(definition.variables)
     names = (*definition.variables, *learned)
     numbers = [*(f"x{k}" for k in range(count)), *(f"q{k}" for k in range(len(learned)))]
     leaves = {name: Value(number) for name, number in zip(names, numbers, strict=True)}
-    value, slope = _Triton(), _Triton()
+    value, derivatives = _Triton(), _Triton()
     out = value.sum(definition.expr, leaves, tuple(numbers[:count]))
-    slopes = [slope.sum(definition.derivative(name), leaves, tuple(numbers[:count])) for name in names]
-    again = slope.sum(definition.expr, leaves, tuple(numbers[:count]))
+    results = [derivatives.sum(definition.derivative(name), leaves, tuple(numbers[:count])) for name in names]
+    again = derivatives.sum(definition.expr, leaves, tuple(numbers[:count]))
     return _MODULE.format(
-        numbers=", ".join(numbers), value_body=_body(value), value=out, slope_body=_body(slope),
-        slopes=", ".join(slopes), slope_value=again,
+        numbers=", ".join(numbers), value_body=_body(value), value=out, derivative_body=_body(derivatives),
+        results_of=", ".join(results), again=again,
         inputs=_each("in{k}", count), learned="".join(f"p{k}, " for k in range(len(learned))),
         gradients=_each("d{k}", count), input_steps=_each("in{k}_row, in{k}_column", count),
         gradient_steps=_each("d{k}_row, d{k}_column", count), results=_each("r{k}", len(names)),
@@ -178,7 +178,7 @@ def _each(form: str, count: int) -> str:
 
 
 def _paired(flag: str, together: str, apart: list[str]) -> str:
-    """Return the statements for each input by itself, or, where there are two, the one for both as well."""
+    """Return the statements for each input, and for two inputs also the one for an interleaved pair."""
     if len(apart) == 1:
         return apart[0]
     together = together.format(pairs=flag)
@@ -187,5 +187,5 @@ def _paired(flag: str, together: str, apart: list[str]) -> str:
 
 @functools.cache
 def identity(definition: Definition) -> str:
-    """Return a name that changes whenever the text of the module would."""
+    """Return a hash of the module's text."""
     return hashlib.sha256(module(definition).encode()).hexdigest()[:20]

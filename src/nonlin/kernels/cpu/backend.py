@@ -1,8 +1,8 @@
-"""Compiled kernels of activations on the CPU: finding one, and calling it on tensors of any strides.
+"""Find the compiled CPU kernel of an activation, and call it on tensors of any strides.
 
-A kernel comes from the library built when the package was installed, or, for an activation that it does not hold
-(a user's own, or a formula changed since), is compiled at first use and cached. It is found by a hash of its formula
-and of our C++, so that a library that is out of date is never used.
+A kernel comes from the library built at install. An activation that it lacks (a user's own, or a changed formula) is
+compiled at first use and cached. The lookup is by a hash of the formula and of our C++, so an outdated library is never
+used.
 """
 
 import ctypes
@@ -27,12 +27,12 @@ from nonlin.kernels.torch.backend import reduce_to
 CODES = {dtype: k for k, dtype in enumerate(operands.DTYPES)}
 _HALF = (torch.float16, torch.bfloat16)
 PIECE = 16384
-"""Numbers that one thread takes at least, as in driver.h."""
+"""The smallest chunk of one thread in elements, as in driver.h."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The compiled kernel of one definition: its library, the address of its entry, and where it comes from."""
+    """The compiled kernel of one definition: its library, the address of its entry, and its origin."""
 
     library: ctypes.CDLL
     entry: int
@@ -59,7 +59,7 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 def _tables(library: ctypes.CDLL) -> dict[str, int]:
-    """Return the instruction sets of a library that this processor has, best first, with their numbers."""
+    """Return a library's instruction sets that this processor has, best first, with their indices."""
     found, k = {}, 0
     while name := library.nl_isa(k):
         if library.nl_here(k):
@@ -73,7 +73,7 @@ def _installed() -> ctypes.CDLL | None:
     path = build.installed_library()
     try:
         return None if path is None else _open(path)
-    except AttributeError:  # of an earlier version: what it lacks is compiled at first use
+    except AttributeError:  # an earlier version: compile at first use
         return None
 
 
@@ -89,7 +89,7 @@ def _pick(library: ctypes.CDLL) -> tuple[str, int]:
 
 @functools.cache
 def find(definition: Definition) -> tuple[Kernel | None, str]:
-    """Return the kernel and where it comes from, or None and why there is none."""
+    """Return the kernel and its origin, or None and the reason."""
     if os.environ.get("NONLIN_NATIVE") == "0":
         return None, "NONLIN_NATIVE=0 turns compiled kernels off"
     identity = cpp.identity(definition).encode()
@@ -102,7 +102,7 @@ def find(definition: Definition) -> tuple[Kernel | None, str]:
     try:
         cpp.struct(definition)
     except NotImplementedError as error:
-        return None, f"its formula has {error}, which the generator does not write"
+        return None, f"its formula has {error}, which the generator does not support"
     try:
         library = _open(build.compile_kernel(cpp.own_library(definition), f"act-{definition.name}"))
     except build.FAILURES as error:
@@ -113,16 +113,16 @@ def find(definition: Definition) -> tuple[Kernel | None, str]:
 
 @functools.cache
 def parallel() -> int:
-    """Return the address of GOMP_parallel in the OpenMP library that torch runs on, or 0 where there is none.
+    """Return the address of GOMP_parallel in torch's OpenMP library, or 0 if there is none.
 
-    Our kernels call it by this address, so that the process keeps one pool of threads.
+    Our kernels call it by this address, so the process has one thread pool.
     """
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
         return 0
     paths = {line.split()[-1] for line in lines if "/" in line}
-    # torch's own folder first: another package may have brought another OpenMP.
+    # torch's own folder first: another package may have loaded another OpenMP.
     home = str(Path(torch.__file__).parent.parent)
     for path in sorted(paths, key=lambda p: not p.startswith(home)):
         if any(part in Path(path).name for part in ("libgomp", "libiomp5", "libomp")):
@@ -135,22 +135,22 @@ def parallel() -> int:
 
 @dataclass(frozen=True)
 class Dense:
-    """An activation without learnable parameters on contiguous numbers of one dtype, at the least cost of a call.
+    """The cheapest calls of an activation without learnable parameters, on contiguous elements of one dtype.
 
-    ``value`` takes a count and addresses: first and second input (twice the same where there is one), result.
-    ``slopes`` takes a count and addresses: the inputs, the gradient, then three places: for the gradients by the
-    inputs (two, or one) and then for the value, where it is wanted; 0 else. Both run on this thread; the ``shared``
-    ones are for more than PIECE numbers, and share them among torch's threads.
+    ``value`` takes a count and addresses: first and second input (the same twice if there is one), result.
+    ``derivatives`` takes a count and addresses: the inputs, the gradient, then three outputs: the gradients by the
+    inputs (two, or one), then the value; 0 if not wanted. Both run on this thread. The ``shared`` ones serve more than
+    PIECE elements, distributed over torch's threads.
     """
 
     value: Callable[[int, int, int, int], Any]
-    slopes: Callable[[int, int, int, int, int, int, int], Any]
+    derivatives: Callable[[int, int, int, int, int, int, int], Any]
     shared_value: Callable[[int, int, int, int], Any]
-    shared_slopes: Callable[[int, int, int, int, int, int, int], Any]
+    shared_derivatives: Callable[[int, int, int, int, int, int, int], Any]
 
 
 def _without_ctypes() -> Any:
-    """Return the extension module whose calls cost less than ctypes', or None where there is none of this version."""
+    """Return the extension module, whose calls cost less than ctypes', or None if this version has none."""
     if _installed() is None:
         return None
     try:
@@ -161,7 +161,7 @@ def _without_ctypes() -> Any:
 
 @functools.cache
 def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
-    """Return the activation's calls for contiguous numbers; None where it has none."""
+    """Return the activation's calls for contiguous elements, or None."""
     kernel, _ = find(definition)
     if kernel is None or dtype not in CODES or definition.parameters:
         return None
@@ -171,7 +171,7 @@ def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
         threads = torch.get_num_threads()
         library.nl_shared(entry, code, n, first, second, 0, out, 0, 0, threads, parallel() if threads > 1 else 0)
 
-    def shared_slopes(n: int, first: int, second: int, gradient: int, *places: int) -> None:
+    def shared_derivatives(n: int, first: int, second: int, gradient: int, *places: int) -> None:
         threads = torch.get_num_threads()
         library.nl_shared(entry, code, n, first, second, gradient, *places, threads, parallel() if threads > 1 else 0)
 
@@ -179,16 +179,16 @@ def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
     if catalog is not None:
         return Dense(functools.partial(catalog.call, library.nl_function(entry, code)),
                      functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)),
-                     shared_value, shared_slopes)
+                     shared_value, shared_derivatives)
     # The shared calls take any count; ctypes costs the same for all.
-    return Dense(shared_value, shared_slopes, shared_value, shared_slopes)
+    return Dense(shared_value, shared_derivatives, shared_value, shared_derivatives)
 
 
 @functools.cache
 def learned(definition: Definition, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """Return the value's call for at most PIECE contiguous numbers, of an activation with learnable parameters.
+    """Return the value's call for at most PIECE contiguous elements, of an activation with learnable parameters.
 
-    It takes a count and addresses (first and second input, result), then the parameters as numbers. None where the
+    It takes a count and addresses (first and second input, result), then the parameters as floats. None if the
     installed library has none.
     """
     (kernel, _), catalog = find(definition), _without_ctypes()
@@ -198,7 +198,7 @@ def learned(definition: Definition, dtype: torch.dtype) -> Callable[..., Any] | 
 
 
 def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:
-    """Return the short calls where they serve these tensors: contiguous numbers of one shape and dtype."""
+    """Return the cheapest calls if they serve these tensors: contiguous, of one shape and dtype; else None."""
     first = tensors[0]
     if not first.is_cpu or first.layout is not torch.strided:
         return None
@@ -210,7 +210,7 @@ def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:
 
 
 def forward_dense(kernel: Dense, inputs: Sequence[Tensor], over: bool = False) -> Tensor:
-    """Return the activation of tensors that :func:`dense_of` took; with ``over``, written over the first."""
+    """Return the activation of tensors that :func:`dense_of` accepted; with ``over``, in place of the first."""
     out = inputs[0] if over else torch.empty_like(inputs[0])
     call = kernel.value if (count := out.numel()) <= PIECE else kernel.shared_value
     call(count, inputs[0].data_ptr(), inputs[-1].data_ptr(), out.data_ptr())
@@ -218,10 +218,10 @@ def forward_dense(kernel: Dense, inputs: Sequence[Tensor], over: bool = False) -
 
 
 def backward_dense(kernel: Dense, gradient: Tensor, inputs: Sequence[Tensor], want_value: bool = False) -> list[Tensor]:
-    """Return the gradients by the inputs, and the value where it is wanted, of tensors that :func:`dense_of` took."""
+    """Return the gradients by the inputs, and the value if wanted, of tensors that :func:`dense_of` accepted."""
     outs = [torch.empty_like(gradient) for _ in range(len(inputs) + want_value)]
     places = [x.data_ptr() for x in outs] + [0, 0]
-    call = kernel.slopes if (count := gradient.numel()) <= PIECE else kernel.shared_slopes
+    call = kernel.derivatives if (count := gradient.numel()) <= PIECE else kernel.shared_derivatives
     call(count, inputs[0].data_ptr(), inputs[-1].data_ptr(), gradient.data_ptr(), *places[:3])
     return outs
 
@@ -235,7 +235,7 @@ def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | Non
 
 
 def _flat(shape: torch.Size, tensors: Sequence[Tensor]) -> bool:
-    """Return whether these are few numbers that lie side by side: one thread takes them in one call."""
+    """Return whether these are few contiguous elements, for one call on this thread."""
     return all(x.shape == shape and x.is_contiguous() for x in tensors) and tensors[0].numel() <= PIECE
 
 
@@ -243,11 +243,11 @@ def _numbers(parameters: Sequence[Tensor | float]) -> ctypes.Array[ctypes.c_doub
     return (ctypes.c_double * (len(parameters) + 1))(*map(float, parameters))
 
 
-def _run(kernel: Kernel, slopes: bool, shape: torch.Size, tensors: list[Tensor | None],
+def _run(kernel: Kernel, with_derivatives: bool, shape: torch.Size, tensors: list[Tensor | None],
          parameters: Sequence[Tensor]) -> list[float]:
     """Call the kernel; ``tensors`` are two inputs, gradient, two gradients by inputs, value. Return the sums."""
     plan = operands.layout(shape, tensors)
-    if plan is None:  # only inputs can have such strides: what we make is dense
+    if plan is None:  # only inputs can have such strides: our outputs are dense
         tensors = [x if x is None or k > 2 else x.expand(shape).contiguous() for k, x in enumerate(tensors)]
         plan = operands.layout(shape, tensors)
         if plan is None:
@@ -259,7 +259,7 @@ def _run(kernel: Kernel, slopes: bool, shape: torch.Size, tensors: list[Tensor |
     for x, (row, column) in zip(tensors, strides, strict=True):
         words += (0, 0, 0) if x is None else (x.data_ptr(), row, column)
     call = (ctypes.c_int64 * len(words))(*words)
-    function = kernel.library.nl_slopes if slopes else kernel.library.nl_value
+    function = kernel.library.nl_slopes if with_derivatives else kernel.library.nl_value
     if function(kernel.entry, CODES[tensors[0].dtype], call):  # type: ignore[union-attr]
         raise MemoryError("no memory for the partial sums of a kernel")
     return list(sums)[:len(parameters)]
@@ -270,9 +270,9 @@ def _two(tensors: Sequence[Tensor]) -> list[Tensor | None]:
 
 
 def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False) -> Tensor:
-    """Return the activation, contiguous; with ``over``, written over the first input where that has its shape.
+    """Return the activation, contiguous; with ``over``, in place of the first input if that has its shape.
 
-    Every number is read before its place is written, and is read by nobody else.
+    Each element is read before its memory is written, and no other read needs it.
     """
     shape = operands.common_shape(inputs)
     over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
@@ -290,12 +290,12 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
              ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return the gradients by inputs and parameters, and the value, in one pass over memory.
 
-    ``into`` are tensors of the inputs' shape, with at most two strides, to write their gradients to.
+    ``into`` are outputs for the gradients: tensors of the inputs' shape with at most two strides.
     """
     shape = operands.common_shape(inputs)
     dtype = inputs[0].dtype
     if dtype in _HALF and any(x.shape != shape for x in inputs):
-        # A broadcast input's gradient is a sum: of float32, rounded once.
+        # A broadcast input's gradient is a sum, in float32 and rounded once.
         outs, learned, value = backward(kernel, gradient.float(), [x.float() for x in inputs], parameters, want_value)
         return [d.to(dtype) for d in outs], learned, None if value is None else value.to(dtype)
     gradient = gradient.to(dtype)

@@ -1,4 +1,4 @@
-"""Compiling our C++: once for this machine's processor, into a cache. The result links no torch library."""
+"""Compile our C++ for this machine's processor into a cache. The result links no torch library."""
 
 import hashlib
 import os
@@ -11,20 +11,20 @@ from pathlib import Path
 
 from nonlin.kernels.codegen import cpp
 
-# No -ffast-math: infinities and nan keep their meaning, and rounding tricks survive.
+# No -ffast-math: it breaks infinities, nan and error terms.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-g0")
 FLAGS = ("-O3", "-march=native", "-shared", "-ffp-contract=fast", *_COMMON)
-# Kernels of activations: what is fused is written so, or the parts of an exact sum would be rounded apart.
+# Activation kernels: fused multiply-adds are explicit; contraction would invalidate error terms.
 KERNEL_FLAGS = ("-O2", "-ffp-contract=off", *_COMMON)
 _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 ISAS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512, "avx512bf16": (*_AVX512, "-mavx512bf16")}
-"""Instruction sets that the catalog's kernels are compiled for on x86, and the flags of each."""
+"""Instruction sets of the catalog's kernels on x86, with their compiler flags."""
 FAILURES = (OSError, subprocess.CalledProcessError)
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept: NONLIN_CACHE, or the user's cache folder.
+    """Return the folder of compiled kernels: NONLIN_CACHE, or the user's cache folder.
 
     >>> cache_folder().name
     'nonlin'
@@ -35,7 +35,7 @@ def cache_folder() -> Path:
 
 
 def _processor() -> str:
-    # -march=native depends on the processor: a home folder shared by two machines must not mix them up.
+    # -march=native depends on the processor: machines that share a home folder must not share kernels.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
@@ -44,17 +44,17 @@ def _processor() -> str:
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler's path: CXX, else g++, c++ or clang++; None where there is none."""
+    """Return the C++ compiler's path: CXX, else g++, c++ or clang++; None if there is none."""
     for name in (os.environ.get("CXX"), "g++", "c++", "clang++"):
         if name and (path := shutil.which(name)):
             return path
     return None
 
 
-def weaving(command: str) -> tuple[str, ...]:
-    """Return the flags by which a C++ compiler weaves independent chains of instructions into each other.
+def interleaving(command: str) -> tuple[str, ...]:
+    """Return the flags that make a C++ compiler interleave independent chains of instructions.
 
-    GCC has to be asked; clang does so of itself and knows no such flags.
+    GCC needs them; clang interleaves by default and rejects them.
     """
     try:
         version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
@@ -64,14 +64,14 @@ def weaving(command: str) -> tuple[str, ...]:
 
 
 def including(headers: Iterable[Path]) -> list[str]:
-    """Return the flags by which a compiler finds these headers, and no system header's namesake among them (math.h)."""
+    """Return the flags that find these headers by quotes only, so that math.h never replaces the system's."""
     return [flag for folder in dict.fromkeys(header.parent for header in headers) for flag in ("-iquote", str(folder))]
 
 
 def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequence[Path]) -> Path:
     """Compile C++ text to a shared object in the cache and return its path; a second call compiles nothing.
 
-    Raises one of FAILURES where it cannot be built.
+    Raises one of FAILURES if it cannot be built.
     """
     command = compiler()
     if command is None:
@@ -88,7 +88,7 @@ def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequ
         code.write_text(source)
         subprocess.run([command, *flags, *including(headers), str(code), "-o", str(made)],
                        capture_output=True, text=True, check=True)
-        os.replace(made, target)  # two processes may build at once: the last one wins, both are whole
+        os.replace(made, target)  # two processes may build at once: the last one wins, both files are whole
     return target
 
 
@@ -100,17 +100,18 @@ def reason(error: Exception) -> str:
 
 
 def forced_isa() -> str | None:
-    """Return the instruction set that NONLIN_ISA asks for, for tests and measurements, or None."""
+    """Return the instruction set forced by NONLIN_ISA (for tests and measurements), or None."""
     return os.environ.get("NONLIN_ISA") or None
 
 
 def compile_kernel(source: str, name: str) -> Path:
-    """Compile the kernel of one activation for this processor, or for the instruction set NONLIN_ISA asks for."""
+    """Compile one activation's kernel for this processor, or for the instruction set in NONLIN_ISA."""
     wanted = forced_isa()
     target = ISAS.get(wanted, ("-march=native",)) if wanted else ("-march=native",)
-    return compile_shared(source, name, (*KERNEL_FLAGS, *weaving(compiler() or ""), "-shared", *target), cpp.HEADERS)
+    flags = (*KERNEL_FLAGS, *interleaving(compiler() or ""), "-shared", *target)
+    return compile_shared(source, name, flags, cpp.HEADERS)
 
 
 def installed_library() -> Path | None:
-    """Return the catalog's kernels as built when the package was installed, or None where they were not."""
+    """Return the catalog's library that was built at install, or None."""
     return next(iter(sorted(Path(__file__).parent.glob("_catalog*.so"))), None)

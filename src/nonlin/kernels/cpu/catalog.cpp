@@ -1,4 +1,4 @@
-// The catalog's kernels, compiled once for each instruction set; this file, compiled for any processor, chooses.
+// Chooses among the catalog's kernels, compiled once per instruction set; this file runs on any processor.
 #if __has_include(<Python.h>)
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -28,8 +28,8 @@ NL_DRIVER({"portable", nl_entries_portable, always})
 #endif
 
 #if defined(NL_PYTHON)
-// call(function, n, first, second, out, learnable parameters as floats ...): a kernel's value on few numbers, without the
-// cost of ctypes.
+// call(function, n, first, second, out, learnable parameters as floats ...): a kernel's value on few elements, without
+// ctypes' overhead.
 static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
   constexpr Py_ssize_t most = 8;
   if (count < 5 || count > 5 + most) {
@@ -46,8 +46,8 @@ static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
   function(n, in, parameters, out);
   Py_RETURN_NONE;
 }
-// call_slopes(function, n, first, second, gradient, three places): its gradients by the inputs, then its value; a place
-// of 0 is not written.
+// call_slopes(function, n, first, second, gradient, three outputs): gradients by the inputs, then the value; a null
+// output is not written.
 static PyObject* call_slopes(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (count != 8) {
     PyErr_SetString(PyExc_TypeError, "call_slopes takes a function, a count and six addresses");

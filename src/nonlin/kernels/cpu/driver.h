@@ -1,5 +1,5 @@
-// From a call on strided memory to the loops: cut into pieces of fixed size, gather what is not contiguous, share
-// the pieces among threads. The pieces do not depend on the number of threads, nor do the sums over them.
+// From a call on strided memory to the loops: cut it into chunks of fixed size, gather strided operands, distribute the
+// chunks over threads. Chunks, and the sums over them, are independent of the number of threads.
 #pragma once
 #include <atomic>
 #include <cstdlib>
@@ -8,20 +8,20 @@
 
 namespace {
 
-// Numbers: what one thread takes at least; its unit in a large call, of which memory's streams want long ones; a gather;
-// the shortest row.
+// In elements: the smallest chunk of one thread; its chunk in a large call, long for streaming memory; a gather; the
+// shortest row.
 constexpr int64_t PIECE = 16384, LONG_PIECE = 65536, BLOCK = 512, DIRECT = 64;
 constexpr int OPERANDS = 6;                                 // two inputs, the gradient, two gradients by them, value
 
 typedef void (*parallel_t)(void (*)(void*), void*, unsigned, unsigned);
 struct Operand {
   char* data;
-  int64_t row, column;  // strides, in numbers
+  int64_t row, column;  // strides, in elements
 };
-// As Python writes it: fifteen words and three for each operand.
+// Laid out by Python: six words, then three per operand.
 struct Call {
   int64_t rows, columns, threads;
-  parallel_t parallel;  // GOMP_parallel of the OpenMP that the process already runs, or null
+  parallel_t parallel;  // GOMP_parallel of the process's OpenMP, or null
   const double* parameters;
   double* sums;
   Operand operands[OPERANDS];
@@ -30,7 +30,7 @@ struct Call {
 struct Work {
   const nl_entry* entry;
   int dtype;
-  int64_t size;  // bytes of a number
+  int64_t size;  // bytes per element
   const Call* call;
   bool slopes, direct;
   int64_t rows_each, columns_each, across, tasks;
@@ -52,7 +52,7 @@ template <class T>
 static void copy(T* dense, T* strided, int64_t stride, int64_t n, bool out) {
   if (out)
     for (int64_t i = 0; i < n; i++) strided[i * stride] = dense[i];
-  else if (stride == 2)  // the usual case, interleaved: a constant lets the compiler shuffle registers
+  else if (stride == 2)  // the usual case, interleaved: a constant stride lets the compiler shuffle registers
     for (int64_t i = 0; i < n; i++) dense[i] = strided[2 * i];
   else
     for (int64_t i = 0; i < n; i++) dense[i] = strided[i * stride];
@@ -64,7 +64,7 @@ static void copy_bytes(int64_t size, char* dense, char* strided, int64_t stride,
   else copy(reinterpret_cast<uint64_t*>(dense), reinterpret_cast<uint64_t*>(strided), stride, n, out);
 }
 
-// Numbers [first, first + n) of a piece, in row order, through scratch memory.
+// Elements [first, first + n) of a chunk, in row order, through scratch memory.
 static void gathered(const Work& w, int64_t r0, int64_t c0, int64_t columns, int64_t first, int64_t n, double* sums) {
   alignas(64) char scratch[OPERANDS][BLOCK * 8];
   char* at[OPERANDS];
@@ -123,7 +123,7 @@ static int run(const nl_entry* entry, int dtype, const Call* call, bool slopes) 
   w.entry = entry, w.dtype = dtype, w.size = sizes[dtype], w.call = call, w.slopes = slopes;
   w.direct = call->columns >= DIRECT || call->rows == 1;
   for (const Operand& o : call->operands) w.direct = w.direct && (!o.data || o.column == 1);
-  const int64_t share = call->rows * call->columns / 16 / 64 * 64;  // whole loops, or every piece would have a tail
+  const int64_t share = call->rows * call->columns / 16 / 64 * 64;  // a multiple of the loop, or every chunk would have a tail
   const int64_t piece = share < PIECE ? PIECE : share < LONG_PIECE ? share : LONG_PIECE;
   w.columns_each = call->columns < piece ? call->columns : piece;
   w.rows_each = w.columns_each < piece ? piece / w.columns_each : 1;
@@ -141,8 +141,8 @@ static int run(const nl_entry* entry, int dtype, const Call* call, bool slopes) 
   return 0;
 }
 
-// n contiguous numbers, shared among threads. With a gradient, the places are for the gradients by the inputs (two, or
-// one) and then for the value; without, the first is for the value. No learnable parameters: they need sums.
+// n contiguous elements, distributed over threads. With a gradient, the outputs are the gradients by the inputs (two, or
+// one) and then the value; without, the first is the value. No learnable parameters: they need sums.
 static void shared(const nl_entry* entry, int dtype, int64_t n, void* first, void* second, void* gradient,
                    void* const* places, int64_t threads, parallel_t parallel) {
   const bool two = entry->inputs == 2;
@@ -159,7 +159,7 @@ static void shared(const nl_entry* entry, int dtype, int64_t n, void* first, voi
 struct nl_table {
   const char* name;
   const nl_entry* entries;
-  bool (*here)();  // whether this processor has the instructions
+  bool (*here)();  // true if this processor has the instructions
 };
 #define NL_DRIVER(...)                                                                                            \
   static const nl_table tables[] = {__VA_ARGS__, {nullptr, nullptr, nullptr}};                                    \

@@ -1,7 +1,7 @@
-// The loops over memory: a struct of generated code becomes functions over n contiguous numbers of a storage type.
+// Loops over memory: turn a generated struct into functions over n contiguous elements of a storage type.
 //
-// Everything is in an unnamed namespace: the same names are compiled once for each instruction set, and must not be
-// merged when they are linked.
+// Everything is in an unnamed namespace: the same names are compiled once per instruction set, and the linker must not
+// merge them.
 #pragma once
 #include "math64.h"
 
@@ -18,7 +18,7 @@ struct Wide {
   static constexpr bool exact = true;
   NL_INLINE void small_exp(double) {}
 };
-// For a primitive that is the result: it comes out right where it is subnormal, too.
+// For a primitive that is the result: correct for subnormal results too.
 template <class W>
 struct Alone : W {
   NL_INLINE void small_gauss(vf) {}
@@ -29,14 +29,14 @@ static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
   else return {};
 }
 
-// a + b, where b is f g. Where LAST, nobody asks what the sum's rounding lost. In double, b is what was mended.
+// a + b for b = f g. LAST: no user needs the sum's error term. In double, b is the NaN-guarded product.
 template <class W, bool LAST, class V>
 static NL_INLINE V added(V a, V b, V f, V g) {
   if constexpr (std::is_same<V, double>::value || (W::exact && !LAST)) return a + b;
   else return fma(f, g, a);
 }
 
-// A long product with what its roundings lost, where that counts.
+// Add a long product's error term, if results are exact.
 template <class W, class V>
 static NL_INLINE V settled(V value, V low) {
   if constexpr (W::exact) {
@@ -47,7 +47,7 @@ static NL_INLINE V settled(V value, V low) {
     return value;
   }
 }
-// total + part, where part is the value settled, and the value f g: what it lost is added before it, and so not rounded
+// total + part for the compensated part of value = f g: its error term is added to the total first, so it is not rounded
 // by itself.
 template <class W, class V>
 static NL_INLINE V joined(V total, V part, V value, V low, V f, V g) {
@@ -56,15 +56,15 @@ static NL_INLINE V joined(V total, V part, V value, V low, V f, V g) {
   else return fma(f, g, total);
 }
 
-// (a + low) b, where that counts. Where low is a nan, the lane is computed again in double precision.
+// (a + low) b, if results are exact. A nan in low marks the lane for recomputation in double precision.
 template <class W, class V>
 static NL_INLINE V magnified(V a, V b, V low) {
   if constexpr (W::exact && std::is_same<V, vf>::value) return fma(a, b, low * b);
   else return a * b;
 }
 
-// A nan that no input brought is a product of 0 and infinity at the far end, where the limit is 0. In float32 the
-// lane is computed again in double precision, so it is mended there alone.
+// NaN guard: a nan without a nan input is 0 times infinity far from the origin; the limit is 0. Float32 recomputes the
+// lane in double precision, so only double is guarded here.
 static NL_INLINE vm whole(vf a) { return vm{}; }
 static NL_INLINE vm whole(vf a, vf b) { return vm{}; }
 static NL_INLINE vm whole(vf a, vf b, vf c) { return vm{}; }
@@ -84,14 +84,14 @@ static NL_INLINE void add_lanes(double* sum, vf part) {
 #endif
 }
 
-// Of a few registers, pairwise: as exact as the numbers themselves.
+// Pairwise sum of a few registers: as exact as its terms.
 template <int R>
 static NL_INLINE vf sum_of(const vf* v) {
   if constexpr (R == 1) return v[0];
   else return sum_of<R / 2>(v) + sum_of<R / 2>(v + R / 2);
 }
 
-// The lanes where float32 is not enough, in double precision.
+// Recompute the marked lanes in double precision.
 template <class K>
 __attribute__((noinline, cold)) static void repair_value(const vf* in, const double* par, const vf* bad, vf* out) {
   for (int j = 0; j < VL; j++) {
@@ -115,8 +115,8 @@ __attribute__((noinline, cold)) static void repair_slopes(const vf* in, vf grad,
   }
 }
 
-// Powers and quotients of numbers this large leave float32's range on the way to a result that has its place in it;
-// tiny ones where they are scaled down or squared on the way.
+// Powers and quotients of numbers this large overflow float32 in an intermediate step although the result fits; tiny
+// numbers underflow if they are scaled down or squared.
 template <class K, class W>
 static NL_INLINE vm far_out(const vf* in) {
   vm far{};
@@ -128,14 +128,14 @@ static NL_INLINE vm far_out(const vf* in) {
 }
 static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
 
-// Lanes of which float32 cannot tell whether the result is right.
+// Lanes whose float32 result may be wrong.
 template <class K, class W>
 static NL_INLINE vm doubtful(const W& w, const vf* in) {
   if constexpr (W::exact) return w.small | far_out<K, W>(in);
   else return far_out<K, W>(in);
 }
 
-// One register's worth, mended. Copies, for what a function's argument points to would live in memory from the start.
+// Recompute the marked lanes of one register. By copies: operands passed by address would live in memory from the start.
 template <class K>
 static NL_INLINE void mend_value(const vf* in, const double* par64, vm bad, vf* out) {
   vf x[K::inputs], fixed = *out;
@@ -156,7 +156,7 @@ static NL_INLINE void mend_slopes(const vf* in, vf grad, const double* par64, vm
   made[all] = value;
 }
 
-// A parameter in every lane. A nan becomes the usual one: other bits might not survive arithmetic on exponents.
+// Broadcast a parameter. A nan becomes the canonical one: other payloads might not survive exponent arithmetic.
 static NL_INLINE vf learned(double par) { return splat(par == par ? static_cast<float>(par) : NAN); }
 
 template <class K, class T>
@@ -185,7 +185,7 @@ struct Loops {
     std::memcpy(out + i, rest[K::inputs], (n - i) * sizeof(T));
   }
 
-  // d: gradients by the inputs (each may be null), then the value's place (may be null); sums: by the parameters.
+  // d: gradients by the inputs (each may be null), then the value (may be null); sums: gradients by the parameters.
   static void slopes(int64_t n, const void* const* inputs, const void* gradient, const double* par64, void* const* d,
                      double* sums) {
     vf par[K::parameters + 1];

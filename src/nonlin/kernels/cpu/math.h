@@ -1,24 +1,24 @@
 // The primitives of activation formulas over one vector register of float32, without branches.
 //
-// An argument may come with a low part: what its own rounding lost. Where a function magnifies that (the tails of
-// exp, sigmoid, the normal distribution), it is put back. W says how exact the result must be: Exact marks the lanes
-// where a result may be subnormal, to be computed again in double precision; Fast is for sixteen-bit results.
+// An argument may carry a low part, its rounding-error term (double-single). Functions that amplify it add it back: the
+// tails of exp, sigmoid and the normal distribution. The policy W sets the accuracy: Exact marks lanes with possibly
+// subnormal results for recomputation in double precision; Fast is for 16-bit results.
 //
-// Coefficients: exp and log of the Cephes library; the others are minimax fits, named where they stand. The accuracy
-// of what is built from them is tested against tables of 50 digits.
+// Coefficients: exp and log are the Cephes library's; the others are minimax fits, noted beside them. Tests compare the
+// results with 50-digit tables.
 #pragma once
 #include "simd.h"
 
 namespace {
 
 struct None {};  // no low part
-// Never nan: where x is held between the ends of a range, what was lost of it says nothing.
+// Never nan: a clamped argument has no meaningful error term.
 static NL_INLINE vf bounded(vf low) { return vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
 static NL_INLINE None bounded(None) { return {}; }
 static NL_INLINE vf sum(vf a, vf low) { return a + low; }
 static NL_INLINE vf sum(vf a, None) { return a; }
 static NL_INLINE vf plus(vf a, vf low) { return a + bounded(low); }
-struct Sure { vf low; };  // known to be small
+struct Sure { vf low; };  // bounded by construction
 static NL_INLINE vf plus(vf a, Sure b) { return a + b.low; }
 static NL_INLINE vf plus(vf a, None) { return a; }
 static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (int32_t)0x80000000)); }
@@ -26,8 +26,8 @@ static NL_INLINE None signed_like(None, vf) { return {}; }
 static NL_INLINE vf times(vf low, vf a) { return low * a; }
 static NL_INLINE None times(None, vf) { return {}; }
 
-// How many bits of a result count: 8 for bfloat16, 11 for float16, 24 for float32. For 8, what is approximated is off
-// by less than 2^-17 of itself, a five-hundredth of the last place; for 11, by less than 2^-22.
+// Significant bits of a result: 8 for bfloat16, 11 for float16, 24 for float32. Relative error of approximations: below
+// 2^-17 for 8 bits, a five-hundredth of the last place; below 2^-22 for 11.
 template <int B>
 struct Fast {
   static constexpr bool exact = false, careful = false;
@@ -38,21 +38,21 @@ struct Fast {
 struct Exact {
   static constexpr bool exact = true, careful = false;
   static constexpr int bits = 24;
-  vm small{};  // where an argument of exp lies between -220 and -80
+  vm small{};  // lanes with an argument of exp between -220 and -80
   NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
   NL_INLINE void small_gauss(vf x) { small = small | between(x, -20.97f, -12.65f); }  // exp(-x^2 / 2) for x < 0
 };
-// For formulas that multiply three sigmoids or more: each has all its digits.
+// For formulas that multiply three sigmoids or more: fully compensated.
 struct Careful : Exact {
   static constexpr bool careful = true;
 };
 
 constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
-// Exponentials are taken of r = (H / 2) s. H is a power of two, so that it costs no instruction and no rounding: the
-// coefficients carry it.
+// Exponentials of the reduced argument r = (H / 2) s. H is a power of two, folded into the coefficients: no instruction
+// and no rounding error.
 template <int H>
 static NL_INLINE vf coefficient(float c, int degree) { return splat(static_cast<float>(c * power(H / 2.0, degree))); }
-// (e^r - 1) / s for |r| <= ln(2) / 2: minimax fits of e^r that give 1 at 0, relative error 3e-6 and 9e-8.
+// (e^r - 1) / s for |r| <= ln(2) / 2, Horner: minimax fits of e^r, exact at 0, relative error 3e-6 and 9e-8.
 template <int B, int H>
 static NL_INLINE vf exp_slope(vf s) {
   if constexpr (B == 8) {
@@ -68,7 +68,7 @@ static NL_INLINE vf exp_slope(vf s) {
     return fma(p, s, coefficient<H>(0.9999997019767761f, 1));
   }
 }
-// e^r - 1, relative error 3e-9 of e^r and next to nothing near 0.
+// e^r - 1: error 3e-9 relative to e^r, vanishing near 0.
 template <int H>
 static NL_INLINE vf exp_rest(vf s) {
   vf p = coefficient<H>(0.0013814516132697463f, 6);
@@ -78,7 +78,7 @@ static NL_INLINE vf exp_rest(vf s) {
   p = fma(p, s, coefficient<H>(0.4999999403953552f, 2));
   return fma(p, s * s, s * splat(H / 2.0f));
 }
-// s + low - n ln(2) (2 / H).
+// Cody-Waite reduction: s + low - n ln(2) (2 / H), with ln(2) in two parts for float32.
 template <int B, int H, class L>
 static NL_INLINE vf reduced(vf s, L low, vf n) {
   constexpr float per = 2.0f / H;
@@ -86,14 +86,14 @@ static NL_INLINE vf reduced(vf s, L low, vf n) {
   return plus(fma(n, splat(2.12194440e-4f * per), fma(n, splat(-0.693359375f * per), s)), low);
 }
 constexpr float LOG2E = 1.44269504088896341f, MAGIC = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // of the low bits, less 127
+static NL_INLINE vf power_of_two(vf shifted) { return (vf)((vu)shifted << 23); }  // from low bits n + 127
 
-// 2^32 exp(-c (a + low)), c = HALVES / 2, for 0 <= c a <= 104.2 or nan: no result is subnormal, so that each is rounded
-// once where it is scaled back. Where asked, `lost` is what the last rounding took.
+// 2^32 exp(-c (a + low)), c = HALVES / 2, for 0 <= c a <= 104.2 or nan. No result is subnormal, so scaling back rounds
+// once. `lost`, if not null, receives the last rounding's error term.
 constexpr float SCALE = 4294967296.0f, UNSCALE = 1 / SCALE;
 template <class W, int HALVES, class L>
 static NL_INLINE vf decay(vf a, L low, vf* lost = nullptr) {
-  // In float32 a nan may have any bits, and stays one by multiplication only.
+  // A float32 nan may have any payload; only multiplication preserves it.
   const vf magic = splat(MAGIC + 32 + (W::bits < 24 ? 0 : 127));
   const vf shifted = fma(a, splat(LOG2E * (HALVES / -2.0f)), magic), n = shifted - magic;
   const vf s = reduced<W::bits, -HALVES>(a, low, n), one = splat(1.0f);
@@ -105,8 +105,8 @@ static NL_INLINE vf decay(vf a, L low, vf* lost = nullptr) {
     return p * power_of_two(shifted);
   }
 }
-// exp(x + low) as 2^n (1 + rest), for any x. In every precision: who takes x from expm1 keeps only what lies beyond the
-// first term. A formula and its derivative often need both exp and expm1, which share this.
+// exp(x + low) as 2^n (1 + rest), for any x, at full precision for every storage type: subtracting x from expm1 leaves
+// only the terms beyond the first. exp and expm1 share this; a formula and its derivative often need both.
 struct Parts {
   vf rest, n;
   vi power;  // n
@@ -117,7 +117,7 @@ static NL_INLINE Parts exp_parts(vf x, L low) {
   const vf shifted = fma(held, splat(LOG2E), magic), n = shifted - magic;
   return {exp_rest<2>(reduced<24, 2>(held, low, n)), n, (vi)shifted - (vi)magic};
 }
-// 0 below -104, subnormal before; nan stays.
+// 0 below -104, subnormal above that; nan is preserved.
 template <class W, class L>
 static NL_INLINE vf nl_exp(W& w, vf x, L low) {
   w.small_exp(x);
@@ -126,11 +126,11 @@ static NL_INLINE vf nl_exp(W& w, vf x, L low) {
 #if defined(NL_AVX512)
   return (vf)_mm512_scalef_ps((__m512)p, (__m512)e.n);
 #else
-  const vi half = e.power >> 1;  // 2^128 is no float either
+  const vi half = e.power >> 1;  // two factors, since 2^128 overflows
   return p * (vf)((half + 127) << 23) * (vf)((e.power - half + 127) << 23);
 #endif
 }
-// 2^n (e^r - 1) + (2^n - 1), which near 0 is its first term alone.
+// 2^n (e^r - 1) + (2^n - 1); for n = 0 the first term alone.
 template <class W, class L>
 static NL_INLINE vf nl_expm1(W&, vf x, L low) {
   const Parts e = exp_parts(x, low);
@@ -145,7 +145,7 @@ static NL_INLINE vf vexp(vf x) {
 
 template <class W>
 static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
-// 1, 0 or nan; 1, -1, 0 of either sign or nan.
+// Step: 1, 0 or nan. Sign: 1, -1, 0 of either sign, or nan.
 template <class W>
 static NL_INLINE vf nl_step(W&, vf x, None) {
   return (vf)((vi)by_mask(less(splat(0.0f), x), splat(1.0f)) | (vi)by_mask(is_nan(x), x));
@@ -154,17 +154,17 @@ template <class W>
 static NL_INLINE vf nl_sign(W&, vf x, None) {
   return select(differs(x, splat(0.0f)), copysign_from(splat(1.0f), x), x);
 }
-// A nan in either argument stays.
+// A nan in either argument is preserved.
 static NL_INLINE vf nl_max(vf a, vf b) { return select(is_nan(a), a, vmax(a, b)); }
 static NL_INLINE vf nl_min(vf a, vf b) { return select(is_nan(a), a, vmin(a, b)); }
 static NL_INLINE vf nl_max_number(vf number, vf x) { return vmax(number, x); }
 static NL_INLINE vf nl_min_number(vf number, vf x) { return vmin(number, x); }
 static NL_INLINE vf nl_sqrt(vf x) { return vsqrt(x); }
-// The low part of whichever of two was taken.
+// The error term of the selected one of two.
 static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
   return select(less(a, taken), b_low, select(less(taken, a), b_low, a_low));
 }
-// a - quotient * b exactly, where quotient is a / b rounded.
+// Remainder: a - quotient * b exactly, for quotient = fl(a / b).
 static NL_INLINE vf remainder(vf a, vf b, vf quotient) {
   const vf product = quotient * b;
   return (a - product) - product_error(quotient, b, product);
@@ -175,9 +175,9 @@ template <class V>
 struct Both {
   V plus, minus;
 };
-// By z = exp(-|x|), so that the small side, z / (1 + z), keeps its digits where exp(|x|) would overflow; both sides of
-// the fraction are 2^32 times as large. Who takes one of the two tells w of its argument. SIDE says that only plus (1) or
-// minus (-1) is taken: then sixteen bits need one operation less.
+// From z = exp(-|x|), so the small side z / (1 + z) keeps its digits although exp(|x|) would overflow. Numerator and
+// denominator are scaled by 2^32. A caller that uses one of the two reports its argument to w. SIDE: only plus (1) or
+// minus (-1) is used, which saves one operation for 16-bit types.
 template <int SIDE = 0, class W, class L>
 static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   const vf one = splat(1.0f), scale = splat(SCALE);
@@ -190,15 +190,15 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   }
   const vf inverse = one / d;
   if constexpr (W::careful) {
-    // What exp, the sum, the division and the product lost.
+    // Error terms of exp, the sum, the division and the product.
     const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, fma(-inverse, d, one));
     vf small = z * inverse;
     small = small + fma(z, inverse_low, fma(lost, inverse, product_error(z, inverse, small)));
     const vf large = (inverse + inverse_low) * scale;
     return {by_sign(x, small, large), by_sign(x, large, small)};
   } else if constexpr (W::exact) {
-    // What the sum, the division and the product lost, put back last: a rounded inverse of nearly 1 would pull every
-    // small side down.
+    // Error terms of the sum, the division and the product, added last: rounding a reciprocal near 1 would bias every
+    // small side downwards.
     const vf rest = fma(-(z - (d - scale)), inverse, fma(-d, inverse, one));
     const vf q = z * inverse, r = scale * inverse;
     const vf small = q + fma(q, rest, product_error(z, inverse, q)), large = fma(r, rest, r);
@@ -207,7 +207,7 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
     return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
   }
 }
-// 1 - 2z / (1 + z) with z = exp(-2|x|); near 0 a polynomial.
+// 1 - 2z / (1 + z) for z = exp(-2|x|); an odd polynomial near 0.
 template <class W, class L>
 static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   const vf a = vabs(x), s = x * x, one = splat(1.0f);
@@ -226,7 +226,7 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   vf lost, large;
   const vf z = decay<W, 4>(vmin(splat(52.0f), a), None{}, W::careful ? &lost : nullptr), d = scale + z;
   if constexpr (W::careful) {
-    // What exp, the sum, the quotient and the difference lost.
+    // Error terms of exp, the sum, the quotient and the difference.
     const vf inverse = one / d, q = (z + z) * inverse;
     const vf q_low = inverse * (fma(-q, d, z + z) + (lost + lost) - q * ((z - (d - scale)) + lost));
     large = one - q;
@@ -234,7 +234,7 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   } else {
     large = one - (z + z) / d;
   }
-  // Bounded before it is multiplied: of an infinite product, low is nan, and 0 times nan is not 0.
+  // Clamp before multiplying: the error term of an infinite product is nan, and 0 times nan is not 0.
   if constexpr (W::exact) large = sum(large, times(bounded(signed_like(low, x)), one - large * large));
   return select(less(a, splat(W::bits == 8 ? 0.15f : 0.625f)), p, copysign_from(large, x));
 }
@@ -263,12 +263,12 @@ static NL_INLINE vf vlog(vf x) {
 template <class W>
 static NL_INLINE vf nl_log1p(W&, vf x, None) {
   const vf u = splat(1.0f) + x, infinity = splat(HUGE_VALF);
-  vf y = vlog(u) - ((u - splat(1.0f)) - x) / u;  // what rounding 1 + x lost
-  y = select(less(x, infinity), y, x);           // infinity and nan
+  vf y = vlog(u) - ((u - splat(1.0f)) - x) / u;  // plus the error term of 1 + x (Kahan)
+  y = select(less(x, infinity), y, x);           // preserve infinity and nan
   y = select(less(splat(0.0f), u), y, select(less(x, splat(-1.0f)), splat(NAN), -infinity));
   return select(is_nan(x), x, y);
 }
-// log(1 + z) for 0 <= z <= 1: fits of degree 9 and 7, relative error 3e-8 and 1.5e-6.
+// log(1 + z) for 0 <= z <= 1: minimax fits of degree 9 and 7, relative error 3e-8 and 1.5e-6.
 template <int B>
 static NL_INLINE vf log1p_unit(vf z) {
   vf p;
@@ -294,11 +294,11 @@ static NL_INLINE vf log1p_unit(vf z) {
 template <class W, class L>
 static NL_INLINE vf nl_softplus(W& w, vf x, L low) {
   w.small_exp(x);
-  using Inner = std::conditional_t<W::bits == 11, Fast<24>, W>;  // a parameter's softplus is in every number
+  using Inner = std::conditional_t<W::bits == 11, Fast<24>, W>;  // a parameter's softplus enters every element
   const vf z = decay<Inner, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x)) * splat(UNSCALE);
   return vmax(splat(0.0f), x) + log1p_unit<W::bits>(z);
 }
-// The inverse tangent for 0 <= t <= 1: a fit of degree 17, relative error 2e-8.
+// arctan for 0 <= t <= 1: minimax fit of degree 17, relative error 2e-8.
 static NL_INLINE vf atan_unit(vf t) {
   const vf s = t * t;
   vf p = splat(0.0029206271283328533f);
@@ -318,7 +318,7 @@ static NL_INLINE vf nl_atan(W&, vf x, None) {
   const vf t = atan_unit(select(large, one / a, a));
   return copysign_from(select(large, (splat(1.57079637f) - t) - splat(4.37113883e-8f), t), x);
 }
-// 1/2 + atan(x)/pi: the tail of the negative side by 1/x, where the sum would lose its digits.
+// 1/2 + atan(x)/pi; the negative tail by 1/x, since the sum would cancel.
 template <class W>
 static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   const vf a = vabs(x), one = splat(1.0f);
@@ -328,8 +328,8 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
   return select(less(x, splat(0.0f)), below, one - below);
 }
 
-constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0, and its exponent the least that decay takes
-// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. Where W is exact, the square's rounding error is put back.
+constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0; the smallest exponent that decay accepts
+// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. If W is exact, the square is compensated.
 template <class W, class L>
 static NL_INLINE vf gauss(W&, vf a, L low) {
   const vf square = a * a;
@@ -343,9 +343,9 @@ static NL_INLINE vf nl_phi(W& w, vf x, L low) {
   w.small_gauss(-a);
   return gauss(w, vmin(splat(FAR), a), signed_like(bounded(low), x)) * splat(0.3989422804f * UNSCALE);
 }
-// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): fits of degree 6, 8 and 11, relative error
-// 2e-6, 4e-8 and 7e-9, the first two exact at 0. Where W is exact, `low` is what the last roundings lost. All of it is
-// 2^-32 times as large, by its coefficients, to meet what gauss gives.
+// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): minimax fits of degree 6, 8 and 11, relative
+// error 2e-6, 4e-8 and 7e-9, the first two exact at 0. If W is exact, `low` receives the error term. The coefficients
+// carry a factor of 2^-32, the inverse of gauss's scale.
 static NL_INLINE vf scaled_back(float c) { return splat(c * UNSCALE); }
 template <class W>
 static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
@@ -398,17 +398,17 @@ static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
   w.small_gauss(x);
   vf ratio_low;
   const auto near = signed_like(bounded(low), x);
-  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, near);  // the same that nl_phi takes
+  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, near);  // shared with nl_phi
   vf tail = ratio * density;
   if constexpr (W::exact) {
-    // Of the ratio the slope is a times itself, less one over sqrt(2 pi).
+    // The ratio's derivative is a times the ratio, minus 1 / sqrt(2 pi).
     if constexpr (!std::is_same<L, None>::value)
       ratio_low = fma(near, fma(a, ratio, scaled_back(-0.3989422804f)), ratio_low);
     tail = fma(ratio, density, ratio_low * density);
   }
   return by_sign(x, tail, splat(1.0f) - tail);
 }
-// erf(x) = 1 - 2 Phi(-x sqrt 2); near 0 its series.
+// erf(x) = 1 - 2 Phi(-x sqrt 2); a series near 0.
 template <class W, class L>
 static NL_INLINE vf nl_erf(W&, vf x, L) {
   const vf a = vabs(x), s = x * x;

@@ -65,7 +65,7 @@ static inline double nl_phi(W&, double x, L low) {
   const double rest = -0.5 * __builtin_fma(a, a, -square) - a * number_or(low);
   return x != x ? x : std::exp(-0.5 * square) * (1 + rest) * 0.39894228040143267794;
 }
-// By erfc; what rounding x / sqrt(2) lost is put back, times the tail's slope.
+// By erfc, plus the error term of x / sqrt(2) times the tail's derivative.
 template <class W, class L>
 static inline double nl_Phi(W&, double x, L low) {
   constexpr double r = 0.70710678118654752440, r_low = -4.8336466567264567e-17;

@@ -1,7 +1,7 @@
 // One vector register of float32: loads and stores of every storage type, masks, and exact error terms.
 //
-// Compiled once for each instruction set. Every fused multiply-add is written as one, so that AVX2 and AVX-512 give
-// the same bits; the kernels of activations are compiled without contraction (transformer/gemm.h, which sums, is not).
+// Compiled once for each instruction set. Every fused multiply-add is explicit, so that AVX2 and AVX-512 give
+// the same bits. Activation kernels are compiled without contraction; transformer/gemm.h is not.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -13,7 +13,7 @@
 #include <arm_neon.h>
 #endif
 
-// What the compiler may use; a test defines these itself where it emulates the instructions (avx512_by_simde.h).
+// Instruction sets enabled by the compiler; a test that emulates AVX-512 defines these itself (avx512_by_simde.h).
 #if defined(__AVX512F__)
 #define NL_AVX512
 #endif
@@ -39,10 +39,11 @@ namespace {
 
 static NL_INLINE vf load(const float* p) { return *reinterpret_cast<const vf*>(p); }
 static NL_INLINE void store(float* p, vf v, bool = true) { *reinterpret_cast<vf*>(p) = v; }
-// x - 0 is x to the bit, and compiles to one broadcast; 0 + x would not: it turns -0 into 0.
+// x - 0 equals x bitwise and compiles to one broadcast; 0 + x would turn -0 into 0.
 static NL_INLINE vf splat(float x) { return x - vf{}; }
 
-// Masks; by_mask gives a, or 0 where the mask is not set. vmax(a, b) and vmin(a, b) give b where either is nan: with a number first, a nan stays.
+// Masks. by_mask returns a, or 0 if the mask is not set. vmax(a, b) and vmin(a, b) return b if either is nan: with a
+// constant as a, a nan in b is preserved.
 #if defined(NL_AVX512)
 typedef __mmask16 vm;
 static NL_INLINE vm less(vf a, vf b) { return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ); }
@@ -106,7 +107,7 @@ static NL_INLINE vm nan_among(const vf* v) {
   return found;
 }
 
-// a * b - product exactly, where product is a * b rounded.
+// Two-product: a * b - product exactly, for product = fl(a * b).
 static NL_INLINE vf product_error(vf a, vf b, vf product) {
 #if defined(__FMA__) || defined(NL_AVX512) || defined(__aarch64__)
   return fma(a, b, -product);
@@ -115,7 +116,7 @@ static NL_INLINE vf product_error(vf a, vf b, vf product) {
   return __builtin_convertvector(exact - __builtin_convertvector(product, vd), vf);
 #endif
 }
-// a + b - sum exactly, where sum is a + b rounded (Knuth).
+// Two-sum (Knuth): a + b - sum exactly, for sum = fl(a + b).
 template <class V>
 static NL_INLINE V sum_error(V a, V b, V sum) {
   const V t = sum - a;
@@ -123,7 +124,7 @@ static NL_INLINE V sum_error(V a, V b, V sum) {
 }
 
 static NL_INLINE vf vabs(vf x) { return (vf)((vi)x & 0x7fffffff); }
-// a where the sign of x is set, else b: for a nan or a zero, either.
+// a if the sign bit of x is set, else b; unspecified for nan and zero.
 static NL_INLINE vf by_sign(vf x, vf a, vf b) {
 #if defined(__AVX2__) && !defined(NL_AVX512)
   return (vf)_mm256_blendv_ps((__m256)b, (__m256)a, (__m256)x);
@@ -131,7 +132,7 @@ static NL_INLINE vf by_sign(vf x, vf a, vf b) {
   return select(less(x, vf{}), a, b);
 #endif
 }
-// Whether low < x < high, for negative numbers (their bits, as integers, run the other way).
+// low < x < high for negative bounds; as integers, the bits of negative floats are in reverse order.
 static NL_INLINE vm between(vf x, float low, float high) {
 #if defined(NL_AVX512)
   return less(splat(low), x) & less(x, splat(high));
@@ -142,7 +143,7 @@ static NL_INLINE vm between(vf x, float low, float high) {
   return (vi)((vi)x + static_cast<int32_t>(shift)) < static_cast<int32_t>(static_cast<uint32_t>(last) + shift);
 #endif
 }
-// Whether 0 < |x| < bound: by the bits, as integers, shifted so that 0 is the largest of all.
+// 0 < |x| < bound, compared as integers shifted so that 0 becomes the largest.
 static NL_INLINE vm tiny(vf x, float bound) {
 #if defined(NL_AVX512)
   return less(vabs(x), splat(bound)) & less(splat(0.0f), vabs(x));
@@ -156,7 +157,7 @@ static NL_INLINE vf copysign_from(vf magnitude, vf sign) {
   return (vf)(((vi)magnitude & 0x7fffffff) | ((vi)sign & (int32_t)0x80000000));
 }
 
-// The storage types: two bytes that are the upper half of a float32, and IEEE half precision.
+// Storage types: bfloat16 (the upper half of a float32) and IEEE half precision.
 struct bf16 { uint16_t bits; };
 struct fp16 { uint16_t bits; };
 typedef uint16_t vh __attribute__((vector_size(VL * 2), aligned(2), may_alias));
@@ -168,14 +169,14 @@ static NL_INLINE vf load(const bf16* p) {
   return (vf)(__builtin_convertvector(*reinterpret_cast<const vh*>(p), vu) << 16);
 #endif
 }
-// Rounded to nearest, ties to even, in the upper halves; where there may be a nan, it keeps its sign and stays one.
+// Round to nearest even into the upper halves. A nan stays a nan with its sign, if nans are possible.
 static NL_INLINE vu rounded_bits(vf v, bool nan) {
   const vu bits = (vu)v, rounded = bits + 0x7fff + ((bits >> 16) & 1);
   return nan ? (vu)select(is_nan(v), (vf)(bits | 0x400000), (vf)rounded) : rounded;
 }
 static NL_INLINE void store(bf16* p, vf v, bool nan) {
 #if defined(NL_AVX512BF16)
-  // The instruction takes subnormal numbers for zero: they go the long way.
+  // The instruction flushes subnormals to zero; they take the general path.
   if (__builtin_expect(_mm512_fpclass_ps_mask((__m512)v, 0x20) == 0, 1)) {
     const __m256bh made = _mm512_cvtneps_pbh((__m512)v);
     std::memcpy(p, &made, sizeof made);
@@ -205,7 +206,7 @@ static NL_INLINE void store(fp16* p, vf v, bool) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-// Half precision by integers, one number at a time.
+// Half precision by integer arithmetic, one element at a time.
 static inline float fp16_value(uint16_t h) {
   const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31, fraction = h & 1023;
   uint32_t bits = sign | (exponent == 31 ? 0x7f800000u | (fraction << 13) : ((exponent + 112) << 23) | (fraction << 13));
@@ -220,8 +221,8 @@ static inline uint16_t fp16_of(float x) {
   const uint16_t sign = (bits >> 16) & 0x8000;
   const uint32_t a = bits & 0x7fffffff;
   if (a > 0x7f800000) return sign | 0x7e00 | ((a >> 13) & 0x1ff);
-  if (a >= 0x477ff000) return sign | 0x7c00;  // 65520 and beyond
-  if (a < 0x38800000) {                       // below 2^-14: adding 2^-1 leaves the bits to keep at the end
+  if (a >= 0x477ff000) return sign | 0x7c00;  // 65520 and above
+  if (a < 0x38800000) {                       // below 2^-14: adding 2^-1 aligns the bits to keep
     float y;
     std::memcpy(&y, &a, 4);
     y += 0.5f;
@@ -241,15 +242,15 @@ static inline void store(fp16* p, vf v, bool) {
 }
 #endif
 
-// What a loop takes at once: as many registers as keep the processor busy while each waits for its own chain of
-// operations (decision 0052). The compiler weaves their instructions, so nothing may branch between them.
+// Unroll factor: enough registers to hide the latency of each dependency chain (decision 0052). The compiler interleaves
+// their instructions, so no branch may separate them.
 constexpr int TOGETHER = 4;
 
-// The registers of TOGETHER loads and stores. bfloat16 comes in pairs, the even numbers and the odd ones, which a shift
-// and a mask take apart and a blend puts together. Every operand of a kernel is split in the same way.
+// Loads and stores of TOGETHER registers. bfloat16 comes in pairs of registers, even and odd elements: a shift and a mask
+// split them, a blend joins them. Every operand of a kernel is split the same way.
 template <class T>
 struct Lanes {
-  static constexpr int place(int r, int j) { return r * VL + j; }  // of lane j of register r, in memory
+  static constexpr int place(int r, int j) { return r * VL + j; }  // offset in memory of lane j of register r
   static NL_INLINE void load(const T* p, vf* out) {
 #pragma GCC unroll 4
     for (int r = 0; r < TOGETHER; r++) out[r] = ::load(p + r * VL);

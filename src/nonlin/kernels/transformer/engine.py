@@ -1,6 +1,6 @@
-"""The operations of the small language model in two engines: plain torch, and our C++ for one CPU thread.
+"""The small language model's operations in two implementations: plain torch, and our C++ for one CPU thread.
 
-Both compute the same function; the native one is for float32 on a CPU, forward and first derivative. Legend of
+Both compute the same function; the native one serves float32 on a CPU, forward and first derivative. Legend of
 shapes: B batch, T time, D model width, H heads, K key-value heads, W width of one head, N outputs, V vocabulary.
 """
 
@@ -17,7 +17,7 @@ EPS = 1e-6
 
 
 class TorchEngine:
-    """Every operation by torch, on any device; ``dtype`` is that of the matrix products."""
+    """Every operation by torch, on any device; ``dtype`` is the matrix products'."""
 
     name = "torch"
 
@@ -39,7 +39,7 @@ class TorchEngine:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * weight
 
     def layer_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return (x - mean) / deviation * weight over the last dimension; by torch in every engine."""
+        """Return (x - mean) / std * weight over the last dimension; always by torch."""
         return F.layer_norm(x, weight.shape, weight, eps=EPS)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, wq, wk, cos, sin):
         (B, T, H, W), K = q.shape, k.shape[2]
-        padded = -(-T // 16) * 16  # at least a whole vector register of any instruction set
+        padded = -(-T // 16) * 16  # a whole vector register of any instruction set
         out, probabilities = q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
         tensors = (q, k, v, wq, wk, cos, sin)
         ctx.shape = native.Shape(B, T, H, K, W)
@@ -145,15 +145,15 @@ class _CrossEntropy(torch.autograd.Function):
 def _lib():
     made = native.library()
     if made is None:
-        raise UserError(f"the native engine is not available: {native.unavailable()}. Use the engine 'torch'.")
+        raise UserError(f"the transformer kernels are not available: {native.unavailable()}. Use the engine 'torch'.")
     return made
 
 
 def _check(*tensors: Tensor) -> tuple[Tensor, ...]:
-    # The C++ reads raw memory: anything but float32 on the CPU would be read as garbage.
+    # The C++ reads raw memory: it would misread anything but float32 on the CPU.
     for x in tensors:
         if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise UserError(f"the native engine computes float32 on the CPU; got {x.dtype} on {x.device}. "
+            raise UserError(f"the transformer kernels compute float32 on the CPU; got {x.dtype} on {x.device}. "
                             "Use the engine 'torch'.")
     return tuple(x.contiguous() for x in tensors)
 
@@ -161,8 +161,8 @@ def _check(*tensors: Tensor) -> tuple[Tensor, ...]:
 class NativeEngine(TorchEngine):
     """The same operations by our C++ on one thread, float32 on a CPU.
 
-    With ``dtype`` bfloat16 the matrix products of the layers go to torch, which has instructions for them on
-    processors with AMX; everything else stays float32.
+    With ``dtype`` bfloat16 torch computes the layers' matrix products, with AMX instructions if the processor has
+    them; everything else stays float32.
     """
 
     name = "native"

@@ -1,7 +1,7 @@
-// Single-precision matrix product for one thread: C = A B (+ C), any strides of A and B.
+// Single-precision matrix product on one thread: C = A B (+ C), any strides of A and B.
 //
-// Blocks as in BLIS: a panel of B (kc x NR) stays in the first-level cache while the rows of A pass by; the
-// micro-kernel keeps MR x NR of C in registers. The sizes follow the width of the vector registers.
+// Cache blocking as in BLIS: a panel of B (kc x NR) stays in the first-level cache while rows of A stream past it; the
+// micro-kernel holds MR x NR of C in registers. The sizes follow the width of the vector registers.
 #pragma once
 #include <algorithm>
 #include <cstdint>
@@ -19,7 +19,7 @@ constexpr int MR = 6;
 constexpr int NR = 2 * VL;
 constexpr int64_t KC = 256, MC = 20 * MR;
 
-// One register block. a(i, k) = a[i * rs + k * cs]; b is a packed panel; only `columns` columns are written.
+// Micro-kernel: one register tile of C. a(i, k) = a[i * rs + k * cs]; b is a packed panel; writes `columns` columns.
 template <int ROWS>
 static inline void micro(int64_t kc, const float* __restrict a, int64_t rs, int64_t cs, const float* __restrict b,
                          float* __restrict c, int64_t ldc, bool accumulate, int columns) {
@@ -58,7 +58,7 @@ static inline void micro_rows(int rows, int64_t kc, const float* a, int64_t rs, 
   if constexpr (ROWS > 1) micro_rows<ROWS - 1>(rows, kc, a, rs, cs, b, c, ldc, accumulate, columns);
 }
 
-// B (kc x n) into panels of NR columns, the last one filled up with zeros.
+// Pack B (kc x n) into panels of NR columns, the last one padded with zeros.
 static void pack_b(const float* b, int64_t rs, int64_t cs, int64_t kc, int64_t n, float* out) {
   for (int64_t j = 0; j < n; j += NR, out += kc * NR) {
     const int columns = static_cast<int>(std::min<int64_t>(NR, n - j));
@@ -67,13 +67,13 @@ static void pack_b(const float* b, int64_t rs, int64_t cs, int64_t kc, int64_t n
       continue;
     }
     if (columns < NR) std::memset(out, 0, sizeof(float) * kc * NR);
-    for (int64_t k0 = 0; k0 < kc; k0 += 16)  // short runs of k keep the strided writes in the cache
+    for (int64_t k0 = 0; k0 < kc; k0 += 16)  // short runs of k keep the strided writes in cache
       for (int jj = 0; jj < columns; jj++)
         for (int64_t k = k0; k < std::min(k0 + 16, kc); k++) out[k * NR + jj] = b[k * rs + (j + jj) * cs];
   }
 }
 
-// A block whose rows are not contiguous into panels of MR rows, each with k outermost.
+// Pack strided rows of A into panels of MR rows, k outermost.
 static void pack_a(const float* a, int64_t rs, int64_t cs, int64_t m, int64_t kc, float* out) {
   for (int64_t i = 0; i < m; i += MR, out += kc * MR) {
     const int rows = static_cast<int>(std::min<int64_t>(MR, m - i));

@@ -1,7 +1,6 @@
-"""The small model's C++: compiled on the first call, called through pointers.
+"""Compile the small model's C++ on the first call, and call it through pointers.
 
-Where no compiler is present :func:`library` returns None with the reason in :func:`unavailable`, and callers compute
-with torch instead.
+Without a compiler :func:`library` returns None with the reason in :func:`unavailable`, and callers use torch.
 """
 
 import ctypes
@@ -42,7 +41,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 
 def library() -> ctypes.CDLL | None:
-    """Return the compiled library, built on the first call, or None where it cannot be had."""
+    """Return the compiled library, built on the first call, or None if it cannot be built."""
     return _load()[0]
 
 

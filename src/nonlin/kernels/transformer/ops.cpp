@@ -1,5 +1,5 @@
-// What a small language model needs besides its matrix products, each in one pass: normalization, attention
-// with normalized and rotated queries and keys, cross-entropy. Float32, one thread, C linkage, no torch.
+// The small model's operations, each in one pass: matrix product, RMS normalization, attention with normalized and
+// rotated queries and keys, cross-entropy. Float32, one thread, C linkage, no torch.
 #include "gemm.h"
 #include "math.h"
 
@@ -45,7 +45,7 @@ void nl_gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_rs, int6
   gemm(m, n, k, a, a_rs, a_cs, b, b_rs, b_cs, c, ldc, accumulate != 0);
 }
 
-// y = x * inverse_rms(x) * w by row; inverse_rms is kept for the backward pass.
+// y = x * inverse_rms(x) * w by row; inverse_rms is saved for backward.
 void nl_rms_norm(int64_t rows, int64_t d, float eps, const float* x, const float* w, float* y, float* inverse_rms) {
   for (int64_t r = 0; r < rows; r++, x += d, y += d) {
     const float s = 1.0f / std::sqrt(dot(x, x, d) / d + eps);
@@ -67,8 +67,8 @@ void nl_rms_norm_backward(int64_t rows, int64_t d, const float* x, const float* 
   }
 }
 
-// Mean cross-entropy and its gradient by the logits (already divided by the number of rows). The gradient may
-// be null. Losses are summed in double precision.
+// Mean cross-entropy and its gradient by the logits, divided by the number of rows; the gradient may be null. Losses
+// are summed in double precision.
 double nl_cross_entropy(int64_t rows, int64_t v, const float* logits, const int64_t* target, float* gradient) {
   double loss = 0;
   float* p = scratch(2, v + VL);
@@ -96,7 +96,7 @@ double nl_cross_entropy(int64_t rows, int64_t v, const float* logits, const int6
 }
 }  // extern "C"
 
-// Normalize one head by its root mean square, scale by w and rotate by the position's angles.
+// Normalize one head by its root mean square, scale by w, rotate by the position's angles.
 static inline float norm_rotate(const float* x, const float* w, const float* cos, const float* sin, float eps,
                                 int64_t h, float* out) {
   const int64_t half = h / 2;
@@ -128,7 +128,7 @@ struct Shape {
   int64_t batch, time, heads, kv_heads, width;  // width of one head
 };
 
-// Scores to probabilities, row by row, over the keys that a query may see.
+// Causal softmax: scores to probabilities, row by row, over the keys that a query may see.
 static void causal_softmax(float* scores, int64_t t, int64_t ld, float scale) {
   for (int64_t i = 0; i < t; i++) {
     float* row = scores + i * ld;
@@ -145,7 +145,7 @@ static void causal_softmax(float* scores, int64_t t, int64_t ld, float scale) {
   }
 }
 
-// The probabilities (batch, heads, time, ld) are kept for the backward pass.
+// The probabilities (batch, heads, time, ld) are saved for backward.
 extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k, const float* v, const float* wq,
                              const float* wk, const float* cos, const float* sin, float* out, float* probabilities) {
   const int64_t T = s.time, h = s.width, ld = (T + VL - 1) / VL * VL, group = s.heads / s.kv_heads;
@@ -165,7 +165,7 @@ extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k,
     }
 }
 
-// The gradients dq, dk, dv, dwq, dwk come in as zeros.
+// The caller zeroes the gradients dq, dk, dv, dwq, dwk.
 extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const float* k, const float* v,
                                       const float* wq, const float* wk, const float* cos, const float* sin,
                                       const float* probabilities, const float* dout, float* dq, float* dk, float* dv,

@@ -1,8 +1,8 @@
-"""Triton kernels of activations for the GPU: finding one, and calling it on tensors of any strides.
+"""Find the Triton kernel of an activation, and call it on tensors of any strides.
 
-The kernel of a definition is a Python module, written to the cache folder from the symbolic tree (codegen/triton.py)
-and compiled by Triton for the GPU at hand when it is first called. Where Triton's interpreter is on (TRITON_INTERPRET=1
-before it is imported) the same functions compute on the CPU, slowly: that is how they are tested without a GPU.
+A definition's kernel is a Python module, written to the cache folder from the symbolic tree (codegen/triton.py). Triton
+compiles it for the GPU at the first call. With Triton's interpreter (TRITON_INTERPRET=1 before its import) the same
+functions run on the CPU, slowly: tests use it without a GPU.
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from nonlin.kernels.cpu import build
 from nonlin.kernels.torch.backend import reduce_to
 
 DEVICES = ("cuda",)
-"""Types of the devices whose tensors these kernels serve."""
+"""Device types that these kernels serve."""
 OLDEST = (3, 3)
-"""The first Triton whose functions return tuples as these do."""
+"""The first Triton version with functions that return tuples."""
 FAST, EXACT, DOUBLE = 0, 1, 2  # as in math.py
-_BLOCK = 1024  # elements that a program takes: 8 a thread, 16 bytes of a sixteen-bit type
+_BLOCK = 1024  # elements per program: 8 per thread, 16 bytes of a 16-bit type
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False, "sanitize_overflow": False}
-_SECOND_AXIS = 65535  # programs that CUDA allows along the second axis of a grid
+_SECOND_AXIS = 65535  # CUDA's limit of programs along a grid's second axis
 _HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """The Triton functions of one definition, and whether its sixteen-bit results are computed the exact way."""
+    """The Triton functions of one definition, and whether its 16-bit results take the exact path."""
 
     forward: Any
     backward: Any
     exact: bool
 
     def kind(self, dtype: torch.dtype) -> int:
-        """Return how results of that dtype are computed."""
+        """Return the kind of arithmetic for results of that dtype."""
         if dtype == torch.float64:
             return DOUBLE
         return EXACT if dtype == torch.float32 or self.exact else FAST
@@ -54,7 +54,7 @@ class Kernel:
 
 @functools.cache
 def missing() -> str | None:
-    """Return why Triton cannot serve on this machine, or None."""
+    """Return the reason why Triton cannot serve on this machine, or None."""
     if os.environ.get("NONLIN_TRITON") == "0":
         return "NONLIN_TRITON=0 turns Triton's kernels off"
     try:
@@ -68,13 +68,13 @@ def missing() -> str | None:
 
 @functools.cache
 def find(definition: Definition) -> tuple[Kernel | None, str]:
-    """Return the kernel and where it comes from, or None and why there is none."""
+    """Return the kernel and its origin, or None and the reason."""
     if reason := missing():
         return None, reason
     try:
         text = triton_source.module(definition)
     except NotImplementedError as error:
-        return None, f"its formula has {error}, which the generator does not write"
+        return None, f"its formula has {error}, which the generator does not support"
     try:
         made = _imported(_written(text, triton_source.identity(definition)))
     except OSError as error:
@@ -82,25 +82,25 @@ def find(definition: Definition) -> tuple[Kernel | None, str]:
     import triton
 
     by = "computed by Triton's interpreter" if interpreted() else f"compiled by Triton {triton.__version__}"
-    # Results that are often ties to round need divisions that are rounded once.
+    # Results that are often ties of the rounding need correctly rounded divisions.
     exact = cheap(definition) or rooted(definition)
     return Kernel(made.forward, made.backward, exact), f"generated from its formula, {by}"
 
 
 def interpreted() -> bool:
-    """Return whether Triton's interpreter computes, on the CPU, in place of a GPU."""
+    """Return whether Triton's interpreter runs the kernels on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _written(text: str, identity: str) -> Path:
-    """Return the file that holds the module's text, which Triton reads: written whole, or found as it should be."""
+    """Return the file with the module's text, for Triton to read; written atomically if it differs."""
     target = build.cache_folder() / f"triton_{identity}.py"
     if not target.exists() or target.read_text() != text:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             made = Path(folder) / target.name
             made.write_text(text)
-            os.replace(made, target)  # two processes may write at once: the last one wins, both are whole
+            os.replace(made, target)  # two processes may write at once: the last one wins, both files are whole
     return target
 
 
@@ -114,7 +114,7 @@ def _imported(path: Path) -> Any:
 
 
 def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:
-    """Return why the Triton kernels cannot read these tensors, or None."""
+    """Return the reason why the Triton kernels cannot read these tensors, or None."""
     devices = {str(x.device) for x in (*inputs, *parameters)}
     if len(devices) > 1:
         return f"the tensors are on several devices: {', '.join(sorted(devices))}"
@@ -122,8 +122,8 @@ def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | Non
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a call is cut into programs: tiles of ``tile`` (rows, columns), and whether offsets have 64 bits."""
+class Launch:
+    """The division of a call into programs: tiles of ``tile`` (rows, columns), and whether offsets have 64 bits."""
 
     rows: int
     columns: int
@@ -134,16 +134,16 @@ class Plan:
 
     @property
     def constants(self) -> dict[str, Any]:
-        """The kernel's arguments that say this."""
+        """The kernel's compile-time arguments."""
         return {"WIDE": self.wide, "ROW_AXIS": self.row_axis, "ROWS": self.tile[0], "COLUMNS": self.tile[1]}
 
 
-def plan(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Plan:
-    """Return the plan for operands of ``rows`` x ``columns`` elements with these (row, column) strides.
+def launch(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Launch:
+    """Return the launch for operands of ``rows`` x ``columns`` elements with these (row, column) strides.
 
-    Offsets have 64 bits where the last of any operand, or a place past the end that is masked out, needs more than 31.
+    Offsets have 64 bits if any operand's last element, or a masked element past its end, needs more than 31.
 
-    >>> plan(1, 4096, [(0, 1)]).wide, plan(1, 2**31, [(0, 1)]).wide, plan(70000, 40000, [(65536, 1)]).wide
+    >>> launch(1, 4096, [(0, 1)]).wide, launch(1, 2**31, [(0, 1)]).wide, launch(70000, 40000, [(65536, 1)]).wide
     (False, True, True)
     """
     across = min(_BLOCK, 1 << max(columns - 1, 0).bit_length())
@@ -152,11 +152,11 @@ def plan(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Plan:
     row_axis = 1 if down <= _SECOND_AXIS else 0
     farthest = max((rows - 1) * row + (columns - 1) * column for row, column in [*steps, (columns, 1)])
     wide = farthest + 2 * _BLOCK >= 2**31
-    return Plan(rows, columns, tile, (over, down) if row_axis else (down, over), row_axis, wide)
+    return Launch(rows, columns, tile, (over, down) if row_axis else (down, over), row_axis, wide)
 
 
 def _pairs(tensors: Sequence[Tensor], steps: Sequence[tuple[int, int]]) -> int:
-    """Return 1 or 2 where two tensors alternate in one, the first or the second of them first, else 0."""
+    """Return 1 or 2 if two tensors are interleaved in one, with the first or the second in front; else 0."""
     if len(tensors) != 2 or steps[0] != steps[1] or steps[0][1] != 2 or tensors[0].dtype != tensors[1].dtype:
         return 0
     apart = tensors[1].data_ptr() - tensors[0].data_ptr()
@@ -164,17 +164,18 @@ def _pairs(tensors: Sequence[Tensor], steps: Sequence[tuple[int, int]]) -> int:
 
 
 def _in_order(tensors: Sequence[Tensor], pairs: int) -> Sequence[Tensor]:
-    """Return the tensors, that first which begins the memory of a pair."""
+    """Return the tensors, the one at the lower address of a pair first."""
     return tensors[::-1] if pairs == 2 else tensors
 
 
 def _on(device: torch.device) -> Any:
-    """Launches go to the current device."""
+    """Make the tensor's device current: launches go there."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]) -> tuple[Sequence[Tensor], Plan, Any]:
-    """Return the tensors to read, copied where their strides are too many, the plan, and all strides."""
+def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]
+              ) -> tuple[Sequence[Tensor], Launch, Any]:
+    """Return the tensors to read (copied if they have too many strides), the launch, and all strides."""
     found = operands.layout(shape, [*read, *made])
     if found is None:
         read = [x.expand(shape).contiguous() for x in read]
@@ -182,13 +183,13 @@ def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor])
         if found is None:
             raise AssertionError("outputs of the kernels have at most two strides")
     rows, columns, steps = found
-    return read, plan(rows, columns, steps), steps
+    return read, launch(rows, columns, steps), steps
 
 
 def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False) -> Tensor:
-    """Return the activation, contiguous; with ``over``, written over the first input where that has its shape.
+    """Return the activation, contiguous; with ``over``, in place of the first input if that has its shape.
 
-    A program reads its tile of every input before it writes there, and no other program reads that place.
+    A program reads its tile of every input before it writes it, and no other program reads that tile.
     """
     shape = operands.common_shape(inputs)
     over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
@@ -209,11 +210,11 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
              ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return the gradients by inputs and parameters, and the value, in one pass over memory.
 
-    ``into`` are tensors of the inputs' shape, with at most two strides, to write their gradients to. Sums for the
-    parameters are of parts that each program writes, added in a fixed order.
+    ``into`` are outputs for the gradients: tensors of the inputs' shape with at most two strides. A parameter's
+    gradient is a sum of one part per program, added in a fixed order.
     """
     shape, dtype = operands.common_shape(inputs), inputs[0].dtype
-    # A broadcast input's gradient is a sum: of float32, rounded once.
+    # A broadcast input's gradient is a sum, in float32 and rounded once.
     outs = list(into) if into is not None else [
         x.new_empty(shape, dtype=torch.float32 if dtype in _HALF and x.shape != shape else dtype) for x in inputs]
     value = inputs[0].new_empty(shape) if want_value else None

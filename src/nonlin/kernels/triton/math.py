@@ -1,12 +1,12 @@
-"""The primitives of activation formulas in Triton: cpu/math.h's, in the words of a GPU.
+"""The primitives of activation formulas in Triton, as in cpu/math.h.
 
-KIND says how a kernel computes: 0 (fast) in float32 for sixteen-bit results, 1 (exact) in float32 with the low parts of
-arguments put back, 2 in float64. A low part is what the argument's own rounding lost; None where it has none.
+KIND selects the arithmetic: 0 (fast) is float32 for 16-bit results, 1 (exact) is compensated float32, 2 is float64. A
+low part is the argument's rounding-error term (double-single); None if the argument is exact.
 
-The exact kind is made of operations that round once (sums, products, fused multiply-adds, true division), never of the
-GPU's approximate ones: the interpreter computes the same bits, and what its tests say of accuracy holds. The fast kind
-takes the GPU's approximate exp2 and division, two units in the last place of float32 at most by the manual of its
-instructions: sixteen bits hold 256 or 8192 times less.
+The exact kind uses correctly rounded operations alone (sums, products, fused multiply-adds, true division): Triton's
+interpreter computes the same bits as a GPU, so its accuracy tests hold there. The fast kind uses the GPU's approximate
+exp2 and division, at most two float32 ulp by the manual. A 16-bit ulp is 8192 (float16) or 65536 (bfloat16) times as
+large.
 """
 
 import triton
@@ -17,38 +17,38 @@ from nonlin.kernels.triton import math64 as d
 
 @triton.jit
 def product_error(a, b, product):
-    """a * b - product, exactly, where product is a * b rounded."""
+    """Two-product: a * b - product exactly, for product = fl(a * b)."""
     return tl.fma(a, b, -product)
 
 
 @triton.jit
 def sum_error(a, b, total):
-    """a + b - total, exactly, where total is a + b rounded (Knuth)."""
+    """Two-sum (Knuth): a + b - total exactly, for total = fl(a + b)."""
     t = total - a
     return (a - (total - t)) + (b - t)
 
 
 @triton.jit
 def remainder(a, b, quotient):
-    """a - quotient * b, where quotient is a / b rounded."""
+    """a - quotient * b exactly, for quotient = fl(a / b)."""
     return tl.fma(-quotient, b, a)
 
 
 @triton.jit
 def within_range(value, other):
-    """The value, but the other where it is infinite."""
+    """Return the value, or the other if it is infinite."""
     return tl.where(tl.abs(value) == float("inf"), other, value)
 
 
 @triton.jit
 def low_of(taken, a, a_low, b_low):
-    """The low part of whichever of two was taken."""
+    """Return the error term of the selected one of two."""
     return tl.where(taken == a, a_low, b_low)
 
 
 @triton.jit
 def settled(value, low, KIND: tl.constexpr):
-    """A long product with what its roundings lost."""
+    """Add a long product's error term, if results are exact."""
     if KIND == 1:
         return tl.where(low == low, value + low, value)
     else:
@@ -57,13 +57,13 @@ def settled(value, low, KIND: tl.constexpr):
 
 @triton.jit
 def mended(term, whole):
-    """0 for a nan that no input brought: a product of 0 and infinity at the far end, where the limit is 0."""
+    """NaN guard: 0 for a nan without a nan input, which is 0 times infinity far from the origin; the limit is 0."""
     return tl.where((term != term) & whole, 0.0, term)
 
 
 @triton.jit
 def bounded(low):
-    # And never nan: where x is infinite, or held between the ends of a range, what was lost of it says nothing.
+    # Never nan: an infinite or clamped argument has no meaningful error term.
     return tl.where(tl.abs(low) < 0.0078125, low, 0.0)
 
 
@@ -95,7 +95,7 @@ def negated(low):
 
 @triton.jit
 def divide(a, b, KIND: tl.constexpr):
-    """a / b, rounded once but in the fast kind."""
+    """a / b, correctly rounded except in the fast kind."""
     if KIND == 1:
         return tl.div_rn(a, b)
     else:
@@ -104,7 +104,7 @@ def divide(a, b, KIND: tl.constexpr):
 
 @triton.jit
 def root(a, KIND: tl.constexpr):
-    """The square root, rounded once."""
+    """The correctly rounded square root."""
     if KIND == 2:
         return tl.sqrt(a)
     else:
@@ -113,7 +113,7 @@ def root(a, KIND: tl.constexpr):
 
 @triton.jit
 def larger(a, b):
-    """The larger of two; a nan in either stays."""
+    """The larger of two; nan if either is nan."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
@@ -125,7 +125,7 @@ def smaller(a, b):
 
 @triton.jit
 def power_of_two(p, power):
-    # By two factors: 2^128 has no single float, and a subnormal result must be rounded once.
+    # In two factors: 2^128 overflows float32, and a subnormal result must be rounded once.
     half = power >> 1
     first = ((half + 127) << 23).to(tl.float32, bitcast=True)
     return p * first * ((power - half + 127) << 23).to(tl.float32, bitcast=True)
@@ -133,7 +133,10 @@ def power_of_two(p, power):
 
 @triton.jit
 def exp_exact(x, low, KIND: tl.constexpr):
-    """exp(x + low) in float32 for -104 <= x <= 89, or nan; and what its last rounding lost (Cephes' polynomial)."""
+    """exp(x + low) in float32 for -104 <= x <= 89 or nan, and its last rounding's error term.
+
+    Cody-Waite reduction with ln(2) in two parts, then Cephes' polynomial by Horner.
+    """
     shifted = tl.fma(x, 1.44269504088896341, 12582912.0)  # 1.5 * 2^23: adding it rounds to the nearest integer
     power = shifted.to(tl.int32, bitcast=True) - 0x4B400000
     n = shifted - 12582912.0
@@ -152,7 +155,7 @@ def exp_exact(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def exp_fast(x):
-    """exp(x) in float32 for -104 <= x, or nan: the square of a power of 2, which is no subnormal on the way."""
+    """exp(x) in float32 for -104 <= x or nan: the square of a power of 2, which is never subnormal."""
     half = x * 0.7213475108146667  # log2(e) / 2, in two parts
     low = tl.fma(x, 9.629814955633087e-09, tl.fma(x, 0.7213475108146667, -half))
     e = tl.exp2(half)
@@ -161,7 +164,7 @@ def exp_fast(x):
 
 @triton.jit
 def exp_core(x, low, KIND: tl.constexpr):
-    """exp(x + low) in float32 for -104 <= x <= 89, or nan; and what its last rounding lost."""
+    """exp(x + low) in float32 for -104 <= x <= 89 or nan, and its last rounding's error term."""
     if KIND == 1:
         return exp_exact(x, low, KIND)
     else:
@@ -194,7 +197,7 @@ def expm1(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def sigmoids(x, low, KIND: tl.constexpr):
-    """(sigmoid(x), sigmoid(-x)), by z = exp(-|x|): the small side, z / (1 + z), keeps its digits."""
+    """(sigmoid(x), sigmoid(-x)) from z = exp(-|x|): the small side, z / (1 + z), keeps its digits."""
     if KIND == 2:
         z = tl.exp(-tl.abs(x))
         large = 1 / (1 + z)
@@ -205,7 +208,7 @@ def sigmoids(x, low, KIND: tl.constexpr):
         large = divide(1.0, whole, KIND)
         small = z * large
         if KIND == 1:
-            # What exp, the sum, the division and the product lost.
+            # Error terms of exp, the sum, the division and the product.
             large_low = large * tl.fma(-large, (z - (whole - 1.0)) + lost, tl.fma(-large, whole, 1.0))
             small = small + tl.fma(z, large_low, tl.fma(lost, large, product_error(z, large, small)))
             large = large + large_low
@@ -225,7 +228,7 @@ def tanh(x, low, KIND: tl.constexpr):
         p = tl.fma(p, s, 1.33314422036e-1)
         p = tl.fma(p, s, -3.33332819422e-1)
         p = plus(p * s * x, low, KIND) + x
-        # 1 - 2z / (1 + z) with z = exp(-2|x|).
+        # 1 - 2z / (1 + z) for z = exp(-2|x|).
         z, lost = exp_core(larger(-(a + a), -104.0), None, KIND)
         whole = 1.0 + z
         q = divide(z + z, whole, KIND)
@@ -265,10 +268,10 @@ def log32(x):
 @triton.jit
 def log1p(x, low, KIND: tl.constexpr):
     u = 1 + x
-    if KIND == 2:  # noqa: SIM108 - decided when compiled
+    if KIND == 2:  # noqa: SIM108 - a compile-time choice
         y = d.log1p_unit(x)
     else:
-        y = log32(u) - divide((u - 1.0) - x, u, KIND)  # what rounding 1 + x lost
+        y = log32(u) - divide((u - 1.0) - x, u, KIND)  # plus the error term of 1 + x (Kahan)
     y = tl.where(x < float("inf"), y, x)
     y = tl.where(u > 0, y, tl.where(x < -1, float("nan"), float("-inf")))
     return tl.where(x == x, y, x)
@@ -280,7 +283,7 @@ def softplus(x, low, KIND: tl.constexpr):
         return larger(x, 0.0) + d.log1p_unit(tl.exp(-tl.abs(x)))
     else:
         z, _ = exp_core(larger(-tl.abs(x), -104.0), negated(signed_like(low, x)), KIND)
-        # log(1 + z) for 0 <= z <= 1: a fit of degree 9, relative error 3e-8.
+        # log(1 + z) for 0 <= z <= 1: minimax fit of degree 9, relative error 3e-8.
         p = tl.fma(z, 0.005364703945815563, -0.03006531111896038)
         p = tl.fma(p, z, 0.07920375466346741)
         p = tl.fma(p, z, -0.13753736019134521)
@@ -293,7 +296,7 @@ def softplus(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def atan_unit(t, KIND: tl.constexpr):
-    """The inverse tangent for 0 <= t <= 1; in float32 a fit of degree 17, relative error 2e-8."""
+    """arctan for 0 <= t <= 1; in float32 a minimax fit of degree 17, relative error 2e-8."""
     if KIND == 2:
         return d.atan_unit(t)
     else:
@@ -313,7 +316,7 @@ def atan(x, low, KIND: tl.constexpr):
     a = tl.abs(x)
     large = a > 1
     t = atan_unit(tl.where(large, divide(1.0, a, KIND), a), KIND)
-    if KIND == 2:  # noqa: SIM108 - decided when compiled
+    if KIND == 2:  # noqa: SIM108 - a compile-time choice
         t = tl.where(large, 1.5707963267948966 - t, t)
     else:
         t = tl.where(large, (1.57079637 - t) - 4.37113883e-8, t)
@@ -322,7 +325,7 @@ def atan(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def cauchy(x, low, KIND: tl.constexpr):
-    """1/2 + atan(x)/pi: the tail of the negative side by 1/x, where the sum would lose its digits."""
+    """1/2 + atan(x)/pi; the negative tail by 1/x, since the sum would cancel."""
     a = tl.abs(x)
     large = a > 1
     t = atan_unit(tl.where(large, divide(1.0, a, KIND), a), KIND) * 0.31830988618379067
@@ -332,7 +335,7 @@ def cauchy(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def gauss(a, low, KIND: tl.constexpr):
-    """exp(-(a + low)^2 / 2) for 0 <= a; nan stays. The square's own rounding is put back, but in FAST."""
+    """exp(-(a + low)^2 / 2) for 0 <= a or nan. The square is compensated, except in the fast kind."""
     if KIND == 2:
         return d.gauss(a)
     else:
@@ -355,9 +358,9 @@ def phi(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def tail_ratio(a, KIND: tl.constexpr):
-    """exp(a^2/2) Phi(-a) for 0 <= a <= 20, as t P(t) with t = 1 / (1 + 0.45 a), and what the last roundings lost.
+    """exp(a^2/2) Phi(-a) for 0 <= a <= 20, as t P(t) with t = 1 / (1 + 0.45 a), and its error term.
 
-    A fit of degree 11, relative error 7e-9.
+    A minimax fit of degree 11, relative error 7e-9.
     """
     whole = tl.fma(a, 0.45, 1.0)
     t = divide(1.0, whole, KIND)
@@ -388,7 +391,7 @@ def Phi(x, low, KIND: tl.constexpr):
         density = gauss(a, None, KIND)
         if KIND == 1:
             if low is not None:
-                # The slope of the tail is minus the density over sqrt(2 pi).
+                # The tail's derivative is minus the density over sqrt(2 pi).
                 ratio_low = tl.fma(signed_like(low, x), -0.3989422804, ratio_low)
             tail = tl.fma(ratio, density, ratio_low * density)
         else:
@@ -398,7 +401,7 @@ def Phi(x, low, KIND: tl.constexpr):
 
 @triton.jit
 def erf(x, low, KIND: tl.constexpr):
-    """1 - 2 Phi(-x sqrt 2); near 0 its series."""
+    """1 - 2 Phi(-x sqrt 2); a series near 0."""
     if KIND == 2:
         return tl.erf(x)
     else:

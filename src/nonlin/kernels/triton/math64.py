@@ -1,6 +1,6 @@
-"""The primitives in float64 that Triton has not, of those it has (exp, log, erf): cpu/math64.h's, for a GPU.
+"""Float64 primitives that Triton lacks, from those it has (exp, log, erf), as in cpu/math64.h.
 
-The coefficients are Chebyshev interpolations, made at 60 digits.
+The coefficients are Chebyshev interpolations, computed at 60 digits.
 """
 
 import triton
@@ -9,7 +9,7 @@ import triton.language as tl
 
 @triton.jit
 def expm1(x):
-    # (u - 1) x / log u with u = exp(x): the errors of both cancel (Kahan).
+    # Kahan: (u - 1) x / log u for u = exp(x); the rounding errors cancel.
     u = tl.exp(x)
     near = tl.where(u == 1, x, (u - 1) * x / tl.log(u))
     return tl.where(tl.abs(x) < 1, near, u - 1)
@@ -25,14 +25,14 @@ def tanh(x):
 
 @triton.jit
 def log1p_unit(x):
-    """log(1 + x) for -1 < x: log u x / (u - 1) with u = 1 + x, where what the sum lost cancels."""
+    """log(1 + x) for -1 < x. Kahan: x log u / (u - 1) for u = 1 + x; the sum's rounding error cancels."""
     u = 1 + x
     return tl.where(u == 1, x, tl.log(u) * x / (u - 1))
 
 
 @triton.jit
 def atan_unit(t):
-    """The inverse tangent for 0 <= t <= 1: a fit of degree 45, relative error 4e-16."""
+    """arctan for 0 <= t <= 1: a fit of degree 45, relative error 4e-16."""
     s = 2 * (t * t) - 1
     p = s * 1.293081691790813e-12 + -4.048723308331434e-12
     p = p * s + 5.2660952321692814e-12
@@ -61,7 +61,7 @@ def atan_unit(t):
 
 @triton.jit
 def gauss(a):
-    """exp(-a^2 / 2) for 0 <= a; nan stays. The square is of a part that has an exact one, and the rest."""
+    """exp(-a^2 / 2) for 0 <= a or nan. Split a, so that the high part's square is exact."""
     a = tl.minimum(a, 40.0, propagate_nan=tl.PropagateNan.ALL)
     high = a.to(tl.float32).to(tl.float64)  # its square is exact
     return tl.exp(-0.5 * (high * high)) * tl.exp(-0.5 * ((a - high) * (a + high)))
@@ -69,7 +69,7 @@ def gauss(a):
 
 @triton.jit
 def normal_cdf(x):
-    """Phi(x), its tail as exp(-a^2/2) t P(t) with t = 1 / (1 + 0.3 a): a fit of degree 25, relative error 6e-16."""
+    """Phi(x); the tail is exp(-a^2/2) t P(t), t = 1 / (1 + 0.3 a), a fit of degree 25, relative error 6e-16."""
     a = tl.minimum(tl.abs(x), 40.0, propagate_nan=tl.PropagateNan.ALL)
     t = 1 / (a * 0.3 + 1)
     s = (t - 0.5384615384615384) * 2.1666666666666665
@@ -98,6 +98,6 @@ def normal_cdf(x):
     p = p * s + 0.1646681313697207
     p = p * s + 0.23515539473917513
     tail = p * t * gauss(a)
-    # Near 0 by erf, where 1/2 - tail is no sum of equals.
+    # Near 0 by erf, since 1/2 - tail would cancel.
     near = 0.5 + 0.5 * tl.erf(x * 0.70710678118654752440)
     return tl.where(tl.abs(x) < 0.5, near, tl.where(x > 0, 1 - tail, tail))

@@ -1,8 +1,8 @@
-"""The loops of the Triton kernels: which elements a program takes, and how it loads, stores and adds them.
+"""Tiles of the Triton kernels: the elements of a program, and their loads, stores and sums.
 
-A program takes a tile of ROWS x COLUMNS elements of operands that lie in rows and columns, each with two strides.
-ROW_AXIS is the axis of the grid that counts tiles down the rows. WIDE: offsets have 64 bits, else 32. PAIRS: the two
-inputs alternate in one tensor, and are loaded together; 1: the first is first, 2: the second is.
+A program processes a tile of ROWS x COLUMNS elements; each operand has two strides. ROW_AXIS is the grid axis that
+counts tiles down the rows. WIDE: offsets have 64 bits, else 32. PAIRS: the two inputs are interleaved in one tensor and
+loaded together; 1: the first is in front, 2: the second.
 """
 
 import triton
@@ -27,7 +27,7 @@ def tile_columns(WIDE: tl.constexpr, ROW_AXIS: tl.constexpr, COLUMNS: tl.constex
 
 @triton.jit
 def wide(x, KIND: tl.constexpr):
-    """The number as it is computed with: in float64 for float64, else in float32."""
+    """Convert to the arithmetic type: float64 for float64, else float32."""
     if KIND == 2:
         return x.to(tl.float64)
     else:
@@ -48,7 +48,7 @@ def store(pointer, row, column, row_step, column_step, inside, value):
 @triton.jit
 def load_pair(pointer, row, rows, columns, row_step, KIND: tl.constexpr, WIDE: tl.constexpr, PAIRS: tl.constexpr,
               ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The two inputs of the tile, from one run of memory; ``pointer`` is where that begins."""
+    """Load the tile's two inputs from one contiguous range that begins at ``pointer``."""
     column = tile_columns(WIDE, ROW_AXIS, 2 * COLUMNS)
     inside = (row < rows) & (column < 2 * columns)
     both = tl.load(pointer + (row * row_step + column), mask=inside, other=0.0)
@@ -65,7 +65,7 @@ def store_pair(pointer, row, rows, columns, row_step, first, second, WIDE: tl.co
     column = tile_columns(WIDE, ROW_AXIS, 2 * COLUMNS)
     inside = (row < rows) & (column < 2 * columns)
     kind = pointer.dtype.element_ty
-    if PAIRS == 1:  # noqa: SIM108 - decided when compiled
+    if PAIRS == 1:  # noqa: SIM108 - a compile-time choice
         both = tl.join(first.to(kind), second.to(kind))
     else:
         both = tl.join(second.to(kind), first.to(kind))
@@ -74,7 +74,7 @@ def store_pair(pointer, row, rows, columns, row_step, first, second, WIDE: tl.co
 
 @triton.jit
 def add_up(sums, which, terms, inside, ROW_AXIS: tl.constexpr):
-    """Keep this program's part of a sum: parts are added in their order afterwards, so that no run differs."""
+    """Store this program's part of a sum; parts are added in order later, so results are deterministic."""
     at = tl.program_id(ROW_AXIS) * tl.num_programs(1 - ROW_AXIS) + tl.program_id(1 - ROW_AXIS)
     programs = tl.num_programs(0) * tl.num_programs(1)
     tl.store(sums + (which * programs + at), tl.sum(tl.where(inside, terms, 0.0)))
