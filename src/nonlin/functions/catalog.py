@@ -1,4 +1,4 @@
-"""The catalog: every activation, once, in one line of formula. Everything else is derived from it."""
+"""The catalog: every activation in one line of formula. Everything else is derived from it."""
 
 import math
 
@@ -34,7 +34,7 @@ _beta, _slope, _alpha, _p, _n = (Symbol(name, real=True) for name in ("beta", "s
 
 
 def R(text: str) -> Rational:
-    """Return an exact decimal constant, so that nothing is rounded before a backend rounds it."""
+    """Return an exact decimal constant; only backends round it."""
     return Rational(text)
 
 

@@ -1,4 +1,4 @@
-"""All that is known of an activation, as JSON values."""
+"""Describe an activation as JSON values."""
 
 import math
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from nonlin.functions.definition import Definition
 
 
 def describe(definition: Definition) -> dict[str, Any]:
-    """Return formula, derivatives, source, users and computed properties as JSON values; infinite ends are None.
+    """Return formula, derivatives, source, users and computed properties as JSON values, with None for infinite ends.
 
     >>> from nonlin.functions import get
     >>> describe(get("relu"))["derivatives"]

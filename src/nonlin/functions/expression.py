@@ -1,6 +1,6 @@
-"""Folding a symbolic expression with a table of primitives: how every backend reads a definition.
+"""Fold a symbolic expression with a table of operations: every backend evaluates a definition this way.
 
-A table maps names ("add", "mul", "pow", "number", and the primitives' names) to what that backend does.
+A table maps names ("add", "mul", "pow", "number", and the primitives' names) to the backend's operations.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import sympy
 from nonlin.functions.primitives import NAMES
 
 Table = Mapping[str, Callable[..., Any]]
-_FALLING = ("exp", "sigmoid", "Phi", "phi", "softplus")
+_DECAYING = ("exp", "sigmoid", "Phi", "phi", "softplus")
 
 
 def _is_number(e: sympy.Expr) -> bool:
@@ -19,7 +19,7 @@ def _is_number(e: sympy.Expr) -> bool:
 
 
 def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
-    """Return the expression computed by ``table``, its symbols replaced by ``leaves``; each part once.
+    """Return the expression evaluated by ``table`` with ``leaves`` for its symbols; each subexpression once.
 
     >>> from sympy.abc import x
     >>> fold(x**2 + 1, {"x": 3}, {"number": int, "add": lambda a, b: a + b, "pow": lambda a, n: a**int(n)})
@@ -45,10 +45,10 @@ def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
         if _is_number(e):
             return table["number"](e)
         if e.is_Add:
-            # Numbers last: SymPy puts them first, and x - 1 reads and rounds as it is written.
+            # Numbers last (SymPy puts them first), so x - 1 rounds as it is written.
             return chain("add", sorted(e.args, key=lambda a: bool(a.is_number)))
         if e.is_Mul:
-            # The constant factors as one, so that they are rounded once.
+            # One constant factor, so it is rounded once.
             numbers = [a for a in e.args if _is_number(a)]
             rest = [a for a in e.args if not _is_number(a)]
             return chain("mul", [sympy.Mul(*numbers), *rest] if numbers else rest)
@@ -60,7 +60,7 @@ def fold(expr: sympy.Expr, leaves: Mapping[str, Any], table: Table) -> Any:
 
 
 def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
-    """Return the terms that an expression adds, numbers last.
+    """Return the terms of a sum, numbers last.
 
     >>> from sympy.abc import x
     >>> terms(x**2 - 1)
@@ -70,24 +70,24 @@ def terms(expr: sympy.Expr) -> tuple[sympy.Expr, ...]:
 
 
 def common(parts: tuple[sympy.Expr, ...]) -> tuple[tuple[sympy.Expr, ...], tuple[sympy.Expr, ...]]:
-    """Return the factors that all terms share, numbers apart, and what is left of each term.
+    """Return the common factors of all terms, numbers excluded, and each term divided by them.
 
-    Of those that fall off like exp at most one is taken, once: the product of two may be 0 where a term is not.
+    At most one exponentially decaying factor is taken, once: the product of two may be 0 although a term is not.
 
     >>> from sympy.abc import x, y
     >>> common((2 * x**2 * y, x * y))
     ((x, y), (2*x, 1))
     """
     powers = [{base: e for base, e in part.as_powers_dict().items() if not base.is_number} for part in parts]
-    shared, falling = [], 0
+    shared, decaying = [], 0
     for base, exponent in sorted(powers[0].items(), key=lambda item: sympy.default_sort_key(item[0])):
         all_of = [p.get(base, sympy.Integer(0)) for p in powers]
         if any(e * exponent <= 0 for e in all_of):
             continue
         least = min(all_of, key=abs)
-        if NAMES.get(base.func) in _FALLING:
-            falling += 1
-            if falling > 1 or least < 0:
+        if NAMES.get(base.func) in _DECAYING:
+            decaying += 1
+            if decaying > 1 or least < 0:
                 continue
             least = min(least, sympy.Integer(1))
         shared.append(base**least)

@@ -1,4 +1,4 @@
-"""Formulas in text: a small grammar of our primitives, read by hand and never evaluated as Python.
+"""Parse and write formulas: a small grammar over our primitives. Text is never evaluated as Python.
 
     sum     := product (("+" | "-") product)*
     product := unary (("*" | "/") unary)*
@@ -30,9 +30,9 @@ VARIABLES = ("x", "gate", "up")
 
 
 def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
-    """Return the expression that ``text`` describes, over x, or over gate and up, and these learnable parameters.
+    """Return the expression of ``text``, over x, or over gate and up, and these learnable parameters.
 
-    Raises UserError, with the position, where the text is not a formula of the grammar.
+    Raises UserError, with the position, if the text is not a formula of the grammar.
 
     >>> parse("x*sigmoid(2*x)")
     x*sigmoid(2*x)
@@ -63,8 +63,8 @@ class _Parser:
             position = match.end()
         return [*tokens, ("end", "the end", end)]
 
-    def _error(self, what: str, position: int) -> UserError:
-        return UserError(f'formula: {what} at position {position + 1} of "{self.text}". Use numbers, x (or gate and '
+    def _error(self, problem: str, position: int) -> UserError:
+        return UserError(f'formula: {problem} at position {position + 1} of "{self.text}". Use numbers, x (or gate and '
                          f"up), + - * / **, and {', '.join(sorted(_FUNCTIONS))}.")
 
     def _take(self, *signs: str) -> str | None:
@@ -121,7 +121,7 @@ class _Parser:
         if not self._take("**", "^"):
             return base
         exponent = self.unary()
-        # A variable exponent has no real value for a negative base; a huge one would never finish.
+        # A variable exponent has no real value for a negative base; a huge one would not terminate.
         if exponent.free_symbols or not exponent.is_rational or abs(exponent) > 64:
             raise self._error("a power must be a number from -64 to 64", at)
         return base**exponent
@@ -162,7 +162,7 @@ class _Parser:
 
 
 class _Writer(sympy.StrPrinter):
-    """SymPy's printer, but a fraction of a power of ten reads as the decimal it was written as."""
+    """SymPy's printer, but a fraction of a power of ten is printed as a decimal."""
 
     def _print_Rational(self, expr: Any) -> str:
         for places in range(1, 41):
@@ -175,7 +175,7 @@ class _Writer(sympy.StrPrinter):
     def _print_Mul(self, expr: Any) -> str:
         number, rest = expr.as_coeff_Mul()
         decimal = number.is_Rational and not number.is_Integer and abs(number.p) != 1
-        # A fraction in front of a product is printed as one number, not split over the division.
+        # Print a leading fraction as one number, not split over the division.
         return f"{self._print(number)}*{self.parenthesize(rest, 50)}" if decimal else super()._print_Mul(expr)
 
 

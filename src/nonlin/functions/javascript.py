@@ -1,7 +1,7 @@
-"""From definitions to JavaScript: values and derivatives as functions of numbers, in double precision.
+"""Print definitions as JavaScript: values and derivatives as functions of numbers, in double precision.
 
-The formula is folded with a table that writes JavaScript; equal parts are computed once. The primitives are in
-primitives.js beside this file.
+The formula is folded with a table that emits JavaScript; common subexpressions are computed once. The primitives are in
+primitives.js.
 """
 
 import functools
@@ -20,7 +20,7 @@ _COEFFICIENTS = 30  # of log erfcx: all beyond them are below 1e-17
 
 
 class _Writer:
-    """Collects statements; every distinct expression becomes one constant."""
+    """Collects statements; each distinct subexpression becomes one constant."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -53,7 +53,7 @@ class _Writer:
 def function(expr: sympy.Expr, arguments: Iterable[str]) -> str:
     """Return an expression as a JavaScript function of those arguments; it needs :func:`primitives` beside it.
 
-    Every added term has its 0 x infinity mended, as in the other backends.
+    Each term of a sum is NaN-guarded (0 x infinity is 0), as in the other backends.
 
     >>> from nonlin.functions import get
     >>> function(get("silu").expr, ["x"])

@@ -1,7 +1,7 @@
-"""What follows from a formula: smoothness, minimum, range, dead region, moments under a unit normal.
+"""Compute an activation's properties: smoothness, minimum, range, dead region, moments under a unit normal.
 
-Nothing here is typed in: kinks are found in the symbolic tree, the rest is computed numerically from the
-definition (to about 1e-6), on the line from -40 to 40 and at ±1e4 for what happens far out.
+Nothing is typed in. Kinks come from the symbolic tree; the rest is computed numerically from the definition (to about
+1e-6), on the interval from -40 to 40 and at ±1e4 for the limits.
 """
 
 import functools
@@ -40,7 +40,7 @@ _KINKED = ("maximum", "minimum", "absolute", "step", "sign")
 class Properties:
     """Computed facts of an activation; a gated one is described by its gate, with up = 1.
 
-    ``smoothness`` is "discontinuous", "C0", "C1", ... or "smooth"; ``minimum`` is (where, value) or None where
+    ``smoothness`` is "discontinuous", "C0", "C1", ... or "smooth"; ``minimum`` is (place, value), or None if
     there is none below the far ends; ``zero_gradient`` lists intervals; moments are under a unit normal.
     """
 
@@ -74,7 +74,7 @@ def numeric(definition: Definition, order: int = 0) -> Any:
 
 
 def _kinks(definition: Definition, grid: np.ndarray) -> list[float]:
-    """Where the argument of a kinked primitive crosses zero."""
+    """The zeros of the arguments of kinked primitives."""
     assert definition.expr is not None
     found: set[float] = set()
     leaves = {q.name: q.initial for q in definition.parameters} | {"up": 1.0}
@@ -108,15 +108,15 @@ def _smoothness(definition: Definition, kinks: list[float]) -> str:
 
 
 def _jumps(function: Any, kink: float) -> bool:
-    """Whether the two sides stay apart: a continuous difference shrinks with the distance, if only as its root."""
+    """Return whether the function jumps: a continuous difference shrinks with the distance, at least as its root."""
     near, far = (abs(float(np.subtract(*function([kink - h, kink + h])))) for h in (1e-8, 1e-4))
     return not (math.isfinite(near) and near < max(1e-6, 0.3 * far))
 
 
 def first_undefined(definition: Definition) -> float | None:
-    """Return a point from -8 to 8 (of x, or of gate with up = 1) where the value or its slope is no finite number.
+    """Return a point from -8 to 8 (of x, or of gate with up = 1) where the value or its derivative is not finite.
 
-    None where there is none: a network can be trained with it.
+    None if there is none: the activation can be trained with.
 
     >>> from nonlin.functions.definition import Definition
     >>> from nonlin.functions.grammar import parse
@@ -128,14 +128,14 @@ def first_undefined(definition: Definition) -> float | None:
     return None if good.all() else float(grid[np.flatnonzero(~good)[0]])
 
 
-def _zero_regions(grid: np.ndarray, slope: np.ndarray, kinks: list[float]) -> tuple[tuple[float, float], ...]:
-    zero = slope == 0
+def _zero_regions(grid: np.ndarray, derivative: np.ndarray, kinks: list[float]) -> tuple[tuple[float, float], ...]:
+    zero = derivative == 0
     regions, start = [], None
     for i, flag in enumerate([*zero, False]):
         if flag and start is None:
             start = i
         elif not flag and start is not None:
-            if i - start > 50:  # a region, not a point; underflow far out is not a region of the formula
+            if i - start > 50:  # a region, not a point; underflow is not a region of the formula
                 low = -math.inf if start == 0 else _snap(grid[start], kinks)
                 high = math.inf if i == len(grid) else _snap(grid[i - 1], kinks)
                 if any(math.isclose(edge, kink, abs_tol=1e-9) for edge in (low, high) for kink in kinks) or (
@@ -163,16 +163,16 @@ def _moment(function: Any, cuts: list[float], power: int) -> float:
 
 
 def compute(definition: Definition) -> Properties | None:
-    """Return the properties, or None where the activation is not pointwise."""
+    """Return the properties, or None if the activation is not pointwise."""
     if definition.expr is None:
         return None
     grid = np.round(np.arange(-40.0, 40.005, 0.01), 10)
-    value, slope = numeric(definition), numeric(definition, 1)
+    value, derivative = numeric(definition), numeric(definition, 1)
     kinks = _kinks(definition, grid)
-    y, dy = value(grid), slope(grid)
+    y, dy = value(grid), derivative(grid)
     ends = value([-FAR, FAR])
     best = int(np.nanargmin(y))
-    # Everything within rounding of the least value is the minimum; an end that goes on falling has none.
+    # Values within rounding of the least one are the minimum; an end that still falls has none.
     minimum = None
     if not (best in (0, len(grid) - 1) or ends.min() < y[best] - 1e-12):
         found = optimize.minimize_scalar(
@@ -191,16 +191,16 @@ def compute(definition: Definition) -> Properties | None:
         smoothness=_smoothness(definition, kinks), monotonic=not (falls and rises), minimum=minimum,
         range=(bound(low, low), bound(high, high)), zero_gradient=_zero_regions(grid, dy, kinks),
         mean=_moment(value, kinks, 1), second_moment=_moment(value, kinks, 2),
-        derivative_mean=_moment(slope, kinks, 1), derivative_second_moment=_moment(slope, kinks, 2))
+        derivative_mean=_moment(derivative, kinks, 1), derivative_second_moment=_moment(derivative, kinks, 2))
 
 
 @functools.cache
 def derivative_from_output(definition: Definition) -> str | None:
-    """Return whether f'(f(x)) = f'(x) for every x, so that the output alone tells the derivative.
+    """Return whether f'(f(x)) = f'(x) for every x, so that the output determines the derivative.
 
-    "exact" where f changes no number that it keeps (relu, relu6, hardtanh), "scaled" where it may scale it by a
-    slope between 1e-3 and 1e3 (leaky_relu), None where the derivative cannot be told. Only piecewise linear
-    activations without parameters can have the property: all their pieces and kinks are looked at.
+    "exact" if f is the identity on its range (relu, relu6, hardtanh), "scaled" if it scales by a factor between 1e-3
+    and 1e3 there (leaky_relu), else None. Only piecewise linear activations without parameters can have the property;
+    all their pieces and kinks are checked.
 
     >>> from nonlin.functions import get
     >>> [derivative_from_output(get(name)) for name in ("relu", "leaky_relu", "gelu")]
@@ -212,9 +212,9 @@ def derivative_from_output(definition: Definition) -> str | None:
     kinks = _kinks(definition, grid)
     near = [k + side * (1 + abs(k)) * 2.0**-40 for k in kinks for side in (-1, 0, 1)]
     x = np.concatenate([grid, near, [-1e30, -FAR, -1e-30, 0.0, 1e-30, FAR, 1e30]])
-    value, slope = numeric(definition), numeric(definition, 1)
-    y, dy = value(x), slope(x)
+    value, derivative = numeric(definition), numeric(definition, 1)
+    y, dy = value(x), derivative(x)
     scales = np.abs(dy[dy != 0])
-    if not np.array_equal(slope(y), dy) or (len(scales) and not 1e-3 <= scales.min() <= scales.max() <= 1e3):
+    if not np.array_equal(derivative(y), dy) or (len(scales) and not 1e-3 <= scales.min() <= scales.max() <= 1e3):
         return None
     return "exact" if np.array_equal(value(y), y) else "scaled"

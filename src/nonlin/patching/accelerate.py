@@ -1,4 +1,4 @@
-"""``nonlin.accelerate(model)``: the feed-forward blocks of a loaded model computed by nonlin, in place, and back."""
+"""``nonlin.accelerate(model)``: let nonlin compute a loaded model's feed-forward blocks, in place; and undo it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from nonlin.patching.swap import unswap, was_swapped
 
 MEMORY = ("fast", "lean", "minimal")
 
-_ON_CPU = ("on a CPU, training keeps less memory and takes about the same time, sometimes a little more; measured in "
-           "docs/accelerate.md")
+_ON_CPU = ("on a CPU, training saves less for backward and takes about the same time, sometimes a little more; "
+           "measured in docs/accelerate.md")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`accelerate` or :func:`restore` did; printed, it says it in a few lines."""
+    """The blocks that :func:`accelerate` or :func:`restore` changed and left alone; ``print`` shows a summary."""
 
     verb: str
     changed: tuple[Change, ...]
@@ -35,20 +35,19 @@ class Report:
 
 
 def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any] | None = None) -> Report:
-    """Let nonlin compute the model's feed-forward blocks, in place, and return what was done and what was not.
+    """Let nonlin compute the model's feed-forward blocks, in place, and return a report.
 
-    Every block is proved equal to its replacement by computing before it is replaced: which activation it is and how
-    gate and up lie, then value and gradients in float64 on a copy of the first block of each kind, and the value of
-    every block in its own dtype. What cannot be proved equal is left alone, and the report says why. Weights are not
-    moved: names, ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes it.
+    Each block is first proved equal to its replacement by computing: its activation and the layout of gate and up, then
+    value and gradients in float64 on a copy of the first block of each kind, and the value of every block in its own
+    dtype. A block without proof is left alone, and the report gives the reason. Weights are not moved: names,
+    ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes it.
 
-    ``memory`` is what a training step keeps of each block; see :func:`nonlin.kernels.feed_forward`. ``run()`` runs
-    the model on any input; it is needed only for a module of your own whose blocks cannot be called by themselves.
-    Hooks and adapters (peft) on a projection go on working: such a block computes through its projections' modules
-    and fuses the activation alone. Call it before FSDP2's ``fully_shard``.
+    ``memory`` selects the tensors saved for backward; see :func:`nonlin.kernels.feed_forward`. ``run()`` runs the model
+    on any input; only a module of your own with blocks that cannot be called alone needs it. Hooks and adapters (peft)
+    on a projection keep working: such a block computes through its projections' modules and fuses the activation
+    alone. Call it before FSDP2's ``fully_shard``.
 
-    Raises UserError where the model has no feed-forward block, or where none of them could be replaced (the model is
-    then untouched).
+    Raises UserError if the model has no feed-forward block, or if none could be replaced (the model is then untouched).
 
     >>> from torch import nn
     >>> from transformers import LlamaConfig, LlamaModel
@@ -57,7 +56,7 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     >>> print(accelerate(model))
     accelerated: 2 of 2 feed-forward blocks
       2 × LlamaMLP: swiglu, separate (layers.0.mlp … layers.1.mlp)
-      on a CPU, training keeps less memory and takes about the same time, sometimes a little more; measured in ...
+      on a CPU, training saves less for backward and takes about the same time, sometimes a little more; measured in ...
     """
     if memory not in MEMORY:
         raise UserError(rule("accelerate", "memory", f"be one of {', '.join(MEMORY)}", memory, "Choose one of them."))
@@ -73,11 +72,10 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
 
 
 def restore(model: nn.Module, swapped: bool = True) -> Report:
-    """Give every block that :func:`accelerate` or :func:`swap` changed its own computation back; say which ones.
+    """Undo :func:`accelerate` and :func:`swap` in every block, and return a report.
 
-    The model is then what it was, its weights as they are now, the configuration's activation included;
-    ``swapped=False`` keeps what a swap put in. A block that FSDP2 wrapped in the meantime is left alone, and the
-    report says so.
+    The original model remains with its current weights, the configuration's activation included; ``swapped=False``
+    keeps swapped activations. A block that FSDP2 wrapped in the meantime is left alone, and the report says so.
 
     >>> from torch import nn
     >>> print(restore(nn.Linear(2, 2)))

@@ -1,11 +1,11 @@
-"""Activations and ``transformers``: which names its table holds, and adding ours to it."""
+"""Names of activations in ``transformers``' table ACT2FN, and the registration of ours."""
 
 from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, get, names
 
-# The names by which transformers holds our activations without learnable parameters (it has several for some).
+# transformers' name for each of our activations without learnable parameters (one of several for some).
 HELD = {"identity": "linear", "gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2"} | {name: name for name in (
     "relu", "gelu", "silu", "mish", "quick_gelu", "tanh", "sigmoid", "relu6", "laplace", "gelu_10", "hardswish",
     "leaky_relu", "sqrtsoftplus")}
@@ -21,7 +21,7 @@ def _table() -> Any:
 
 
 def held_name(definition: Definition) -> str | None:
-    """Return the name under which ``transformers`` holds a pointwise activation, or None where it has none.
+    """Return ``transformers``' name for a pointwise activation, or None if it has none.
 
     Names that :func:`register_with_transformers` added in this process count.
 
@@ -29,9 +29,9 @@ def held_name(definition: Definition) -> str | None:
     ('relu2', None)
     """
     if definition.parameters or definition.kind == "gated":
-        return None  # a learned value's name in a checkpoint is not the same there
+        return None  # a learned value has another name in its checkpoints
     known = HELD.get(definition.name)
-    if known is None and definition.user_defined:  # one's own name for a known formula is that formula
+    if known is None and definition.user_defined:  # a user's name for a known formula
         known = next((HELD[n] for n in HELD if get(n).expr == definition.expr), None)
     if known is None and _ours(_table(), definition.name):
         known = definition.name
@@ -44,17 +44,16 @@ def _ours(table: Any, name: str) -> bool:
 
 
 def register_with_transformers() -> list[str]:
-    """Add nonlin's activations of one input to ``transformers``' ``ACT2FN`` and return the names that were added.
+    """Add nonlin's activations of one input to ``transformers``' ``ACT2FN`` and return the added names.
 
     Then ``hidden_act="softsign"`` works in any configuration, for a gate too; your own (:func:`nonlin.define`) are
-    added as well. A name that ``transformers`` holds already keeps its meaning. A second call adds what is new.
+    added as well. A name that ``transformers`` has keeps its meaning. A second call adds new names.
 
-    The table lives in this process: a checkpoint whose configuration names one of these activations loads only where
-    this function was called before, and otherwise fails with an error that names the activation. Its weights are
-    ordinary safetensors all the same. An activation that ``transformers`` itself holds (relu, gelu, silu, relu2, ...)
-    needs no registration and loads everywhere.
+    The table belongs to this process. A checkpoint whose configuration names one of these activations loads only after
+    this call, and otherwise fails with an error that names the activation; its weights are ordinary safetensors. An
+    activation that ``transformers`` has (relu, gelu, silu, relu2, ...) needs no registration and loads everywhere.
 
-    Raises UserError where ``transformers`` is not installed.
+    Raises UserError if ``transformers`` is not installed.
 
     >>> "softsign" in register_with_transformers() or _ours(_table(), "softsign")
     True
