@@ -148,3 +148,32 @@ def test_the_checks_find_what_does_not_exist(tmp_path):
     assert fences("* a\n\n    ```sh\n    false\n    ```\n") == [("sh", "false\n")]
     for failing in ([("sh", "false\ntrue\n")], [("python", "x = 1\n"), ("python", "assert x == 2\n")]):
         assert subprocess.run([sys.executable, "-c", script(failing)], capture_output=True).returncode != 0
+
+
+def test_the_tables_of_where_things_live_name_files_that_are_there():
+    """docs/design.md: each row names files; and what a newcomer looks for is in the file that it names."""
+    text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| ((?:`[^`]+`(?:, )?)+) \|$", text, re.MULTILINE)
+    assert len(rows) > 15
+    package = ROOT / "src" / "nonlin"
+    for what, files in rows:
+        for name in re.findall(r"`([^`]+)`", files):
+            assert list(package.glob(name.replace("NN_title", "*"))), (what, name)
+    found = dict(rows)
+    for what, marker in (
+            ("the polynomial of exp, on a CPU", "e^r - 1"), ("the proof that a Llama block is equal", "def prove"),
+            ("the verdict rule", "def judge"), ("the dead-unit measure, and all others", "DEAD"),
+            ("the C++ matrix product of the small model", "static void gemm"),
+            ("the registration with `ACT2FN`", "ACT2FN")):
+        first = re.findall(r"`([^`]+)`", found[what])[0]
+        assert marker in (package / first).read_text(encoding="utf-8"), (what, first)
+
+
+def test_the_map_of_the_readme_names_folders_that_are_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    drawn = text[text.index("```text\nsrc/nonlin/"):].split("```")[1]
+    for name in re.findall(r"(\w+)/", drawn):
+        places = (*ROOT.glob(name), *ROOT.glob(f"*/{name}"), *(ROOT / "src").rglob(name))
+        assert any(path.is_dir() for path in places), name
+    for name in re.findall(r"\b\w+\.(?:py|h)\b", drawn):
+        assert list((ROOT / "src").rglob(name)), name
