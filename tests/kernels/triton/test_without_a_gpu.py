@@ -92,9 +92,9 @@ assert torch.equal(functional.relu(torch.tensor([-1.0, 2.0])), torch.tensor([0.0
 def test_the_text_counts_in_no_64_bits_and_types_no_mathematics_again(name):
     text = triton_source.module(get(name))
     compile(text, name, "exec")
-    assert "int64" not in text and "float64" not in text  # which are for triton_loops.py to decide, by constants
+    assert "int64" not in text and "float64" not in text  # which are for tiles.py to decide, by constants
     assert not re.search(r"tl\.(exp|log|sqrt|erf|sigmoid|cos|sin)", text)
-    assert set(re.findall(r"import (\S+)", text)) == {"triton", "triton.language", "triton_loops", "triton_math"}
+    assert set(re.findall(r"import (\S+)", text)) == {"triton", "triton.language", "math", "tiles"}
 
 
 def test_nothing_of_a_users_text_reaches_the_module():
