@@ -24,7 +24,7 @@ ROUNDING = mpmath.mpf(2) ** -53
 TINY = mpmath.mpf(2) ** -1074
 # Roundings of one call of a primitive: browsers promise about 1 for exp, log1p, tanh and so on; ours are sums of a few.
 CALL = 8
-EXACT = {"step", "sign", "abs", "max", "min"}
+EXACT = {"step", "nonnegative", "sign", "abs", "max", "min"}
 DRAWN = [name for name in names() if get(name).expr is not None]
 ORDERS = {"value": None, "slope": 1, "curvature": 2}
 

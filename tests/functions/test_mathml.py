@@ -7,7 +7,7 @@ import pytest
 from nonlin.functions import define, get, mathml, names
 from nonlin.functions.expression import fold
 from nonlin.functions.grammar import parse
-from nonlin.functions.properties import TABLE
+from nonlin.functions.numeric import TABLE
 
 SIGNS = {"\u2062": "*", "\u2061": "", "−": "-", "+": "+", "(": "(", ")": ")", ",": ",", ">": ""}
 LETTERS = {"σ": "sigmoid", "Φ": "Phi", "φ": "phi", "π": "pi", "α": "alpha", "β": "beta"}

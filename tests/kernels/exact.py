@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from nonlin.functions.expression import fold
-from nonlin.functions.properties import TABLE
+from nonlin.functions.numeric import TABLE
 
 
 def _pairs():

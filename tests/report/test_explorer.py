@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from nonlin.cli.show import show
 from nonlin.functions import define, get, names
-from nonlin.functions.properties import numeric
+from nonlin.functions.numeric import numeric
 from nonlin.report import explorer
 from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from nonlin.functions import Definition
 from nonlin.functions.expression import fold
-from nonlin.functions.properties import TABLE
+from nonlin.functions.numeric import TABLE
 
 _REACH, _POINTS = 9.0, 721  # of the unit normal: beyond it lies less than 1e-18; the step error is below 1e-4
 

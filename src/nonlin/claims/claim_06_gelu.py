@@ -72,7 +72,7 @@ def _curves() -> dict[str, Any]:
     import numpy as np
 
     from nonlin.functions import get
-    from nonlin.functions.properties import numeric
+    from nonlin.functions.numeric import numeric
 
     x = np.round(np.linspace(-4, 4, 161), 3)
     return {"x": x.tolist(), **{f"{name}{order}": numeric(get(name), order)(x).tolist()

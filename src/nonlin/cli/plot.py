@@ -3,7 +3,7 @@
 import numpy as np
 
 from nonlin.functions import Definition
-from nonlin.functions.properties import numeric
+from nonlin.functions.numeric import numeric
 
 _WIDTH, _HEIGHT, _SPAN = 64, 14, 5.0
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))

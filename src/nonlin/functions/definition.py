@@ -9,14 +9,16 @@ import sympy
 from sympy.printing.latex import LatexPrinter
 
 from nonlin.errors import UserError, rule
-from nonlin.functions import grammar
+from nonlin.functions import grammar, ties
 from nonlin.functions import primitives as p
+from nonlin.functions.properties import compute
 
 X, GATE, UP = (sympy.Symbol(name, real=True) for name in grammar.VARIABLES)
 
 _LATEX = {"sigmoid": r"\sigma", "tanh": r"\tanh", "Phi": r"\Phi", "phi": r"\varphi", "erf": r"\operatorname{erf}",
           "exp": r"\exp", "expm1": r"\operatorname{expm1}", "log1p": r"\operatorname{log1p}",
-          "softplus": r"\operatorname{softplus}", "sign": r"\operatorname{sign}", "step": r"\mathbf{1}_{>0}",
+          "softplus": r"\operatorname{softplus}", "sign": r"\operatorname{sign}",
+          "step": r"\mathbf{1}_{>0}", "nonnegative": r"\mathbf{1}_{\geq 0}",
           "atan": r"\arctan", "cauchy": r"\operatorname{cauchy}",
           "max": r"\max", "min": r"\min", "abs": r"\operatorname{abs}"}
 
@@ -101,17 +103,18 @@ class Definition:
         if self.expr is None or variable not in names:
             raise UserError(rule(f"{self.name}.derivative", "variable", f"be one of {', '.join(names)}", variable,
                                  "Name one of them." if self.expr is not None else "It has no pointwise formula."))
-        return self._derivative(variable, order)
+        return self.partial(*[variable] * order)
 
     @functools.cache  # noqa: B019 - definitions live as long as the process
-    def _derivative(self, variable: str, order: int) -> sympy.Expr:
-        return sympy.diff(self.expr, sympy.Symbol(variable, real=True), order)
+    def partial(self, *variables: str) -> sympy.Expr:
+        """Return the formula differentiated by each of these variables or parameters in turn."""
+        if not variables:
+            return self.expr
+        return ties.derivative(self.partial(*variables[:-1]), sympy.Symbol(variables[-1], real=True))
 
     @functools.cached_property
     def properties(self) -> Any:
-        """What follows from the formula; see :class:`nonlin.functions.properties.Properties`."""
-        from nonlin.functions.properties import compute
-
+        """What follows from the formula (:class:`nonlin.functions.properties.Properties`); None if not pointwise."""
         return compute(self)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from nonlin.functions.definition import Definition
 
 _SYMBOLS = {"beta": "β", "alpha": "α", "alpha_p": "α<p>", "alpha_n": "α<n>"}  # <index>
 _FUNCTIONS = {"sigmoid": "σ", "Phi": "Φ", "phi": "φ"}
+_COMPARED = {"step": "&gt;", "nonnegative": "&#x2265;"}
 _TIMES = '<mo>&#x2062;</mo><mspace width="0.25em"/>'
 _LONGEST = 12  # characters of a number that is shown whole
 _SUM, _PRODUCT, _POWER = 1, 2, 3  # how tightly a part holds together
@@ -127,8 +128,8 @@ def _call(e: sympy.Expr) -> str:
         return f"<mrow><mo>|</mo>{args[0]}<mo>|</mo></mrow>"
     if name == "exp":
         return f"<msup><mi>e</mi>{args[0]}</msup>"
-    if name == "step":
-        return f"<msub><mn>1</mn><mrow>{args[0]}<mo>&gt;</mo><mn>0</mn></mrow></msub>"
+    if name in _COMPARED:
+        return f"<msub><mn>1</mn><mrow>{args[0]}<mo>{_COMPARED[name]}</mo><mn>0</mn></mrow></msub>"
     inside = "<mo>,</mo>".join(args)
     return f"<mrow><mi>{_FUNCTIONS.get(name, name)}</mi><mo>&#x2061;</mo>{_fenced(inside)}</mrow>"
 

@@ -2,6 +2,8 @@
 
 Each backend gives every primitive one stable implementation; a formula composed of them is stable where a naive
 one overflows. ``step(0)`` is 0, so that the derivative of relu at 0 is 0, as everywhere else in the field.
+
+The derivatives here are those of a tie that stands alone; ``ties.derivative`` is the derivative of a whole formula.
 """
 
 import sympy
@@ -95,6 +97,13 @@ class step(Function):
         return Integer(0)
 
 
+class nonnegative(Function):
+    """1 where x >= 0, else 0: :class:`step` from the other side."""
+
+    def fdiff(self, argindex: int = 1) -> Expr:
+        return Integer(0)
+
+
 class sign(Function):
     """-1, 0 or 1."""
 
@@ -138,7 +147,7 @@ def clip(x: Expr, low: Expr, high: Expr) -> Expr:
 ONE_ARGUMENT = {
     "sigmoid": sigmoid, "tanh": Tanh, "Phi": Phi, "phi": phi, "erf": erf, "exp": exp, "expm1": expm1,
     "log1p": log1p, "softplus": softplus, "abs": absolute, "sign": sign, "step": step,
-    "atan": atan, "cauchy": cauchy,
+    "nonnegative": nonnegative, "atan": atan, "cauchy": cauchy,
 }
 """The primitives of one argument by the names that formulas use."""
 

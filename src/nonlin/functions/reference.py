@@ -30,7 +30,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "Phi": lambda x: _mp.erfc(-x / _mp.sqrt(2)) / 2, "phi": lambda x: _mp.exp(-x * x / 2) / _mp.sqrt(2 * _mp.pi),
     "erf": _mp.erf, "log1p": _mp.log1p, "atan": _mp.atan, "cauchy": lambda x: _mp.atan2(1, -x) / _mp.pi,
     "softplus": lambda x: x + _mp.log1p(_mp.exp(-x)) if x > 0 else
-    _mp.log1p(_mp.exp(x)), "step": lambda x: _mp.mpf(x > 0), "sign": _mp.sign, "abs": abs, "max": max, "min": min,
+    _mp.log1p(_mp.exp(x)), "step": lambda x: _mp.mpf(x > 0), "nonnegative": lambda x: _mp.mpf(x >= 0),
+    "sign": _mp.sign, "abs": abs, "max": max, "min": min,
 }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import nonlin
 from nonlin.errors import UserError
 from nonlin.functions import get
-from nonlin.functions.properties import numeric
+from nonlin.functions.numeric import numeric
 from nonlin.kernels import feed_forward
 from tests.kernels.ffn.blocks import REFERENCE, assert_close, case, gradients, reference
 

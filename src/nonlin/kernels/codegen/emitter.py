@@ -17,10 +17,10 @@ import sympy
 
 from nonlin.functions import Definition
 from nonlin.functions.expression import common, fold, terms
-from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, sign, step
+from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, nonnegative, sign, step
 
 _LONG = 3  # roundings after which a term is compensated: its error terms are added
-_CHEAP = {maximum, minimum, absolute, sign, step}
+_CHEAP = {maximum, minimum, absolute, sign, step, nonnegative}
 # These amplify their argument's rounding error, since their tails decay like exp: they take its error term.
 _AMPLIFYING = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
 
@@ -234,7 +234,7 @@ class Emitter(abc.ABC):
         low = of.low() if name in _AMPLIFYING else None
         if name == "sigmoid":
             return self.sigmoid(a, of, low)
-        return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "sign"))
+        return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "nonnegative", "sign"))
 
     def term(self, term: sympy.Expr, leaves: dict[str, Value], table: dict[str, Any]) -> Value:
         """Emit one term. A sixth is a division by six, since 1/6 is not exact in binary."""

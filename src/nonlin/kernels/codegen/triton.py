@@ -18,8 +18,8 @@ from nonlin.functions.primitives import NAMES
 from nonlin.kernels.codegen import emitter
 from nonlin.kernels.codegen.emitter import Value
 
-_SUMMABLE = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "softplus", "atan", "cauchy", "step", "sign",
-             "max", "min", "abs")
+_SUMMABLE = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "softplus", "atan", "cauchy", "step",
+             "nonnegative", "sign", "max", "min", "abs")
 
 
 class _Triton(emitter.Emitter):

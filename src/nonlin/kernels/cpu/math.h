@@ -145,11 +145,13 @@ static NL_INLINE vf vexp(vf x) {
 
 template <class W>
 static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
-// Step: 1, 0 or nan. Sign: 1, -1, 0 of either sign, or nan.
+// Step and nonnegative: 1, 0 or nan. Sign: 1, -1, 0 of either sign, or nan.
 template <class W>
 static NL_INLINE vf nl_step(W&, vf x, None) {
   return (vf)((vi)by_mask(less(splat(0.0f), x), splat(1.0f)) | (vi)by_mask(is_nan(x), x));
 }
+template <class W>
+static NL_INLINE vf nl_nonnegative(W& w, vf x, None) { return splat(1.0f) - nl_step(w, -x, None{}); }
 template <class W>
 static NL_INLINE vf nl_sign(W&, vf x, None) {
   return select(differs(x, splat(0.0f)), copysign_from(splat(1.0f), x), x);

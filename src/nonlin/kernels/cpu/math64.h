@@ -30,6 +30,8 @@ static NL_INLINE double nl_abs(W&, double x, None) { return std::fabs(x); }
 template <class W>
 static NL_INLINE double nl_step(W&, double x, None) { return x > 0 ? 1.0 : x != x ? x : 0.0; }
 template <class W>
+static NL_INLINE double nl_nonnegative(W&, double x, None) { return x >= 0 ? 1.0 : x != x ? x : 0.0; }
+template <class W>
 static NL_INLINE double nl_sign(W&, double x, None) { return x > 0 ? 1.0 : x < 0 ? -1.0 : x; }
 static NL_INLINE double nl_max(double a, double b) { return a != a ? a : a > b ? a : b; }
 static NL_INLINE double nl_min(double a, double b) { return a != a ? a : a < b ? a : b; }

@@ -99,7 +99,8 @@ _ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
     "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus, "atan": torch.atan,
     "cauchy": _cauchy,
-    "step": lambda x: (x > 0).to(x.dtype), "sign": torch.sign, "abs": torch.abs,
+    "step": lambda x: (x > 0).to(x.dtype), "nonnegative": lambda x: (x >= 0).to(x.dtype),
+    "sign": torch.sign, "abs": torch.abs,
 }
 TABLE: dict[str, Callable[..., Any]] = {
     **{name: _of_number(function) for name, function in _ONE.items()},
@@ -172,10 +173,9 @@ def second(definition: Definition, directions: Sequence[Tensor | None], gradient
     for name, direction in zip(leaves, directions, strict=True):
         if direction is None:
             continue
-        slope = definition.derivative(name)
-        first = first + _wide(direction) * _compute(slope, leaves)
+        first = first + _wide(direction) * _compute(definition.derivative(name), leaves)
         for k, other in enumerate(leaves):
-            curve = sympy.diff(slope, sympy.Symbol(other, real=True))
+            curve = definition.partial(name, other)
             if curve != 0:
                 rest[k] = rest[k] + _wide(direction) * wide * _compute(curve, leaves)
     return first.to(gradient.dtype), [reduce_to(r, x.shape).to(x.dtype) for r, x in zip(rest, whole, strict=True)]

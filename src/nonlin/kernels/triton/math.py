@@ -424,6 +424,11 @@ def step(x, low, KIND: tl.constexpr):
 
 
 @triton.jit
+def nonnegative(x, low, KIND: tl.constexpr):
+    return tl.where(x >= 0, 1.0, tl.where(x == x, 0.0, x))
+
+
+@triton.jit
 def sign(x, low, KIND: tl.constexpr):
     return tl.where(x > 0, 1.0, tl.where(x < 0, -1.0, x))
 
