@@ -75,7 +75,7 @@ def _smoothness(formula: Formula, kinks: list[float]) -> str:
 
 
 def first_undefined(formula: Formula) -> float | None:
-    """Return a point from -8 to 8 (of x, or of gate with up = 1) where the value or its slope is no finite number.
+    """Return a point from -8 to 8 (of x, or of gate with up = 1) where the value or its derivative is not finite.
 
     None if there is none: the activation can be trained with.
 
@@ -124,13 +124,13 @@ def _moments(function: Any, cuts: list[float]) -> tuple[float, float]:
 
 
 def compute(formula: Formula) -> Properties | None:
-    """Return the properties, or None where the activation is not pointwise."""
+    """Return the properties, or None if the activation is not pointwise."""
     if formula.expr is None:
         return None
     grid = np.round(np.arange(-40.0, 40.005, 0.01), 10)
-    value, slope = numeric(formula), numeric(formula, 1)
+    value, derivative = numeric(formula), numeric(formula, 1)
     kinks = _kinks(formula, grid)
-    y, dy = value(grid), slope(grid)
+    y, dy = value(grid), derivative(grid)
     ends = value([-FAR, FAR])
     best = int(np.nanargmin(y))
     # Values within rounding of the least one are the minimum; an end that still falls has none.
@@ -161,7 +161,7 @@ def compute(formula: Formula) -> Properties | None:
 
 @functools.cache
 def derivative_from_output(formula: Formula) -> str | None:
-    """Return whether f'(f(x)) = f'(x) for every x, so that the output alone tells the derivative.
+    """Return whether f'(f(x)) = f'(x) for every x, so that the output determines the derivative.
 
     "exact" if f is the identity on its range (relu, relu6, hardtanh), "scaled" if it scales by a factor between 1e-3
     and 1e3 there (leaky_relu), else None. Only piecewise linear activations without parameters can have the property;
@@ -177,8 +177,8 @@ def derivative_from_output(formula: Formula) -> str | None:
     kinks = _kinks(formula, grid)
     near = [k + side * (1 + abs(k)) * 2.0**-40 for k in kinks for side in (-1, 0, 1)]
     x = np.concatenate([grid, near, [-1e30, -FAR, -1e-30, 0.0, 1e-30, FAR, 1e30]])
-    value, slope = numeric(formula), numeric(formula, 1)
-    y, dy = value(x), slope(x)
+    value, derivative = numeric(formula), numeric(formula, 1)
+    y, dy = value(x), derivative(x)
     scales = np.abs(dy[dy != 0])
     if not np.array_equal(derivative(y), dy) or (len(scales) and not 1e-3 <= scales.min() <= scales.max() <= 1e3):
         return None
