@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from nonlin.data import Sources, intact
 from nonlin.errors import Interrupted, NonlinError, UserError, rule
 from nonlin.functions import Definition, get, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
@@ -36,7 +37,8 @@ _REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "ste
 
 
 def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseline: str | None = None,
-            minutes: float | None = defaults.MINUTES, match: str = "params", tokenizer: str | int = "bytes",
+            minutes: float | None = defaults.MINUTES, match: str = "params", tokenizer: str | int | Path = "bytes",
+            weights: Sequence[float] | None = None, validation: Data = None,
             layers: int = defaults.LAYERS, dim: int = defaults.DIM, heads: int = defaults.HEADS,
             kv_heads: int | None = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
             steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
@@ -53,7 +55,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     ``data``: text to train on, as files, folders, or a Hugging Face dataset's name, one or several; without it, the
     text of Python's standard library. ``activations``: names, formulas of your own (``"mine=x*sigmoid(2*x)"``) and
     definitions; ``baseline``, gelu or the first, is the one that the others are compared with. ``match``: what the
-    arms have in common, "params", "time" or "width". ``tokenizer``: "bytes", or the size of a byte-pair vocabulary.
+    arms have in common, "params", "time" or "width". ``tokenizer``: "bytes", the size of a byte-pair vocabulary, or
+    the tokenizer.json of a model. ``weights``, one for each of the data's paths, are the shares of a batch that come
+    from each. ``validation``: text to judge by, as ``data``; without it, a tenth of the data.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes, ``batch``
     the sequences a step. ``steps`` fixes the length of judged runs, which else is as long as the minutes allow;
@@ -77,9 +81,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     """
     given = locals()
     chosen_engine(engine, workers)  # what is wrong with the call is said before anything is written
-    asked = Asked(**{one.name: given[one.name] for one in fields(Asked)})
-    request, store = requested(asked, None if out is None else Path(out))
-    return run(store, request, listener(progress), chosen_engine(engine, workers))
+    asked, words = Asked(**{one.name: given[one.name] for one in fields(Asked)}), listener(progress)
+    request, store = requested(asked, None if out is None else Path(out), words)
+    return run(store, request, words, chosen_engine(engine, workers))
 
 
 def resume_study(directory: str | Path, *, engine: str | EngineChoice = "processes", workers: int | None = None,
@@ -88,14 +92,13 @@ def resume_study(directory: str | Path, *, engine: str | EngineChoice = "process
 
     Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
     """
-    from nonlin.data import intact, load_corpus, prepare
-
-    directory = Path(directory)
+    directory, words = Path(directory), listener(progress)
     data = load(directory).plan.request["data"]
     store = Store(directory)
     if not intact(directory / "data"):  # the runs check what text they are of
-        prepare(load_corpus(data["paths"] or None), directory / "data", data["tokenizer"])
-    return run(store, None, listener(progress), chosen_engine(engine, workers))
+        sources = Sources.of_plan(data)
+        sources.prepare(sources.read(directory, words), directory, words)
+    return run(store, None, words, chosen_engine(engine, workers))
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ class Asked:
     baseline: str | None
     minutes: float | None
     match: str
-    tokenizer: str | int
+    tokenizer: str | int | Path
+    weights: Sequence[float] | None
+    validation: Data
     layers: int
     dim: int
     heads: int
@@ -127,14 +132,17 @@ class Asked:
                 object.__setattr__(self, one.name, _checked(one.name, one.type, getattr(self, one.name)))
         if not (isinstance(self.activations, str) or _all(self.activations, str | Definition)):
             raise _wrong("activations", "be a list of names, formulas and definitions", self.activations)
-        if not (self.data is None or isinstance(self.data, str | Path) or _all(self.data, str | Path)):
-            raise _wrong("data", "be a path, or a list of paths", self.data)
+        for name, data in (("data", self.data), ("validation", self.validation)):
+            if not (data is None or isinstance(data, str | Path) or _all(data, str | Path)):
+                raise _wrong(name, "be a path, or a list of paths", data)
+        if not (self.weights is None or _all(self.weights, numbers.Real)):
+            raise _wrong("weights", "be a list of numbers", self.weights)
 
     @property
-    def paths(self) -> list[str]:
-        """The data's files, folders and names; empty for the text of the standard library."""
-        given = [self.data] if isinstance(self.data, str | Path) else self.data or ()
-        return [str(path) for path in given]
+    def sources(self) -> Sources:
+        """Where the text comes from."""
+        weights = None if self.weights is None else [float(weight) for weight in self.weights]
+        return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer))
 
     def sizes(self) -> dict[str, Any]:
         """Return the model's sizes, but for its vocabulary; UserError where they make no model."""
@@ -161,6 +169,12 @@ def _checked(name: str, wanted: Any, value: Any) -> Any:
     return convert(value)
 
 
+def _paths(data: Data) -> list[str]:
+    """Return files, folders and names; none for the text of the standard library."""
+    given = [data] if isinstance(data, str | Path) else data or ()
+    return [str(path) for path in given]
+
+
 def _all(values: Any, kind: Any) -> bool:
     given: list[Any] | None = list(values) if isinstance(values, Sequence) else None  # pyright: ignore[reportUnknownArgumentType]
     return given is not None and all(isinstance(one, kind) for one in given)
@@ -170,17 +184,14 @@ def _wrong(name: str, must: str, value: Any) -> UserError:
     return UserError(rule("compare", name, must, value, "Choose another value."))
 
 
-def requested(asked: Asked, out: Path | None) -> tuple[Request, Store]:
+def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request, Store]:
     """Return the request and the store of its folder, where the tokens are prepared.
 
     UserError for a mistake in what is asked for, before anything is written.
     """
-    from nonlin.data import load_corpus, prepare
-
-    definitions, tokenizer = _definitions(asked.activations), _tokenizer(asked.tokenizer)
-    corpus = load_corpus(asked.paths or None)
-    about = {"sha256": corpus.sha256, "tokenizer": tokenizer, "description": corpus.description,
-             "paths": asked.paths}
+    definitions, sources = _definitions(asked.activations), asked.sources
+    corpus = sources.read(out, words)
+    about = sources.about(corpus)
     first = _request(asked, definitions, about, 256)
     if out is None:
         text = json.dumps(first.as_dict(), sort_keys=True)
@@ -188,7 +199,7 @@ def requested(asked: Asked, out: Path | None) -> tuple[Request, Store]:
     for definition in definitions:
         _check_defined(definition)
     store = Store(out)
-    info = prepare(corpus, out / "data", tokenizer)
+    info = sources.prepare(corpus, out, words)
     _check_length(asked.context, info)
     about |= {key: info[key] for key in ("train_tokens", "validation_tokens", "train_bytes", "validation_bytes")}
     return _request(asked, definitions, about, info["vocabulary"]), store
@@ -231,12 +242,15 @@ def _check_defined(definition: Definition) -> None:
                         "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
 
 
-def _tokenizer(given: str | int) -> str | int:
-    if given == "bytes" or isinstance(given, int):
+def _tokenizer(given: str | int | Path) -> str | int:
+    if isinstance(given, int):
         return given
-    if given.isdecimal():
-        return int(given)
-    raise UserError(f"compare: tokenizer must be bytes or a vocabulary's size; got {given!r}. Try --tokenizer 4096.")
+    if given == "bytes" or Path(given).is_file():
+        return str(given)
+    if str(given).isdecimal():
+        return int(str(given))
+    raise UserError("compare: tokenizer must be bytes, a vocabulary's size or the path of a tokenizer.json; got "
+                    f"{str(given)!r}. Try --tokenizer 4096.")
 
 
 def _check_length(context: int, info: Mapping[str, Any]) -> None:

@@ -15,6 +15,8 @@ from rich.text import Text
 _TITLES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
            "claims": "Running experiments"}
 _QUIET_SECONDS = 20.0  # between two plain lines of one stage
+_QUIET_BYTES_SECONDS = 5.0  # before the first line of reading or writing, and between two
+_SHORT_SECONDS = 0.1  # between two looks at bytes: text may come in millions of pieces
 
 
 def span(seconds: float) -> str:
@@ -178,6 +180,49 @@ class Notebook:
         bar.total, bar.n = event["total"], _done(event)
         bar.set_postfix_str("  ".join(filter(None, (f"{span(event['seconds_left'])} left",
                                                     ranking_text(event["ranking"])))))
+
+
+class Bytes:
+    """Progress of reading or writing bytes, told (stage, done, in all or 0); silent where the words are.
+
+    A bar with time left on a terminal; else a line now and then, and none for what is done at once.
+    """
+
+    def __init__(self, words: Progress):
+        self.words = words
+        self.stage, self.began, self.told, self.seen = "", 0.0, 0.0, 0.0
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
+        if isinstance(self.words, Terminal):
+            from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn(),
+                           console=self.words.console, transient=True)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, stage: str, done: int, whole: int) -> None:
+        now = time.monotonic()
+        if stage == self.stage and now - self.seen < _SHORT_SECONDS:
+            return
+        self.seen = now
+        if stage != self.stage:
+            self.stage, self.began, self.told = stage, now, now
+            if self.bar is not None:
+                self.bar.tasks and self.bar.remove_task(self.bar.tasks[0].id)
+                self.bar.add_task(stage, total=None)
+        if self.bar is not None:
+            self.bar.update(self.bar.tasks[0].id, completed=done, total=whole or None)
+        elif now - self.told > _QUIET_BYTES_SECONDS and done:
+            self.told = now
+            left = f", {span((now - self.began) * (whole - done) / done)} left" if whole >= done else ""
+            self.words.say(f"{stage}: {done / 1e6:,.0f} MB{f' of {whole / 1e6:,.0f}' if whole else ''}{left}")
 
 
 def _tqdm() -> Any:

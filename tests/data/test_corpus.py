@@ -221,7 +221,7 @@ def test_a_named_dataset_stops_at_a_hundred_megabytes(monkeypatch):
 @pytest.mark.parametrize(("rows", "why"), [
     (ConnectionError("no route to host"), "no route to host"),
     ([{"body": "x", "title": "y"}], 'no column "text" among body, title'),
-    ([{"text": None}], 'no column "text"')])
+    ([{"text": 5}], 'no column "text"')])
 def test_a_named_dataset_that_cannot_be_read(monkeypatch, rows, why):
     _stand_in(monkeypatch, rows)
     _refused("someone/stories", "'someone/stories' cannot be read", why)

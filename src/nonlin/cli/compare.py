@@ -21,8 +21,11 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.command()
 @click.option("--data", multiple=True, metavar="PATH", help="Text to train on: files, folders, or a Hugging Face "
               "dataset's name; may be repeated. Default: the text of Python's standard library.")
-@click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE",
-              help="Bytes, or a byte-pair tokenizer of SIZE trained on the text.")
+@click.option("--weights", metavar="LIST", help="Shares of a batch that come from each --data, in its order: 3,1.")
+@click.option("--validation", multiple=True, metavar="PATH", help="Text to judge by, as --data; may be repeated. "
+              "Default: a tenth of the text.")
+@click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE|FILE",
+              help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
 @click.option("--baseline", metavar="NAME", help="What the others are compared with. Default: gelu, or the first.")
@@ -62,6 +65,7 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     if resume:
         _only_out(ctx, out)
     try:
+        options["weights"] = _weights(options["weights"])
         study = (resume_study(out, engine=engine) if resume and out is not None
                  else compare(out=out, engine=engine, **options))
     except Interrupted as stopped:
@@ -84,6 +88,14 @@ def _only_out(ctx: click.Context, out: Path | None) -> None:
         raise UserError(f"compare: --resume must stand with --out alone, since the plan is fixed; got "
                         f"{', '.join(given)}. Leave {'it' if len(given) == 1 else 'them'} out, or start another study "
                         "in another folder.")
+
+
+def _weights(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"compare: weights must be numbers with commas between them; got {text!r}. "
+                        "Try --weights 3,1.") from None
 
 
 def _print(study: "Study", as_json: bool) -> None:

@@ -1,92 +1,192 @@
 """Text to train on: Python's own standard library, the user's files and folders, or a named dataset."""
 
-import gzip
 import hashlib
-import io
+import itertools
 import json
 import os
 import stat
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
+from nonlin.data.reading import Losses, encoded, pieces, printable, unreadable
+from nonlin.data.spool import Documents, Spool
 from nonlin.errors import UserError, rule
 
 SMALLEST_BYTES = 64 * 1024
+DATASET_BYTES = 100_000_000
+"""Text that is taken of a named dataset."""
+
 _SKIPPED = {"site-packages", "__pycache__", "test", "tests", "idlelib", "lib2to3"}
-_FILES = (".txt", ".text", ".md", ".rst", ".py", ".json", ".jsonl", ".csv", ".html", ".xml", ".gz", ".zst", ".zstd",
-          ".parquet")  # endings that no dataset's name has
+_FILES = (".txt", ".text", ".md", ".rst", ".py", ".json", ".jsonl", ".ndjson", ".csv", ".html", ".xml", ".gz", ".zst",
+          ".zstd", ".parquet")  # endings that no dataset's name has
+
+#: Documents as (name, pieces of the text); a document's pieces are taken before the next document.
+Streamed = Iterator[tuple[str, Iterable[bytes]]]
+#: Told (stage, bytes done, bytes in all; 0 where that is not known).
+Progress = Callable[[str, int, int], None]
 
 
-@dataclass(frozen=True)
 class Corpus:
-    """Documents (name, bytes), what they are, and the hash of all of it."""
+    """Documents (name, bytes), what they are, and the hash of all of it.
 
-    documents: tuple[tuple[str, bytes], ...]
-    description: str
-    source: str
+    ``ends`` are the documents' numbers at which each source ends, with its ``descriptions`` and ``weights``; one
+    source where no weights are given. ``validation_from`` is the first document of a validation text of its own.
+    ``notes`` say what was left out or replaced on the way. Beyond some megabytes the text lies in a temporary file
+    in ``scratch``.
+    """
+
+    def __init__(self, documents: Iterable[tuple[str, bytes]] = (), description: str = "", source: str = "user",
+                 scratch: Path | None = None):
+        self.spool, self.description, self.source = Spool(scratch), description, source
+        self.weights, self.ends, self.descriptions = [1.0], [0], [description]
+        self.validation_from: int | None = None
+        self.notes: tuple[str, ...] = ()
+        self.take((name, (text,)) for name, text in documents)
+        self.ends = [self.spool.count]
+
+    def take(self, documents: Streamed, progress: Callable[[], None] = lambda: None) -> None:
+        """Append documents; no more than a piece of a text is in memory."""
+        for name, text in documents:
+            self.spool.add(name, _watched(text, progress))
+
+    @property
+    def documents(self) -> Documents:
+        """The documents, each read when it is asked for."""
+        return Documents(self.spool)
 
     @property
     def size(self) -> int:
         """The number of bytes of text."""
-        return sum(len(text) for _, text in self.documents)
+        return self.spool.size
 
     @property
     def sha256(self) -> str:
-        """The hash of names and texts."""
-        digest = hashlib.sha256()
-        for name, text in self.documents:
-            digest.update(f"{len(name)}:{name}:{len(text)}:".encode(errors="surrogateescape") + text)
-        return digest.hexdigest()
+        """The hash of names and texts, and of weights and validation text where there are any."""
+        if len(self.ends) == 1 and self.validation_from is None:
+            return self.spool.sha256
+        shares = [weight / sum(self.weights) for weight in self.weights]
+        whole = [self.spool.sha256, self.ends, shares, self.validation_from]
+        return hashlib.sha256(json.dumps(whole).encode()).hexdigest()
 
 
-def load_corpus(spec: str | Path | Sequence[str | Path] | None = None) -> Corpus:
+#: A path, a dataset's name, or several of them.
+Spec = str | Path | Sequence[str | Path]
+
+
+def load_corpus(spec: Spec | None = None, *, weights: Sequence[float] | None = None, validation: Spec | None = None,
+                scratch: str | Path | None = None, progress: Progress | None = None) -> Corpus:
     """Return the text that ``spec`` names: None for the standard library, files, folders, or a dataset's name.
 
-    Files: text, .gz and .zst of them, .jsonl ("text" fields), .parquet ("text" column). Raises UserError where
-    something is missing, empty, unreadable, or smaller than 64 KiB in all.
+    Files: text, .jsonl, .ndjson and .json records with a "text", .parquet with a column "text", and .gz and .zst of
+    them. ``weights``, one for each path, are the shares of a batch that come from each; without them every token
+    comes as often. ``validation`` names text to judge by, in place of a tenth of the text. At most some megabytes
+    are in memory, however large the text is: it is copied to a temporary file in the folder ``scratch``. Raises
+    UserError where something is missing, empty, unreadable, or smaller than 64 KiB in all.
     """
-    if spec is None:
-        return _standard_library()
-    specs = [spec] if isinstance(spec, (str, Path)) else list(spec)
-    documents: list[tuple[str, bytes]] = []
+    specs = [None] if spec is None else _several(spec)
+    weights = _checked(weights, specs)
+    corpus, losses = Corpus(source="stdlib" if spec is None else "user", scratch=_scratch(scratch)), Losses()
+    whole = sum(_bytes_on_disk(s) for s in [*specs, *(_several(validation) if validation is not None else ())] if s)
+
+    def told() -> None:
+        if progress:
+            progress("Reading text", losses.bytes_read, whole)
+
+    ends, descriptions = [], []
     for one in specs:
-        documents.extend(_load(str(one)))
-    corpus = Corpus(tuple(documents), ", ".join(map(str, specs)), "user")
-    if corpus.size < SMALLEST_BYTES:
+        if one is None:
+            documents, shown = _standard_library()
+        else:
+            documents, shown = _load(one, losses), printable(one)
+        corpus.take(documents, told)
+        ends.append(corpus.spool.count)
+        descriptions.append(shown)
+    corpus.description = ", ".join(descriptions)
+    if spec is not None and corpus.size < SMALLEST_BYTES:
         raise UserError(rule("data", "text", f"have at least {SMALLEST_BYTES} bytes", corpus.size,
-                             "Add files, or leave --data out for the default text."))
+                             " ".join(["Add files, or leave --data out for the default text.", *losses.sentences()])))
+    if weights is None:
+        ends, descriptions = ends[-1:], [corpus.description]
+    corpus.weights, corpus.ends, corpus.descriptions = list(weights or [1.0]), ends, descriptions
+    if validation is not None:
+        corpus.validation_from = corpus.spool.count
+        for one in _several(validation):
+            corpus.take(_load(one, losses), told)
+        corpus.description += f"; judged by {', '.join(map(printable, _several(validation)))}"
+    corpus.notes = tuple(losses.sentences())
     return corpus
 
 
-def _standard_library() -> Corpus:
-    root = Path(sysconfig.get_path("stdlib"))
-    documents = [(str(path.relative_to(root)), path.read_bytes()) for path in sorted(root.rglob("*.py"))
-                 if not _SKIPPED & set(path.relative_to(root).parts)]
-    version = sysconfig.get_python_version()
-    return Corpus(tuple(d for d in documents if d[1]), f"the Python {version} standard library", "stdlib")
+def _watched(text: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
+    for piece in text:
+        progress()
+        yield piece
 
 
-def _load(spec: str) -> Iterator[tuple[str, bytes]]:
+def _several(spec: Spec) -> list[str]:
+    return [str(spec)] if isinstance(spec, (str, Path)) else list(map(str, spec))
+
+
+def _checked(weights: Sequence[float] | None, specs: Sequence[Any]) -> Sequence[float] | None:
+    if weights is not None and (len(weights) != len(specs) or not all(0 < w < float("inf") for w in weights)):
+        raise UserError(rule("data", "weights", f"be a positive number for each of the {len(specs)} sources of text",
+                             list(weights), "Give as many weights as --data."))
+    return weights
+
+
+def _scratch(folder: str | Path | None) -> Path | None:
+    """The nearest folder that is there: what lies in it is on the same disk."""
+    where = None if folder is None else Path(folder).absolute()
+    while where is not None and not where.is_dir() and where != where.parent:
+        where = where.parent
+    return where if where is not None and os.access(where, os.W_OK | os.X_OK) else None
+
+
+def _bytes_on_disk(spec: str) -> int:
+    """The size of a file, or of a folder's files; 0 where that is not known."""
     path = Path(spec)
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        return sum(f.stat().st_size for f in _files(path, Losses())) if path.is_dir() else path.stat().st_size
+    except (OSError, UserError):
+        return 0
+
+
+def _standard_library() -> tuple[Streamed, str]:
+    root = Path(sysconfig.get_path("stdlib"))
+    texts = ((str(path.relative_to(root)), path.read_bytes()) for path in sorted(root.rglob("*.py"))
+             if not _SKIPPED & set(path.relative_to(root).parts))
+    return (((name, (text,)) for name, text in texts if text),
+            f"the Python {sysconfig.get_python_version()} standard library")
+
+
+def _load(spec: str, losses: Losses) -> Streamed:
+    path = Path(spec)
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        is_folder = None
-    except OSError as error:
-        raise _unreadable(path, str(error)) from error
-    if is_folder:
-        found = [d for file in _files(path) for d in _read_file(file, skip_binary=True)]
+        kind = None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
+    if kind == stat.S_IFDIR:
+        found = False
+        for file in _files(path, losses):
+            for document in _documents(file, losses, in_folder=True):
+                found = True
+                yield document
         if not found:
-            raise UserError(rule("data", "folder", "hold text files", spec, "Pass a folder with text in it."))
-        yield from found
-    elif is_folder is False:
-        yield from _read_file(path, skip_binary=False)
+            raise UserError(rule("data", "folder", "hold text files", printable(spec),
+                                 "Pass a folder with text in it."))
+    elif kind == stat.S_IFREG:
+        yield from _documents(path, losses, in_folder=False)
+    elif kind is not None:
+        raise unreadable(path, "it is neither a file nor a folder")
     elif _names_dataset(spec):
-        yield from _named_dataset(spec)
+        yield from _named_dataset(spec, losses)
     else:
-        raise UserError(rule("data", "path", "exist", spec, "Check the spelling, or leave --data out."))
+        raise UserError(rule("data", "path", "exist", printable(spec), "Check the spelling, or leave --data out."))
 
 
 def _names_dataset(spec: str) -> bool:
@@ -97,90 +197,54 @@ def _names_dataset(spec: str) -> bool:
     return not (Path(owner).is_dir() or name.endswith(_FILES))
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path, losses: Losses) -> list[Path]:
     """Return the folder's files at any depth, in order; hidden ones, and those of hidden folders, are left out."""
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        raise _unreadable(Path(error.filename or folder), str(error)) from error
+        raise unreadable(error.filename or folder, error) from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
+        for name in (n for n in [*folders, *names] if n.startswith(".")):
+            losses.add("hidden files and folders left out", os.path.join(where, name))
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in folders:
+            if os.path.islink(link := os.path.join(where, name)):
+                losses.add("links to folders not followed", link)
         found += [Path(where, name) for name in names if not name.startswith(".")]
+    for path in found:
+        if not path.is_file():
+            losses.add("broken links and special files left out", str(path))
     return sorted(path for path in found if path.is_file())
 
 
-def _read_file(path: Path, skip_binary: bool) -> Iterator[tuple[str, bytes]]:
-    try:
-        raw = path.read_bytes()
-        name = path.name
-        if name.endswith(".gz"):
-            raw, name = gzip.decompress(raw), name[:-3]
-        elif name.endswith((".zst", ".zstd")):
-            raw, name = _zstandard(raw), name.rsplit(".", 1)[0]
-        texts = list(_texts(raw, name, path))
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        raise _unreadable(path, str(error)) from error
-    except Exception as error:  # zstandard and pyarrow raise classes of their own for damaged files
-        if type(error).__module__.split(".")[0] not in ("zstandard", "pyarrow", "zlib"):
-            raise
-        raise _unreadable(path, str(error)) from error
-    texts = [text for text in texts if text]
-    if any(b"\0" in text[:4096] for text in texts):
-        if skip_binary:
-            return
-        raise _unreadable(path, "it holds binary data, not text")
-    if not texts and not skip_binary:
-        raise UserError(rule("data", "file", "hold text", f"an empty {path}", "Pass another file."))
-    for index, text in enumerate(texts):
-        yield (str(path) if len(texts) == 1 else f"{path}#{index}"), text
+def _documents(path: Path, losses: Losses, in_folder: bool) -> Streamed:
+    """Yield a file's documents: named by the file where it holds one, and by their numbers in it where it holds more.
+    """
+    texts = itertools.groupby(pieces(path, losses, in_folder), key=itemgetter(0))
+    index, held = -1, b""
+    for index, group in texts:
+        text = map(itemgetter(1), group)
+        if index == 0:  # its name depends on whether another follows
+            first, rest = next(text), list(itertools.islice(text, 1))
+            if rest:  # long plain text, which is one document
+                yield str(path), itertools.chain([first], rest, text)
+                return
+            held = first
+        else:
+            if index == 1:
+                yield f"{path}#0", (held,)
+            yield f"{path}#{index}", text
+    if index == 0:
+        yield str(path), (held,)
+    elif index < 0 and in_folder:
+        if path.stat().st_size == 0:
+            losses.add("empty files left out", str(path))
+    elif index < 0:
+        raise UserError(rule("data", "file", "hold text", f"an empty {printable(str(path))}", "Pass another file."))
 
 
-def _zstandard(raw: bytes) -> bytes:
-    """Return the text of all frames; ValueError where the last is not whole, which a stream reader keeps to itself."""
-    import zstandard
-
-    parts: list[bytes] = []
-    while raw:
-        frame = zstandard.ZstdDecompressor().decompressobj()
-        parts.append(frame.decompress(raw))
-        if not frame.eof:
-            raise ValueError("its end is missing")
-        raw = frame.unused_data
-    return b"".join(parts)
-
-
-def _unreadable(path: Path, why: str) -> UserError:
-    return UserError(f"data: {path} cannot be read: {why}. Pass text, .gz, .zst, .jsonl or .parquet.")
-
-
-def _texts(raw: bytes, name: str, path: Path) -> Iterable[bytes]:
-    if name.endswith(".jsonl"):
-        for number, line in enumerate(raw.splitlines(), 1):
-            if line.strip():
-                try:
-                    record = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"line {number} is not JSON: {error}") from error
-                if not isinstance(record, dict) or not isinstance(record.get("text"), str):
-                    raise ValueError(f'line {number} has no "text"')
-                yield record["text"].encode()
-    elif name.endswith(".parquet"):
-        import pyarrow
-        import pyarrow.parquet
-
-        table = pyarrow.parquet.read_table(io.BytesIO(raw))
-        if "text" not in table.column_names:
-            raise ValueError(f'no column "text" among {", ".join(table.column_names)}')
-        kind = table.schema.field("text").type
-        if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
-            raise ValueError(f'its column "text" holds {kind}')
-        yield from (value.encode() for value in table["text"].to_pylist() if value)
-    else:
-        yield raw
-
-
-def _named_dataset(name: str) -> Iterator[tuple[str, bytes]]:
+def _named_dataset(name: str, losses: Losses) -> Streamed:
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -190,35 +254,14 @@ def _named_dataset(name: str) -> Iterator[tuple[str, bytes]]:
         rows = datasets.load_dataset(name, split="train", streaming=True)
         taken = 0
         for index, row in enumerate(rows):
-            if not isinstance(row.get("text"), str):
-                raise ValueError(f'row {index} has no column "text" among {", ".join(row)}')
-            text = row["text"].encode()
-            taken += len(text)
-            yield f"{name}#{index}", text
-            if taken > 100_000_000:
+            if taken > DATASET_BYTES:
+                losses.add(f"dataset read no further than its first {DATASET_BYTES // 1_000_000} MB", name)
                 return
+            if not isinstance(row.get("text", 0), str | None):
+                raise ValueError(f'row {index} has no column "text" among {", ".join(row)}')
+            text = encoded(row["text"], f"{name} row {index}", losses)
+            taken += len(text)
+            if text:
+                yield f"{name}#{index}", (text,)
     except Exception as error:  # whatever the hub or the network raises
         raise UserError(f"data: the dataset {name!r} cannot be read: {error}. Pass files instead.") from error
-
-
-def split(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[bytes], list[bytes]]:
-    """Return (training, validation) texts, by document and always the same way; neither is empty.
-
-    Documents go by the hash of their name and text, whatever lies beside or before them; copies of one text go
-    together. With fewer than ten, or a side that would hold less than a third of its share of bytes, every document
-    is cut at its end instead.
-    """
-    training, validation = [], []
-    least: dict[bytes, bytes] = {}  # of a text's names, so that no copy is trained on and judged by
-    for name, text in corpus.documents:
-        digest = hashlib.sha256(name.rsplit("/", 1)[-1].encode(errors="surrogateescape") + b"\0" + text).digest()
-        least[text] = min(digest, least.get(text, digest))
-    for _, text in corpus.documents:
-        chosen = validation if int.from_bytes(least[text][:4], "big") < validation_fraction * 2**32 else training
-        chosen.append(text)
-    held, whole = sum(map(len, validation)), corpus.size
-    share = held / max(whole, 1)
-    if len(corpus.documents) >= 10 and validation_fraction / 3 < share < min(3 * validation_fraction, 0.5):
-        return training, validation
-    cuts = [(text, int(len(text) * (1 - validation_fraction))) for _, text in corpus.documents]
-    return [text[:cut] for text, cut in cuts], [text[cut:] for text, cut in cuts]

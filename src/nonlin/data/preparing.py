@@ -1,0 +1,187 @@
+"""Tokens on disk: written once as a stream, checked by their hashes, written again where they are damaged."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nonlin.data import tokenizing
+from nonlin.data.corpus import Corpus, Progress
+from nonlin.data.splitting import SEPARATOR, Part, left_out
+from nonlin.data.splitting import sides as both_sides
+from nonlin.errors import UserError, rule
+
+SIDES = ("train", "validation")
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
+"""Of a byte-pair tokenizer trained here."""
+
+
+def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path = "bytes",
+            progress: Progress | None = None) -> dict[str, Any]:
+    """Write the corpus as tokens to ``directory`` and return its description; done before, it is read back.
+
+    Tokens there that are not what was written (a file cut, changed or gone) are written again. ``tokenizer`` is
+    "bytes", the vocabulary size of a byte-pair tokenizer trained on the training text, or a model's tokenizer.json.
+    Little of the text is in memory at once, however long it is; a tokenizer runs in several processes. ``progress``
+    is told (stage, bytes done, bytes in all). Raises UserError for a vocabulary outside 258…65535, a file that is
+    no tokenizer, or a folder that holds other data.
+    """
+    directory = Path(directory)
+    wanted = {"corpus_sha256": corpus.sha256, "tokenizer": identity(tokenizer)}
+    info = described(directory)
+    if info is not None:
+        if all(info.get(key) == value for key, value in wanted.items()):
+            if intact(directory):
+                return info
+        else:
+            raise UserError(f"data: {directory} holds other data ({info.get('description')}). Use another --out.")
+    directory.mkdir(parents=True, exist_ok=True)
+    sides = both_sides(corpus)
+    writing = _Writing(directory, sides, progress)
+    files = writing.tokenizer(tokenizer)
+    parts = {name: writing.side(name, side) for name, side in zip(SIDES, sides, strict=True)}
+    totals = {f"{name}_{what}": sum(p[what] for p in parts[name]) for name in SIDES for what in ("tokens", "bytes")}
+    info = wanted | {
+        "format": 1, "sha256": corpus.sha256, "description": corpus.description, "source": corpus.source,
+        "vocabulary": writing.vocabulary, "dtype": writing.dtype.name, "documents": len(corpus.documents), **totals,
+        "bytes_per_token_validation": sum(p["share"] * p["bytes"] / max(1, p["tokens"]) for p in parts["validation"]),
+        "parts": parts, "notes": [*corpus.notes, *writing.notes(sides)], "files": files | writing.files}
+    with _file(directory / "dataset.json") as write:
+        write(json.dumps(info, indent=1).encode())
+    return info
+
+
+def identity(tokenizer: str | int | Path) -> str | int:
+    """Return what stands for a tokenizer in a study's plan: of a file, the hash of what is in it."""
+    if tokenizer == "bytes":
+        return "bytes"
+    if type(tokenizer) is int and SMALLEST_VOCABULARY <= tokenizer <= LARGEST_VOCABULARY:
+        return tokenizer
+    if isinstance(tokenizer, (str, Path)) and Path(tokenizer).is_file():
+        return f"sha256:{_sha256(Path(tokenizer))}"
+    raise UserError(rule("data", "tokenizer", f'be "bytes", a vocabulary of {SMALLEST_VOCABULARY} to '
+                         f"{LARGEST_VOCABULARY}, or the path of a tokenizer.json", tokenizer, "Try 4096."))
+
+
+class _Writing:
+    """The files of one dataset as they are made."""
+
+    def __init__(self, directory: Path, sides: tuple[list[Part], list[Part]], progress: Progress | None):
+        self.directory, self.sides, self.progress = directory, sides, progress or (lambda stage, done, whole: None)
+        self.whole, self.done = sum(part.size for side in sides for part in side), 0
+        self.files: dict[str, str] = {}
+        self.vocabulary, self.dtype, self.path = 256, np.dtype(np.uint8), None
+        self.unknown_id: int | None = None
+        self.unknown = self.tokens = 0
+
+    def tokenizer(self, tokenizer: str | int | Path) -> dict[str, str]:
+        """Train, or copy, the tokenizer; return the hash of its file, by its name."""
+        if tokenizer == "bytes":
+            return {}
+        self.path = self.directory / "tokenizer.json"
+        if isinstance(tokenizer, int):
+            self.progress("Training the tokenizer", 0, 0)
+            training = self.sides[0]
+            made = tokenizing.train(_joined(training), sum(part.size for part in training), tokenizer).encode()
+        else:
+            tokenizing.load_tokenizer(tokenizer)
+            made = Path(tokenizer).read_bytes()
+        with _file(self.path) as write:
+            write(made)
+        loaded = tokenizing.load_tokenizer(self.path)
+        self.vocabulary, self.unknown_id = tokenizing.vocabulary_of(loaded), tokenizing.unknown_of(loaded)
+        self.dtype = np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.uint32)
+        return {"tokenizer.json": hashlib.sha256(made).hexdigest()}
+
+    def side(self, name: str, parts: list[Part]) -> list[dict[str, Any]]:
+        """Write one side's tokens; return what is in each part, in the file's order."""
+        found, digest = [], hashlib.sha256()
+        with _file(self.directory / f"{name}.bin") as write:
+            for number, part in enumerate(parts):
+                counts = {"description": part.description, "share": part.share, "tokens": 0, "bytes": 0}
+                for size, data in self._tokens(part, last=number + 1 == len(parts)):
+                    write(data)
+                    digest.update(data)
+                    counts["tokens"] += len(data) // self.dtype.itemsize
+                    counts["bytes"] += size
+                    self.done += size
+                    self.progress("Writing tokens", self.done, self.whole)
+                found.append(counts)
+        self.files[f"{name}.bin"] = digest.hexdigest()
+        return found
+
+    def _tokens(self, part: Part, last: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield (bytes of text, bytes of its tokens)."""
+        text = part.stream() if last else _ended(part)
+        if self.path is None:
+            yield from ((len(piece), piece) for piece in text)
+            return
+        for piece, ids in tokenizing.tokens(text, part.size, self.path):
+            self.tokens += len(ids)
+            if self.unknown_id is not None:
+                self.unknown += int(np.count_nonzero(ids == self.unknown_id))
+            yield len(piece), ids.astype(self.dtype).tobytes()
+
+    def notes(self, sides: tuple[list[Part], list[Part]]) -> list[str]:
+        """Return what is to be said of the tokens."""
+        copies, found = left_out(sides[0]), []
+        if copies:
+            found.append(f"{copies:,} documents of the text are in the validation text too: they are not trained on.")
+        if self.unknown:
+            found.append(f"{self.unknown:,} of {self.tokens:,} tokens are the tokenizer's token for text that it does "
+                         "not know: models cannot tell such text apart.")
+        return found
+
+
+def _joined(parts: list[Part]) -> Iterator[bytes]:
+    for number, part in enumerate(parts):
+        yield from part.stream() if number + 1 == len(parts) else _ended(part)
+
+
+def _ended(part: Part) -> Iterator[bytes]:
+    yield from part.stream()
+    yield SEPARATOR
+
+
+@contextlib.contextmanager
+def _file(path: Path) -> Iterator[Callable[[bytes], Any]]:
+    """Write a file in pieces; it appears under its name when it is whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file.write
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def described(directory: Path) -> dict[str, Any] | None:
+    """Return dataset.json; None where there is none, or no whole one."""
+    try:
+        info = json.loads((directory / "dataset.json").read_text())
+        return info if "corpus_sha256" in info else None
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+
+
+def intact(directory: Path | str) -> bool:
+    """Return whether the tokens in ``directory`` are those that :func:`prepare` wrote there."""
+    info = described(Path(directory))
+    try:
+        return info is not None and all(
+            _sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
+    except (OSError, KeyError, TypeError, AttributeError):
+        return False

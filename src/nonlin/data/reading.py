@@ -1,0 +1,279 @@
+"""Files of text as streams: what is in them, piece by piece, and what had to be left out."""
+
+import gzip
+import io
+import json
+import re
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nonlin.errors import UserError
+
+CHUNK = 1 << 20
+"""Bytes of text that are in hand at once."""
+
+LONGEST_RECORD = 64 << 20
+"""Bytes that one line of JSON may have: more is refused, since a line is parsed whole."""
+
+_LOOKED_AT = 4096  # bytes at a file's start that tell text from binary data
+_ZSTD_PIECE, _ZSTD_WINDOW = 2048, 1 << 27  # so many bytes make 64 MiB at most; and frames that need more are refused
+_ROWS = 64  # of a parquet file that are in memory at once
+_MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+_PLACES = 3  # of a kind of loss that are named
+
+#: (number of the record in its file, the next piece of its text).
+Pieces = Iterator[tuple[int, bytes]]
+
+
+@dataclass
+class Losses:
+    """What was left out or replaced on the way from files to text: counts, and the first places of each kind.
+
+    ``bytes_read`` of files, as they lie on disk, are done.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    places: dict[str, list[str]] = field(default_factory=dict)
+    bytes_read: int = 0
+
+    def add(self, kind: str, place: str) -> None:
+        """Count one loss; ``kind`` reads on after its number, as in "3 binary files left out"."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        places = self.places.setdefault(kind, [])
+        if len(places) < _PLACES:
+            places.append(printable(place))
+
+    def sentences(self) -> list[str]:
+        """Return a sentence a kind.
+
+        >>> losses = Losses()
+        >>> losses.add("records without text left out", "a.jsonl line 3")
+        >>> losses.sentences()
+        ['1 records without text left out: a.jsonl line 3.']
+        """
+        return [f"{count:,} {kind}: {', '.join(self.places[kind])}{', …' if count > _PLACES else ''}."
+                for kind, count in self.counts.items()]
+
+
+def printable(name: str) -> str:
+    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
+
+    >>> printable("caf\udce9.txt")
+    'caf\\xe9.txt'
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def unreadable(path: Path | str, why: object) -> UserError:
+    """Return the error for a file that is damaged or holds something else."""
+    return UserError(f"data: {printable(str(path))} cannot be read: {why}. Pass text, .gz, .zst, .jsonl or .parquet.")
+
+
+def pieces(path: Path, losses: Losses, in_folder: bool) -> Pieces:
+    """Yield a file's texts, each as one or more pieces that have its number.
+
+    Nothing larger than a piece, or one record, is in memory. A file of binary data is left out of a folder and
+    refused by itself. Raises UserError for all that a damaged file can raise, with the line where there are lines.
+    """
+    try:
+        with path.open("rb", CHUNK) as file:
+            before = losses.bytes_read
+            for piece in _parsed(file, path, losses, in_folder):
+                losses.bytes_read = before + file.tell()
+                yield piece
+    except UserError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, RecursionError, MemoryError, zlib.error) as error:
+        raise unreadable(path, str(error) or type(error).__name__) from error
+    except Exception as error:  # zstandard and pyarrow raise classes of their own for damaged files
+        if type(error).__module__.split(".")[0] not in ("zstandard", "pyarrow"):
+            raise
+        raise unreadable(path, error) from error
+
+
+def _parsed(file: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
+    name, text = _opened(file, path.name.lower())
+    if name.endswith(".parquet"):
+        yield from _rows(file if text is file else _copied(text), path, losses)
+    elif name.endswith((".jsonl", ".ndjson", ".jsonlines")):
+        yield from _records(_lines(text), path, losses)
+    elif name.endswith(".json") and (form := _json_form(path)):
+        yield from _records(form(text), path, losses)
+    else:
+        yield from _plain(text, path, losses, in_folder)
+
+
+def _opened(file: BinaryIO, name: str) -> tuple[str, Any]:
+    """Return a file's name without the ending of a compression, and what it holds, as a file to read."""
+    if name.endswith(".gz"):
+        return name.removesuffix(".gz"), io.BufferedReader(gzip.GzipFile(fileobj=file), CHUNK)  # type: ignore
+    if name.endswith((".zst", ".zstd")):
+        return name.rsplit(".", 1)[0], io.BufferedReader(_Decompressed(_zstandard(file)), CHUNK)
+    return name, file
+
+
+def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
+    chunk = text.read(CHUNK)
+    if b"\0" in chunk[:_LOOKED_AT]:
+        if not in_folder:
+            raise ValueError("it holds binary data, not text")
+        losses.add("binary files left out", str(path))
+        return
+    while chunk:
+        yield 0, chunk
+        chunk = text.read(CHUNK)
+
+
+# Compression.
+
+class _Decompressed(io.RawIOBase):
+    """What a generator of bytes makes, as a file to read."""
+
+    def __init__(self, parts: Iterator[bytes]):
+        self.parts, self.rest = parts, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.rest:
+            part = next(self.parts, None)
+            if part is None:
+                return 0
+            self.rest = memoryview(part)
+        count = min(len(buffer), len(self.rest))
+        buffer[:count], self.rest = self.rest[:count], self.rest[count:]
+        return count
+
+
+def _zstandard(file: BinaryIO) -> Iterator[bytes]:
+    """Yield the text of all frames; ValueError where the last is not whole, which a stream reader keeps to itself."""
+    import zstandard
+
+    rest, frame = file.read(_ZSTD_PIECE), None
+    while rest or frame is not None:
+        if not rest:
+            rest = file.read(_ZSTD_PIECE)
+            if not rest:
+                raise ValueError("its end is missing")
+        if frame is None:
+            frame = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).decompressobj()
+        yield frame.decompress(rest)
+        rest = b""
+        if frame.eof:
+            rest, frame = frame.unused_data or file.read(_ZSTD_PIECE), None
+
+
+def _copied(stream: BinaryIO) -> BinaryIO:
+    """Return the stream's content as a file in which one can go back and forth."""
+    copy: Any = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as it is read
+    while chunk := stream.read(CHUNK):
+        copy.write(chunk)
+    copy.seek(0)
+    return copy
+
+
+# Records.
+
+def _lines(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    number = 0
+    while line := text.readline(LONGEST_RECORD + 1):
+        number += 1
+        if len(line) > LONGEST_RECORD:
+            raise ValueError(f"line {number} is longer than {LONGEST_RECORD >> 20} MiB")
+        if line.strip():
+            yield f"line {number}", line
+
+
+def _elements(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield the objects and arrays that a JSON array holds, each as its own text, by a count of brackets."""
+    depth, quoted, number, element, held = 0, False, 0, bytearray(), b""
+    while chunk := held + text.read(CHUNK):
+        whole = len(chunk) - len(chunk.rstrip(b"\\"))
+        held = chunk[-1:] if whole % 2 and chunk != held else b""  # a backslash that waits for what it escapes
+        chunk, begin = chunk.removesuffix(held), 0
+        for found in _MARKS.finditer(chunk):
+            mark = found[0]
+            if mark == b'"':
+                quoted = not quoted
+            elif not quoted and mark in b"{[":
+                depth += 1
+                begin = found.start() if depth == 2 else begin
+            elif not quoted and mark in b"}]":
+                depth -= 1
+                if depth == 1:
+                    number += 1
+                    yield f"record {number}", bytes(element + chunk[begin:found.end()])
+                    element.clear()
+        if depth > 1:
+            element += chunk[begin:]
+        if len(element) > LONGEST_RECORD:
+            raise ValueError(f"record {number + 1} is longer than {LONGEST_RECORD >> 20} MiB")
+    if depth:
+        raise ValueError("its end is missing")
+
+
+def _json_form(path: Path) -> Callable[[Any], Iterator[tuple[str, bytes]]] | None:
+    """Return how to read a .json file that holds records with a text; None where it is text itself."""
+    with path.open("rb", CHUNK) as file:
+        text = _opened(file, path.name.lower())[1]
+        form = _elements if text.peek(CHUNK).lstrip()[:1] == b"[" else _lines
+        try:
+            record = json.loads(next(form(text))[1])
+        except (ValueError, StopIteration, RecursionError):
+            return None
+        return form if isinstance(record, dict) and "text" in record else None
+
+
+def _records(records: Iterator[tuple[str, bytes]], path: Path, losses: Losses) -> Pieces:
+    index = 0
+    for place, raw in records:
+        try:
+            record = json.loads(raw)
+        except RecursionError as error:
+            raise ValueError(f"{place} is nested too deeply") from error
+        except ValueError as error:
+            raise ValueError(f"{place} is not JSON: {error}") from error
+        if not isinstance(record, dict) or not isinstance(record.get("text", 0), str | None):
+            raise ValueError(f'{place} has no "text"')
+        text = encoded(record["text"], f"{path} {place}", losses)
+        if text:
+            yield index, text
+            index += 1
+
+
+def encoded(text: str | None, place: str, losses: Losses) -> bytes:
+    """Return a record's text as UTF-8; empty where it has none. Lone surrogates, which UTF-8 has not, are replaced."""
+    if not text:
+        losses.add("records without text left out", place)
+        return b""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        losses.add("records with lone surrogates, each replaced by U+FFFD", place)
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def _rows(file: BinaryIO, path: Path, losses: Losses) -> Pieces:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
+    schema = table.schema_arrow
+    if "text" not in schema.names:
+        raise ValueError(f'no column "text" among {", ".join(schema.names)}')
+    kind = schema.field("text").type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        raise ValueError(f'its column "text" holds {kind}')
+    index = row = 0
+    for batch in table.iter_batches(_ROWS, columns=["text"]):
+        for value in batch.column(0).to_pylist():
+            row += 1
+            text = encoded(value, f"{path} row {row}", losses)
+            if text:
+                yield index, text
+                index += 1

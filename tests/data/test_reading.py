@@ -1,0 +1,163 @@
+"""Nothing is dropped or misread in silence: what a file holds is text, or is counted with its file and line."""
+
+import gzip
+import json
+import os
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nonlin.data import load_corpus, prepare, reading
+from nonlin.errors import UserError
+
+TEXT = "".join(f"{i}: the naïve café costs {i * 7 % 13} €\n" for i in range(4000))
+BYTES = TEXT.encode()
+
+
+def lines(*records):
+    return b"".join(json.dumps(r).encode() + b"\n" for r in records)
+
+
+def texts_of(path):
+    return [text for _, text in load_corpus(path).documents]
+
+
+def test_a_zero_character_in_a_record_drops_nothing(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": TEXT}, {"text": "a\0b"}, {"text": TEXT}))
+    for where in (tmp_path, tmp_path / "a.jsonl"):
+        assert texts_of(where) == [BYTES, b"a\0b", BYTES]
+    assert load_corpus(tmp_path).notes == ()
+
+
+def test_null_and_empty_records_are_left_out_and_counted_by_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines({"text": TEXT}, {"text": None}, {"text": ""}, {"text": "x"}, *[{"text": None}] * 5))
+    corpus = load_corpus(path)
+    assert [text for _, text in corpus.documents] == [BYTES, b"x"]
+    note, = corpus.notes
+    assert note.startswith("7 records without text left out") and f"{path} line 2" in note and "line 3" in note
+    pyarrow.parquet.write_table(pyarrow.table({"text": [TEXT, None, "x"]}), tmp_path / "a.parquet")
+    corpus = load_corpus(tmp_path / "a.parquet")
+    assert "row 2" in corpus.notes[0] and len(corpus.documents) == 2
+
+
+def test_lone_surrogates_are_replaced_and_counted_and_pairs_are_characters(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(lines({"text": TEXT}) + b'{"text": "a\\ud800b"}\n{"text": "\\ud83d\\ude00 \\udc00"}\n')
+    corpus = load_corpus(path)
+    assert [text for _, text in corpus.documents][1:] == ["a\ufffdb".encode(), "\U0001f600 \ufffd".encode()]
+    note, = corpus.notes
+    assert note.startswith("2 records with lone surrogates") and "line 2" in note and "line 3" in note
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "A.JSONL", "a.jsonlines", "a.json", "a.json.gz", "a.JSON.GZ",
+                                  "a.ndjson.zst", "a.jsonl.gz"])
+def test_records_are_read_as_records_whatever_the_file_is_called(tmp_path, name):
+    content = lines({"text": TEXT, "id": 1}, {"text": "one {\"text\": 2} \\", "id": 2})
+    if name.lower().endswith(".gz"):
+        content = gzip.compress(content)
+    elif name.endswith(".zst"):
+        content = zstandard.ZstdCompressor().compress(content)
+    (tmp_path / name).write_bytes(content)
+    assert texts_of(tmp_path / name) == [BYTES, b'one {"text": 2} \\']
+
+
+def test_a_json_array_of_records_is_records_and_other_json_is_text(tmp_path):
+    records = [{"id": [1, {"a": "]"}], "text": TEXT}, {"text": 'quoted " and \\ and ]}'}, {"text": "x" * 3_000_000}]
+    (tmp_path / "a.json").write_text(json.dumps(records, indent=2))
+    assert texts_of(tmp_path / "a.json") == [r["text"].encode() for r in records]
+    for content in (json.dumps({"body": TEXT}), json.dumps([TEXT, 1]), json.dumps({"a": TEXT}, indent=1),
+                    json.dumps([[TEXT]]), "[1, 2, " + TEXT):
+        (tmp_path / "b.json").write_text(content)
+        assert texts_of(tmp_path / "b.json") == [content.encode()]
+
+
+@given(st.lists(st.recursive(st.text() | st.integers() | st.none(), lambda x: st.lists(x) | st.dictionaries(
+    st.text(), x), max_leaves=6), max_size=5), st.integers(1, 40))
+@settings(max_examples=200, deadline=None)
+def test_elements_of_an_array_are_found_wherever_the_pieces_end(values, size):
+    objects = [{"text": v} for v in values]
+    whole = json.dumps(objects).encode()
+
+    class Short:
+        def __init__(self):
+            self.at = 0
+
+        def read(self, _):
+            self.at += size
+            return whole[self.at - size:self.at]
+
+    assert [json.loads(raw) for _, raw in reading._elements(Short())] == objects
+
+
+@pytest.mark.parametrize(("content", "why"), [
+    (lines({"text": "fine"}) + b"[" * 100_000 + b"\n", "line 2 is nested too deeply"),
+    (lines({"text": "fine"}) + b'{"text": "no end\n', "line 2 is not JSON"),
+    (lines({"text": "fine"}, {"texts": "x"}), 'line 2 has no "text"')])
+def test_a_line_that_is_no_record_is_refused_by_its_number(tmp_path, content, why):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=why):
+        load_corpus(tmp_path)
+
+
+def test_a_line_longer_than_the_stated_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 1 << 20)
+    (tmp_path / "a.jsonl").write_bytes(lines({"text": "x"}, {"text": "x" * (1 << 20)}))
+    with pytest.raises(UserError, match="line 2 is longer than 1 MiB"):
+        load_corpus(tmp_path)
+
+
+def test_what_a_folder_holds_beside_text_is_counted(tmp_path):
+    (tmp_path / "a.txt").write_bytes(BYTES)
+    (tmp_path / "b.png").write_bytes(b"\x89PNG\0\0")
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "again").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    notes = "\n".join(load_corpus(tmp_path).notes)
+    for count, kind, name in ((1, "binary files", "b.png"), (1, "empty files", "empty.txt"),
+                              (1, "hidden files and folders", ".git"), (3, "broken links and special", "gone"),
+                              (1, "links to folders", "again")):
+        assert f"{count} {kind}" in notes and name in notes
+
+
+@pytest.mark.parametrize("kind", ["pipe", "loop", "zero"])
+def test_what_is_neither_a_file_nor_a_folder_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / kind
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "loop":
+        path.symlink_to(path)
+    else:
+        path = "/dev/zero"
+    with pytest.raises(UserError, match="cannot be read"):
+        load_corpus(path)
+
+
+def test_a_name_that_is_no_utf8_is_read_shown_and_written(tmp_path):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    with open(folder + b"/\xff.txt", "wb") as file:
+        file.write(BYTES)
+    corpus = load_corpus(os.fsdecode(folder))
+    assert texts_of(os.fsdecode(folder)) == [BYTES]
+    corpus.description.encode()
+    assert "caf\\xe9" in corpus.description
+    info = prepare(corpus, tmp_path / "data")
+    json.dumps(info, ensure_ascii=False).encode()
+
+
+@given(st.lists(st.binary(max_size=300), max_size=6), st.sampled_from([gzip.compress, zstandard.compress]))
+@settings(max_examples=50, deadline=None)
+def test_frames_one_after_the_other_are_one_text(tmp_path_factory, parts, compress):
+    ending = ".gz" if compress is gzip.compress else ".zst"
+    path = tmp_path_factory.mktemp("frames") / f"a.txt{ending}"
+    body = [BYTES, *parts]
+    path.write_bytes(b"".join(map(compress, body)))
+    assert texts_of(path) == [b"".join(body)]
