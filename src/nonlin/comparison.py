@@ -14,6 +14,7 @@ from typing import Any
 
 from nonlin.data import Sources, intact
 from nonlin.errors import Interrupted, NonlinError, UserError, rule
+from nonlin.files import finite, write_json
 from nonlin.functions import Definition, get, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
@@ -23,7 +24,6 @@ from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, 
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
-from nonlin.study.store import finite, write_json
 
 #: Compared where nobody says which.
 ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")

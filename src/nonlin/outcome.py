@@ -176,8 +176,8 @@ def load_study(directory: str | Path) -> Study:
     """
     folder = load(directory)
     if folder.results is None:
+        from nonlin.files import finite
         from nonlin.study.results import results
-        from nonlin.study.store import finite
 
         records = {key: record for key, (_, record) in folder.trials().items()}
         folder = replace(folder, results=finite(results(folder.plan, records)))

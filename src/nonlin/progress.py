@@ -215,10 +215,11 @@ class Bytes:
         if stage != self.stage:
             self.stage, self.began, self.told = stage, now, now
             if self.bar is not None:
-                self.bar.tasks and self.bar.remove_task(self.bar.tasks[0].id)
+                for task in list(self.bar.task_ids):
+                    self.bar.remove_task(task)
                 self.bar.add_task(stage, total=None)
         if self.bar is not None:
-            self.bar.update(self.bar.tasks[0].id, completed=done, total=whole or None)
+            self.bar.update(self.bar.task_ids[0], completed=done, total=whole or None)
         elif now - self.told > _QUIET_BYTES_SECONDS and done:
             self.told = now
             left = f", {span((now - self.began) * (whole - done) / done)} left" if whole >= done else ""

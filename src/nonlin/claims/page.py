@@ -7,9 +7,9 @@ from typing import Any
 
 from nonlin.claims import all_claims
 from nonlin.claims.claim import VERDICTS, Claim
+from nonlin.files import finite, write_atomically, writing
 from nonlin.report import style
 from nonlin.report.explorer import environment
-from nonlin.study.store import finite, write_atomically
 
 #: The verdicts' colours are those of a study's.
 CLASSES = dict(zip(VERDICTS, ("better", "worse", "tie", "undecided"), strict=True))
@@ -17,7 +17,11 @@ CLASSES = dict(zip(VERDICTS, ("better", "worse", "tie", "undecided"), strict=Tru
 
 def build(directory: str | Path, results: Mapping[str, Any]) -> Path:
     """Write claims.html and figures/ from the values of results.json, and return the page's path."""
-    directory = Path(directory)
+    with writing(directory):
+        return _build(Path(directory), results)
+
+
+def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     target = directory / "figures"
     target.mkdir(exist_ok=True)
     known: dict[int, Claim] = {claim.number: claim for claim in all_claims()}

@@ -73,6 +73,12 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
+    except OSError as error:  # what the system refuses is nothing that a traceback explains
+        from nonlin.files import disk_full, disk_full_error
+
+        where = error.filename or "your files"
+        click.echo(f"Error: {disk_full_error(where) if disk_full(error) else error}", err=True)
+        status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()
         status = _FAILED

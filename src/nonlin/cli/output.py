@@ -8,7 +8,13 @@ import click
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    # What a file's name has that is no UTF-8 becomes JSON's own escape.
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def show(text: object) -> None:
+    """Print a path or a text on standard output, its bytes as they were given."""
+    click.echo(str(text).encode("utf-8", "surrogateescape"))
 
 
 def say(text: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nonlin.cli.output import json_option, print_json
+from nonlin.cli.output import json_option, print_json, say, show
 
 
 @click.command()
@@ -13,10 +13,13 @@ from nonlin.cli.output import json_option, print_json
 def report(directory: Path, as_json: bool) -> None:
     """Build DIRECTORY/report.html and DIRECTORY/figures again from the study's records."""
     from nonlin.report import build
+    from nonlin.study import load
 
+    for note in load(directory).notes:
+        say(f"Take care: {note}")
     page = build(directory)
     figures = sorted(str(path) for path in (directory / "figures").iterdir())
     if as_json:
         print_json({"report": str(page), "figures": figures})
     else:
-        click.echo(page)
+        show(page)

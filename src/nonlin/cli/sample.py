@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from nonlin.cli.output import json_option, print_json
+from nonlin.cli.output import json_option, print_json, show
 
 
 @click.command()
@@ -27,4 +27,4 @@ def sample(directory: Path, prompt: str, arm: str | None, length: int, temperatu
     if as_json:
         print_json({"arm": chosen, "trial": study.best_trial(chosen), "prompt": prompt, "text": text})
     else:
-        click.echo(text)
+        show(text)

@@ -51,7 +51,7 @@ def _page(selected: "Definition | None", out: Path, as_json: bool) -> None:
         print_json({"page": str(path), "activations": [d.name for d in shown],
                     "selected": selected.name if selected else _FIRST})
     else:
-        click.echo(path)
+        click.echo(str(path).encode("utf-8", "surrogateescape"))
 
 
 def _catalog(found: list) -> None:

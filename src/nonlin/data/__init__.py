@@ -6,4 +6,5 @@ from nonlin.data.preparing import identity, intact, prepare
 from nonlin.data.sources import Sources
 from nonlin.data.splitting import split
 
-__all__ = ["Corpus", "Dataset", "Sources", "batch", "evaluation_batches", "identity", "intact", "load_corpus", "prepare", "split"]
+__all__ = ["Corpus", "Dataset", "Sources", "batch", "evaluation_batches", "identity", "intact", "load_corpus",
+           "prepare", "split"]

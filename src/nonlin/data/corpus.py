@@ -11,9 +11,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from nonlin.data.reading import Losses, encoded, pieces, printable, unreadable
+from nonlin.data.reading import Losses, encoded, pieces, unreadable
 from nonlin.data.spool import Documents, Spool
 from nonlin.errors import UserError, rule
+from nonlin.files import printable, writing
 
 SMALLEST_BYTES = 64 * 1024
 DATASET_BYTES = 100_000_000
@@ -50,7 +51,8 @@ class Corpus:
     def take(self, documents: Streamed, progress: Callable[[], None] = lambda: None) -> None:
         """Append documents; no more than a piece of a text is in memory."""
         for name, text in documents:
-            self.spool.add(name, _watched(text, progress))
+            with writing(self.spool.scratch):
+                self.spool.add(name, _watched(text, progress))
 
     @property
     def documents(self) -> Documents:

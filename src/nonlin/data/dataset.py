@@ -1,7 +1,6 @@
 """Prepared tokens, and the batches that a run takes from them."""
 
 import functools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from nonlin.data import tokenizing
 from nonlin.errors import UserError, rule
+from nonlin.files import Unreadable, read_json
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class Dataset:
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
         try:
-            self.info: dict[str, Any] = json.loads((self.directory / "dataset.json").read_text())
+            self.info: dict[str, Any] = read_json(self.directory / "dataset.json")
             dtype = np.dtype(self.info["dtype"])
             self.train, self.validation = (
                 np.memmap(self.directory / f"{name}.bin", dtype=dtype, mode="r") for name in ("train", "validation"))
             counts = [self.info[f"{name}_tokens"] for name in ("train", "validation")]
             self.train_spans, self.validation_spans = (_spans(self.info, name) for name in ("train", "validation"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (Unreadable, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"data: {directory} must hold a prepared dataset; {error}. "
                             "Start the study again.") from error
         for array, count in zip((self.train, self.validation), counts, strict=True):
@@ -48,10 +48,10 @@ class Dataset:
         return tokenizing.load_tokenizer(self.directory / "tokenizer.json")
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of a text."""
+        """Return the tokens of a text, which may hold bytes that are no UTF-8, as the command line's arguments do."""
         if self.info["tokenizer"] == "bytes":
             return list(text.encode("utf-8", "surrogateescape"))
-        return tokenizing.encode(self._tokenizer, text)
+        return tokenizing.encode(self._tokenizer, text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
     def decode(self, tokens: list[int]) -> str:
         """Return the text of tokens; bytes that are no UTF-8 become the replacement character."""

@@ -15,6 +15,7 @@ from nonlin.data.corpus import Corpus, Progress
 from nonlin.data.splitting import SEPARATOR, Part, left_out
 from nonlin.data.splitting import sides as both_sides
 from nonlin.errors import UserError, rule
+from nonlin.files import Unreadable, lock, plain_name, read_json, write_atomically, writing
 
 SIDES = ("train", "validation")
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
@@ -40,7 +41,17 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path =
                 return info
         else:
             raise UserError(f"data: {directory} holds other data ({info.get('description')}). Use another --out.")
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        with lock(directory / ".lock", wait=True):
+            again = described(directory)  # another process may have written it meanwhile
+            if again is not None and again.items() >= wanted.items() and intact(directory):
+                return again
+            return _write(corpus, directory, tokenizer, wanted, progress)
+
+
+def _write(corpus: Corpus, directory: Path, tokenizer: str | int | Path, wanted: dict[str, Any],
+           progress: Progress | None) -> dict[str, Any]:
     sides = both_sides(corpus)
     writing = _Writing(directory, sides, progress)
     files = writing.tokenizer(tokenizer)
@@ -51,8 +62,7 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path =
         "vocabulary": writing.vocabulary, "dtype": writing.dtype.name, "documents": len(corpus.documents), **totals,
         "bytes_per_token_validation": sum(p["share"] * p["bytes"] / max(1, p["tokens"]) for p in parts["validation"]),
         "parts": parts, "notes": [*corpus.notes, *writing.notes(sides)], "files": files | writing.files}
-    with _file(directory / "dataset.json") as write:
-        write(json.dumps(info, indent=1).encode())
+    write_atomically(directory / "dataset.json", json.dumps(info, indent=1))
     return info
 
 
@@ -91,8 +101,7 @@ class _Writing:
         else:
             tokenizing.load_tokenizer(tokenizer)
             made = Path(tokenizer).read_bytes()
-        with _file(self.path) as write:
-            write(made)
+        write_atomically(self.path, made)
         loaded = tokenizing.load_tokenizer(self.path)
         self.vocabulary, self.unknown_id = tokenizing.vocabulary_of(loaded), tokenizing.unknown_of(loaded)
         self.dtype = np.dtype(np.uint16 if self.vocabulary <= 1 << 16 else np.uint32)
@@ -171,10 +180,10 @@ def _sha256(path: Path) -> str:
 def described(directory: Path) -> dict[str, Any] | None:
     """Return dataset.json; None where there is none, or no whole one."""
     try:
-        info = json.loads((directory / "dataset.json").read_text())
-        return info if "corpus_sha256" in info else None
-    except (OSError, ValueError, TypeError, RecursionError):
+        info = read_json(directory / "dataset.json")
+    except Unreadable:
         return None
+    return info if isinstance(info, dict) and "corpus_sha256" in info else None
 
 
 def intact(directory: Path | str) -> bool:
@@ -182,6 +191,6 @@ def intact(directory: Path | str) -> bool:
     info = described(Path(directory))
     try:
         return info is not None and all(
-            _sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
+            plain_name(name) and _sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
     except (OSError, KeyError, TypeError, AttributeError):
         return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nonlin.errors import UserError
+from nonlin.files import printable
 
 CHUNK = 1 << 20
 """Bytes of text that are in hand at once."""
@@ -57,15 +58,6 @@ class Losses:
         """
         return [f"{count:,} {kind}: {', '.join(self.places[kind])}{', …' if count > _PLACES else ''}."
                 for kind, count in self.counts.items()]
-
-
-def printable(name: str) -> str:
-    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
-
-    >>> printable("caf\udce9.txt")
-    'caf\\xe9.txt'
-    """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def unreadable(path: Path | str, why: object) -> UserError:

@@ -25,7 +25,8 @@ class Spool:
     """Documents as they come; read again in order, piece by piece."""
 
     def __init__(self, scratch: Path | None = None):
-        self._text, self._names, self._index = (_Bytes(scratch) for _ in range(3))
+        self.scratch = scratch or Path(tempfile.gettempdir())
+        self._text, self._names, self._index = (_Bytes(self.scratch) for _ in range(3))
         self._digest = hashlib.sha256()
         self.count = 0
 
@@ -81,8 +82,8 @@ class Spool:
 class _Bytes:
     """Bytes that only grow, in memory or in a file; what is read lies in a window, so that short reads cost little."""
 
-    def __init__(self, scratch: Path | None):
-        self._file = tempfile.SpooledTemporaryFile(MEMORY, dir=scratch and str(scratch))  # noqa: SIM115  lives as long as this
+    def __init__(self, scratch: Path):
+        self._file = tempfile.SpooledTemporaryFile(MEMORY, dir=str(scratch))  # noqa: SIM115  lives as long as this
         self.size, self._at_end = 0, True
         self._window, self._window_start = b"", 0
 

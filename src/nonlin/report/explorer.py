@@ -12,8 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from nonlin.errors import UserError
+from nonlin.files import write_atomically
 from nonlin.functions import Definition, describe, javascript, mathml
-from nonlin.study.store import write_atomically
 
 _KINDS = {"pointwise": "plain", "gated": "gated", "tensor": "not pointwise"}
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nonlin.files import write_atomically, writing
 from nonlin.report import style
 from nonlin.report.explorer import environment
 from nonlin.report.health_figures import FIGURES, MEASURES
 from nonlin.report.tables import Table, number
-from nonlin.study.store import write_atomically
 
 GRADES = ("serious", "warning", "info")
 
@@ -59,6 +59,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
         record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
         header=header, rows=rows, number=number, grades=GRADES)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page)
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
     return path

@@ -1,15 +1,14 @@
 """The page: one self-contained HTML file, readable offline, light and dark."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
+from nonlin.files import Unreadable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
 from nonlin.report import explorer, figures, style, tables
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
-from nonlin.study.store import write_atomically
 
 _VERDICTS = ("better", "worse", "tie", "undecided", "baseline")
 
@@ -24,6 +23,11 @@ def build(directory: str | Path) -> Path:
     if folder.results is None:
         raise UserError(f"report: {directory} must hold a study with results; it has none yet. "
                         f"Continue it: nonlin compare --resume --out {directory}")
+    with writing(folder.directory):
+        return _build(folder)
+
+
+def _build(folder: StudyFolder) -> Path:
     study = read(folder)
     target = folder.directory / "figures"
     target.mkdir(exist_ok=True)
@@ -52,7 +56,7 @@ def _definitions(study: Study) -> list[Definition]:
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder.directory / "samples.json").read_text(encoding="utf-8"))
+        found = read_json(folder.directory / "samples.json")
         return {"prompt": str(found["prompt"]), "texts": {k: str(v) for k, v in found["texts"].items()}}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (Unreadable, KeyError, TypeError, AttributeError):
         return None  # an interrupted study has none; the page says so

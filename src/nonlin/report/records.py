@@ -41,8 +41,8 @@ class Study:
 
 def read(folder: StudyFolder) -> Study:
     """Return what a folder's page shows; its results must be there."""
-    results = folder.results
-    assert results is not None
+    assert folder.results is not None
+    results: dict[str, Any] = folder.results | {"remarks": [*folder.notes, *folder.results["remarks"]]}
     order = {name: i for i, name in enumerate(results["ranking"])}
     arms = sorted(results["arms"], key=lambda arm: order[arm["name"]])
     data = results["data"]

@@ -1,55 +1,115 @@
 """Reading a study that lies on disk."""
 
 import json
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
+from nonlin.files import Unreadable, finite, read_bytes, read_json
 from nonlin.study.plan import Plan
+from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
+
+_OF_A_CALL = ("environment", "timing")  # what no record says
 
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study on disk: its plan, its results (None before the first are written) and its trials."""
+    """A study on disk: its plan, its results (None before the first are written) and its trials.
+
+    ``notes`` say what of the folder was damaged or changed.
+    """
 
     directory: Path
     plan: Plan
     results: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
 
     def trials(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """Return (config, record) of every finished trial by its hash; damaged ones are left out."""
-        store = Store(self.directory)
-        found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
-        for key in store.hashes():
-            try:
-                found[key] = store.read(key)
-            except DamagedRecord:
-                continue
-        return found
+        return _trials(Store(self.directory))[0]
 
     def trial(self, key: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
         """Return (config, record, lines of metrics.jsonl) of one trial. UserError if it is damaged or not there."""
+        metrics = self.directory / "trials" / key / "metrics.jsonl"
         try:
             config, record = Store(self.directory).read(key)
-        except DamagedRecord as damage:
+            lines = read_bytes(metrics).splitlines() if os.path.lexists(metrics) else []
+            return config, record, [json.loads(line) for line in lines]
+        except (DamagedRecord, Unreadable, ValueError) as damage:
             raise UserError(f"{self.directory} must hold the finished run {key}; {damage}. "
                             "Continue the study: it runs again.") from damage
-        metrics = self.directory / "trials" / key / "metrics.jsonl"
-        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.exists() else []
-        return config, record, [json.loads(line) for line in lines]
 
 
 def load(directory: str | Path) -> StudyFolder:
-    """Return the study in a folder. UserError where there is none."""
+    """Return the study in a folder. UserError where there is none.
+
+    Its results are made from its records; where results.json says something else, the notes name it.
+    """
     directory = Path(directory)
-    plan = Store(directory).plan() if (directory / "plan.json").exists() else None
-    if plan is None:
+    store = Store(directory) if os.path.lexists(directory / "plan.json") else None
+    plan = store.plan() if store else None
+    if store is None or plan is None:
         raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")
-    path = directory / "results.json"
+    if not os.path.lexists(directory / "results.json"):
+        return StudyFolder(directory, plan, None)
+    return StudyFolder(directory, plan, *_results(store, plan))
+
+
+def _trials(store: Store) -> tuple[dict[str, tuple[dict[str, Any], dict[str, Any]]], list[str]]:
+    """Return the trials that are whole, and a word on each that is not."""
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    damaged: list[str] = []
+    for key in store.hashes():
+        try:
+            found[key] = store.read(key)
+        except DamagedRecord as damage:
+            damaged.append(f"The finished run {key} is damaged ({damage}) and left out; the study's command runs it "
+                           "again.")
+    return found, damaged
+
+
+def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]:
+    path = store.directory / "results.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except ValueError as error:
+        written = read_json(path)
+        if not isinstance(written, dict):
+            raise Unreadable("it holds no results")
+    except Unreadable as error:
         raise UserError(f"{path} must be JSON; {error}. Give the study's command again: it writes it anew.") from error
-    return StudyFolder(directory, plan, results)
+    trials, notes = _trials(store)
+    if not trials and not notes:  # results that were copied without their runs
+        return written, ("There are no runs' records here to check results.json with.",)
+    records = {key: record for key, (_, record) in trials.items()}
+    made = json.loads(json.dumps(finite(results_of(plan, records, interrupted=written.get("status") == "interrupted"))))
+    made |= {key: written[key] for key in _OF_A_CALL if _like(made[key], written.get(key))}
+    changed = list(_differences(made, written))
+    if changed:
+        places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
+        notes.append(f"results.json does not say what the runs' records say ({places}): it was edited, or written by "
+                     "another version of nonlin. What is shown is made from the records.")
+    return made, tuple(notes)
+
+
+def _like(made: Any, written: Any) -> bool:
+    """Whether a value has the shape of ours, so that it can stand in its place."""
+    if isinstance(made, dict):
+        return isinstance(written, dict) and all(_like(made[key], written.get(key)) for key in made)
+    return isinstance(written, int | float) if isinstance(made, int | float) else type(made) is type(written)
+
+
+def _differences(made: Any, written: Any, place: str = "") -> Iterator[str]:
+    """Yield where two values differ, but for what no record says."""
+    if isinstance(made, Mapping) and isinstance(written, Mapping):
+        for key in dict.fromkeys([*made, *written]):
+            if key not in _OF_A_CALL:
+                yield from _differences(made.get(key), written.get(key), f"{place}.{key}".lstrip("."))
+    elif isinstance(made, list) and isinstance(written, list) and len(made) == len(written):
+        for index, (one, other) in enumerate(zip(made, written, strict=True)):
+            name = one.get("name", index) if isinstance(one, Mapping) else index
+            yield from _differences(one, other, f"{place}.{name}")
+    elif made != written:
+        yield place

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nonlin.errors import NonlinError, UserError
+from nonlin.files import disk_full, disk_full_error, finite
 from nonlin.study.engines.protocol import Engine, Event, Handle, Request, error_of
-from nonlin.study.store import Store, disk_full, disk_full_error, finite
+from nonlin.study.store import Store
 
 #: How often a run is started that is lost for these causes. What ends its own process every time is the run's
 #: fault; nodes and preemptions are not.

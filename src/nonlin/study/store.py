@@ -3,11 +3,9 @@
 import contextlib
 import csv
 import errno
-import fcntl
 import hashlib
 import io
 import json
-import math
 import os
 import re
 import shutil
@@ -16,12 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
+from nonlin.files import (
+    Unreadable,
+    finite,
+    lock,
+    plain_name,
+    read_bytes,
+    read_json,
+    sync,
+    unwritable,
+    write_atomically,
+    writing,
+)
 from nonlin.study.plan import Plan
 from nonlin.training.config import config_hash
 
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|os error 28\b|errno 28\b", re.IGNORECASE)
 # What a study's folder may hold before its plan is written.
 _KNOWN = {"data", "trials", "running"}
 
@@ -30,74 +38,10 @@ class DamagedRecord(Exception):
     """A trial's folder is not what was written there."""
 
 
-def disk_full(problem: BaseException | str) -> bool:
-    """Return whether an error, or another process's account of one, says that the disk is full."""
-    if isinstance(problem, OSError) and problem.errno in _FULL:
-        return True
-    return bool(_FULL_TEXT.search(str(problem)))
-
-
-def disk_full_error(directory: Path | str) -> UserError:
-    """Return the error of a full disk."""
-    return UserError(f"the disk that holds {directory} is full; every finished run is kept. "
-                     "Free some space, then give the same command again: it continues.")
-
-
-def finite(value: Any) -> Any:
-    """Return JSON values with null for every number that JSON cannot write.
-
-    >>> finite({"a": [1.0, float("nan")]})
-    {'a': [1.0, None]}
-    """
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _checksum(values: Mapping[str, Any]) -> str:
     text = json.dumps({k: v for k, v in values.items() if k != "checksum"}, sort_keys=True,
                       separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON values to a file of a study's folder, atomically; UserError where that fails."""
-    try:
-        write_atomically(path, json.dumps(finite(value), indent=1) + "\n")
-    except OSError as error:
-        raise _explain(path.parent, error) from error
-
-
-def _explain(directory: Path, error: OSError) -> UserError:
-    if disk_full(error):
-        return disk_full_error(directory)
-    return UserError(f"{directory} must be a folder that can be written; {error}. Choose another folder.")
 
 
 class Store:
@@ -116,8 +60,9 @@ class Store:
         except (FileExistsError, NotADirectoryError):
             raise UserError(f"{directory} must be a folder; it is a file. Choose another folder.") from None
         except OSError as error:
-            raise _explain(self.directory, error) from error
-        strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
+            raise unwritable(self.directory, error) from error
+        with writing(self.directory):
+            strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
         if strange and not self.plan_path.exists():
             raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
                             "Choose another folder.")
@@ -130,29 +75,23 @@ class Store:
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the study for this process. UserError where another does; a killed process holds nothing."""
-        try:
-            handle = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise _explain(self.directory, error) from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with contextlib.ExitStack() as held:
+            with writing(self.directory):
+                ours = held.enter_context(lock(self.directory / ".lock"))
+            if not ours:
                 raise UserError(f"the study in {self.directory} must have one process; another one runs it now. "
-                                "Wait for it, or choose another folder.") from None
+                                "Wait for it, or choose another folder.")
             yield
             with contextlib.suppress(OSError):
                 (self.directory / "running").rmdir()
-        finally:
-            os.close(handle)
 
     def plan(self) -> Any:
         """Return the plan; None if there is none yet. UserError if it is damaged or was changed."""
-        try:
-            values = json.loads(self.plan_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not os.path.lexists(self.plan_path):
             return None
-        except ValueError:
+        try:
+            values = read_json(self.plan_path)
+        except Unreadable:
             values = {}
         return self.plan_type.from_dict(values if isinstance(values, dict) else {})
 
@@ -183,7 +122,7 @@ class Store:
         try:
             write_atomically(path, text)
         except OSError as error:
-            raise _explain(self.directory, error) from error
+            raise unwritable(self.directory, error) from error
 
     def write_results(self, results: Mapping[str, Any], rows: Iterable[Sequence[Any]]) -> None:
         """Write results.json, and results.csv with these rows."""
@@ -202,7 +141,7 @@ class Store:
             folder.mkdir()
             (folder / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
         except OSError as error:
-            raise _explain(self.directory, error) from error
+            raise unwritable(self.directory, error) from error
         return number, folder
 
     def attempts(self, key: str) -> list[tuple[int, Path]]:
@@ -225,13 +164,14 @@ class Store:
         trial = folder.parent
         target = self.directory / "trials" / trial.name
         try:
-            files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+            files = {p.name: hashlib.sha256(read_bytes(p)).hexdigest() for p in sorted(folder.iterdir())
+                     if p.name[0] != "."}
             sealed = finite({**record, "files": files})
             sealed["checksum"] = _checksum(sealed)
             (folder / "result.json").write_text(json.dumps(sealed, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             for name in (*files, "result.json"):  # whole on the disk before the rename shows them
-                _sync(folder / name)
-            _sync(folder)
+                sync(folder / name)
+            sync(folder)
             target.parent.mkdir(exist_ok=True)
             try:
                 os.rename(folder, target)
@@ -239,9 +179,9 @@ class Store:
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
                 sealed = self.read(trial.name)[1]
-            _sync(target.parent)
+            sync(target.parent)
         except OSError as error:
-            raise _explain(self.directory, error) from error
+            raise unwritable(self.directory, error) from error
         shutil.rmtree(trial, ignore_errors=True)
         return sealed
 
@@ -249,36 +189,39 @@ class Store:
         """Return (config, record) of a finished trial; raises DamagedRecord where they are not as written."""
         folder = self.directory / "trials" / key
         try:
-            config = json.loads((folder / "config.json").read_bytes())
-            record = json.loads((folder / "result.json").read_bytes())
+            config, record = read_json(folder / "config.json"), read_json(folder / "result.json")
             if config_hash(config) != key or record["config_hash"] != key:
                 raise DamagedRecord("its configuration is not the one it is named by")
             if record["checksum"] != _checksum(record):
                 raise DamagedRecord("result.json was changed after it was written")
             for name, digest in record["files"].items():
-                if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+                if not plain_name(name) or hashlib.sha256(read_bytes(folder / name)).hexdigest() != digest:
                     raise DamagedRecord(f"{name} was changed after it was written")
+        except Unreadable as error:
+            raise DamagedRecord(str(error)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DamagedRecord("its files are truncated or no JSON records") from error
-        except FileNotFoundError as error:
-            raise DamagedRecord(f"{Path(error.filename).name} is missing") from error
+            raise DamagedRecord("its files are no records of a trial") from error
         return config, record
 
     def load(self, key: str) -> tuple[dict[str, Any] | None, str | None]:
         """Return (record, warning): no record where there is none, or where it was damaged and put aside."""
         folder = self.directory / "trials" / key
-        if not folder.exists():
+        if not os.path.lexists(folder):
             return None, None
         try:
             return self.read(key)[1], None
         except DamagedRecord as damage:
             number = 1
-            while (aside := folder.with_name(f"{key}.damaged-{number}")).exists():
+            while os.path.lexists(aside := folder.with_name(f"{key}.damaged-{number}")):
                 number += 1
-            os.rename(folder, aside)
+            try:
+                os.rename(folder, aside)
+            except OSError as error:
+                raise unwritable(self.directory, error) from error
             return None, f"the finished run {key} is damaged ({damage}): put aside as {aside.name}, runs again"
 
     def hashes(self) -> list[str]:
         """Return the hashes of all finished trials, damaged or not."""
         folder = self.directory / "trials"
-        return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []
+        with writing(self.directory):
+            return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []

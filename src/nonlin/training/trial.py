@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
+from nonlin.files import finite
 from nonlin.kernels.transformer.engine import engine
 from nonlin.model import ModelConfig, export_model, flops_per_token
 from nonlin.model.checkpoint import put_weights
@@ -104,16 +105,7 @@ class _Log:
         self.file.seek(known_bytes)
 
     def write(self, **line: Any) -> None:
-        self.file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    """Return JSON values with null for what JSON cannot write: it has no infinity, and no nan."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        self.file.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
 
 def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
@@ -145,7 +137,7 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     kept = config["purpose"] == "judge" and config["training"].get("keep_weights", True)
     if kept and record["status"] == "finished":
         record["weights_sha256"] = _save_weights(run.model, trial_dir / WEIGHTS)
-    return _finite(record)
+    return finite(record)
 
 
 def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Progress,

@@ -1,14 +1,22 @@
-"""Compile our C++ for this machine's processor into a cache. The result links no torch library."""
+"""Compile our C++ for this machine's processor into a cache. The result links no torch library.
 
+What is in the cache runs in this process: its folder is ours alone, and a library is loaded only if its content has
+the hash that its name ends with.
+"""
+
+import contextlib
 import hashlib
 import os
 import platform
+import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nonlin.files import only_ours, private_folder, sync
 from nonlin.kernels.codegen import cpp
 
 # No -ffast-math: it breaks infinities, nan and error terms.
@@ -20,7 +28,10 @@ _AVX2 = ("-mavx2", "-mfma", "-mf16c")
 _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512")
 ISAS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512, "avx512bf16": (*_AVX512, "-mavx512bf16")}
 """Instruction sets of the catalog's kernels on x86, with their compiler flags."""
-FAILURES = (OSError, subprocess.CalledProcessError)
+FAILURES = (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired)
+
+SECONDS = 120.0
+"""What a compiler may take for one library; ours takes some seconds."""
 
 
 def cache_folder() -> Path:
@@ -57,7 +68,7 @@ def interleaving(command: str) -> tuple[str, ...]:
     GCC needs them; clang interleaves by default and rejects them.
     """
     try:
-        version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+        version = _run([command, "--version"])
     except FAILURES:
         return ()
     return ("-fschedule-insns", "-fsched-pressure") if "Free Software Foundation" in version else ()
@@ -76,26 +87,55 @@ def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequ
     command = compiler()
     if command is None:
         raise OSError("no C++ compiler (g++, c++ or clang++) on the PATH")
-    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
     included = "".join(header.read_text() for header in headers)
-    text = "\0".join((source, included, version, " ".join(flags), _processor()))
-    target = cache_folder() / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}.so"
-    if target.exists():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        code, made = Path(folder) / f"{name}.cpp", Path(folder) / "out.so"
+    text = "\0".join((source, included, _run([command, "--version"]), " ".join(flags), _processor()))
+    folder = private_folder(cache_folder())
+    # A definition's name comes from a user, or from a model's file: it leads to no other folder.
+    stem = f"{re.sub('[^A-Za-z0-9_-]', '_', name)[:60]}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
+    for found in sorted(folder.glob(f"{stem}-*.so")):
+        if only_ours(found) and found.name == f"{stem}-{_digest(found)}.so":
+            return found
+        with contextlib.suppress(OSError):
+            found.unlink()  # cut by a full disk, or not made by us: it is compiled anew
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        code, made = Path(work) / "source.cpp", Path(work) / "out.so"
         code.write_text(source)
-        subprocess.run([command, *flags, *including(headers), str(code), "-o", str(made)],
-                       capture_output=True, text=True, check=True)
+        _run([command, *flags, *including(headers), str(code), "-o", str(made)])
+        made.chmod(0o700)
+        sync(made)
+        target = folder / f"{stem}-{_digest(made)}.so"
         os.replace(made, target)  # two processes may build at once: the last one wins, both files are whole
+    sync(folder)
     return target
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:40]
+
+
+def _run(command: Sequence[str]) -> str:
+    """Return what a compiler printed. One that takes too long is ended, with the processes that it started."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               errors="replace", start_new_session=True)
+    try:
+        out, err = process.communicate(timeout=SECONDS)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command, out, err)
+    return out
 
 
 def reason(error: Exception) -> str:
     """Return why a build failed, in a line."""
     if isinstance(error, subprocess.CalledProcessError):
         return f"the compiler failed: {(error.stderr or '').strip()[-400:]}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"the compiler took more than {error.timeout:g} seconds"
     return str(error)
 
 

@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlin.files import only_ours, private_folder, write_atomically
 from nonlin.functions import Definition
 from nonlin.kernels import operands
 from nonlin.kernels.codegen import triton as triton_source
@@ -94,13 +94,10 @@ def interpreted() -> bool:
 
 def _written(text: str, identity: str) -> Path:
     """Return the file with the module's text, for Triton to read; written atomically if it differs."""
-    target = build.cache_folder() / f"triton_{identity}.py"
-    if not target.exists() or target.read_text() != text:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            made = Path(folder) / target.name
-            made.write_text(text)
-            os.replace(made, target)  # two processes may write at once: the last one wins, both files are whole
+    target = private_folder(build.cache_folder()) / f"triton_{identity}.py"
+    if not only_ours(target) or target.read_bytes() != text.encode():
+        write_atomically(target, text)
+        target.chmod(0o600)
     return target
 
 

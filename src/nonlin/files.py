@@ -1,0 +1,206 @@
+"""Files: written whole or not at all, read through one guard, their errors told in one sentence."""
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError
+
+DEEPEST = 64
+"""Levels of brackets that JSON may have: no record of ours has ten."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|file too large|os error 28\b|errno 28\b",
+                        re.IGNORECASE)
+
+
+class Unreadable(Exception):
+    """A file is not there, or not what can be read; its text says why."""
+
+
+# Reading.
+
+def read_bytes(path: Path) -> bytes:
+    """Return what is in a file. Unreadable where there is none, a folder, a pipe, or one that may not be read."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer does not hold us up
+        with open(handle, "rb") as file:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                raise Unreadable(f"{path.name} is not a file")
+            return file.read()
+    except FileNotFoundError:
+        raise Unreadable(f"{path.name} is missing") from None
+    except (OSError, ValueError) as error:  # a name with a zero in it is a ValueError
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise Unreadable(f"{path.name} cannot be read: {why}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return the values of a JSON file. Unreadable where it is none, or nested deeper than any file of ours."""
+    try:
+        values = json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path.name} is truncated or no JSON: {error}") from error
+    level = [values]
+    for _ in range(DEEPEST):
+        level = [item for value in level if isinstance(value, dict | list)
+                 for item in (value.values() if isinstance(value, dict) else value)]
+        if not level:
+            return values
+    raise Unreadable(f"{path.name} is nested too deeply")
+
+
+def plain_name(name: Any) -> bool:
+    """Return whether a text that a file holds is the name of a file beside it, and leads nowhere else.
+
+    >>> plain_name("weights.safetensors"), plain_name("../weights"), plain_name("..")
+    (True, False, False)
+    """
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+
+
+# Writing.
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    r"""Write a file so that a crash at any moment leaves the old one or the new one, whole.
+
+    A text may hold bytes of a file's name that are no UTF-8: they are written as \udcNN, JSON's own way.
+    """
+    data = data if isinstance(data, bytes) else data.encode("utf-8", "backslashreplace")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(handle, 0o666 & ~_umask())
+            os.fsync(handle)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _umask() -> int:
+    old = os.umask(0o077)
+    os.umask(old)
+    return old
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON values to a file, atomically; null for what JSON cannot write. UserError where that fails."""
+    with writing(path.parent):
+        write_atomically(path, json.dumps(finite(value), indent=1) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """Return JSON values with null for every number that JSON cannot write.
+
+    >>> finite({"a": [1.0, float("nan")]})
+    {'a': [1.0, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@contextlib.contextmanager
+def writing(directory: Path | str) -> Iterator[None]:
+    """Tell what the system refuses while a folder is written in one sentence, as a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
+def unwritable(directory: Path | str, error: OSError) -> UserError:
+    """Return the error for a folder that cannot be written."""
+    if disk_full(error):
+        return disk_full_error(directory)
+    return UserError(f"{printable(str(directory))} must be a folder that can be written; {error}. "
+                     "Choose another folder.")
+
+
+def disk_full(problem: BaseException | str) -> bool:
+    """Return whether an error, or another process's account of one, says that the disk is full."""
+    if isinstance(problem, OSError) and problem.errno in _FULL:
+        return True
+    return bool(_FULL_TEXT.search(str(problem)))
+
+
+def disk_full_error(directory: Path | str) -> UserError:
+    """Return the error of a full disk."""
+    return UserError(f"the disk that holds {printable(str(directory))} is full; every finished run is kept. "
+                     "Free some space, then give the same command again: it continues.")
+
+
+def private_folder(path: Path) -> Path:
+    """Return a folder that nobody else can write to, made where there is none; OSError where it cannot be had.
+
+    One that is ours and open to others is closed. Where another user's stands, ours is beside it, by our number.
+    """
+    for folder in (path, path.with_name(f"{path.name}-{os.geteuid()}")):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            if found.st_mode & 0o077:
+                folder.chmod(0o700)
+            return folder
+    raise PermissionError(errno.EPERM, "belongs to another user", str(path))
+
+
+def only_ours(path: Path) -> bool:
+    """Return whether a file is ours alone: no link, and written by nobody else."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+
+
+@contextlib.contextmanager
+def lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a lock file while the block runs; yield whether it is ours. A killed process holds nothing."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except BlockingIOError:
+            held = False
+        yield held
+    finally:
+        os.close(handle)
+
+
+def printable(name: str) -> str:
+    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
+
+    >>> printable("caf\udce9.txt")
+    'caf\\xe9.txt'
+    """
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
