@@ -98,7 +98,8 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     from nonlin.study.store import finite
 
     claims, everything = chosen(wanted.numbers), all_claims()
-    store, request, data = _prepared(wanted, out or Path("runs") / f"claims-{wanted.seed}", resume)
+    store, request, data = _prepared(wanted, out or Path("runs") / f"claims-{wanted.seed}", resume,
+                                     progress)
     command = [sys.executable, "-m", "nonlin.claims.worker"]
     with open_engine(choice, store.directory, command) as engine:
         environment = ask(engine, {"do": "describe"})
@@ -115,11 +116,12 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     return found
 
 
-def _prepared(wanted: Asked, out: Path, resume: bool) -> "tuple[Store, _Request, dict[str, Any]]":
+def _prepared(wanted: Asked, out: Path, resume: bool, words: "Progress"
+              ) -> "tuple[Store, _Request, dict[str, Any]]":
     """Return the folder's store, what the plan answers, and the text's description; the tokens are prepared there."""
     from nonlin.claims import all_claims
     from nonlin.claims.plan import ClaimsPlan
-    from nonlin.data import load_corpus, prepare
+    from nonlin.data import Sources
     from nonlin.study import Store
 
     if resume and not (out / "plan.json").exists():
@@ -127,8 +129,9 @@ def _prepared(wanted: Asked, out: Path, resume: bool) -> "tuple[Store, _Request,
     store = Store(out, ClaimsPlan)
     there = store.plan() if resume else None
     paths = there.data["paths"] if there else list(wanted.paths)
-    corpus = load_corpus(paths or None)
-    data = prepare(corpus, out / "data") | {"paths": paths}
+    sources = Sources(paths)
+    corpus = sources.read(out, words)
+    data = sources.prepare(corpus, out, words) | {"paths": paths}
     values = there.request if there else {"seed": wanted.seed, "minutes": wanted.minutes, "data": corpus.sha256}
     return store, _Request(values | {"rules": {str(c.number): c.rule for c in all_claims()}}), data
 

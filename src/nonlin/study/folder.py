@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_bytes, read_json
@@ -75,8 +75,8 @@ def _trials(store: Store) -> tuple[dict[str, tuple[dict[str, Any], dict[str, Any
 def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]:
     path = store.directory / "results.json"
     try:
-        written = read_json(path)
-        if not isinstance(written, dict):
+        written = _mapping(read_json(path))
+        if written is None:
             raise Unreadable("it holds no results")
     except Unreadable as error:
         raise UserError(f"{path} must be JSON; {error}. Give the study's command again: it writes it anew.") from error
@@ -94,22 +94,33 @@ def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]
     return made, tuple(notes)
 
 
+def _mapping(value: Any) -> dict[str, Any] | None:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def _list(value: Any) -> list[Any] | None:
+    return cast("list[Any]", value) if isinstance(value, list) else None
+
+
 def _like(made: Any, written: Any) -> bool:
     """Whether a value has the shape of ours, so that it can stand in its place."""
-    if isinstance(made, dict):
-        return isinstance(written, dict) and all(_like(made[key], written.get(key)) for key in made)
+    ours, theirs = _mapping(made), _mapping(written)
+    if ours is not None:
+        return theirs is not None and all(_like(ours[key], theirs.get(key)) for key in ours)
     return isinstance(written, int | float) if isinstance(made, int | float) else type(made) is type(written)
 
 
 def _differences(made: Any, written: Any, place: str = "") -> Iterator[str]:
     """Yield where two values differ, but for what no record says."""
-    if isinstance(made, Mapping) and isinstance(written, Mapping):
-        for key in dict.fromkeys([*made, *written]):
+    ours, theirs = _mapping(made), _mapping(written)
+    one, other = _list(made), _list(written)
+    if ours is not None and theirs is not None:
+        for key in dict.fromkeys([*ours, *theirs]):
             if key not in _OF_A_CALL:
-                yield from _differences(made.get(key), written.get(key), f"{place}.{key}".lstrip("."))
-    elif isinstance(made, list) and isinstance(written, list) and len(made) == len(written):
-        for index, (one, other) in enumerate(zip(made, written, strict=True)):
-            name = one.get("name", index) if isinstance(one, Mapping) else index
-            yield from _differences(one, other, f"{place}.{name}")
+                yield from _differences(ours.get(key), theirs.get(key), f"{place}.{key}".lstrip("."))
+    elif one is not None and other is not None and len(one) == len(other):
+        for index, (first, second) in enumerate(zip(one, other, strict=True)):
+            name = (_mapping(first) or {}).get("name", index)
+            yield from _differences(first, second, f"{place}.{name}")
     elif made != written:
         yield place
