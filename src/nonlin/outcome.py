@@ -123,8 +123,9 @@ class Study:
             raise unknown_name("activation of this study", name, self.arms)
         key = best_trial(self.folder.results or {}, name)
         if key is None:
-            raise UserError(f"{self.directory}: {name} must have a finished judged run; it has none. "
-                            f"Take one of {', '.join(self.arms)}.")
+            damaged = "".join(f" {note}" for note in self.folder.notes)
+            raise UserError(f"{self.directory}: {name} must have a finished judged run; it has none.{damaged} "
+                            f"Continue the study, or take one of {', '.join(self.arms)}.")
         return key
 
     def model(self, name: str | None = None) -> "LanguageModel":
