@@ -2,7 +2,7 @@
 
 A gated one also comes packed: ``functional.swiglu_packed(x)``, where x (..., 2 hidden) holds gate and up side by side
 or interleaved. Any float dtype and strides; derivatives are the ones derived from the definition. Learnable
-parameters are keyword tensors (``functional.prelu(x, slope=torch.tensor([0.1]))``); left out, they are at their start.
+parameters are keyword tensors or numbers (``functional.prelu(x, slope=0.1)``); left out, they are at their start.
 """
 
 import functools
@@ -15,6 +15,7 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import spell
+from nonlin.kernels import arguments
 from nonlin.kernels.activation import fast_path, ops
 
 _PACKED = "_packed"
@@ -39,33 +40,55 @@ _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu":
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
         return _TENSOR[definition.name]
-    text = spell(definition)
+    short = fast_path.shortened_learned if definition.parameters else fast_path.shortened
+    return _named(short(definition, _general(definition)), definition, "")
 
-    def call(*inputs: Tensor, **parameters: Tensor) -> Tensor:
+
+@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
+def _text(definition: Definition) -> str:
+    return spell(definition)  # what a compiler cannot trace: it may hold a lock
+
+
+def _general(definition: Definition) -> Callable[..., Tensor]:
+    """Return the function that takes everything."""
+    text = _text(definition)
+
+    def call(*inputs: Tensor, **parameters: Any) -> Tensor:
         checked = _checked(definition, inputs, parameters)
+        if checked[0].is_nested:
+            return arguments.on_values(definition.name, lambda *values: call(*values, **parameters), checked)
         learned = _learned(definition, checked[0], parameters)
         if torch.compiler.is_compiling():
-            return ops.activation(text, list(checked), learned)
+            return ops.activation(text, [*checked, *learned])
         return fast_path.apply(definition, checked, learned)
 
-    short = fast_path.shortened_learned if definition.parameters else fast_path.shortened
-    made = short(definition, call)
-    made.__name__ = made.__qualname__ = definition.name
-    made.__doc__ = f"{definition.formula}. {definition.source}"
-    return made
+    return call
+
+
+def _named(function: Any, definition: Definition, suffix: str) -> Callable[..., Tensor]:
+    """Let a function be found, and pickled, as one of this module."""
+    function.__name__ = function.__qualname__ = definition.name + suffix
+    function.__module__ = __name__
+    about = ", gate and up in one tensor" if suffix else ""
+    function.__doc__ = f"{definition.formula}{about}. {definition.source}"
+    return function
 
 
 def activation(which: str | Definition) -> Callable[..., Tensor]:
     """Return the function of an activation: of (x), or of (gate, up), and its parameters by keyword.
 
-    Raises UserError for a wrong number of inputs, a parameter it has not, or dtypes that differ (under autocast they
-    are brought to the widest instead, as torch's own products are).
+    A tensor may be dense or jagged (nested); the result lies in memory as it does (channels last stay last). Raises
+    UserError for a wrong number of inputs, what is no such tensor, a parameter it has not, or dtypes that differ
+    (under autocast they are brought to the widest instead, as torch's own products are).
 
     >>> import torch
     >>> activation("relu")(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])
     """
-    return _activation(get(which))
+    definition = get(which)
+    if torch.compiler.is_compiling() and definition.kind != "tensor":
+        return _general(definition)
+    return _activation(definition)
 
 
 def packed(which: str | Definition) -> Callable[..., Tensor]:
@@ -84,33 +107,43 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
     if definition.kind != "gated":
         raise UserError(rule(f"{definition.name}{_PACKED}", "activation", "be gated", definition.name,
                              f"Call {definition.name}(x)."))
-    text = spell(definition)
+    return _packed_general(definition) if torch.compiler.is_compiling() else _packed(definition)
+
+
+@functools.lru_cache(maxsize=1024)
+def _packed(definition: Definition) -> Callable[..., Tensor]:
+    return _named(_packed_general(definition), definition, _PACKED)
+
+
+def _packed_general(definition: Definition) -> Callable[..., Tensor]:
+    text, name = _text(definition), f"{definition.name}{_PACKED}"
 
     def call(x: Tensor, layout: Literal["concatenated", "interleaved"] = "concatenated",
-             first: Literal["gate", "up"] = "gate", **parameters: Tensor) -> Tensor:
+             first: Literal["gate", "up"] = "gate", **parameters: Any) -> Tensor:
         for argument, value, known in (("layout", layout, ("concatenated", "interleaved")),
                                        ("first", first, ("gate", "up"))):
             if value not in known:
-                raise UserError(rule(call.__name__, argument, f"be {' or '.join(known)}", value, "Choose one."))
-        if x.ndim == 0 or x.shape[-1] % 2:
-            raise UserError(rule(call.__name__, "x", "have an even last dimension", tuple(x.shape),
-                                 "Pass gate and up in one tensor."))
+                raise UserError(rule(name, argument, f"be {' or '.join(known)}", value, "Choose one."))
         (x,) = _checked(definition, (x,), parameters, count=1)
-        learned, order = _learned(definition, x, parameters), (layout == "interleaved", first == "up")
-        if not torch.compiler.is_compiling() and fast_path.transforming():
-            return fast_path.apply(definition, ops.halves(x, *order), learned)
-        return ops.packed(text, x, learned, *order)
+        if x.ndim == 0 or x.shape[-1] % 2:
+            raise UserError(rule(name, "x", "have an even last dimension", tuple(x.shape),
+                                 "Pass gate and up in one tensor."))
+        if x.is_nested:
+            def whole(values: Tensor) -> Tensor:
+                return call(values, layout, first, **parameters)
 
-    call.__name__ = f"{definition.name}{_PACKED}"
-    call.__doc__ = f"{definition.formula}, gate and up in one tensor. {definition.source}"
+            return arguments.on_values(name, whole, (x,))
+        learned = _learned(definition, x, parameters)
+        return ops.packed(text, [x, *learned], layout == "interleaved", first == "up")
+
     return call
 
 
-def _learned(definition: Definition, like: Tensor, parameters: dict[str, Tensor]) -> list[Tensor]:
+def _learned(definition: Definition, like: Tensor, parameters: dict[str, Any]) -> list[Tensor]:
     # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    return [parameters[q.name] if q.name in parameters else torch.full((1,), q.initial, device=like.device, dtype=wide)
-            for q in definition.parameters]
+    given = [parameters.get(q.name, q.initial) for q in definition.parameters]
+    return [q if isinstance(q, Tensor) else torch.full((1,), q, device=like.device, dtype=wide) for q in given]
 
 
 def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str, Any],
@@ -118,10 +151,15 @@ def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str
     wanted = definition.variables
     if len(inputs) != (count or len(wanted)):
         raise UserError(rule(definition.name, "inputs", f"be {', '.join(wanted)}", len(inputs), "Pass each once."))
+    for variable, x in zip(wanted if count is None else ("x",), inputs, strict=True):
+        arguments.check(definition.name, variable, x)
     unknown = set(parameters) - {q.name for q in definition.parameters}
     if unknown:
         known = ", ".join(q.name for q in definition.parameters) or "none"
         raise UserError(rule(definition.name, "parameters", f"be among: {known}", sorted(unknown), "Leave it out."))
+    for parameter, q in parameters.items():
+        if isinstance(q, bool) or not isinstance(q, (int, float)):
+            arguments.check(definition.name, parameter, q)
     first = inputs[0]
     if any(x.dtype != first.dtype for x in inputs) and torch.is_autocast_enabled(first.device.type):
         dtype = first.dtype
@@ -139,11 +177,10 @@ def __getattr__(name: str) -> Callable[..., Tensor]:
     if name.startswith("__"):
         raise AttributeError(name)
     try:
-        if name.endswith(_PACKED):
-            return packed(name.removesuffix(_PACKED))
-        made = activation(name)
+        base = name.removesuffix(_PACKED)
+        made = activation(name) if base == name else packed(base)
     except UserError as error:
         raise AttributeError(str(error)) from error
-    if not get(name).user_defined:  # the next call finds it without asking
+    if not get(base).user_defined and not torch.compiler.is_compiling():  # the next call finds it without asking
         globals()[name] = made
     return made

@@ -1,5 +1,6 @@
 """Finding activations by name, and adding one's own."""
 
+import copyreg
 import functools
 import re
 
@@ -115,6 +116,10 @@ def resolve(text: str) -> Definition:
         kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
         found = _SPELLED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
     return found
+
+
+# Copied and pickled by its text: a definition is one object in a process, which kernels are kept by.
+copyreg.pickle(Definition, lambda definition: (resolve, (spell(definition),)))  # type: ignore[arg-type]
 
 
 def parse_arms(text: str) -> list[Definition]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition, get
+from nonlin.kernels import operands
 from nonlin.kernels.cpu import backend as cpu
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.triton import backend as triton_backend
@@ -45,10 +46,15 @@ def _on_cpu(inputs: Sequence[Tensor]) -> bool:
     return inputs[0].device.type not in triton_backend.DEVICES
 
 
+def _order(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[int, ...] | None:
+    return operands.dense_order(tensors) if all(q.numel() == 1 for q in parameters) else None
+
+
 def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = (),
             over: bool = False) -> Tensor:
-    """Return the activation of inputs (any shapes that broadcast, any strides, one float dtype), contiguous.
+    """Return the activation of inputs (any shapes that broadcast, any strides, one float dtype).
 
+    The result lies in memory as the inputs do, where they lie alike and without gaps; else it is contiguous.
     ``over`` says that the first input is needed no more, and may be written over.
 
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
@@ -56,6 +62,9 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     """
     if _on_cpu(inputs) and (dense := cpu.dense_of(definition, inputs)) is not None:
         return cpu.forward_dense(dense, inputs, over)
+    if (order := _order(inputs, parameters)) is not None:
+        out = forward(definition, [x.permute(order) for x in inputs], parameters, over)
+        return out.permute(operands.inverse(order))
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if backend is not None:
@@ -75,6 +84,11 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     if into is None and _on_cpu(inputs) and (dense := cpu.dense_of(definition, (*inputs, gradient))) is not None:
         outs = cpu.backward_dense(dense, gradient, inputs, want_value)
         return outs[:len(inputs)], [], outs[-1] if want_value else None
+    if into is None and (order := _order((*inputs, gradient), parameters)) is not None:
+        outs, learned, value = backward(definition, gradient.permute(order), [x.permute(order) for x in inputs],
+                                        parameters, want_value)
+        back = operands.inverse(order)
+        return [d.permute(back) for d in outs], learned, None if value is None else value.permute(back)
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if backend is not None:

@@ -29,6 +29,33 @@ def common_shape(inputs: Sequence[Tensor]) -> torch.Size:
     return first if all(x.shape == first for x in inputs) else torch.broadcast_shapes(*(x.shape for x in inputs))
 
 
+def dense_order(tensors: Sequence[Tensor]) -> tuple[int, ...] | None:
+    """Return the order of dimensions in which the tensors lie in memory, where that is one for all, without gaps.
+
+    None where they are contiguous as they are, or do not lie so: then a result is contiguous.
+    """
+    first = tensors[0]
+    if first.ndim < 2 or first.is_contiguous():
+        return None
+    if any(x.shape != first.shape or x.stride() != first.stride() for x in tensors):
+        return None
+    strides = first.stride()
+    order = tuple(sorted(range(first.ndim), key=lambda d: -strides[d]))
+    return order if first.permute(order).is_contiguous() else None
+
+
+def inverse(order: Sequence[int]) -> tuple[int, ...]:
+    """Return the order of dimensions that undoes one."""
+    return tuple(sorted(range(len(order)), key=lambda d: order[d]))
+
+
+def empty_for(inputs: Sequence[Tensor]) -> Tensor:
+    """Return a tensor that lies as an activation's result of these inputs does: as they do, or contiguous."""
+    if (order := dense_order(inputs)) is None:
+        return inputs[0].new_empty(torch.broadcast_shapes(*(x.shape for x in inputs)))
+    return inputs[0].new_empty([inputs[0].shape[d] for d in order]).permute(inverse(order))
+
+
 def layout(shape: torch.Size, operands: Sequence[Tensor | None],
            ) -> tuple[int, int, list[tuple[int, int]]] | None:
     """Return (rows, columns, strides of each operand), or None where more than two dimensions remain."""

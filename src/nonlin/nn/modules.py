@@ -5,12 +5,15 @@
 # pyright: reportUnnecessaryComparison=false
 
 import math
+import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules import module as _hooks
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from nonlin import functional
 from nonlin.errors import UserError, rule
@@ -19,7 +22,9 @@ from nonlin.kernels import dispatch
 from nonlin.kernels.ffn import api as ffn
 from nonlin.nn.widths import matched_hidden
 
-_PLAIN = (nn.Parameter, Tensor)
+PLAIN = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
+"""What computes as a plain tensor does: the last two stand for one while a program is traced."""
+_LINEAR = torch.nn.functional.linear
 
 
 class Activation(nn.Module):
@@ -47,6 +52,13 @@ class Activation(nn.Module):
         """Put the learnable parameters at their start."""
         for q in self.definition.parameters:
             getattr(self, q.name).fill_(q.initial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_function"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._function = functional.activation(self.definition)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the activation of x, or of gate and up."""
@@ -103,7 +115,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (..., dim) of x (..., dim)."""
-        if self._needs_modules() is not None:
+        if self._needs_modules(x) is not None:
             inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
             return self.down(self.activation(*inputs))
         gate, up, down, activation = self.gate, self.up, self.down, self.activation
@@ -125,12 +137,14 @@ class FeedForward(nn.Module):
         inner = dispatch.explain(name, *([like] * len(self.activation.definition.variables)))
         return dispatch.Explanation(name, f"one operation, the activation by {inner.backend}", inner.reason)
 
-    def _needs_modules(self) -> str | None:
+    def _needs_modules(self, x: Tensor | None = None) -> str | None:
         """Return why the modules must be called one by one; None where one operation computes the same."""
         modules = self._modules  # asked at each call: attribute by attribute would cost more than a small product
         activation = modules["activation"]
-        if hooked_everywhere():
-            return "hooks on all modules are registered"
+        if (reason := changed_everywhere()) is not None:
+            return reason
+        if x is not None and type(x) not in PLAIN:
+            return f"the input is a {type(x).__name__}"
         for name, stock in _STOCK:
             module = modules.get(name)  # gate may be None
             if module is not None and (reason := altered(module, stock)):
@@ -143,28 +157,59 @@ class FeedForward(nn.Module):
         return f"memory={self.memory}"
 
 
-_STOCK: tuple[tuple[str, tuple[type, ...]], ...] = (
-    ("gate", (nn.Linear,)), ("up", (nn.Linear,)), ("down", (nn.Linear,)), ("activation", (Activation,)))
+def changed_everywhere() -> str | None:
+    """Return what makes calling any module differ from computing with its tensors, or None."""
+    if _hooks._global_forward_hooks or _hooks._global_forward_pre_hooks or _hooks._global_backward_hooks \
+            or _hooks._global_backward_pre_hooks:
+        return "hooks on all modules are registered"
+    if torch.nn.functional.linear is not _LINEAR:
+        return "torch.nn.functional.linear was replaced"
+    return None
 
 
-def hooked_everywhere() -> bool:
-    """Return whether hooks are registered that every module of the process runs."""
-    return bool(_hooks._global_forward_hooks or _hooks._global_forward_pre_hooks or _hooks._global_backward_hooks
-                or _hooks._global_backward_pre_hooks)
+def hooked(module: nn.Module) -> bool:
+    """Return whether calling the module runs more than its class's forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+                or module._backward_pre_hooks or "forward" in vars(module))
 
 
-def altered(module: nn.Module, stock: tuple[type, ...]) -> str | None:
+Stock = Mapping[type, Any]
+"""Classes whose computation is known, each with its forward."""
+
+
+def stock(*classes: type) -> Stock:
+    """Return the classes with their forwards; None for a forward that another file than the class's own defines."""
+    found: dict[type, Any] = {}
+    for cls in classes:
+        forward: Any = cls.forward  # type: ignore[attr-defined]
+        home = next(base for base in cls.__mro__ if "forward" in vars(base))
+        file, code = getattr(sys.modules.get(home.__module__), "__file__", None), getattr(forward, "__code__", None)
+        own = file is None or (code is not None and code.co_filename == file)
+        found[cls] = forward if own else None
+    return found
+
+
+_STOCK: tuple[tuple[str, Stock], ...] = (
+    *((name, stock(nn.Linear)) for name in ("gate", "up", "down")), ("activation", stock(Activation)))
+
+
+def altered(module: nn.Module, stock: Stock) -> str | None:
     """Return what makes calling the module differ from computing with its tensors, or None.
 
-    ``stock`` are the classes whose computation is known.
+    ``stock`` are the classes whose computation is known, with their forwards.
     """
-    if type(module) not in stock:
-        return f"is a {type(module).__name__}"
-    if "forward" in vars(module):
+    cls = type(module)
+    if cls not in stock:
+        return f"is a {cls.__name__}"
+    if cls.forward is not stock[cls] or "forward" in vars(module):
         return "has a forward of its own"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if hooked(module):
         return "has hooks"
     for name, parameter in module._parameters.items():
-        if parameter is not None and type(parameter) not in _PLAIN and is_traceable_wrapper_subclass(parameter):
+        if parameter is None:
+            continue
+        if type(parameter) not in PLAIN:
             return f"keeps its {name} as a {type(parameter).__name__}"
+        if parameter.layout is not torch.strided:
+            return f"keeps its {name} sparse"
     return None

@@ -5,7 +5,7 @@ class is a subclass of the block's own, of the same name: ``isinstance``, hooks,
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.functions import Definition, get, names
-from nonlin.functions.registry import spell
 from nonlin.kernels.ffn import api as ffn
-from nonlin.nn.modules import altered, hooked_everywhere
+from nonlin.kernels.ffn.layout import Form, Tensors
+from nonlin.nn.modules import PLAIN, altered, changed_everywhere, hooked, stock
 
 Style = Literal["block", "layer", "experts"]
 """What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
 
-_KEY = "_nonlin_recipe"
+_KEY, _PARTS = "_nonlin_recipe", "_nonlin_parts"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Recipe:
 
     ``layout`` is "plain", "separate", "concatenated" or "interleaved"; in the last two ``up`` names the packed
     projection. ``activation`` names the module that holds the learnable parameters. ``fused`` lists the projections'
-    classes that were proved to be a plain matrix product.
+    classes that were proved to be a plain matrix product. ``swapped`` says that the block's own forward computes
+    another function than the recipe.
     """
 
     definition: Definition
@@ -46,12 +47,13 @@ class Recipe:
     argument: str = "x"
     fused: tuple[type, ...] = ()
     memory: str = "lean"
+    swapped: bool = False
 
     def __post_init__(self) -> None:
         # Made once: a compiler that traces a call need not see how.
         packed = self.layout in ("concatenated", "interleaved")
         object.__setattr__(self, "call", (functional.packed if packed else functional.activation)(self.definition))
-        object.__setattr__(self, "text", "" if self.definition.expr is None else spell(self.definition))
+        object.__setattr__(self, "stock", stock(*self.fused))
 
     def __deepcopy__(self, memo: Any) -> "Recipe":
         return self  # nothing in it changes, and kernels are kept by the definition itself
@@ -83,6 +85,8 @@ class Replaced:
 class _Block(Replaced):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         recipe = self.__dict__[_KEY]
+        if _changed(self):  # type: ignore[arg-type]
+            return self._nonlin_base.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
         return compute(self, recipe, args[0] if args else kwargs[recipe.argument])  # type: ignore[arg-type]
 
 
@@ -90,12 +94,16 @@ class _Layer(Replaced):
     output: Any
 
     def feed_forward_chunk(self, attention_output: Tensor) -> Tensor:
+        if _changed(self):  # type: ignore[arg-type]
+            return self._nonlin_base.feed_forward_chunk(self, attention_output)  # type: ignore[attr-defined]
         out = compute(self, self.__dict__[_KEY], attention_output)  # type: ignore[arg-type]
         return self.output.LayerNorm(out + attention_output)
 
 
 class _Experts(Replaced):
     def _apply_gate(self, gate_up: Tensor) -> Tensor:
+        if _changed(self):  # type: ignore[arg-type]
+            return self._nonlin_base._apply_gate(self, gate_up)  # type: ignore[attr-defined]
         return activate(self, self.__dict__[_KEY], gate_up)  # type: ignore[arg-type]
 
 
@@ -123,7 +131,7 @@ def install(module: nn.Module, recipe: Recipe) -> None:
     """Let the block's module compute by the recipe; a block that is replaced already gets the new one."""
     if recipe_of(module) is None:
         module.__class__ = _class(type(module), recipe.style)
-    module.__dict__[_KEY] = recipe
+    module.__dict__[_KEY], module.__dict__[_PARTS] = recipe, () if recipe.swapped else tuple(_parts(module, recipe))
 
 
 def uninstall(module: nn.Module) -> bool:
@@ -132,8 +140,44 @@ def uninstall(module: nn.Module) -> bool:
     if base is None:
         return False
     module.__class__ = base
-    del module.__dict__[_KEY]
+    del module.__dict__[_KEY], module.__dict__[_PARTS]
     return True
+
+
+def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield what the replacement computes in place of: the activation, and the modules that hold a projection.
+
+    Each as (path of its holder, name, the part, the forward of its class), kept by the part itself: a copy or a pickle
+    of the block takes its parts along.
+    """
+    called = {recipe.gate, recipe.up, recipe.down, recipe.hidden_dropout, recipe.out_dropout} - {None}
+    holders = {path.rpartition(".")[0] for path in called if path}
+    if recipe.style != "layer":  # a layer holds its attention too, which is called as ever
+        holders.add("")
+    for path in sorted(path for path in holders if path):
+        holder, _, name = path.rpartition(".")
+        yield holder, name, part(module, path), type(part(module, path)).forward
+    for holder in sorted(holders):
+        owner = part(module, holder)
+        for name, child in owner._modules.items():
+            path = f"{holder}.{name}" if holder else name
+            if child is not None and path not in called and path not in holders:
+                yield holder, name, child, type(child).forward
+        for name, value in vars(owner).items():
+            if not name.startswith("_") and callable(value):
+                yield holder, name, value, None
+
+
+def _changed(module: nn.Module) -> bool:
+    """Return whether a part was replaced, patched or hooked since: then the block's own forward is right, and runs."""
+    for holder, name, value, forward in module.__dict__.get(_PARTS, ()):
+        owner = part(module, holder) if holder else module
+        if forward is None:
+            if vars(owner).get(name) is not value:
+                return True
+        elif owner._modules.get(name) is not value or type(value).forward is not forward or hooked(value):
+            return True
+    return False
 
 
 def part(module: nn.Module, path: str) -> Any:
@@ -176,7 +220,8 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     if dropout is not None and not (dropout.training and dropout.p > 0):
         dropout = None
     tensors = None
-    if dropout is None and recipe.definition.expr is not None and not hooked_everywhere():
+    if dropout is None and recipe.definition.expr is not None and changed_everywhere() is None \
+            and type(x) in PLAIN:
         tensors = _tensors(x, (gate, up, down), recipe)
     if tensors is not None:
         out = _in_one(module, recipe, tensors)
@@ -199,7 +244,7 @@ def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[An
             weights.append(None)
             biases.append(None)
             continue
-        if altered(p, recipe.fused) is not None:
+        if altered(p, recipe.stock) is not None:  # type: ignore[attr-defined]
             return None
         own = p._parameters
         weight = own["weight"] if own.get("weight") is not None else p.weight
@@ -213,8 +258,8 @@ def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[An
 def _in_one(module: nn.Module, recipe: Recipe, tensors: list[Any]) -> Tensor:
     """Compute the block from its tensors. They were proved to fit: checking again costs as much as a small product."""
     if not recipe.definition.parameters:
-        return ffn.run(ffn.autocast(tensors), None, recipe.text, recipe.layout,  # type: ignore[attr-defined]
-                         not recipe.gate_first, recipe.memory)
+        form = Form(recipe.definition, recipe.layout, not recipe.gate_first)
+        return ffn.run(Tensors(*ffn.autocast(tensors)), form, recipe.memory)
     return ffn.feed_forward(
         *tensors, activation=recipe.definition, parameters=learned(module, recipe), memory=recipe.memory,
         layout="separate" if recipe.layout == "plain" else recipe.layout, first="gate" if recipe.gate_first else "up")

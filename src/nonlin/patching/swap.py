@@ -166,7 +166,7 @@ class _Step:
             if undo.path is None:
                 undo.path, undo.module = self.path, part(module, self.path)
             _put(module, self.path, Activation(self.act or self.definition, weight.device, weight.dtype))
-        recipe = replace(self.plan.recipe, definition=self.definition,
+        recipe = replace(self.plan.recipe, definition=self.definition, swapped=self.path is None,
                          activation=self.path if self.definition.parameters else None)
         if accelerated is not None or self.path is None:
             install(module, recipe if accelerated is None else replace(recipe, memory=accelerated.memory))

@@ -52,12 +52,15 @@ def _agree(name, function, dtype=torch.float32):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_opcheck(name, dtype):
     definition, inputs, learned = _tensors(name, dtype=dtype)
-    opcheck(ops.activation, (spell(definition), inputs, learned))
-    opcheck(ops.activation_backward, (spell(definition), torch.randn(4, 6, dtype=dtype), inputs, learned))
+    tensors, gradient = [*inputs, *learned], torch.randn(4, 6, dtype=dtype)
+    opcheck(ops.activation, (spell(definition), tensors))
+    opcheck(ops.activation_backward, (spell(definition), gradient, tensors))
+    opcheck(ops.derivative, (spell(definition), [1] * len(tensors), tensors))
     if definition.kind == "gated":
+        tensors = [inputs[0], *learned]
         for order in ((False, False), (True, True)):
-            opcheck(ops.packed, (spell(definition), inputs[0], learned, *order))
-            opcheck(ops.packed_backward, (spell(definition), inputs[0][:, :3].detach(), inputs[0], learned, *order))
+            opcheck(ops.packed, (spell(definition), tensors, *order))
+            opcheck(ops.packed_backward, (spell(definition), inputs[0][:, :3].detach(), tensors, *order))
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -65,7 +68,7 @@ def test_gradcheck_through_the_dispatcher(name):
     definition, inputs, learned = _tensors(name)
 
     def call(*tensors):
-        return ops.activation(spell(definition), tensors[:len(inputs)], tensors[len(inputs):])
+        return ops.activation(spell(definition), tensors)
 
     assert torch.autograd.gradcheck(call, (*inputs, *learned))
     assert torch.autograd.gradgradcheck(call, (*inputs, *learned))

@@ -2,7 +2,7 @@
 
 Where nothing listens there (no mode or transform is active, nothing is traced, no tensor is more than a tensor), the
 kernel is called directly, and its gradient is recorded by one autograd.Function. Everything else goes through the
-registered operations, and so does the gradient of a gradient.
+registered operations: the gradient of a gradient too, a batch of gradients, and forward-mode differentiation.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from nonlin.functions.registry import spell
 from nonlin.kernels import dispatch
 from nonlin.kernels.activation import ops
 from nonlin.kernels.cpu import backend as cpu
-from nonlin.kernels.torch import backend as torch_backend
+from nonlin.kernels.registration import batched_gradient
 
 _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
+_strided = torch.strided
 _compiling, _empty_like, _recording = torch.compiler.is_compiling, torch.empty_like, torch.is_grad_enabled
-_operation, _slopes = ops.activation, ops.activation_backward
 
 
 class _Direct(torch.autograd.Function):
@@ -36,12 +36,10 @@ class _Direct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
-        inputs, parameters = saved[:ctx.count], saved[ctx.count:]
-        if torch.is_grad_enabled():  # a second derivative is wanted: the operation has one
-            return None, None, *_slopes(
-                spell(ctx.definition), gradients[0], inputs, parameters)
-        outs, learned, _ = dispatch.backward(ctx.definition, gradients[0], inputs, parameters)
+        saved, (gradient,) = list(ctx.saved_tensors), gradients  # read once: checkpointing recomputes at every reading
+        if _recording() or not plain_gradient(gradient, saved):
+            return None, None, *ops.gradients(spell(ctx.definition), gradient, saved)
+        outs, learned, _ = dispatch.backward(ctx.definition, gradient, saved[:ctx.count], saved[ctx.count:])
         return None, None, *outs, *learned
 
 
@@ -59,8 +57,9 @@ class _Dense(torch.autograd.Function):
         definition, kernel = ctx.how
         inputs, (gradient,) = ctx.saved_tensors, gradients
         # What a hook gave back, or a subclass that came in from outside, takes the general way.
-        if _recording() or not plain((gradient, *inputs)) or cpu.dense_of(definition, (gradient, *inputs)) is None:
-            return None, None, *_slopes(spell(definition), gradient, list(inputs), [])
+        if _recording() or not plain_gradient(gradient, inputs) \
+                or cpu.dense_of(definition, (gradient, *inputs)) is None:
+            return None, None, *ops.gradients(spell(definition), gradient, list(inputs))
         return None, None, *cpu.backward_dense(kernel, gradient, inputs)
 
 
@@ -68,62 +67,10 @@ class _Dense(torch.autograd.Function):
 _record = super(torch.autograd.Function, _Dense).apply
 
 
-class _Transformed(torch.autograd.Function):
-    """The operation as torch.func's transforms want it: its forward pass apart from what it keeps."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(definition: Definition, count: int, *tensors: Tensor) -> Tensor:  # type: ignore[override]
-        return _operation(spell(definition), list(tensors[:count]), list(tensors[count:]))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.definition, ctx.count, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, *_TransformedSlopes.apply(ctx.definition, ctx.count, gradients[0], *ctx.saved_tensors)
-
-
-class _TransformedSlopes(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(definition: Definition, count: int, gradient: Tensor,  # type: ignore[override]
-                *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(_slopes(spell(definition), gradient, list(tensors[:count]), list(tensors[count:])))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.definition, ctx.count, *tensors = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, *directions: Tensor) -> Any:
-        gradient, *tensors = ctx.saved_tensors
-        first, rest = torch_backend.second(ctx.definition, directions, gradient, tensors[:ctx.count],
-                                           tensors[ctx.count:])
-        return None, None, first, *rest
-
-
-def transforming() -> bool:
-    """Return whether a transform of torch.func is active."""
-    return _transforms() is not None
-
-
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    """Return the activation, differentiable, by the shortest way that these tensors allow.
-
-    Under forward-mode differentiation (jvp, jacfwd, hessian) it is plain torch: registered operations have no tangents.
-    """
-    if forward_ad._current_level >= 0:
-        return torch_backend.forward(definition, inputs, parameters)
-    if transforming():
-        return _Transformed.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
+    """Return the activation, differentiable, by the shortest way that these tensors allow."""
     if torch.compiler.is_compiling() or not plain((*inputs, *parameters)):
-        return _operation(spell(definition), list(inputs), list(parameters))
+        return ops.activation(spell(definition), [*inputs, *parameters])
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
 
 
@@ -133,6 +80,11 @@ def plain(tensors: Sequence[Tensor]) -> bool:
         if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
             return False
     return not _watched()
+
+
+def plain_gradient(gradient: Tensor, saved: Sequence[Tensor]) -> bool:
+    """Return whether a gradient and what was saved are plain, and the gradient is one and no batch of them."""
+    return not batched_gradient(gradient) and plain((gradient, *saved))
 
 
 def _watched() -> bool:
@@ -153,8 +105,8 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
         return kernels[dtype]
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
-        if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() \
-                or x.is_neg() or _listening() or _functions() \
+        if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided \
+                or x.is_nested or not x.is_contiguous() or x.is_neg() or _listening() or _functions() \
                 or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
                 or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
             return general(*(() if x is None else (x,)), *rest, **parameters)
@@ -167,7 +119,8 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
 
     def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
-                or not gate.is_cpu or not up.is_cpu or not gate.is_contiguous() or not up.is_contiguous() \
+                or not gate.is_cpu or not up.is_cpu or gate.layout is not _strided or up.layout is not _strided \
+                or gate.is_nested or up.is_nested or not gate.is_contiguous() or not up.is_contiguous() \
                 or gate.is_neg() or up.is_neg() or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
                 or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
             return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
@@ -187,7 +140,8 @@ def shortened_learned(definition: Definition, general: Callable[..., Tensor]) ->
 
     def call(*inputs: Any, **parameters: Any) -> Tensor:
         x = inputs[0] if len(inputs) == 1 else None
-        if _compiling() or type(x) is not Tensor or not x.is_cpu or not x.is_contiguous() or x.is_neg() \
+        if _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided or x.is_nested \
+                or not x.is_contiguous() or x.is_neg() \
                 or not 0 < (count := x.numel()) <= cpu.PIECE or len(parameters) != len(names) or _watched():
             return general(*inputs, **parameters)
         recording, values = _recording(), []

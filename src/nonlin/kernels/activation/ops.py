@@ -1,8 +1,9 @@
-"""The registered operations ``torch.ops.nonlin.activation`` and ``.packed``, with what torch asks of an operation:
-shapes without data, gradients of first and second order, vmap.
+"""The registered operations of activations: ``torch.ops.nonlin.activation``, ``.packed``, their backward operations,
+and ``.derivative``, any derivative of a formula, through which all of them are differentiated to any order.
 
 An operation names its activation by a text that another process can resolve (``nonlin.functions.registry.spell``),
-so that an exported program runs there.
+so that an exported program runs there. ``tensors`` are always the inputs, then the learnable parameters: one list,
+which is never empty, since exporters cannot tell what an empty one holds.
 """
 
 from collections.abc import Sequence
@@ -12,19 +13,10 @@ import torch
 from torch import Tensor
 
 from nonlin.functions.registry import resolve
-from nonlin.kernels import dispatch
+from nonlin.kernels import dispatch, operands
+from nonlin.kernels.registration import batched_gradient, register
 from nonlin.kernels.torch import backend as torch_backend
-
-_LIBRARY = torch.library.Library("nonlin", "DEF")
-_TAGS = (torch.Tag.pt2_compliant_tag,)
-_LIBRARY.define("activation(str definition, Tensor[] inputs, Tensor[] parameters) -> Tensor", tags=_TAGS)
-_LIBRARY.define("activation_backward(str definition, Tensor gradient, Tensor[] inputs, Tensor[] parameters)"
-                " -> Tensor[]", tags=_TAGS)
-_LIBRARY.define("packed(str definition, Tensor packed, Tensor[] parameters, bool interleaved, bool up_first)"
-                " -> Tensor", tags=_TAGS)
-_LIBRARY.define("packed_backward(str definition, Tensor gradient, Tensor packed, Tensor[] parameters,"
-                " bool interleaved, bool up_first) -> Tensor[]", tags=_TAGS)
-_BACKENDS = "CompositeExplicitAutograd"
+from nonlin.kernels.torch.backend import reduce_to, wide
 
 
 def halves(packed: Tensor, interleaved: bool, up_first: bool) -> tuple[Tensor, Tensor]:
@@ -34,120 +26,231 @@ def halves(packed: Tensor, interleaved: bool, up_first: bool) -> tuple[Tensor, T
     return (pair[1], pair[0]) if up_first else pair
 
 
-def _activation(definition: str, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    return dispatch.forward(resolve(definition), inputs, parameters)
+def _joined(gate: Tensor, up: Tensor, interleaved: bool, up_first: bool) -> Tensor:
+    """Return the tensor whose halves are gate and up."""
+    pair = (up, gate) if up_first else (gate, up)
+    # No flatten: the older vmap has no rule for it.
+    return torch.stack(pair, -1).reshape(*up.shape[:-1], -1) if interleaved else torch.cat(pair, -1)
 
 
-def _activation_backward(definition: str, gradient: Tensor, inputs: Sequence[Tensor],
-                         parameters: Sequence[Tensor]) -> list[Tensor]:
-    outs, learned, _ = dispatch.backward(resolve(definition), gradient, inputs, parameters)
+def _split(definition: str, tensors: Sequence[Tensor]) -> tuple[Any, Sequence[Tensor], Sequence[Tensor]]:
+    made = resolve(definition)
+    count = len(made.variables)
+    return made, tensors[:count], tensors[count:]
+
+
+def _orders(tensors: Sequence[Any], *places: int) -> list[int]:
+    """Return the orders of a derivative: once by the tensor at each place."""
+    return [places.count(k) for k in range(len(tensors))]
+
+
+def _zero(definition: str, orders: Sequence[int]) -> bool:
+    return torch_backend.mixed(resolve(definition), tuple(orders)) == 0
+
+
+# derivative: (definition, orders, tensors) -> that derivative, element by element, in float32 or float64
+
+def _compute_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch_backend.derivative(resolve(definition), orders, tensors).contiguous()
+
+
+def _fake_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
+    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
+    return tensors[0].new_empty(shape, dtype=torch.promote_types(tensors[0].dtype, torch.float32))
+
+
+def _composed_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
+    return torch_backend.derivative(resolve(definition), orders, tensors, torch_backend.EXPORTED)
+
+
+def _save_derivative(ctx: Any, needs: Any, args: Any, result: Any) -> None:
+    ctx.definition, ctx.orders, tensors = args
+    ctx.dtype, ctx.shape = result.dtype, result.shape
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def _save_activation(ctx: Any, needs: Any, args: Any, result: Any) -> None:
+    definition, tensors = args
+    _save_derivative(ctx, needs, (definition, [0] * len(tensors), tensors), result)
+
+
+def _tangent(ctx: Any, tensors: Sequence[Tensor], *tangents: Any) -> Tensor:
+    """Return the sum of each tensor's tangent x the derivative by it."""
+    total = None
+    for k, tangent in enumerate(tangents[-1]):
+        orders = [n + (i == k) for i, n in enumerate(ctx.orders)]
+        if tangent is None or _zero(ctx.definition, orders):
+            continue
+        part = wide(tangent) * derivative(ctx.definition, orders, tensors)
+        total = part if total is None else total + part
+    if total is None:
+        return torch.zeros(ctx.shape, dtype=ctx.dtype, device=tensors[0].device)
+    # A parameter of shape (1,) beside an input of no dimension, and torch's older vmap, may bring one dimension more.
+    return total.to(ctx.dtype).reshape(ctx.shape)
+
+
+def _backward_derivative(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+    tensors = ctx.saved_tensors
+    return None, None, [_by(gradient, ctx.definition, tensors, k, ctx.orders) if need else None
+                        for k, need in enumerate(needs[-1])]
+
+
+def _by(gradient: Tensor, definition: str, tensors: Sequence[Tensor], k: int, orders: Sequence[int]) -> Tensor | None:
+    """Return the gradient by one tensor of a derivative of these orders."""
+    orders = [n + (i == k) for i, n in enumerate(orders)]
+    if _zero(definition, orders):
+        return None
+    product = wide(gradient) * derivative(definition, orders, tensors)
+    return reduce_to(product, tensors[k].shape).to(tensors[k].dtype)
+
+
+# activation: (definition, tensors) -> the activation
+
+def _compute_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
+    return dispatch.forward(*_split(definition, tensors))
+
+
+def _fake_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
+    return operands.empty_for(_split(definition, tensors)[1])
+
+
+def _composed_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
+    made = torch_backend.derivative(resolve(definition), [0] * len(tensors), tensors, torch_backend.EXPORTED)
+    return made.to(tensors[0].dtype)
+
+
+def _backward_activation(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+    saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
+    return None, gradients(ctx.definition, gradient, saved)
+
+
+# activation_backward: (definition, gradient, tensors) -> the gradients by the tensors
+
+def _compute_activation_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    made, inputs, parameters = _split(definition, tensors)
+    outs, learned, _ = dispatch.backward(made, gradient, inputs, parameters)
     return [*outs, *learned]
 
 
-def _packed(definition: str, packed: Tensor, parameters: Sequence[Tensor], interleaved: bool,
-            up_first: bool) -> Tensor:
-    return dispatch.forward(resolve(definition), halves(packed, interleaved, up_first), parameters)
+def _fake_activation_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    _, inputs, parameters = _split(definition, tensors)
+    alike = operands.dense_order((*inputs, gradient)) is not None and all(q.numel() == 1 for q in parameters)
+    return [*(operands.empty_for([x]) if alike else x.new_empty(x.shape) for x in inputs),
+            *(q.new_empty(q.shape) for q in parameters)]
 
 
-def _packed_backward(definition: str, gradient: Tensor, packed: Tensor, parameters: Sequence[Tensor],
-                     interleaved: bool, up_first: bool) -> list[Tensor]:
-    whole = torch.empty_like(packed, memory_format=torch.contiguous_format)
-    _, learned, _ = dispatch.backward(
-        resolve(definition), gradient, halves(packed, interleaved, up_first), parameters,
-        into=halves(whole, interleaved, up_first))
+def _composed_activation_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    none = [0] * len(tensors)
+    made = (_by(gradient, definition, tensors, k, none) for k in range(len(tensors)))
+    return [torch.zeros_like(x) if d is None else d for d, x in zip(made, tensors, strict=True)]
+
+
+def _save_backward(ctx: Any, needs: Any, args: Any, result: Any) -> None:
+    ctx.definition, gradient, tensors = args
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(gradient, *tensors)
+
+
+def _backward_activation_backward(ctx: Any, needs: Any, *directions: Tensor | None) -> Any:
+    gradient, *tensors = ctx.saved_tensors
+    return None, *second(ctx.definition, directions, gradient, tensors)
+
+
+def gradients(definition: str, gradient: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients by the tensors: of one gradient, or of a batch of them."""
+    if batched_gradient(gradient):
+        return _composed_activation_backward(definition, gradient, tensors)
+    return activation_backward(definition, gradient, tensors)
+
+
+def second(definition: str, directions: Sequence[Tensor | None], gradient: Tensor, tensors: Sequence[Tensor],
+           ) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Return the gradients of sum(directions x :func:`gradients`) by ``gradient`` and by the tensors; None is 0."""
+    first: Any = None
+    rest: list[Any] = [None] * len(tensors)
+    for k, direction in enumerate(directions):
+        if direction is None:
+            continue
+        direction = wide(direction)
+        if not _zero(definition, _orders(tensors, k)):
+            part = direction * derivative(definition, _orders(tensors, k), tensors)
+            first = part if first is None else first + part
+        for j in range(len(tensors)):
+            if not _zero(definition, _orders(tensors, k, j)):
+                part = direction * wide(gradient) * derivative(definition, _orders(tensors, k, j), tensors)
+                rest[j] = part if rest[j] is None else rest[j] + part
+    return (None if first is None else first.to(gradient.dtype),
+            [None if r is None else reduce_to(r, x.shape).to(x.dtype) for r, x in zip(rest, tensors, strict=True)])
+
+
+# packed: (definition, [packed, *parameters], interleaved, up_first) -> the gated activation of one tensor's two halves
+
+def _apart(tensors: Sequence[Tensor], order: Sequence[bool]) -> list[Tensor]:
+    return [*halves(tensors[0], *order), *tensors[1:]]
+
+
+def _compute_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
+    return dispatch.forward(*_split(definition, _apart(tensors, order)))
+
+
+def _fake_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
+    return tensors[0].new_empty((*tensors[0].shape[:-1], tensors[0].shape[-1] // 2))
+
+
+def _composed_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
+    return activation(definition, _apart(tensors, order))
+
+
+def _save_packed(ctx: Any, needs: Any, args: Any, result: Any) -> None:
+    ctx.definition, tensors, *ctx.order = args
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_packed(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+    backward = _composed_packed_backward if batched_gradient(gradient) else packed_backward
+    return None, backward(ctx.definition, gradient, list(ctx.saved_tensors), *ctx.order), None, None
+
+
+# packed_backward: (definition, gradient, [packed, *parameters], interleaved, up_first) -> the gradients by the tensors
+
+def _compute_packed_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor], *order: bool,
+                             ) -> list[Tensor]:
+    whole = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
+    made, inputs, parameters = _split(definition, _apart(tensors, order))
+    _, learned, _ = dispatch.backward(made, gradient, inputs, parameters, into=halves(whole, *order))
     return [whole, *learned]
 
 
-for _name, _function in (("activation", _activation), ("activation_backward", _activation_backward),
-                         ("packed", _packed), ("packed_backward", _packed_backward)):
-    _LIBRARY.impl(_name, _function, _BACKENDS)
+def _fake_packed_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor], *order: bool) -> list[Tensor]:
+    return [x.new_empty(x.shape) for x in tensors]
 
 
-def _like(x: Tensor, shape: Sequence[Any] | None = None) -> Tensor:
-    return x.new_empty(x.shape if shape is None else shape)
+def _composed_packed_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor], *order: bool,
+                              ) -> list[Tensor]:
+    gate, up, *learned = gradients(definition, gradient, _apart(tensors, order))
+    return [_joined(gate, up, *order), *learned]
 
 
-@torch.library.register_fake("nonlin::activation", lib=_LIBRARY)
-def _(definition: str, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-    return _like(inputs[0], torch.broadcast_shapes(*(x.shape for x in inputs)))
+def _save_packed_backward(ctx: Any, needs: Any, args: Any, result: Any) -> None:
+    *args, ctx.interleaved, ctx.up_first = args
+    _save_backward(ctx, needs, args, result)
 
 
-@torch.library.register_fake("nonlin::activation_backward", lib=_LIBRARY)
-def _(definition: str, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-    return [_like(x) for x in (*inputs, *parameters)]
+def _backward_packed_backward(ctx: Any, needs: Any, *directions: Tensor | None) -> Any:
+    gradient, *tensors = ctx.saved_tensors
+    order, (whole, *learned) = (ctx.interleaved, ctx.up_first), directions
+    by_input = (None, None) if whole is None else halves(whole, *order)
+    first, (gate, up, *rest) = second(ctx.definition, [*by_input, *learned], gradient, _apart(tensors, order))
+    if gate is None and up is None:
+        return None, first, [None, *rest], None, None
+    gate, up = (torch.zeros_like(gradient) if d is None else d for d in (gate, up))
+    return None, first, [_joined(gate, up, *order), *rest], None, None
 
 
-@torch.library.register_fake("nonlin::packed", lib=_LIBRARY)
-def _(definition: str, packed: Tensor, parameters: Sequence[Tensor], interleaved: bool, up_first: bool) -> Tensor:
-    return _like(packed, (*packed.shape[:-1], packed.shape[-1] // 2))
-
-
-@torch.library.register_fake("nonlin::packed_backward", lib=_LIBRARY)
-def _(definition: str, gradient: Tensor, packed: Tensor, parameters: Sequence[Tensor], interleaved: bool,
-      up_first: bool) -> list[Tensor]:
-    return [_like(x) for x in (packed, *parameters)]
-
-
-def _setup_activation(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.definition, tensors, parameters = inputs
-    ctx.count = len(tensors)
-    ctx.save_for_backward(*tensors, *parameters)
-
-
-def _backward_activation(ctx: Any, gradient: Tensor) -> Any:
-    saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
-    inputs, parameters = saved[:ctx.count], saved[ctx.count:]
-    outs = torch.ops.nonlin.activation_backward(ctx.definition, gradient, inputs, parameters)
-    return None, outs[:ctx.count], outs[ctx.count:]
-
-
-def _setup_slopes(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.definition, gradient, tensors, parameters = inputs
-    ctx.count = len(tensors)
-    ctx.save_for_backward(gradient, *tensors, *parameters)
-
-
-def _backward_slopes(ctx: Any, directions: list[Tensor | None]) -> Any:
-    gradient, *rest = ctx.saved_tensors
-    inputs, parameters = rest[:ctx.count], rest[ctx.count:]
-    first, outs = torch_backend.second(resolve(ctx.definition), directions, gradient, inputs, parameters)
-    return None, first, outs[:ctx.count], outs[ctx.count:]
-
-
-def _setup_packed(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.definition, packed, parameters, *ctx.order = inputs
-    ctx.save_for_backward(packed, *parameters)
-
-
-def _backward_packed(ctx: Any, gradient: Tensor) -> Any:
-    packed, *parameters = ctx.saved_tensors
-    whole, *learned = torch.ops.nonlin.packed_backward(ctx.definition, gradient, packed, parameters, *ctx.order)
-    return None, whole, learned, None, None
-
-
-def _setup_packed_slopes(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.definition, gradient, packed, parameters, *ctx.order = inputs
-    ctx.save_for_backward(gradient, packed, *parameters)
-
-
-def _backward_packed_slopes(ctx: Any, directions: list[Tensor | None]) -> Any:
-    gradient, packed, *parameters = ctx.saved_tensors
-    whole, *learned = directions
-    by_input = (None, None) if whole is None else halves(whole, *ctx.order)
-    first, (gate, up, *rest) = torch_backend.second(
-        resolve(ctx.definition), [*by_input, *learned], gradient, halves(packed, *ctx.order), parameters)
-    interleaved, up_first = ctx.order
-    pair = (up, gate) if up_first else (gate, up)
-    joined = torch.stack(pair, -1).flatten(-2) if interleaved else torch.cat(pair, -1)
-    return None, first, joined, rest, None, None
-
-
-for _name, _backward, _setup in (
-        ("activation", _backward_activation, _setup_activation),
-        ("activation_backward", _backward_slopes, _setup_slopes),
-        ("packed", _backward_packed, _setup_packed),
-        ("packed_backward", _backward_packed_slopes, _setup_packed_slopes)):
-    torch.library.register_autograd(f"nonlin::{_name}", _backward, setup_context=_setup, lib=_LIBRARY)
+def _rank(tensors: Sequence[Tensor], dims: Sequence[int | None]) -> int:
+    return max(x.ndim - (dim is not None) for x, dim in zip(tensors, dims, strict=True))
 
 
 def _batched(size: int, tensors: Sequence[Tensor], dims: Sequence[int | None], ranks: int) -> list[Tensor]:
@@ -160,60 +263,61 @@ def _batched(size: int, tensors: Sequence[Tensor], dims: Sequence[int | None], r
     return made
 
 
-def _rank(tensors: Sequence[Tensor], dims: Sequence[int | None]) -> int:
-    return max(x.ndim - (dim is not None) for x, dim in zip(tensors, dims, strict=True))
+def _shared(size: int, count: int, tensors: Sequence[Tensor], dims: Sequence[int | None]) -> list[Tensor]:
+    """Give the first ``count`` tensors the batch, and the parameters too where one of them has it."""
+    ranks = _rank(tensors[:count], dims[:count])
+    learned = tensors[count:]
+    if any(d is not None for d in dims[count:]):
+        learned = _batched(size, learned, dims[count:], ranks)
+    return [*_batched(size, tensors[:count], dims[:count], ranks), *learned]
 
 
-@torch.library.register_vmap("nonlin::activation", lib=_LIBRARY)
-def _(info: Any, in_dims: Any, definition: str, inputs: Any, parameters: Any) -> Any:
-    _, dims, learned = in_dims
-    ranks = _rank(inputs, dims)
-    parameters = _batched(info.batch_size, parameters, learned, ranks) if any(d is not None for d in learned) \
-        else parameters
-    inputs = _batched(info.batch_size, inputs, dims, ranks)
-    return torch.ops.nonlin.activation(definition, inputs, parameters), 0
+def _vmap_activation(info: Any, in_dims: Any, definition: str, tensors: Any) -> Any:
+    count = len(resolve(definition).variables)
+    return activation(definition, _shared(info.batch_size, count, tensors, in_dims[1])), 0
 
 
-@torch.library.register_vmap("nonlin::activation_backward", lib=_LIBRARY)
-def _(info: Any, in_dims: Any, definition: str, gradient: Any, inputs: Any, parameters: Any) -> Any:
-    _, dim, dims, learned = in_dims
-    ranks = max(_rank([gradient], [dim]), _rank(inputs, dims))
-    shapes = [x.movedim(d, 0).shape[1:] if d is not None else x.shape
-              for x, d in zip((*inputs, *parameters), (*dims, *learned), strict=True)]
-    tensors = _batched(info.batch_size, (gradient, *inputs, *parameters), (dim, *dims, *learned), ranks)
-    count = len(inputs)
-    outs = torch.ops.nonlin.activation_backward(definition, tensors[0], tensors[1:1 + count], tensors[1 + count:])
-    return [d.reshape(info.batch_size, *shape) for d, shape in zip(outs, shapes, strict=True)], [0] * len(outs)
+def _vmap_derivative(info: Any, in_dims: Any, definition: str, orders: Any, tensors: Any) -> Any:
+    tensors = _batched(info.batch_size, tensors, in_dims[2], _rank(tensors, in_dims[2]))
+    return derivative(definition, orders, tensors), 0
 
 
-@torch.library.register_vmap("nonlin::packed", lib=_LIBRARY)
-def _(info: Any, in_dims: Any, definition: str, packed: Any, parameters: Any, interleaved: bool, up_first: bool) -> Any:
-    _, dim, learned, *_ = in_dims
-    ranks = _rank([packed], [dim])
-    if any(d is not None for d in learned):
-        parameters = _batched(info.batch_size, parameters, learned, ranks)
-    (packed,) = _batched(info.batch_size, [packed], [dim], ranks)
-    return torch.ops.nonlin.packed(definition, packed, parameters, interleaved, up_first), 0
+def _vmap_packed(info: Any, in_dims: Any, definition: str, tensors: Any, *order: bool) -> Any:
+    return packed(definition, _shared(info.batch_size, 1, tensors, in_dims[1]), *order), 0
 
 
-@torch.library.register_vmap("nonlin::packed_backward", lib=_LIBRARY)
-def _(info: Any, in_dims: Any, definition: str, gradient: Any, packed: Any, parameters: Any, interleaved: bool,
-      up_first: bool) -> Any:
-    _, by_gradient, dim, learned, *_ = in_dims
-    shapes = [q.movedim(d, 0).shape[1:] if d is not None else q.shape
-              for q, d in zip(parameters, learned, strict=True)]
-    gradient, packed, *rest = _batched(info.batch_size, (gradient, packed, *parameters),
-                                       (by_gradient, dim, *learned), _rank([packed], [dim]))
-    whole, *outs = torch.ops.nonlin.packed_backward(definition, gradient, packed, rest, interleaved, up_first)
-    outs = [d.reshape(info.batch_size, *shape) for d, shape in zip(outs, shapes, strict=True)]
-    return [whole, *outs], [0] * (1 + len(outs))
+def _vmap_backward(op: Any) -> Any:
+    """Return the rule of a backward operation: everything gets the batch, and each gradient its tensor's shape."""
+
+    def rule(info: Any, in_dims: Any, definition: str, gradient: Any, tensors: Any, *order: bool) -> Any:
+        _, dim, dims, *_ = in_dims
+        shapes = [x.movedim(d, 0).shape[1:] if d is not None else x.shape for x, d in zip(tensors, dims, strict=True)]
+        ranks = max(_rank([gradient], [dim]), _rank(tensors, dims))
+        gradient, *rest = _batched(info.batch_size, (gradient, *tensors), (dim, *dims), ranks)
+        outs = op(definition, gradient, rest, *order)
+        return [d.reshape(info.batch_size, *shape) for d, shape in zip(outs, shapes, strict=True)], [0] * len(outs)
+
+    return rule
 
 
-activation = torch.ops.nonlin.activation.default
-"""(definition, inputs, parameters) -> the activation."""
-activation_backward = torch.ops.nonlin.activation_backward.default
-"""(definition, gradient, inputs, parameters) -> gradients by the inputs, then by the parameters."""
-packed = torch.ops.nonlin.packed.default
-"""(definition, packed, parameters, interleaved, up_first) -> the gated activation of one tensor's two halves."""
-packed_backward = torch.ops.nonlin.packed_backward.default
-"""(definition, gradient, packed, parameters, interleaved, up_first) -> gradients by the tensor, by the parameters."""
+derivative = register(
+    "derivative(str definition, int[] orders, Tensor[] tensors) -> Tensor", compute=_compute_derivative,
+    fake=_fake_derivative, composed=_composed_derivative, save=_save_derivative, backward=_backward_derivative,
+    vmap=_vmap_derivative, jvp=_tangent)
+activation = register(
+    "activation(str definition, Tensor[] tensors) -> Tensor", compute=_compute_activation, fake=_fake_activation,
+    composed=_composed_activation, save=_save_activation, backward=_backward_activation, vmap=_vmap_activation,
+    jvp=_tangent)
+activation_backward = register(
+    "activation_backward(str definition, Tensor gradient, Tensor[] tensors) -> Tensor[]",
+    compute=_compute_activation_backward, fake=_fake_activation_backward, composed=_composed_activation_backward,
+    save=_save_backward, backward=_backward_activation_backward,
+    vmap=_vmap_backward(lambda *args: activation_backward(*args)))
+packed = register(
+    "packed(str definition, Tensor[] tensors, bool interleaved, bool up_first) -> Tensor", compute=_compute_packed,
+    fake=_fake_packed, composed=_composed_packed, save=_save_packed, backward=_backward_packed, vmap=_vmap_packed)
+packed_backward = register(
+    "packed_backward(str definition, Tensor gradient, Tensor[] tensors, bool interleaved, bool up_first) -> Tensor[]",
+    compute=_compute_packed_backward, fake=_fake_packed_backward, composed=_composed_packed_backward,
+    save=_save_packed_backward, backward=_backward_packed_backward,
+    vmap=_vmap_backward(lambda *args: packed_backward(*args)))

@@ -9,8 +9,11 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
-from nonlin.functions.registry import resolve, spell
-from nonlin.kernels.ffn import fast_path, ops
+from nonlin.functions.registry import spell
+from nonlin.kernels import arguments
+from nonlin.kernels.ffn import composed, fast_path, ops
+from nonlin.kernels.ffn.layout import Form, Tensors
+from nonlin.kernels.registration import vmapped
 
 MEMORY = ("fast", "lean", "minimal")
 LAYOUTS = ("separate", "concatenated", "interleaved")
@@ -43,8 +46,8 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
 
     ``parameters`` are the activation's learnable ones by name, each of one element; those left out are at their
     start. Tensors share one float dtype (parameters have their own); under autocast they are converted as a linear
-    layer's are, each once. Works under torch.compile, checkpointing, vmap and torch.func.grad; differentiable twice;
-    a third derivative is refused. ±inf and nan: as the products and the activation give them.
+    layer's are, each once. Works under torch.compile, checkpointing, vmap and torch.func's transforms; differentiable
+    to any order, in reverse and in forward mode. ±inf and nan: as the products and the activation give them.
 
     Raises UserError for shapes, dtypes or devices that do not fit, for an activation that is not pointwise, and for
     a name that is not known.
@@ -57,33 +60,41 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
     tensor([[6.]])
     """
     definition = get(activation)
+    for name, tensor in (("x", x), ("up", up), ("down", down)):
+        arguments.check("feed_forward", name, tensor)
+    if x.is_nested:
+        return arguments.on_values("feed_forward", lambda values: feed_forward(
+            values, gate, up, down, gate_bias, up_bias, down_bias, activation=activation, parameters=parameters,
+            memory=memory, layout=layout, first=first), (x,))
     tensors = [x, gate, up, down, gate_bias, up_bias, down_bias]
     _check(definition, tensors, memory, layout, first)
     learned = _learned(definition, parameters, x)
     tensors = autocast(tensors)
     _check_alike(tensors)
-    how = layout if definition.gated else "plain"
-    return run(tensors, learned, _text(definition), how, first == "up", memory)
+    form = Form(definition, layout if definition.gated else "plain", first == "up")
+    return run(Tensors(*tensors, learned), form, memory)
 
 
-def run(tensors: list[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
-        memory: str) -> Tensor:
-    """Run the block on tensors that fit; ``activation`` is its text (``nonlin.functions.registry.spell``).
+def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
+    """Run the block on tensors that fit.
 
     Plain tensors in eager mode go past the dispatcher (fast_path.py), everything else through the operation.
     """
-    recorded = _differentiates([*tensors, learned])
-    direct = fast_path.serves([*tensors, learned])
+    recorded = _differentiates(tensors)
+    direct = fast_path.serves(tensors)
     if direct and not recorded:
-        return fast_path.value(*tensors, learned, activation, layout, up_first)
-    keep = _keep(activation, memory, tensors[0].dtype) if recorded else "nothing"
+        return fast_path.value(tensors, form)
+    if not direct and not torch.compiler.is_compiling() and vmapped():
+        return composed.forward(tensors, form, "nothing")[0]
+    # A trace keeps what was so when it was made, and is checked without gradients: it saves the input alone.
+    recorded = recorded and torch._C._get_tracing_state() is None
+    keep = _keep(form.definition, memory, tensors[0].dtype) if recorded else "nothing"
     if direct:
-        return fast_path.recorded(tensors, learned, activation, layout, up_first, keep)
-    return ops.call(ops.forward_op, ops.ForwardFunction, *tensors, learned, activation, layout,
-                          up_first, keep)[0]
+        return fast_path.recorded(tensors, form, keep)
+    return ops.forward_op(*tensors, _text(form.definition), form.layout, form.up_first, keep)[0]
 
 
-def _differentiates(tensors: list[Any]) -> bool:
+def _differentiates(tensors: Tensors) -> bool:
     # Under torch.func a tensor does not tell whether an outer transform differentiates it.
     return torch._C._are_functorch_transforms_active() or (
         torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
@@ -95,12 +106,12 @@ def _text(definition: Definition) -> str:
 
 
 @torch.compiler.assume_constant_result
-def _keep(activation: str, memory: str, dtype: torch.dtype) -> str:
-    """Return which of the activation's input and output the operation keeps."""
+def _keep(definition: Definition, memory: str, dtype: torch.dtype) -> str:
+    """Return which of the activation's input and output the operation saves."""
     if memory == "minimal":
         return "nothing"
-    told = derivative_from_output(resolve(activation))
-    # A slope below 1 pushes small float16 numbers under the least one, and their sign is lost with them.
+    told = derivative_from_output(definition)
+    # A derivative below 1 pushes small float16 numbers under the least one, and their sign is lost with them.
     if told == "exact" or (told == "scaled" and dtype != torch.float16):
         return "output"
     return "all" if memory == "fast" else "inputs"
@@ -114,13 +125,16 @@ def _learned(definition: Definition, parameters: Mapping[str, Tensor] | None, x:
     if unknown:
         raise UserError(rule("feed_forward", "parameters", f"be among: {', '.join(names) or 'none'}", unknown,
                              "Leave it out."))
+    wide = torch.promote_types(x.dtype, torch.float32)
     for name, value in given.items():
+        if isinstance(value, (int, float)):
+            value = given[name] = torch.full((1,), value, device=x.device, dtype=wide)
+        arguments.check("feed_forward", f"parameter {name}", value)
         if value.numel() != 1:
             raise UserError(rule("feed_forward", f"parameter {name}", "have one element", tuple(value.shape),
                                  "Apply the activation by itself to learn one for each unit."))
     if not names:
         return None
-    wide = torch.promote_types(x.dtype, torch.float32)
     values = [given[q.name].reshape(1) if q.name in given else
               torch.full((1,), q.initial, device=x.device, dtype=wide) for q in definition.parameters]
     return values[0] if len(values) == 1 else torch.cat(values)

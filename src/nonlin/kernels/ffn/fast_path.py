@@ -2,7 +2,7 @@
 
 A registered operation with a gradient costs a fraction of a millisecond a call, which at one token is a fifth of a
 small block. Where nothing listens, the same bodies are called directly; where no gradient is recorded either, the
-products are torch's own and the activation is written over the gate's.
+products are torch's own and the activation is written in place of the gate's.
 """
 
 from collections.abc import Sequence
@@ -12,30 +12,30 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nonlin.functions.registry import resolve
 from nonlin.kernels import dispatch
 from nonlin.kernels.activation.fast_path import plain
 from nonlin.kernels.ffn import ops
-from nonlin.kernels.ffn.layout import columns, pair, product_packing, rows, split
+from nonlin.kernels.ffn.layout import Form, Tensors, columns, pair, product_form, rows, split
+from nonlin.kernels.registration import batched_gradient
 
 
 class _Direct(torch.autograd.Function):
     """The forward operation without the operation; its backward likewise, unless a second derivative is wanted."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Any:
-        made = ops.forward_of(*inputs)
-        ops.setup_forward(ctx, inputs, made)
+    def forward(ctx: Any, form: Form, keep: str, *inputs: Any) -> Any:
+        tensors = Tensors(*inputs)
+        made = ops.forward(tensors, form, keep)
+        ops.save(ctx, ctx.needs_input_grad[2:], tensors, form, keep, made)
         return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        grad = gradients[0]
-        if grad is None or torch.is_grad_enabled() or not serves((grad,)):
-            return ops.backward_of_forward(ctx, grad)
-        needs = list(ctx.needs_input_grad[:8])
-        made = ops.backward_of(grad, *ctx.saved_tensors, *ctx.how, needs)
-        return *(out if need else None for out, need in zip(made, needs, strict=True)), *(None,) * 4
+        gradient, needs = gradients[0], ctx.needs_input_grad[2:]
+        if gradient is None or torch.is_grad_enabled() or batched_gradient(gradient) or not serves((gradient,)):
+            return None, None, *ops.gradients(ctx, needs, gradient)
+        made = ops.backward(gradient, *ops.saved_of(ctx), ctx.form, needs)
+        return None, None, *(out if need else None for out, need in zip(made, needs, strict=True))
 
 
 def serves(tensors: Sequence[Tensor | None]) -> bool:
@@ -43,23 +43,22 @@ def serves(tensors: Sequence[Tensor | None]) -> bool:
     return not torch.compiler.is_compiling() and plain([t for t in tensors if t is not None])
 
 
-def recorded(tensors: Sequence[Any], learned: Tensor | None, activation: str, layout: str, up_first: bool,
-             keep: str) -> Tensor:
+def recorded(tensors: Tensors, form: Form, keep: str) -> Tensor:
     """Return the block's output, its gradient recorded."""
-    made: Any = _Direct.apply(*tensors, learned, activation, layout, up_first, keep)
+    made: Any = _Direct.apply(form, keep, *tensors)
     return made[0]
 
 
-def value(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None,
-          down_bias: Tensor | None, learned: Tensor | None, activation: str, layout: str, up_first: bool) -> Tensor:
+def value(tensors: Tensors, form: Form) -> Tensor:
     """Return the block's output where nothing records a gradient."""
+    x, down = tensors.x, tensors.down
+    assert x is not None
     with ops.as_they_are(x):
-        apart = product_packing(up, layout, up_first)
-        inputs = [linear(x, w, b) for w, b in zip(pair(gate, up, *apart), pair(gate_bias, up_bias, *apart),
-                                                  strict=True)]  # type: ignore[arg-type]
-        if apart != (layout, up_first):
-            inputs = columns(rows(inputs[0]), layout, up_first)
-        hidden = dispatch.forward(resolve(activation), inputs, split(learned, x.dtype), over=True)
-        out = linear(hidden, down, down_bias)
+        apart = product_form(tensors.up, form)
+        inputs = [linear(x, w, b) for w, b in zip(  # type: ignore[arg-type]
+            pair(tensors.gate, tensors.up, apart), pair(tensors.gate_bias, tensors.up_bias, apart), strict=True)]
+        if apart != form:
+            inputs = columns(rows(inputs[0]), form)
+        hidden = dispatch.forward(form.definition, inputs, split(tensors.parameters, x.dtype), over=True)
+        out = linear(hidden, down, tensors.down_bias)
         return out if out.ndim == x.ndim else out.view(*x.shape[:-1], down.shape[0])
-

@@ -1,4 +1,4 @@
-"""The feed-forward block as registered operations: forward, backward, and the derivative of the backward.
+"""The feed-forward block as registered operations, forward and backward.
 
 ``nonlin::feed_forward`` makes the products, the activation and the last product. ``nonlin::feed_forward_backward``
 makes every gradient; the activation's value, which the gradient of the last weight needs, is made again in the
@@ -16,90 +16,66 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.functions import Definition
-from nonlin.functions.registry import resolve
+from nonlin.functions.registry import resolve, spell
 from nonlin.kernels import dispatch
-from nonlin.kernels.ffn import double_backward
+from nonlin.kernels.ffn import composed
+from nonlin.kernels.ffn.double_backward import second
 from nonlin.kernels.ffn.layout import (
-    Packing,
+    DOWN,
+    DOWN_BIAS,
+    GATE,
+    GATE_BIAS,
+    PARAMETERS,
+    UP,
+    UP_BIAS,
+    Form,
+    Saved,
+    Tensors,
+    X,
     columns,
     inputs_of,
     pair,
+    product_form,
     product_into,
-    product_packing,
     products,
     rows,
     split,
 )
+from nonlin.kernels.registration import batched_gradient, register, vmapped
 
-# Places of the differentiable arguments, in the order of both operations' results and arguments.
-X, GATE, UP, DOWN, GATE_BIAS, UP_BIAS, DOWN_BIAS, PARAMETERS = range(8)
+COUNT = len(Tensors._fields)
 
 
-@torch.library.custom_op("nonlin::feed_forward", mutates_args=())
-def forward_op(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None,
-               up_bias: Tensor | None, down_bias: Tensor | None, parameters: Tensor | None, activation: str,
-               layout: str, up_first: bool, keep: str) -> tuple[Tensor, Tensor, Tensor]:
+def forward(tensors: Tensors, form: Form, keep: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return (output, pre-activations, hidden (N, H)); what ``keep`` does not name is empty.
 
-    Pre-activations are (G, N, H), or (1, N, 2 H) where one product makes both.
-
-    ``keep``: "nothing", "inputs" (pre-activations), "output" (hidden) or "all" (both).
+    Pre-activations are (G, N, H), or (1, N, 2 H) where one product makes both. ``keep`` names what is saved for
+    backward: "nothing", "inputs" (pre-activations), "output" (hidden) or "all" (both).
     """
-    return forward_of(x, gate, up, down, gate_bias, up_bias, down_bias, parameters, activation, layout, up_first, keep)
-
-
-def forward_of(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None,
-               up_bias: Tensor | None, down_bias: Tensor | None, parameters: Tensor | None, activation: str,
-               layout: str, up_first: bool, keep: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute what the forward operation returns."""
+    x = tensors.x
+    assert x is not None
     with torch.no_grad(), as_they_are(x):
-        packing = product_packing(up, layout, up_first)
-        pre_GNH, inputs_NH = products(rows(x), pair(gate, up, *packing), pair(gate_bias, up_bias, *packing))
-        if packing[0] == "plain" and layout != "plain":
-            inputs_NH = inputs_of(pre_GNH, layout, up_first)
-        hidden_NH = dispatch.forward(resolve(activation), inputs_NH, split(parameters, x.dtype))
+        apart = product_form(tensors.up, form)
+        pre_GNH, inputs_NH = products(rows(x), pair(tensors.gate, tensors.up, apart),
+                                      pair(tensors.gate_bias, tensors.up_bias, apart))
+        if apart != form:
+            inputs_NH = inputs_of(pre_GNH, form)
+        hidden_NH = dispatch.forward(form.definition, inputs_NH, split(tensors.parameters, x.dtype))
         # A whole tensor, no view of one: models add to a block's output in place (Falcon), which autograd allows then.
-        out = x.new_empty((*x.shape[:-1], down.shape[0]))
-        product_into(rows(out), hidden_NH, down, down_bias)
-    empty = x.new_empty(0)
-    return (out, pre_GNH if keep in ("inputs", "all") else empty,
+        out = x.new_empty((*x.shape[:-1], tensors.down.shape[0]))
+        product_into(rows(out), hidden_NH, tensors.down, tensors.down_bias)
+    return (out, pre_GNH if keep in ("inputs", "all") else x.new_empty(0),
             hidden_NH if keep in ("output", "all") else x.new_empty(0))
 
 
-@forward_op.register_fake
-def _(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None, up_bias: Tensor | None,
-      down_bias: Tensor | None, parameters: Tensor | None, activation: str, layout: str, up_first: bool,
-      keep: str) -> tuple[Tensor, Tensor, Tensor]:
-    count, hidden = math.prod(x.shape[:-1]), down.shape[1]
-    whole = product_packing(up, layout, up_first)[0] == "plain"
-    pre = (1, count, up.shape[0]) if whole else (2, count, hidden)
-    return (x.new_empty(*x.shape[:-1], down.shape[0]),
-            x.new_empty(pre) if keep in ("inputs", "all") else x.new_empty(0),
-            x.new_empty(count, hidden) if keep in ("output", "all") else x.new_empty(0))
+def backward(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool]) -> list[Tensor]:
+    """Return the gradients by the tensors, in their order; what is not needed is empty.
 
-
-@torch.library.custom_op("nonlin::feed_forward_backward", mutates_args=())
-def backward_op(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Tensor,
-                gate_bias: Tensor | None, up_bias: Tensor | None, parameters: Tensor | None, pre: Tensor | None,
-                hidden: Tensor | None, activation: str, layout: str, up_first: bool,
-                needs: list[bool]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients by x, gate, up, down, their biases and the parameters; what is not needed is empty.
-
-    ``x`` may be left out where no first weight needs a gradient and something else was kept. Where only ``hidden``
-    was kept, the activation's derivative is taken at it.
+    ``x`` may be left out where no first weight needs a gradient and something else was saved. Where only ``hidden``
+    was, the activation's derivative is taken at it.
     """
-    return backward_of(grad, x, gate, up, down, gate_bias, up_bias, parameters, pre, hidden, activation, layout,
-                       up_first, needs)
-
-
-def backward_of(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Tensor,
-                gate_bias: Tensor | None, up_bias: Tensor | None, parameters: Tensor | None, pre: Tensor | None,
-                hidden: Tensor | None, activation: str, layout: str, up_first: bool, needs: list[bool]) -> Any:
-    """Compute what the backward operation returns."""
-    with torch.no_grad(), as_they_are(grad):
-        return _gradients(grad, x, (gate, up, down, gate_bias, up_bias, parameters), pre, hidden,
-                          resolve(activation), (layout, up_first), needs)
+    with torch.no_grad(), as_they_are(gradient):
+        return _gradients(gradient, tensors, saved, form, needs)
 
 
 def as_they_are(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -109,154 +85,164 @@ def as_they_are(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
-def _gradients(grad: Tensor, x: Tensor | None, tensors: tuple[Any, ...], pre: Tensor | None, hidden: Tensor | None,
-               definition: Definition, packing: Packing, needs: list[bool]) -> Any:
-    gate, up, down, gate_bias, up_bias, parameters = tensors
-    apart = product_packing(up, *packing)
-    weights, biases = pair(gate, up, *apart), pair(gate_bias, up_bias, *apart)
-    grad_NO, x_ND = rows(grad), None if x is None else rows(x)
+def _gradients(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool]) -> list[Tensor]:
+    apart = product_form(tensors.up, form)
+    weights = pair(tensors.gate, tensors.up, apart)
+    grad_NO, x_ND = rows(gradient), None if tensors.x is None else rows(tensors.x)
+    pre, hidden = saved
     if pre is None and hidden is None:
-        pre, _ = products(x_ND, weights, biases)
-    inputs_NH = [hidden] if pre is None else inputs_of(pre, *packing)
-    learned = split(parameters, grad.dtype)
-    out = [grad.new_empty(0) for _ in range(8)]
-    slopes_NH: list[Tensor] = []
+        pre, _ = products(x_ND, weights, pair(tensors.gate_bias, tensors.up_bias, apart))
+    inputs_NH = [hidden] if pre is None else inputs_of(pre, form)
+    learned = split(tensors.parameters, gradient.dtype)
+    out = [gradient.new_empty(0) for _ in range(COUNT)]
+    da_NH: list[Tensor] = []
     if any(needs[i] for i in (X, GATE, UP, GATE_BIAS, UP_BIAS, PARAMETERS)):
-        dh_NH, whole_NC = grad_NO @ down, None
-        if apart != packing:  # gate and up were made in one product: their gradients are columns of one tensor too
-            whole_NC = dh_NH.new_empty(dh_NH.shape[0], up.shape[0])
-        slopes_NH, sums, made = dispatch.backward(
-            definition, dh_NH, inputs_NH, learned, want_value=needs[DOWN] and hidden is None,
-            into=None if whole_NC is None else columns(whole_NC, *packing))
-        slopes_NH = slopes_NH if whole_NC is None else [whole_NC]
+        dh_NH, whole_NC = grad_NO @ tensors.down, None
+        if apart != form:  # gate and up were made in one product: their gradients are columns of one tensor too
+            whole_NC = dh_NH.new_empty(dh_NH.shape[0], tensors.up.shape[0])
+        da_NH, sums, made = dispatch.backward(
+            form.definition, dh_NH, inputs_NH, learned, want_value=needs[DOWN] and hidden is None,
+            into=None if whole_NC is None else columns(whole_NC, form))
+        da_NH = da_NH if whole_NC is None else [whole_NC]
         hidden = made if hidden is None else hidden
         if needs[PARAMETERS]:
-            out[PARAMETERS] = torch.cat(sums).to(parameters.dtype)
+            out[PARAMETERS] = torch.cat(sums).to(tensors.parameters.dtype)
     elif needs[DOWN] and hidden is None:
-        hidden = dispatch.forward(definition, inputs_NH, learned)
+        hidden = dispatch.forward(form.definition, inputs_NH, learned)
     if needs[DOWN]:
-        out[DOWN] = torch.empty_like(down)
+        out[DOWN] = torch.empty_like(tensors.down)
         torch.mm(grad_NO.t(), hidden, out=out[DOWN])
     if needs[DOWN_BIAS]:
         out[DOWN_BIAS] = grad_NO.sum(0)
     if needs[X]:
-        dx_ND = slopes_NH[0] @ weights[0]
-        for slope_NH, weight in zip(slopes_NH[1:], weights[1:], strict=True):
-            dx_ND.addmm_(slope_NH, weight)
-        out[X] = dx_ND.view(*grad.shape[:-1], dx_ND.shape[1])
-    _first_weights(out, slopes_NH, x_ND, (gate, up, gate_bias, up_bias), apart, needs)
-    return tuple(out)
+        dx_ND = da_NH[0] @ weights[0]
+        for part_NH, weight in zip(da_NH[1:], weights[1:], strict=True):
+            dx_ND.addmm_(part_NH, weight)
+        out[X] = dx_ND.view(*gradient.shape[:-1], dx_ND.shape[1])
+    _first_weights(out, da_NH, x_ND, tensors, apart, needs)
+    return out
 
 
-def _first_weights(out: list[Tensor], slopes_NH: list[Tensor], x_ND: Tensor | None, tensors: tuple[Any, ...],
-                   packing: Packing, needs: list[bool]) -> None:
+def _first_weights(out: list[Tensor], da_NH: list[Tensor], x_ND: Tensor | None, tensors: Tensors, apart: Form,
+                   needs: Sequence[bool]) -> None:
     """Make the gradients of gate, up and their biases: into one tensor, through views, where they are packed."""
     places = (GATE, UP, GATE_BIAS, UP_BIAS)
-    for at, tensor in zip(places, tensors, strict=True):
+    for at in places:
         if needs[at]:
-            out[at] = torch.empty_like(tensor)
+            out[at] = torch.empty_like(tensors[at])
     gate, up, gate_bias, up_bias = (out[at] if needs[at] else None for at in places)
-    for slope_NH, to_weight, to_bias in zip(slopes_NH, pair(gate, up, *packing), pair(gate_bias, up_bias, *packing),
-                                            strict=False):
+    for part_NH, to_weight, to_bias in zip(da_NH, pair(gate, up, apart), pair(gate_bias, up_bias, apart),
+                                           strict=False):
         if to_weight is not None:
-            torch.mm(slope_NH.t(), x_ND, out=to_weight)
+            torch.mm(part_NH.t(), x_ND, out=to_weight)
         if to_bias is not None:
-            torch.sum(slope_NH, 0, out=to_bias)
+            torch.sum(part_NH, 0, out=to_bias)
 
 
-@backward_op.register_fake
-def _(grad: Tensor, x: Tensor | None, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None,
-      up_bias: Tensor | None, parameters: Tensor | None, pre: Tensor | None, hidden: Tensor | None, activation: str,
-      layout: str, up_first: bool, needs: list[bool]) -> Any:
-    out = [grad.new_empty(0) for _ in range(8)]
-    for at, tensor in ((GATE, gate), (UP, up), (DOWN, down), (GATE_BIAS, gate_bias), (UP_BIAS, up_bias)):
-        if needs[at] and tensor is not None:
-            out[at] = torch.empty_like(tensor)
+def save(ctx: Any, needs: Sequence[bool], tensors: Tensors, form: Form, keep: str, result: Sequence[Tensor]) -> None:
+    """Save for backward what ``keep`` names of the forward pass's result, and of the tensors what is read again."""
+    _, pre, hidden = result
+    ctx.mark_non_differentiable(pre, hidden)
+    ctx.set_materialize_grads(False)
+    saved = Saved(pre if keep in ("inputs", "all") else None, hidden if keep in ("output", "all") else None)
+    read = tensors._replace(down_bias=None)
+    if keep != "nothing" and not any(needs[i] for i in (X, GATE, UP)):
+        read = read._replace(x=None)
+    ctx.form = form
+    ctx.save_for_backward(*read, *saved)
+
+
+def saved_of(ctx: Any) -> tuple[Tensors, Saved]:
+    """Return what :func:`save` saved."""
+    saved = ctx.saved_tensors
+    return Tensors(*saved[:COUNT]), Saved(*saved[COUNT:])
+
+
+def gradients(ctx: Any, needs: Sequence[bool], gradient: Tensor | None) -> list[Any]:
+    """Return the gradients by the tensors of what :func:`save` saved, None where not needed: of one, or of a batch."""
+    if gradient is None:
+        return [None] * COUNT
+    tensors, saved = saved_of(ctx)
+    needs = list(needs)
+    if batched_gradient(gradient) or vmapped():
+        made = composed.backward(gradient, tensors, saved, ctx.form, needs)
+    else:
+        made = backward_op(gradient, *tensors, *saved, *_words(ctx.form), needs)
+    return [d if need else None for d, need in zip(made, needs, strict=True)]
+
+
+def _words(form: Form) -> tuple[str, str, bool]:
+    return spell(form.definition), form.layout, form.up_first
+
+
+def _form(words: Sequence[Any]) -> Form:
+    return Form(resolve(words[0]), *words[1:])
+
+
+# feed_forward: (*tensors, activation, layout, up_first, keep) -> (output, pre-activations, hidden)
+
+def _read(args: Sequence[Any]) -> tuple[Tensors, Form, str]:
+    return Tensors(*args[:COUNT]), _form(args[COUNT:-1]), args[-1]
+
+
+def _fake(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    tensors, form, keep = _read(args)
+    x: Any = tensors.x
+    count, hidden = math.prod(x.shape[:-1]), tensors.down.shape[1]
+    apart = product_form(tensors.up, form)
+    pre = (1, count, tensors.up.shape[0]) if apart.layout == "plain" else (2, count, hidden)
+    return (x.new_empty(*x.shape[:-1], tensors.down.shape[0]),
+            x.new_empty(pre) if keep in ("inputs", "all") else x.new_empty(0),
+            x.new_empty(count, hidden) if keep in ("output", "all") else x.new_empty(0))
+
+
+def _save(ctx: Any, needs: Sequence[Any], args: Sequence[Any], result: Any) -> None:
+    save(ctx, needs[:COUNT], *_read(args), result)
+
+
+def _backward(ctx: Any, needs: Sequence[Any], gradient: Tensor | None, *_: Any) -> Any:
+    return *gradients(ctx, needs[:COUNT], gradient), *(None,) * 4
+
+
+# feed_forward_backward: (gradient, *tensors, pre, hidden, activation, layout, up_first, needs) -> gradients
+
+def _read_backward(args: Sequence[Any]) -> tuple[Tensor, Tensors, Saved, Form, list[bool]]:
+    gradient, *rest = args
+    return (gradient, Tensors(*rest[:COUNT]), Saved(*rest[COUNT:COUNT + 2]), _form(rest[COUNT + 2:-1]), rest[-1])
+
+
+def _fake_backward(*args: Any) -> tuple[Tensor, ...]:
+    gradient, tensors, _, _, needs = _read_backward(args)
+    out = [torch.empty_like(tensor) if need and tensor is not None else gradient.new_empty(0)
+           for tensor, need in zip(tensors, needs, strict=True)]
     if needs[X]:
-        out[X] = grad.new_empty(*grad.shape[:-1], up.shape[1])
+        out[X] = gradient.new_empty(*gradient.shape[:-1], tensors.up.shape[1])
     if needs[DOWN_BIAS]:
-        out[DOWN_BIAS] = grad.new_empty(down.shape[0])
-    if needs[PARAMETERS] and parameters is not None:
-        out[PARAMETERS] = torch.empty_like(parameters)
+        out[DOWN_BIAS] = gradient.new_empty(tensors.down.shape[0])
     return tuple(out)
 
 
-def setup_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, gate, up, down, gate_bias, up_bias, _down_bias, parameters, *ctx.how, keep = inputs
-    _, pre, hidden = output
-    ctx.mark_non_differentiable(pre, hidden)
+def _save_backward(ctx: Any, needs: Sequence[Any], args: Sequence[Any], result: Sequence[Tensor]) -> None:
+    gradient, tensors, saved, ctx.form, ctx.asked = _read_backward(args)
+    ctx.mark_non_differentiable(*(out for out, need in zip(result, ctx.asked, strict=True) if not need))
     ctx.set_materialize_grads(False)
-    pre, hidden = (pre if keep in ("inputs", "all") else None), (hidden if keep in ("output", "all") else None)
-    if keep != "nothing" and not any(ctx.needs_input_grad[i] for i in (X, GATE, UP)):
-        x = None
-    ctx.save_for_backward(x, gate, up, down, gate_bias, up_bias, parameters, pre, hidden)
+    ctx.save_for_backward(gradient, *tensors, *saved)
 
 
-def backward_of_forward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    if grad is None:
-        return (None,) * 12
-    needs = list(ctx.needs_input_grad[:8])
-    made = call(backward_op, BackwardFunction, grad, *ctx.saved_tensors, *ctx.how, needs)
-    return *(out if need else None for out, need in zip(made, needs, strict=True)), *(None,) * 4
+def _backward_of_backward(ctx: Any, needs: Sequence[Any], *cotangents: Tensor | None) -> Any:
+    gradient, *rest = ctx.saved_tensors
+    wanted = Tensors(*(c if need else None for c, need in zip(cotangents, ctx.asked, strict=True)))  # type: ignore[arg-type]
+    made = second(gradient, Tensors(*rest[:COUNT]), Saved(*rest[COUNT:]), ctx.form, wanted)
+    return *(d if need else None for d, need in zip(made, needs, strict=False)), *(None,) * 6
 
 
-def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.activation, layout, up_first, needs = inputs
-    ctx.packing, ctx.needs = (layout, up_first), needs
-    ctx.mark_non_differentiable(*(out for out, need in zip(output, needs, strict=True) if not need))
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
+def _one_by_one(op: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the rule that calls the operation for each element: our own calls take the composition instead."""
 
-
-def _backward_of_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Any, ...]:
-    wanted = [c if need else None for c, need in zip(cotangents, ctx.needs, strict=True)]
-    made = double_backward.SecondFunction.apply(ctx.activation, ctx.packing, *ctx.saved_tensors, *wanted)
-    needed = ctx.needs_input_grad[:8]
-    return *(out if need else None for out, need in zip(made, needed, strict=True)), *(None,) * 6
-
-
-forward_op.register_autograd(backward_of_forward, setup_context=setup_forward)
-backward_op.register_autograd(_backward_of_backward, setup_context=_setup_backward)
-
-
-class ForwardFunction(torch.autograd.Function):
-    """The forward operation for torch.func, whose transforms want a ``setup_context`` of their own."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return forward_op(*inputs)
-
-    setup_context = staticmethod(setup_forward)
-    backward = staticmethod(backward_of_forward)
-
-
-class BackwardFunction(torch.autograd.Function):
-    """The backward operation for torch.func."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(*inputs: Any) -> Any:
-        return backward_op(*inputs)
-
-    setup_context = staticmethod(_setup_backward)
-    backward = staticmethod(_backward_of_backward)
-
-
-def call(op: Any, function: Any, *inputs: Any) -> Any:
-    """Call an operation, through its autograd function where a transform of torch.func is at work."""
-    return function.apply(*inputs) if torch._C._are_functorch_transforms_active() else op(*inputs)
-
-
-def _one_by_one(op: Any) -> Callable[..., Any]:
-    """Return the vmap rule that calls the operation for each element: per-sample gradients share no products."""
-
-    def rule(info: Any, in_dims: Sequence[Any], *inputs: Any) -> Any:
+    def rule(info: Any, in_dims: Sequence[Any], *args: Any) -> Any:
         def at(i: int) -> Any:
             return op(*(x.select(dim, i) if isinstance(x, Tensor) and dim is not None else x
-                        for x, dim in zip(inputs, in_dims, strict=True)))
+                        for x, dim in zip(args, in_dims, strict=True)))
 
         made = [torch.stack(outs) for outs in zip(*map(at, range(info.batch_size)), strict=True)]
         return tuple(made), (0,) * len(made)
@@ -264,5 +250,23 @@ def _one_by_one(op: Any) -> Callable[..., Any]:
     return rule
 
 
-torch.library.register_vmap(forward_op, _one_by_one(forward_op))
-torch.library.register_vmap(backward_op, _one_by_one(backward_op))
+def _composed(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return composed.forward(*_read(args))
+
+
+def _composed_backward(*args: Any) -> tuple[Tensor, ...]:
+    return tuple(composed.backward(*_read_backward(args)))
+
+
+_TENSORS = ("Tensor{} x, Tensor? gate, Tensor up, Tensor down, Tensor? gate_bias, Tensor? up_bias, "
+            "Tensor? down_bias, Tensor? parameters")
+forward_op = register(
+    f"feed_forward({_TENSORS.format('')}, str activation, str layout, bool up_first, str keep)"
+    " -> (Tensor, Tensor, Tensor)",
+    compute=lambda *args: forward(*_read(args)), fake=_fake, composed=_composed, save=_save, backward=_backward,
+    vmap=_one_by_one(lambda *args: forward_op(*args)))
+backward_op = register(
+    f"feed_forward_backward(Tensor gradient, {_TENSORS.format('?')}, Tensor? pre, Tensor? hidden, str activation, "
+    f"str layout, bool up_first, bool[] needs) -> ({', '.join(['Tensor'] * COUNT)})",
+    compute=lambda *args: tuple(backward(*_read_backward(args))), fake=_fake_backward, composed=_composed_backward,
+    save=_save_backward, backward=_backward_of_backward, vmap=_one_by_one(lambda *args: backward_op(*args)))

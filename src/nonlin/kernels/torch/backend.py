@@ -4,6 +4,7 @@ Sixteen-bit inputs are computed in float32 and rounded once. Where a product of 
 that no input brought, the value is 0: every such product in the catalog decays faster than it grows.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition
-from nonlin.functions.expression import fold, terms
+from nonlin.functions.expression import Table, fold, terms
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -44,6 +45,14 @@ def _normal_cdf(x: Tensor) -> Tensor:
     # The tail by the scaled complementary error function: 1 + erf would lose all its digits, erfc(x/sqrt 2) many.
     tail = 0.5 * torch.special.erfcx(x.abs() * math.sqrt(0.5)) * _gauss(x)
     return torch.where(x.abs() < 1, 0.5 * torch.erfc(x * -math.sqrt(0.5)), torch.where(x > 0, 1 - tail, tail))
+
+
+def _exported_normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.erf(x * math.sqrt(0.5)))
+
+
+def _exported_density(x: Tensor) -> Tensor:
+    return torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
 
 
 def _power(base: Any, exponent: sympy.Expr) -> Any:
@@ -109,13 +118,17 @@ TABLE: dict[str, Callable[..., Any]] = {
 }
 
 
-def _compute(expr: sympy.Expr, leaves: dict[str, Tensor]) -> Tensor:
+EXPORTED: Table = TABLE | {"Phi": _of_number(_exported_normal_cdf), "phi": _of_number(_exported_density)}
+"""The same of operations that exporters know: as exact as torch's own gelu, in the tail less than ours."""
+
+
+def _compute(expr: sympy.Expr, leaves: dict[str, Tensor], table: Table = TABLE) -> Tensor:
     """Fold the expression at the inputs' common shape; 0 x infinity is mended in each term: the others stay."""
     shape = torch.broadcast_shapes(*(leaf.shape for leaf in leaves.values()))
     some = next(iter(leaves.values()))
     total: Any = None
     for term in terms(expr):
-        out = fold(term, leaves, TABLE)
+        out = fold(term, leaves, table)
         if isinstance(out, Tensor):
             made = torch.isnan(out)
             for leaf in leaves.values():
@@ -137,10 +150,11 @@ def reduce_to(gradient: Tensor, shape: torch.Size) -> Tensor:
 
 def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[str, Tensor]:
     names = (*definition.variables, *(q.name for q in definition.parameters))
-    return {name: _wide(x) for name, x in zip(names, (*inputs, *parameters), strict=True)}
+    return {name: wide(x) for name, x in zip(names, (*inputs, *parameters), strict=True)}
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
+    """Return a tensor of sixteen bits in float32, others as they are."""
     return x.float() if x.dtype in _HALF else x
 
 
@@ -154,28 +168,27 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
              want_value: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return gradient x derivative by each input, by each parameter, and the value where it is wanted."""
     leaves = _leaves(definition, inputs, parameters)
-    outs = [reduce_to(_wide(gradient) * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
+    outs = [reduce_to(wide(gradient) * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
             for name, leaf in zip(leaves, (*inputs, *parameters), strict=True)]
     made = forward(definition, inputs, parameters) if want_value else None
     return outs[:len(inputs)], outs[len(inputs):], made
 
 
-def second(definition: Definition, directions: Sequence[Tensor | None], gradient: Tensor, inputs: Sequence[Tensor],
-           parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return the gradients of sum(directions x :func:`backward`'s) by ``gradient`` and by inputs and parameters.
+@functools.cache
+def mixed(definition: Definition, orders: tuple[int, ...]) -> sympy.Expr:
+    """Return the formula's derivative of these orders by the inputs, then the learnable parameters.
 
-    ``directions`` belong to the inputs, then the parameters; None where there is none.
+    >>> from nonlin.functions import get
+    >>> mixed(get("bilinear"), (1, 1))
+    1
     """
-    leaves = _leaves(definition, inputs, parameters)
-    wide, whole = _wide(gradient), (*inputs, *parameters)
-    first: Any = torch.zeros_like(wide)
-    rest: list[Any] = [torch.zeros_like(wide) for _ in whole]
-    for name, direction in zip(leaves, directions, strict=True):
-        if direction is None:
-            continue
-        first = first + _wide(direction) * _compute(definition.derivative(name), leaves)
-        for k, other in enumerate(leaves):
-            curve = definition.partial(name, other)
-            if curve != 0:
-                rest[k] = rest[k] + _wide(direction) * wide * _compute(curve, leaves)
-    return first.to(gradient.dtype), [reduce_to(r, x.shape).to(x.dtype) for r, x in zip(rest, whole, strict=True)]
+    names = (*definition.variables, *(q.name for q in definition.parameters))
+    return definition.partial(*(name for name, order in zip(names, orders, strict=True) for _ in range(order)))
+
+
+def derivative(definition: Definition, orders: Sequence[int], tensors: Sequence[Tensor],
+               table: Table = TABLE) -> Tensor:
+    """Return the formula's derivative of these orders at the inputs and parameters, in float32 or float64."""
+    count = len(definition.variables)
+    leaves = _leaves(definition, tensors[:count], tensors[count:])
+    return _compute(mixed(definition, tuple(orders)), leaves, table)
