@@ -34,7 +34,7 @@ def test_stream_is_the_same_in_any_pieces(cuts, seed):
     np.testing.assert_array_equal(stream.largest.numpy(), np.abs(x.numpy()).max(0))
     np.testing.assert_array_equal(stream.positive.numpy(), (x > 0).sum(0).numpy())
     assert stream.zero.sum() == 1 and stream.count.tolist() == [100] * 7
-    stream.settle()
+    stream.to_python()
     top = stream.top[0]
     assert abs(float(x[top.token, top.unit])) == pytest.approx(top.value) == pytest.approx(float(x.abs().max()))
 
@@ -99,9 +99,9 @@ def test_dead_counts_units_and_not_tokens():
     assert metrics.dead_units(F.gelu, (x,)).tolist() == [False, False, False, True]
 
 
-def test_gate_slope_at_a_clamp():
-    slopes = metrics.gate_slopes(nonlin.get("swiglu_oai"), torch.tensor([6.9, 7.1]), {})
-    assert slopes[0] > 1 and slopes[1] == 0
+def test_the_gates_derivative_at_a_clamp():
+    derivatives = metrics.gate_derivatives(nonlin.get("swiglu_oai"), torch.tensor([6.9, 7.1]), {})
+    assert derivatives[0] > 1 and derivatives[1] == 0
 
 
 @pytest.mark.parametrize("causal, heads", [(True, 4), (False, 4), (True, 2)])

@@ -13,7 +13,7 @@ class NonlinError(Exception):
 
 
 class UserError(NonlinError, ValueError):
-    """A mistake the user can mend; its message says how. The command line prints it without a traceback."""
+    """A mistake the user can fix; its message says how. The command line prints it without a traceback."""
 
 
 class UnknownName(UserError):

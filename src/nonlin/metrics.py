@@ -49,11 +49,11 @@ def response(activation: Any, inputs: Sequence[Tensor]) -> Tensor:
     with _aside():
         leaves = tuple(x.detach().requires_grad_() for x in inputs)
         hidden = activation(*leaves)
-        slopes = torch.autograd.grad(hidden.sum(), leaves, allow_unused=True)
+        derivatives = torch.autograd.grad(hidden.sum(), leaves, allow_unused=True)
     largest = hidden.detach().abs().flatten(0, -2).amax(0)
-    for slope in slopes:
-        if slope is not None:
-            largest = torch.maximum(largest, slope.abs().flatten(0, -2).amax(0))
+    for derivative in derivatives:
+        if derivative is not None:
+            largest = torch.maximum(largest, derivative.abs().flatten(0, -2).amax(0))
     return largest
 
 
@@ -67,19 +67,19 @@ def dead_units(activation: Any, inputs: Sequence[Tensor]) -> Tensor:
     return response(activation, inputs) < DEAD
 
 
-def gate_slopes(definition: Definition, gate: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+def gate_derivatives(definition: Definition, gate: Tensor, parameters: dict[str, Tensor]) -> Tensor:
     """Return \\|d activation / d gate\\| at up = 1, or \\|d activation / dx\\| where it is plain; shaped like ``gate``.
 
     >>> from nonlin.functions import get
-    >>> gate_slopes(get("reglu"), torch.tensor([-1.0, 2.0]), {})
+    >>> gate_derivatives(get("reglu"), torch.tensor([-1.0, 2.0]), {})
     tensor([0., 1.])
     """
     with _aside():
         leaf = gate.detach().requires_grad_()
         inputs = (leaf, torch.ones_like(leaf)) if definition.gated else (leaf,)
         out = functional.activation(definition)(*inputs, **parameters)
-        (slope,) = torch.autograd.grad(out.sum(), leaf)
-    return slope.abs()
+        (derivative,) = torch.autograd.grad(out.sum(), leaf)
+    return derivative.abs()
 
 
 @torch.no_grad()
@@ -157,8 +157,8 @@ def flushed_share(counts: Tensor, largest: float, name: str = "float8_e4m3") -> 
     return float(counts[powers + 1 <= limit].sum()) / total
 
 
-def spike_score(losses: list[float], window: int = 1000, deviations: float = 7.0, least: int = 32) -> float:
-    """Return the share of steps whose loss lies that many deviations above the rolling mean (OLMo 2).
+def spike_score(losses: list[float], window: int = 1000, stds: float = 7.0, least: int = 32) -> float:
+    """Return the share of steps whose loss lies that many standard deviations above the rolling mean (OLMo 2).
 
     A step is judged once ``least`` steps precede it.
 
@@ -172,8 +172,8 @@ def spike_score(losses: list[float], window: int = 1000, deviations: float = 7.0
         if count >= least:
             judged += 1
             mean = total / count
-            deviation = max(squares / count - mean * mean, 0.0) ** 0.5
-            spikes += loss - mean >= deviations * max(deviation, 1e-9)
+            std = max(squares / count - mean * mean, 0.0) ** 0.5
+            spikes += loss - mean >= stds * max(std, 1e-9)
         total, squares = total + loss, squares + loss * loss
         if i >= window:
             total, squares = total - losses[i - window], squares - losses[i - window] ** 2

@@ -152,7 +152,7 @@ def test_minilm_gives_the_same_embeddings(minilm, restored, dtype):
 
 def test_swapping_smollm2_measures_what_it_costs(smollm2, restored):
     text = " ".join(["The quick brown fox jumps over the lazy dog.", *TEXTS])
-    with pytest.warns(UserWarning, match="nats a token before"):
+    with pytest.warns(UserWarning, match="nats per token before"):
         report = nonlin.swap(smollm2.model, "relu", text=text, tokenizer=smollm2.tokenizer)
     restored(smollm2.model)
     assert report.loss_nats_before + 2 < report.loss_nats_after

@@ -121,11 +121,11 @@ def test_the_loss_is_measured_on_text_and_the_warning_says_it():
     tokens = torch.randint(0, 64, (600,), generator=torch.Generator().manual_seed(0))
     total = sum(float(nn.functional.cross_entropy(model(p[None]).logits[0, :-1], p[1:], reduction="sum"))
                 for p in (tokens[:512], tokens[512:]))
-    with pytest.warns(UserWarning, match="nats a token before"):
+    with pytest.warns(UserWarning, match="nats per token before"):
         report = nonlin.swap(model, "relu", text=tokens)
     assert report.loss_nats_before == pytest.approx(total / 598, rel=1e-5)
     assert report.loss_nats_after == pytest.approx(loss_nats(model, tokens)) != report.loss_nats_before
-    assert re.search(r"loss: \d+\.\d{4} nats a token before", str(report))
+    assert re.search(r"loss: \d+\.\d{4} nats per token before", str(report))
 
 
 @pytest.mark.parametrize(("name", "activation", "options", "word"), [

@@ -1,4 +1,4 @@
-"""The answer: every option with its evidence, costs and destinations; the choice; what would settle it."""
+"""The answer: every option with its evidence, costs and destinations; the choice; the study that would decide."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,7 +115,7 @@ def _inference(taken: Definition, goes: Mapping[str, Any], inference: str | None
 
 
 def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, study: Any) -> list[str]:
-    """What is not known, in sentences."""
+    """The open questions, in sentences."""
     lines: list[str] = []
     nearest = min(evidence, key=lambda e: e.distance)
     if choice.sureness == "guess":

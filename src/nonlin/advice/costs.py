@@ -48,7 +48,7 @@ def measure(definitions: Sequence[Definition], dim: int, hidden: Mapping[str, in
 
 
 def _step(block: FeedForward, x: torch.Tensor, count: bool = False) -> tuple[float, int]:
-    """Return (seconds, bytes kept for the backward) of one forward and backward."""
+    """Return (seconds, bytes saved for backward) of one forward and backward."""
     weights = {p.data_ptr() for p in block.parameters()} | {x.data_ptr()}
     kept: dict[int, int] = {}
 

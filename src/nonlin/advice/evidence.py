@@ -4,8 +4,8 @@
    for, *within reach* where within a factor of 30, else *far*.
 2. The nearest evidence decides; near, or within reach, the user's own study goes before papers. A study that is
    unfinished, or undecided throughout, decides nothing.
-3. A paper favours its best option and those that two standard errors do not tell from it. Of several papers, what
-   all of them favour; where they share nothing, what any of them favours.
+3. A paper favours its best option and those within two standard errors of it. Of several papers, the options that
+   all of them favour; if they share none, those that any of them favours.
 4. Among the favoured, the one that runs in most places (Hugging Face, llama.cpp), then the one with the faster
    training step here, then the one found best.
 5. The choice is *likely* where near evidence decides and nothing else that is near or within reach disagrees,
@@ -40,7 +40,7 @@ class Evidence:
     rejects: tuple[str, ...]
     found: Mapping[str, str]
     what: str = ""
-    unit: str = "nats a token"
+    unit: str = "nats per token"
     formulas: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -103,7 +103,7 @@ def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | 
 
 def _study_says(results: Mapping[str, Any], groups: Mapping[str, list[str]], baseline: str
                 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the verdicts favour and reject; nothing where the study is unfinished or all is undecided."""
+    """The options that the verdicts favour and reject; none if the study is unfinished or all is undecided."""
     if results["status"] != "complete" or not (groups["better"] or groups["tie"] or groups["worse"]):
         return (), ()
     if groups["better"]:

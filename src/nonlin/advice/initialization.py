@@ -1,4 +1,4 @@
-"""How to begin: the deviation of each weight that keeps a block's output at unit size, from the definition."""
+"""Initialization: each weight's standard deviation that keeps a block's output at unit size, from the definition."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ def second_moment(definition: Definition) -> float:
 
 
 def initialization(definition: Definition, dim: int, hidden: int, layers: int) -> dict[str, Any]:
-    """Return the deviations of gate, up and down, for inputs of unit size (after a normalization).
+    """Return the standard deviations of gate, up and down, for inputs of unit size (after a normalization).
 
     The down projection is divided by sqrt(2 layers), as GPT-2 does, so that the residual stream does not grow with
     depth; ``gain`` is what the activation's own size calls for.
@@ -43,6 +43,6 @@ def initialization(definition: Definition, dim: int, hidden: int, layers: int) -
     parts = {"gate": inward} if definition.gated else {}
     outward = gain / math.sqrt(hidden * 2 * layers)
     return {**parts, "up": inward, "down": outward, "gain": gain, "second_moment": moment,
-            "text": f"normal weights: deviation {inward:.4g} into the block, {outward:.4g} out of it (the "
+            "text": f"normal weights: std {inward:.4g} into the block, {outward:.4g} out of it (the "
                     f"activation's mean square is {moment:.4g}, so its gain is {gain:.4g}; divided by "
                     f"√(2 × {layers} layers))"}

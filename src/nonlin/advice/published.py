@@ -1,7 +1,7 @@
 """What papers measured: held-out losses of feed-forward activations, with what they can be held against.
 
 Both trained T5-base (an encoder and a decoder, spans filled in) on C4, gated widths cut to two thirds, and report
-log-perplexity in nats a token. Their parameters and tokens are here so that the distance to a question can be said.
+log-perplexity in nats per token. Their parameters and tokens are here so that the distance to a question can be said.
 """
 
 import math
@@ -17,16 +17,16 @@ _WHAT = "T5-base on C4: encoder and decoder, spans filled in"
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss in nats a token; its standard deviation over ``runs`` of the shorter training."""
+    """A loss in nats per token; its standard deviation over ``runs`` of the shorter training."""
 
     nats: float
-    deviation: float
+    std: float
     runs: int
 
     @property
     def standard_error(self) -> float:
         """Of the mean of the runs."""
-        return self.deviation / math.sqrt(self.runs)
+        return self.std / math.sqrt(self.runs)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Table:
     note: str = ""
 
     def difference(self, name: str, to: str) -> tuple[float, float]:
-        """Return (difference of losses, its standard error) in nats a token; below zero is better.
+        """Return (difference of losses, its standard error) in nats per token; below zero is better.
 
         >>> difference, error = TABLES[0].difference("swiglu", to="gelu")
         >>> round(difference, 3), round(error, 4)
@@ -53,13 +53,13 @@ class Table:
 
 
 _NAMES = ("relu", "gelu", "silu", "glu", "bilinear", "geglu", "swiglu", "reglu")
-_ONE_RUN = "one run each: judged by the deviation of the shorter runs"
+_ONE_RUN = "one run each: judged by the standard deviation of the shorter runs"
 
 
-def _table(paper: str, source: str, runs: int, tokens: int, nats: tuple[float, ...], deviations: tuple[float, ...]
+def _table(paper: str, source: str, runs: int, tokens: int, nats: tuple[float, ...], stds: tuple[float, ...]
            ) -> Table:
     counted = runs if tokens == _SHORT else 1
-    losses = {name: Loss(loss, sd, counted) for name, loss, sd in zip(_NAMES, nats, deviations, strict=True)}
+    losses = {name: Loss(loss, sd, counted) for name, loss, sd in zip(_NAMES, nats, stds, strict=True)}
     return Table(paper, source, _T5_BASE, tokens, losses, note="" if tokens == _SHORT else _ONE_RUN)
 
 

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. What was finished is kept; the same command continues.", err=True)
+        click.echo("Interrupted. Finished runs are kept; the same command continues.", err=True)
         status = _INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()

@@ -13,9 +13,9 @@ _SURENESS = {"likely": "bold green", "plausible": "bold yellow", "guess": "bold 
 @click.command()
 @click.option("--params", required=True, metavar="SIZE", help="The model's parameters: 125M, 7B.")
 @click.option("--tokens", required=True, metavar="SIZE", help="The tokens it will be trained on: 2.5B.")
-@click.option("--hardware", type=click.Choice(["cpu", "gpu"]), help="What trains it; costs are measured "
-              "where this machine is of that kind. Default: what this machine has.")
-@click.option("--inference", type=click.Choice(["cpu", "gpu"]), help="What runs it afterwards.")
+@click.option("--hardware", type=click.Choice(["cpu", "gpu"]), help="The training hardware; costs are "
+              "measured if this machine is of that kind. Default: this machine's kind.")
+@click.option("--inference", type=click.Choice(["cpu", "gpu"]), help="The hardware for inference.")
 @click.option("--study", type=click.Path(path_type=Path), help="A study of yours, a folder of nonlin compare.")
 @click.option("--measure/--no-measure", default=True, help="Measure each option's cost here, for seconds.")
 @json_option
@@ -100,7 +100,7 @@ def _options(console: Any, found: dict[str, Any]) -> None:
     console.print(f"\n[bold]Options[/] at equal parameters; step and memory: {where}")
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("  activation", no_wrap=True)
-    for name in ("hidden", "params", "step,\nms", "kept,\nbytes a\ntoken"):
+    for name in ("hidden", "params", "step,\nms", "saved,\nbytes per\ntoken"):
         table.add_column(name, justify="right")
     for e in found["evidence"]:
         what = "your study, against its baseline" if e["own"] else f"{e['source'].split(' (')[0]}, against gelu"

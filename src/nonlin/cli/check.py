@@ -20,9 +20,9 @@ _STYLES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
 @click.option("--context", type=click.IntRange(2), default=512, show_default=True, help="Tokens a sequence.")
 @click.option("--gradients", is_flag=True, help="Also run one batch backward: gradients, attention logits.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
-@click.option("--device", metavar="NAME", help="Where to run, such as cuda. Default: the CPU.")
+@click.option("--device", metavar="NAME", help="The device to run on, such as cuda. Default: the CPU.")
 @click.option("--page", type=click.Path(path_type=Path), metavar="FILE",
-              help="Where the page goes. Default: runs/check-MODEL.html.")
+              help="The page's file. Default: runs/check-MODEL.html.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the model's folder brings along.")
 @json_option
 def check(model: str, text: Path | None, tokens: int, context: int, gradients: bool, dtype: str, device: str | None,

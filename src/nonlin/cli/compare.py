@@ -28,10 +28,10 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
-@click.option("--baseline", metavar="NAME", help="What the others are compared with. Default: gelu, or the first.")
+@click.option("--baseline", metavar="NAME", help="The arm to compare the others with. Default: gelu, or the first.")
 @click.option("--minutes", type=float, default=defaults.MINUTES, show_default=True, help="Time the study may take.")
 @click.option("--match", type=click.Choice(["params", "time", "width"]), default="params", show_default=True,
-              help="What the arms have in common.")
+              help="The quantity that all arms share.")
 @click.option("--layers", type=int, default=defaults.LAYERS, show_default=True)
 @click.option("--dim", type=int, default=defaults.DIM, show_default=True, help="Width of the model.")
 @click.option("--heads", type=int, default=defaults.HEADS, show_default=True)

@@ -17,7 +17,7 @@ from nonlin.patching.identification import Identified
 
 PLAIN = ("relu", "gelu", "silu", "relu_squared")
 GATED = ("swiglu", "geglu", "reglu", "bilinear")
-"""What is tried: one of each kind, since the text cannot tell gelu from its approximations."""
+"""The activations tried: one of each kind, since the text cannot distinguish gelu from its approximations."""
 
 
 class _Replaced:
@@ -60,7 +60,7 @@ class _Replaced:
 def compare(model: nn.Module, answers: list[Identified], sequences: Tensor) -> dict[str, Any] | str:
     """Return {activation, loss_nats, others: [{activation, loss_nats, difference_nats, standard_error}]}, by loss.
 
-    ``sequences`` (b, T) are tokens of text. Where it cannot be done, returns why. Differences are paired, token by
+    ``sequences`` (b, T) are tokens of text. Returns the reason if it cannot be done. Differences are paired, token by
     token, and their error is that of their mean as if tokens were independent.
     """
     names = {a.definition.name for a in answers if a.definition}

@@ -1,4 +1,4 @@
-"""Hooks on the projections of feed-forward blocks, and what they keep.
+"""Hooks on the projections of feed-forward blocks, and the statistics that they collect.
 
 The input of the down projection is the hidden activation, the outputs of gate and up are the pre-activations: a block
 is observed whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
@@ -38,7 +38,7 @@ def layer_of(block: Block) -> str | None:
 
 
 class Observed:
-    """What is kept of one block, over all observed tokens of this process."""
+    """The statistics of one block, over all observed tokens of this process."""
 
     def __init__(self, answer: Identified, layer: str | None, units: int, device: torch.device):
         self.answer, self.block, self.layer = answer, answer.block, layer
@@ -84,7 +84,7 @@ class Observed:
         self._answers([x.float() for x in rows[:-1]], rows[-1], units)
 
     def _answers(self, inputs: list[Tensor], hidden: Tensor, units: slice) -> None:
-        """Test units for life, and gates for slope: all of them on a few tokens, those still in doubt on the rest."""
+        """Find dead units and saturated gates: test all on a few tokens, then those still in doubt on the rest."""
         if self.definition is None:
             self.response[units] = torch.maximum(self.response[units], hidden.float().abs().amax(0))
             return
@@ -100,12 +100,12 @@ class Observed:
                 if kept is self.response:
                     seen = metrics.response(self.activation(), few)
                 else:
-                    seen = metrics.gate_slopes(self.definition, few[0], values).amax(0)
+                    seen = metrics.gate_derivatives(self.definition, few[0], values).amax(0)
                 now = kept[units]
                 now[doubt] = torch.maximum(now[doubt], seen)
 
     def _identify_from(self, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
-        """Where the block could not be run on values of our choice, its own values tell as much as they reach."""
+        """Identify a block that could not run on chosen values from its own, as far as they reach."""
         if self.block.layout == "packed":
             inputs = (torch.cat(inputs, -1),)
         answer = compare(self.block, tuple(x.float().cpu() for x in inputs), hidden.cpu())
@@ -221,7 +221,7 @@ class Collector:
         self._hook_fused(one)
 
     def _hook_fused(self, one: Observed) -> None:
-        """A block that computes without calling its projections is computed again, from what goes into it."""
+        """Recompute a block that does not call its projections, from its input."""
         block, before = one.block, [0]
 
         def begins(module: nn.Module, args: tuple[Any, ...]) -> None:

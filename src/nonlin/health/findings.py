@@ -1,6 +1,6 @@
 """From a record to findings: each rule once, with its grade, its evidence, and what to do. Loads no torch.
 
-"serious" is what loses quality or stops training, "warning" what deserves a look, "info" what is worth knowing.
+"serious" findings lose quality or stop training, "warning" deserves a look, "info" is worth knowing.
 """
 
 import math
@@ -78,7 +78,7 @@ def _trained_with(record: Record) -> Iterator[Finding]:
     if gain > TRAINED_WITH_NATS and gain > TRAINED_WITH_ERRORS * best["standard_error"]:
         blocks = record["blocks"]
         yield _finding("serious", "trained_with", blocks[0], f"All blocks, from {blocks[0]['name']} on: the text's "
-                       f"loss falls from {found['loss_nats']:.3f} to {best['loss_nats']:.3f} nats a token with "
+                       f"loss falls from {found['loss_nats']:.3f} to {best['loss_nats']:.3f} nats per token with "
                        f"{best['activation']} in place of {found['activation']}: the weights were trained with "
                        "another activation than the configuration names.",
                        f"Correct the configuration's activation; {best['activation']} fits best of those tried.",
@@ -112,7 +112,7 @@ def _dead(record: Record) -> Iterator[Finding]:
                        f"({d['share']:.1%}) put out nothing and learn nothing on any of {b['tokens']:,} tokens: "
                        f"{_list(d['units'], d['count'])}.{doubt}",
                        "Lower the learning rate or the warmup's steepness, look at biases and weight decay, draw the "
-                       "units' weights anew, or take an activation with a slope below zero; for use alone, prune them.",
+                       "units' weights anew, or take an activation with a negative derivative; or prune them.",
                        d["units"], share=d["share"], count=d["count"], tokens=b["tokens"])
 
 

@@ -76,7 +76,7 @@ class Stream:
         value, unit = high.topk(min(4, high.numel()))
         self._tops.append((value, unit + (units.start or 0), token[unit] + first_token, sample.abs().median()))
 
-    def settle(self) -> None:
+    def to_python(self) -> None:
         """Bring the largest values over to Python; done late, since a GPU would have to be waited for."""
         for value, unit, token, median in self._tops:
             middle = float(median)
@@ -95,7 +95,7 @@ class Stream:
 
     def describe(self) -> dict[str, Any]:
         """The stream in numbers that JSON holds."""
-        self.settle()
+        self.to_python()
         n = self.count.clamp(min=1)
         second = self.sum2 / n
         seen = self.count > 0

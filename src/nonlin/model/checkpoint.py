@@ -25,7 +25,7 @@ _PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "sil
           "mish": "mish", "quick_gelu": "quick_gelu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear",
           "relu6": "relu6", "laplace": "laplace", "gelu_10": "gelu_10", "hardswish": "hardswish",
           "leaky_relu": "leaky_relu", "sqrtsoftplus": "sqrtsoftplus", "xielu": "xielu", "prelu": "prelu"}
-# What transformers calls learned values of an activation, and the constants it keeps beside them.
+# transformers' names for learned values of an activation, and its constants beside them.
 _LEARNED = {"xielu": {"alpha_p": "alpha_p", "alpha_n": "alpha_n"}, "prelu": {"slope": "weight"}}
 _CONSTANTS = {"xielu": {"beta": 0.5, "eps": -1e-6}}
 
@@ -182,7 +182,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _lacking(described: dict[str, Any]) -> list[str]:
-    """What the configuration asks for that this model does not have."""
+    """List the configuration's features that this model does not have."""
     rope = described.get("rope_parameters") or {"rope_theta": described.get("rope_theta", ROPE_BASE)}
     width = described["hidden_size"] // described["num_attention_heads"]
     windows = sorted(set(described.get("layer_types") or ()) - {"full_attention"})

@@ -18,8 +18,8 @@ from nonlin.nn import FeedForward
 
 ROPE_BASE = 10_000.0
 EMBEDDING_STD, HEAD_STD = 1.0, 0.02
-"""Deviations of the initial embedding and output weights. Blocks read the embedding through a norm: how large it is
-decides how soon their outputs count beside it, and how soon a run of a minute learns."""
+"""Standard deviations of the initial embedding and output weights. Blocks read the embedding through a
+norm: its size decides how soon their outputs count beside it, and how soon a run of a minute learns."""
 
 
 class Norm(nn.Module):
@@ -86,7 +86,7 @@ def normalized(x_BTD: Tensor, norm: Norm | None, config: ModelConfig, engine: To
 
 
 class LanguageModel(nn.Module):
-    """A decoder-only language model; ``forward(tokens)`` gives logits, ``loss(tokens, targets)`` nats a token.
+    """A decoder-only language model; ``forward(tokens)`` gives logits, ``loss(tokens, targets)`` nats per token.
 
     >>> import torch, nonlin
     >>> model = LanguageModel(ModelConfig(layers=1, dim=16, heads=2, kv_heads=1, hidden=24), nonlin.get("swiglu"))
@@ -124,10 +124,10 @@ class LanguageModel(nn.Module):
             if weight.ndim != 2:
                 continue
             generator = private if ".feed_forward." in name else common
-            std = self._deviation(name, weight)
+            std = self._std(name, weight)
             weight.copy_(torch.randn(weight.shape, generator=generator) * std)
 
-    def _deviation(self, name: str, weight: Tensor) -> float:
+    def _std(self, name: str, weight: Tensor) -> float:
         if name.startswith("embedding"):
             return HEAD_STD if self.config.tied else EMBEDDING_STD  # a tied one makes the logits too
         if name.startswith("head"):
@@ -151,5 +151,5 @@ class LanguageModel(nn.Module):
         return normalized(x_BTD, self.norm, self.config, self.engine)
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
-        """Return the mean cross-entropy in nats a token."""
+        """Return the mean cross-entropy in nats per token."""
         return self.engine.cross_entropy(self(tokens_BT, watch), targets_BT)

@@ -74,10 +74,10 @@ class FeedForward(nn.Module):
     ``hidden=None`` takes the width whose parameters equal a plain block's of 4 dim; see
     :func:`nonlin.nn.matched_hidden`. Input and output are (..., dim).
 
-    It runs as one operation, :func:`nonlin.kernels.feed_forward`, and ``memory`` ("lean", "fast" or "minimal") says
-    what that keeps for backward. ``gate``, ``up`` and ``down`` are linear layers like any others: where one was
-    replaced (by a LoRA or a quantized layer) or hooked, or its weight is no plain tensor, or where the activation is
-    not pointwise, the block calls its modules one after the other instead; :meth:`explain` says which it does.
+    It runs as one operation, :func:`nonlin.kernels.feed_forward`; ``memory`` ("lean", "fast" or "minimal") selects the
+    tensors saved for backward. ``gate``, ``up`` and ``down`` are ordinary linear layers. The block calls its modules
+    one by one instead if one was replaced (by a LoRA or a quantized layer) or hooked, if its weight is not a plain
+    tensor, or if the activation is not pointwise; :meth:`explain` gives the reason.
 
     >>> import torch
     >>> block = FeedForward(128)
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw weights from a normal of deviation 1/sqrt(inputs); biases are 0; the activation starts anew."""
+        """Draw weights from a normal with std 1/sqrt(inputs); set biases to 0; reset the activation."""
         for layer in (self.gate, self.up, self.down):
             if layer is not None:
                 layer.weight.normal_(0.0, 1 / math.sqrt(layer.in_features), generator=generator)

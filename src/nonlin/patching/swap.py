@@ -60,7 +60,7 @@ class Swapped:
     ``parameters`` maps each feed-forward tensor's name in the checkpoint before to its name now; ``added`` are new
     (the new activation's learnable ones, at their start), ``dropped`` belonged to the old activation. ``config`` lists
     the configuration's fields that changed, as (field, before, now); where it is empty, ``note`` says why. Losses are
-    nats a token, where text was given.
+    nats per token, where text was given.
     """
 
     changed: tuple[Change, ...]
@@ -83,7 +83,7 @@ class Swapped:
         if self.note:
             lines.append(f"  {self.note}")
         if self.loss_nats_before is not None:
-            lines.append(f"  loss: {self.loss_nats_before:.4f} nats a token before, {self.loss_nats_after:.4f} now")
+            lines.append(f"  loss: {self.loss_nats_before:.4f} nats per token before, {self.loss_nats_after:.4f} now")
         return "\n".join(lines)
 
 
@@ -142,7 +142,8 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
               for s in steps),
         tuple(s.plan.recipe.definition.name for s in steps), {n: n for n in kept}, tuple(added), tuple(dropped),
         config, note, loss_before, loss_after)
-    seen = "" if loss_after is None else f" (on this text {loss_before:.3f} nats a token before, {loss_after:.3f} now)"
+    seen = "" if loss_after is None else (
+        f" (on this text {loss_before:.3f} nats per token before, {loss_after:.3f} now)")
     warnings.warn("swap: the model now computes another function than the one it was trained with; expect a worse "
                   f"loss until it is trained further{seen}.", UserWarning, stacklevel=2)
     return done
@@ -293,7 +294,7 @@ def _logits(model: nn.Module, ids: Tensor) -> Any:
 
 @torch.no_grad()
 def loss_nats(model: nn.Module, tokens: Tensor, window: int = 512) -> float:
-    """Return a causal model's mean cross-entropy in nats a token, in windows of at most ``window`` tokens."""
+    """Return a causal model's mean cross-entropy in nats per token, in windows of at most ``window`` tokens."""
     total, count = 0.0, 0
     with evaluating(model):
         for piece in tokens.split(window):

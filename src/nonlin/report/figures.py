@@ -193,7 +193,7 @@ def layers(study: Study) -> Figure:
 
 
 def costs(study: Study) -> Figure:
-    """Tokens a second of one process, and its peak memory."""
+    """Tokens per second of one process, and its peak memory."""
     figure = new_figure(_WIDTH, 1.0 + 0.36 * len(study.arms))
     left, right = figure.subplots(1, 2, sharey=True)
     paint = colours(_names(study))
@@ -204,7 +204,7 @@ def costs(study: Study) -> Figure:
             axes.barh(row, value, color=paint[arm["name"]], height=0.62)
             axes.text(value, row, f" {value:{form}}", va="center", fontsize=8, color=INK)
     left.set_yticks(range(len(arms)), [arm["name"] for arm in arms])
-    left.set_title("training tokens a second, one process")
+    left.set_title("training tokens per second, one process")
     right.set_title("peak memory of the process, MB")
     for axes in (left, right):
         axes.grid(axis="y", visible=False)

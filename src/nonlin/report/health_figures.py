@@ -159,7 +159,7 @@ def alternatives(record: Record) -> Figure:
                   color=INK)
     axes.axvline(0, color=MUTED, lw=1)
     axes.set_yticks(range(len(found)), [one["activation"] for one in found])
-    axes.set_xlabel(f"loss less that with {record['alternatives']['activation']}, nats a token (left of 0 is better)")
+    axes.set_xlabel(f"loss less that with {record['alternatives']['activation']}, nats per token (left of 0 is better)")
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.14)
     return figure

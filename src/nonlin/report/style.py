@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#fefefe"
 _ROLES = {INK: ("var(--ink)", "#1c2024"), MUTED: ("var(--muted)", "#60646c"), GRID: ("var(--grid)", "#e0e1e6"),
           PAPER: ("var(--paper)", "#ffffff")}
-# Okabe and Ito's palette, told apart by colour-blind readers, darkened or lightened to show on both backgrounds.
+# Okabe and Ito's palette, distinguishable by colour-blind readers, darkened or lightened to show on both backgrounds.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a0d3", "#8e6bbf", "#7f7f7f", "#a0522d", "#2f9e9e")
 MARKERS = "osD^vPX*<>"
 

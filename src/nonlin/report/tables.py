@@ -18,14 +18,14 @@ def number(value: float | None, form: str = "") -> str:
 
 
 def differences(study: Study) -> Table:
-    """Each arm's paired difference, interval, corrected p-value and standard deviation over seeds."""
+    """Each arm's paired difference, interval, corrected p-value and standard std over seeds."""
     rows = []
     for arm in study.arms:
         d = arm["difference"] or {}
         rows.append([arm["name"], number(arm["bits_per_byte"], ".5f"), number(arm["standard_deviation"], ".5f"),
                      number(d.get("mean"), "+.5f"), number(d.get("low"), "+.5f"), number(d.get("high"), "+.5f"),
                      number(d.get("p_value"), ".2g"), arm["verdict"]])
-    return ["activation", "bits per byte", "deviation over seeds", "difference", "low", "high", "p, corrected",
+    return ["activation", "bits per byte", "std over seeds", "difference", "low", "high", "p, corrected",
             "verdict"], rows
 
 
@@ -59,12 +59,12 @@ def layers(study: Study) -> Table:
 
 
 def costs(study: Study) -> Table:
-    """What each arm costs."""
+    """The cost of each arm."""
     rows = [[arm["name"], f"{arm['hidden']:,}", f"{arm['parameters']:,}", f"{arm['parameters_relative_error']:+.2%}",
              number(arm["flops_per_token"], ",.0f"), number(arm["timing"]["tokens_per_second"], ",.0f"),
              number((arm["timing"]["peak_memory_bytes"] or 0) / 2**20, ",.0f"),
              number(arm["sparsity"], ".1%"), number(arm["spike_score"], ".2%")] for arm in study.arms]
-    return ["activation", "hidden width", "parameters", "from baseline", "FLOPs a token", "tokens a second",
+    return ["activation", "hidden width", "parameters", "from baseline", "FLOPs per token", "tokens per second",
             "memory, MB", "sparsity", "loss spikes"], rows
 
 
