@@ -13,7 +13,7 @@ from nonlin.functions.primitives import ONE_ARGUMENT
 
 
 class Formula(Protocol):
-    """What the numeric forms read of an activation."""
+    """The attributes of an activation that the numeric forms read."""
 
     @property
     def kind(self) -> str: ...

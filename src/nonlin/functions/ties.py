@@ -241,9 +241,9 @@ def _may_meet(a: Expr, b: Expr, symbol: Symbol) -> bool:
     """Return False where the two are certainly never tied at one point."""
     for one, other in ((a, b), (b, a)):
         first, second = _switch(one), _switch(other)
-        ahead = _slope(first, symbol)
+        ahead = _constant_derivative(first, symbol)
         ratios: Iterable[Expr] = {Integer(1), Integer(-1)}
-        if ahead is not None and (behind := _slope(second, symbol)) is not None:
+        if ahead is not None and (behind := _constant_derivative(second, symbol)) is not None:
             ratios = {behind / ahead}
         if ahead is not None and _apart_at(second, symbol, symbol - first / ahead):
             return False
@@ -269,7 +269,7 @@ def _apart(e: Expr) -> bool:
     return bool((e.is_Rational or (e.is_number and not e.has(sympy.Function))) and e != 0)
 
 
-def _slope(e: Expr, symbol: Symbol) -> Expr | None:
+def _constant_derivative(e: Expr, symbol: Symbol) -> Expr | None:
     """Return the derivative of a linear expression, where it is a number that is not 0."""
     found = sympy.diff(e, symbol)
     return found if found.is_Rational and found != 0 else None
