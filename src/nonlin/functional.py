@@ -1,6 +1,6 @@
 """Every activation as a function of tensors: ``functional.gelu(x)``, ``functional.swiglu(gate, up)``.
 
-A gated one also comes packed: ``functional.swiglu_packed(x)``, where x (..., 2 hidden) holds gate and up side by side
+A gated one also comes packed: ``functional.swiglu_packed(x)``, where x (..., 2 hidden) holds gate and up concatenated
 or interleaved. Any float dtype and strides; derivatives are the ones derived from the definition. Learnable
 parameters are keyword tensors or numbers (``functional.prelu(x, slope=0.1)``); left out, they are at their start.
 """
@@ -140,7 +140,7 @@ def _packed_general(definition: Definition) -> Callable[..., Tensor]:
 
 
 def _learned(definition: Definition, like: Tensor, parameters: dict[str, Any]) -> list[Tensor]:
-    # Parameters keep their own precision: rounded to sixteen bits they would be other numbers.
+    # Parameters keep their own precision: rounded to 16 bits they would be other numbers.
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     given = [parameters.get(q.name, q.initial) for q in definition.parameters]
     return [q if isinstance(q, Tensor) else torch.full((1,), q, device=like.device, dtype=wide) for q in given]

@@ -8,7 +8,7 @@ import click
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    # What a file's name has that is no UTF-8 becomes JSON's own escape.
+    # Bytes of a file's name that are not UTF-8 become JSON's own escape.
     click.echo(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace"))
 
 

@@ -188,7 +188,7 @@ def _load(spec: str, losses: Losses) -> Streamed:
     elif _names_dataset(spec):
         yield from _named_dataset(spec, losses)
     else:
-        raise UserError(rule("data", "path", "exist", printable(spec), "Check the spelling, or leave --data out."))
+        raise UserError(rule("data", "path", "exist", printable(spec), "Check the path, or leave --data out."))
 
 
 def _names_dataset(spec: str) -> bool:

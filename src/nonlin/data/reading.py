@@ -20,7 +20,7 @@ CHUNK = 1 << 20
 LONGEST_RECORD = 64 << 20
 """Bytes that one line of JSON may have: more is refused, since a line is parsed whole."""
 
-_LOOKED_AT = 4096  # bytes at a file's start that tell text from binary data
+_LOOKED_AT = 4096  # bytes at a file's start that distinguish text and binary data
 _ZSTD_PIECE, _ZSTD_WINDOW = 2048, 1 << 27  # so many bytes make 64 MiB at most; and frames that need more are refused
 _ROWS = 64  # of a parquet file that are in memory at once
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
@@ -123,7 +123,7 @@ def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Piece
 # Compression.
 
 class _Decompressed(io.RawIOBase):
-    """What a generator of bytes makes, as a file to read."""
+    """A generator of bytes as a file to read."""
 
     def __init__(self, parts: Iterator[bytes]):
         self.parts, self.rest = parts, memoryview(b"")

@@ -70,8 +70,8 @@ def sides(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[Part],
 
     Documents go by the hash of their name and text, whatever lies beside or before them; copies of one text go
     together. With fewer than ten, or a side that would hold less than a third of its share of bytes, every document
-    is cut at its end instead. Where the corpus has validation text of its own, that and nothing else is judged by,
-    and copies of its documents are not trained on.
+    is cut at its end instead. A corpus with validation text of its own is judged by that alone, and copies
+    of its documents are not trained on.
     """
     spool, total = corpus.spool, sum(corpus.weights)
     first, training, validation = 0, [], []

@@ -78,7 +78,7 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     """Return (gradients by the inputs, gradients by the parameters, the value or None) in one pass over memory.
 
     ``gradient`` is that of the output: its shape, any strides (broadcast too). Each result has its tensor's shape
-    and dtype. With ``want_value`` the activation itself is computed again in the same pass. ``into`` names tensors
+    and dtype. With ``want_value`` the activation itself is recomputed in the same pass. ``into`` names tensors
     of the inputs' common shape, with at most two strides, that take the inputs' gradients.
     """
     if into is None and _on_cpu(inputs) and (dense := cpu.dense_of(definition, (*inputs, gradient))) is not None:

@@ -1,4 +1,4 @@
-"""The tensors of one call of a kernel, on any device: their common shape, how they lie, and which can be read."""
+"""The tensors of one kernel call, on any device: their common shape, their strides, and their refusal."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-"""What kernels read and write, in the order of our C++ (cpu/loops.h)."""
+"""The dtypes that kernels read and write, in the order of our C++ (cpu/loops.h)."""
 
 
 def refusal(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> str | None:

@@ -1,1 +1,1 @@
-"""An activation as a registered operation of torch, and its short way past the dispatcher."""
+"""An activation as a registered operation of torch, and its fast path, which bypasses the dispatcher."""

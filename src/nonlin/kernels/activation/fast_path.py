@@ -1,8 +1,8 @@
-"""The short way for plain tensors in eager mode: past torch's dispatcher, which costs more than a small kernel.
+"""The fast path for plain tensors in eager mode: bypass torch's dispatcher, which costs more than a small kernel.
 
-Where nothing listens there (no mode or transform is active, nothing is traced, no tensor is more than a tensor), the
-kernel is called directly, and its gradient is recorded by one autograd.Function. Everything else goes through the
-registered operations: the gradient of a gradient too, a batch of gradients, and forward-mode differentiation.
+If nothing can observe the difference (no mode or transform, no tracing, no tensor subclass), the kernel is called
+directly, and one autograd.Function records its gradient. Every other call uses the registered operations: the gradient of a
+gradient too, a batch of gradients, and forward-mode differentiation.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class _Dense(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         definition, kernel = ctx.how
         inputs, (gradient,) = ctx.saved_tensors, gradients
-        # What a hook gave back, or a subclass that came in from outside, takes the general way.
+        # A gradient from a hook, or of a tensor subclass, takes the general path.
         if _recording() or not plain_gradient(gradient, inputs) \
                 or cpu.dense_of(definition, (gradient, *inputs)) is None:
             return None, None, *ops.gradients(spell(definition), gradient, list(inputs))

@@ -31,7 +31,7 @@ ISAS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512, "avx512bf16": (*_AVX51
 FAILURES = (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired)
 
 SECONDS = 120.0
-"""What a compiler may take for one library; ours takes some seconds."""
+"""The time limit of a compiler for one library; ours takes some seconds."""
 
 
 def cache_folder() -> Path:

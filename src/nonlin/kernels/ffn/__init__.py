@@ -1,1 +1,1 @@
-"""The feed-forward block as one registered operation of torch, and its short way past the dispatcher."""
+"""The feed-forward block as one registered operation of torch, and its fast path, which bypasses the dispatcher."""

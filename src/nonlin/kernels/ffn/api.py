@@ -23,25 +23,25 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
                  up_bias: Tensor | None = None, down_bias: Tensor | None = None, *,
                  activation: str | Definition = "swiglu", parameters: Mapping[str, Tensor] | None = None,
                  memory: str = "lean", layout: str = "separate", first: str = "gate") -> Tensor:
-    """Return down(act(gate x, up x)), or down(act(up x)) where the activation is plain, as one operation.
+    """Return down(act(gate x, up x)), or down(act(up x)) if the activation is plain, as one operation.
 
-    ``x`` is (..., D) and the result (..., O). Weights are (outputs, inputs) in any strides, and are read where they
-    lie: ``gate`` and ``up`` (H, D), ``down`` (O, H); pass the ``.t()`` of a weight that is stored (inputs, outputs).
+    ``x`` is (..., D) and the result (..., O). Weights are (outputs, inputs) in any strides, and are read in
+    place: ``gate`` and ``up`` (H, D), ``down`` (O, H); pass the ``.t()`` of a weight that is stored (inputs, outputs).
     Biases are (H,), (H,) and (O,). For a plain activation ``gate`` is None.
 
-    ``layout`` says how a gated block's first weights lie: "separate"; or, with ``gate`` and ``gate_bias`` None,
+    ``layout`` is the layout of a gated block's first weights: "separate"; or, with ``gate`` and ``gate_bias`` None,
     packed in ``up`` (2 H, D) and ``up_bias`` (2 H,): "concatenated" (all of one, then all of the other) or
     "interleaved" (row by row). ``first`` names which of the two comes first: "gate" or "up".
 
-    ``memory`` says what is kept for backward, besides the weights:
+    ``memory`` selects the tensors saved for backward, besides the weights:
 
-    * "lean": the input, and gate and up before the activation, 2 H numbers a token (plain: H). The activation is
-      computed again in backward, in the pass that makes its gradients.
-    * "fast": those and the activation's output, 3 H (plain: 2 H); backward then computes no activation again.
-    * "minimal": the input alone; backward makes the first products again.
+    * "lean": the input, and gate and up before the activation, 2 H elements per token (plain: H). Backward recomputes
+      the activation, in the pass that computes its gradients.
+    * "fast": those and the activation's output, 3 H (plain: 2 H); backward then recomputes nothing.
+    * "minimal": the input alone; backward recomputes the first matrix products.
 
-    Where a plain activation's derivative can be told from its output (relu, leaky_relu, ...), "lean" and "fast" both
-    keep the output in place of its input, and nothing is computed again; see
+    If a plain activation's output determines its derivative (relu, leaky_relu, ...), "lean" and "fast" both save the
+    output instead of its input, and backward recomputes nothing; see
     :func:`nonlin.functions.properties.derivative_from_output`.
 
     ``parameters`` are the activation's learnable ones by name, each of one element; those left out are at their
@@ -78,7 +78,7 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
 def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
     """Run the block on tensors that fit.
 
-    Plain tensors in eager mode go past the dispatcher (fast_path.py), everything else through the operation.
+    Plain tensors in eager mode bypass the dispatcher (fast_path.py); every other call uses the operation.
     """
     recorded = _differentiates(tensors)
     direct = fast_path.serves(tensors)

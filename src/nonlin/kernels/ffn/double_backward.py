@@ -3,7 +3,7 @@
 With a the pre-activations, f the activation, g the output's gradient and ' the cotangents of the first gradients,
 what is differentiated is, element by element, dh (sum t_i f_i + sum p'_k f_k) + q f, where dh = g down,
 t_i = x' weight_i^T + x weight_i'^T + bias_i' and q = g down'; m and c below are its derivatives by dh and by a.
-Sixteen-bit tensors are computed in float32.
+16-bit tensors are computed in float32.
 """
 
 from typing import Any

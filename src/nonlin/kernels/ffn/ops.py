@@ -71,8 +71,8 @@ def forward(tensors: Tensors, form: Form, keep: str) -> tuple[Tensor, Tensor, Te
 def backward(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool]) -> list[Tensor]:
     """Return the gradients by the tensors, in their order; what is not needed is empty.
 
-    ``x`` may be left out where no first weight needs a gradient and something else was saved. Where only ``hidden``
-    was, the activation's derivative is taken at it.
+    ``x`` may be left out where no first weight needs a gradient and something else was saved. If only ``hidden``
+    was, the activation's derivative is evaluated at it.
     """
     with torch.no_grad(), as_they_are(gradient):
         return _gradients(gradient, tensors, saved, form, needs)

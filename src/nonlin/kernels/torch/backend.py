@@ -1,7 +1,7 @@
 """The fallback: a definition computed in plain torch, value and derivatives, on any device and dtype.
 
-Sixteen-bit inputs are computed in float32 and rounded once. Where a product of 0 and infinity would make a nan
-that no input brought, the value is 0: every such product in the catalog decays faster than it grows.
+16-bit inputs are computed in float32 and rounded once. A product of 0 and infinity without a nan input is NaN-guarded:
+its value is 0, since every such product in the catalog decays faster than it grows.
 """
 
 import functools
@@ -123,7 +123,7 @@ EXPORTED: Table = TABLE | {"Phi": _of_number(_exported_normal_cdf), "phi": _of_n
 
 
 def _compute(expr: sympy.Expr, leaves: dict[str, Tensor], table: Table = TABLE) -> Tensor:
-    """Fold the expression at the inputs' common shape; 0 x infinity is mended in each term: the others stay."""
+    """Fold the expression at the inputs' common shape; each term is NaN-guarded (0 x infinity)."""
     shape = torch.broadcast_shapes(*(leaf.shape for leaf in leaves.values()))
     some = next(iter(leaves.values()))
     total: Any = None
@@ -154,7 +154,7 @@ def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
 
 
 def wide(x: Tensor) -> Tensor:
-    """Return a tensor of sixteen bits in float32, others as they are."""
+    """Return a 16-bit tensor in float32, others as they are."""
     return x.float() if x.dtype in _HALF else x
 
 
