@@ -1,8 +1,8 @@
 """The fast path for plain tensors in eager mode: bypass torch's dispatcher, which costs more than a small kernel.
 
 If nothing can observe the difference (no mode or transform, no tracing, no tensor subclass), the kernel is called
-directly, and one autograd.Function records its gradient. Every other call uses the registered operations: the gradient of a
-gradient too, a batch of gradients, and forward-mode differentiation.
+directly, and one autograd.Function records its gradient. Every other call uses the registered operations: the gradient
+of a gradient too, a batch of gradients, and forward-mode differentiation.
 """
 
 from collections.abc import Callable, Sequence
