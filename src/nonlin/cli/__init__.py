@@ -1,7 +1,12 @@
 """The command line: one file a command, each loaded when it is called."""
 
+import atexit
+import contextlib
 import importlib
+import os
+import signal
 import sys
+import threading
 import traceback
 
 import click
@@ -19,6 +24,7 @@ _COMMANDS = {
     "show": "Show the catalog, or one activation.",
 }
 _USER, _FAILED, _INTERRUPTED = 2, 3, 130
+_PATIENCE = 3  # interrupts until the program ends at once
 
 
 class _Commands(click.Group):
@@ -56,8 +62,25 @@ def program() -> None:
     """
 
 
+class _Interrupts:
+    """What Ctrl-C does: it interrupts what runs, and what cleans up after it; the third time it ends the program."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, *_: object) -> None:
+        self.count += 1
+        if self.count < _PATIENCE:
+            raise KeyboardInterrupt
+        os.write(2, b"\x1b[?25h\n" if os.isatty(2) else b"\n")  # a bar may have hidden the cursor
+        os._exit(_INTERRUPTED)  # workers end with their parent; finished runs are on the disk
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
+    interrupts = _Interrupts()
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupts)
     try:
         # click returns the status of a command that ended by Exit, and else the command's own value, None
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
@@ -68,8 +91,9 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted. Finished runs are kept; the same command continues.", err=True)
         status = _INTERRUPTED
+        with contextlib.suppress(KeyboardInterrupt):
+            click.echo("Interrupted. Finished runs are kept; the same command continues.", err=True)
     except BrokenPipeError:
         sys.stderr.close()
         status = 0
@@ -82,4 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()
         status = _FAILED
+    if status == _INTERRUPTED:
+        interrupts.count = _PATIENCE  # what is left is Python's own end, which an interrupt must not break
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(status)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlin.data import Dataset
 from nonlin.errors import UserError, rule
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
@@ -18,6 +19,7 @@ from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import Loaded, load
 
 TOKENS, CONTEXT = 4096, 512
+_OWN_TOKENS = 1 << 20  # of a study's text, at most
 _COMPARED = 512  # tokens on which other activations are tried
 
 
@@ -28,7 +30,8 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
     """Run a model on text and return the record of what is in it, "findings" included; the model is left as it was.
 
     ``model`` and ``trust_remote_code`` are as in :func:`nonlin.patching.load`; ``text`` is a file of text or of token
-    ids (.json, .npy), by default the text of Python's standard library. ``tokens`` are taken in sequences of
+    ids (.json, .npy), by default a study's own
+    for the model that it wrote, else the text of Python's standard library. ``tokens`` are taken in sequences of
     ``context``; ``gradients`` runs one batch backward too. ``progress`` is told (batches done, all).
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
@@ -41,16 +44,17 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
         loaded.model.eval()
-        return _check(loaded, tokenizer or loaded.tokenizer, text, tokens, context, gradients, progress)
+        own = _own_text(model) if text is None else None
+        return _check(loaded, tokenizer or loaded.tokenizer, text, tokens, context, gradients, progress, own)
     finally:
         for module, mode in modes:
             module.training = mode
 
 
 def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
-           progress: Callable[[int, int], None] | None) -> dict[str, Any]:
+           progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None) -> dict[str, Any]:
     model, device = loaded.model, next(loaded.model.parameters()).device
-    given = inputs.prepare(model, tokenizer, text, tokens, context)
+    given = inputs.prepare(model, tokenizer, text, tokens, context, own=own)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
@@ -121,7 +125,26 @@ def _try_others(made: dict[str, Any], model: nn.Module, answers: list[Any], give
     if isinstance(found, str):
         made["notes"].append(f"other activations were not tried: {found}")
         return
-    made["alternatives"], made["loss_nats"] = found, found["loss_nats"]
+    made["alternatives"], made["loss_nats"] = found | {"frequencies_nats": _entropy(few)}, found["loss_nats"]
+
+
+def _entropy(tokens: Tensor) -> float:
+    """Return what a model that knows nothing but how often each of these tokens occurs pays for one, in nats."""
+    share = torch.unique(tokens, return_counts=True)[1].double() / tokens.numel()
+    return float(-(share * share.log()).sum())
+
+
+def _own_text(model: Any) -> tuple[Tensor, str] | None:
+    """Return the tokens that a study judges by, where the model is the one that it exported; None else."""
+    folder = Path(model).resolve().parent / "data" if isinstance(model, str | Path) else None
+    if folder is None or not (folder / "dataset.json").is_file():
+        return None
+    try:
+        data = Dataset(folder)
+    except UserError:  # damaged: any other text will do
+        return None
+    described = f"the study's own text ({data.info['description']})"
+    return torch.from_numpy(data.validation[:_OWN_TOKENS].astype("int64")), described
 
 
 def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:

@@ -56,15 +56,18 @@ def _vocabulary(model: nn.Module, call: str) -> int:
 
 
 def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: int, context: int, seed: int = 0,
-            call: str = "check") -> Inputs:
+            call: str = "check", own: tuple[Tensor, str] | None = None) -> Inputs:
     """Return the sequences that a model is checked on, ``tokens`` in all where there is text enough.
 
-    ``text`` is a file of text, or of token ids (.json, .npy); None takes the standard library's. Without a tokenizer,
+    ``text`` is a file of text, or of token ids (.json, .npy); None takes the standard library's, or ``own``, token ids
+    and what they are. Without a tokenizer,
     a vocabulary of 256 takes the text's bytes, and any other gets random tokens; both are said in the notes.
     """
     length = min(context, _longest(model) or context, tokens)
     vocabulary = _vocabulary(model, call)
-    if isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy"):
+    if own is not None and int(own[0].max()) < vocabulary:
+        ids, described, notes, real, special = own[0].numpy(), own[1], [], True, 0
+    elif isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy"):
         ids, described, notes, real = _read_ids(Path(text), vocabulary, call), str(text), [], True
         special = 0
     else:

@@ -6,10 +6,11 @@ pass and left out.
 """
 
 import sys
+import weakref
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nonlin.errors import UserError, rule
@@ -48,7 +49,8 @@ _COMPILER = _Compiler()
 class Health:
     """A model's health during training; made by :func:`watch`.
 
-    A step ends with ``optimizer.step()`` of an optimizer that holds the model's parameters, or with :meth:`step`.
+    A step ends with ``optimizer.step()`` of an optimizer that holds any of the model's parameters, or with
+    :meth:`step`. Optimizers that step on the gradients of one backward pass end one step together.
     """
 
     def __init__(self, model: nn.Module, every: int, steps: int, gradients: bool, tokens: int, writer: Any):
@@ -72,6 +74,8 @@ class Health:
         self._record: dict[str, Any] | None = None
         self._hook: Any = None
         self._paused = False
+        self._together: set[int] = set()  # optimizers that stepped on the gradients of one backward pass
+        self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     def __enter__(self) -> "Health":
         self._hook = register_optimizer_step_post_hook(self._stepped)
@@ -84,9 +88,28 @@ class Health:
             self._end()
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        first = next((p for group in optimizer.param_groups for p in group["params"]), None)
-        if first is not None and id(first) in self._parameters:
-            self.step()
+        """End a step where this optimizer's does: with the first of all that use the gradients of one backward pass.
+
+        Those that step together share a step: another one ends where an optimizer steps again, or where its gradients
+        are newer than the last step's end.
+        """
+        ours = [p for group in optimizer.param_groups for p in group["params"] if id(p) in self._parameters]
+        if not ours:
+            return
+        if self._together and id(optimizer) not in self._together and not any(map(self._is_newer, ours)):
+            self._together.add(id(optimizer))
+            return
+        self._together = {id(optimizer)}
+        self._gradients = {id(p): (weakref.ref(p.grad), p.grad._version) for p in self.model.parameters()
+                           if p.grad is not None}
+        self.step()
+
+    def _is_newer(self, parameter: nn.Parameter) -> bool:
+        """Whether a parameter's gradient was made, or added to, since the last step ended."""
+        if parameter.grad is None:
+            return False
+        known, version = self._gradients.get(id(parameter), (None, -1))
+        return known is None or known() is not parameter.grad or version != parameter.grad._version
 
     def step(self) -> None:
         """End a training step; called by itself after ``optimizer.step()``."""

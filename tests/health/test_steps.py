@@ -1,0 +1,113 @@
+"""One definition of a training step, whatever the optimizers: those that share a backward pass end it together."""
+
+import pytest
+import torch
+from torch import nn
+
+import nonlin
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+
+
+def backward(net, head=None):
+    out = net(torch.randn(16, 8))
+    (out if head is None else head(out)).square().mean().backward()
+
+
+def steps(net, optimizers, count, once):
+    with nonlin.health.watch(net, every=10) as health:
+        for i in range(count):
+            once(i)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+    return health.index
+
+
+def test_another_modules_parameter_may_come_first():
+    net, head = model(), nn.Linear(8, 1)
+    optimizer = torch.optim.AdamW([*head.parameters(), *net.parameters()])
+    with nonlin.health.watch(net, every=2) as health:
+        for _ in range(5):
+            backward(net, head)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert health.index == 5 and health.observed_step == 5
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_joint_optimizers_end_one_step_together(keep):
+    net = model()
+    pairs = [torch.optim.SGD(net[0].parameters(), 0.01), torch.optim.AdamW(net[2].parameters())]
+    each = [torch.optim.SGD([p], 0.01) for p in net.parameters()]
+    for optimizers in (pairs, each):
+        with nonlin.health.watch(net) as health:
+            for _ in range(6):
+                backward(net)
+                for optimizer in optimizers:
+                    optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.zero_grad(set_to_none=not keep)
+        assert health.index == 6
+
+
+def test_alternating_optimizers_each_end_a_step():
+    net = model()
+    first, second = torch.optim.SGD(net[0].parameters(), 0.01), torch.optim.SGD(net[2].parameters(), 0.01)
+
+    def once(i):
+        backward(net)
+        (first, second)[i % 2].step()
+
+    assert steps(net, (first, second), 8, once) == 8
+
+
+def test_an_optimizer_that_steps_twice_as_often_counts_each_of_its_steps():
+    net = model()
+    first, second = torch.optim.SGD(net[0].parameters(), 0.01), torch.optim.SGD(net[2].parameters(), 0.01)
+
+    def once(i):
+        backward(net)
+        first.step()
+        if i % 2:
+            second.step()
+
+    assert steps(net, (first, second), 8, once) == 8
+
+
+def test_accumulated_gradients_are_one_step():
+    net = model()
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def once(i):
+        for _ in range(3):
+            backward(net)
+        optimizer.step()
+
+    assert steps(net, (optimizer,), 4, once) == 4
+
+
+def test_lbfgs_ends_one_step_however_often_it_calls_the_closure():
+    net = model()
+    optimizer = torch.optim.LBFGS(net.parameters(), max_iter=4)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = net(torch.ones(16, 8)).square().mean()
+        loss.backward()
+        return loss
+
+    assert steps(net, (), 3, lambda i: optimizer.step(closure)) == 3
+
+
+def test_an_optimizer_without_the_models_parameters_ends_nothing():
+    net, head = model(), nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(head.parameters(), 0.1)
+
+    def once(i):
+        backward(net, head)
+        optimizer.step()
+
+    assert steps(net, (optimizer,), 3, once) == 0
