@@ -130,7 +130,8 @@ def _try_others(made: dict[str, Any], model: nn.Module, answers: list[Any], give
 
 def _entropy(tokens: Tensor) -> float:
     """Return what a model that knows nothing but how often each of these tokens occurs pays for one, in nats."""
-    share = torch.unique(tokens, return_counts=True)[1].double() / tokens.numel()
+    counts = torch.bincount(tokens.flatten())
+    share = counts[counts > 0].double() / tokens.numel()
     return float(-(share * share.log()).sum())
 
 
@@ -144,7 +145,8 @@ def _own_text(model: Any) -> tuple[Tensor, str] | None:
     except UserError:  # damaged: any other text will do
         return None
     described = f"the study's own text ({data.info['description']})"
-    return torch.from_numpy(data.validation[:_OWN_TOKENS].astype("int64")), described
+    tokens: list[int] = data.validation[:_OWN_TOKENS].tolist()
+    return torch.tensor(tokens), described
 
 
 def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:
