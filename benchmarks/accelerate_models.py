@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 import nonlin
-from nonlin.patching.blocks import find_blocks
+from nonlin.patching.finding import find_blocks
 from nonlin.training.machine import describe
 
 

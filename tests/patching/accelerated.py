@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from nonlin.patching.blocks import find_blocks
+from nonlin.patching.finding import find_blocks
 
 MODES = (torch.float32, torch.bfloat16)
 

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 
 import nonlin
 from nonlin import functional
-from nonlin.patching.blocks import fed_forward, find_blocks
-from nonlin.patching.identification import claimed, identify, identify_all
+from nonlin.patching.blocks import fed_forward
+from nonlin.patching.configuration import claimed
+from nonlin.patching.finding import find_blocks
+from nonlin.patching.identification import identify, identify_all
 from tests.patching.families import FAMILIES
 
 pytest.importorskip("transformers", reason="transformers is not installed")

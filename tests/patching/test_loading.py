@@ -124,7 +124,7 @@ def test_weights_of_another_model(copy):
 
 def test_damaged_config(copy):
     (copy / "config.json").write_text("{")
-    assert "must be JSON" in message(copy)
+    assert "must have JSON in config.json" in message(copy)
 
 
 def test_unknown_architecture(copy):

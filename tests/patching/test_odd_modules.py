@@ -194,7 +194,7 @@ def test_a_sharded_folder_is_read_and_one_without_a_shard_is_not(sharded):
 @pytest.mark.parametrize("index", ["{", "[]", "{}"])
 def test_a_damaged_index(sharded, index):
     (sharded / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(UserError, match="must be JSON with a weight_map"):
+    with pytest.raises(UserError, match=r"JSON|weight_map"):
         load(sharded)
 
 

@@ -14,7 +14,7 @@ from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import judge
-from nonlin.patching.blocks import find_blocks
+from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import Loaded, load
 
@@ -57,6 +57,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     given = inputs.prepare(model, tokenizer, text, tokens, context, own=own)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
+    _run(model, short)
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
     collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
     notes: list[str] = []
@@ -73,7 +74,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
                 if backward:
                     notes += _backward(model, batch, given.real)
                 else:
-                    inputs.forward(model, batch)
+                    _run(model, batch)
             if progress:
                 progress(i + 1, len(batches))
     finally:
@@ -89,6 +90,19 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     _name_tokens(made, given.sequences, tokenizer)
     made["findings"] = judge(made)
     return record.finite(made)
+
+
+def _run(model: nn.Module, ids: Tensor) -> None:
+    """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not."""
+    try:
+        inputs.forward(model, ids)
+    except MemoryError:
+        raise
+    except Exception as error:  # the code is another's; the user needs the model, the reason, and no trace
+        why = (str(error).strip() or "no message").splitlines()[0][:160]
+        raise UserError(f"check: MODEL must run on token ids alone; {type(model).__name__} raised "
+                        f"{type(error).__name__}: {why}. Observe a run with inputs of your own instead: with "
+                        "nonlin.health.watch(model) as health.") from error
 
 
 def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:

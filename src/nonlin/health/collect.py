@@ -146,7 +146,7 @@ class Collector:
         for answer in answers:
             block, device = answer.block, next(answer.block.down.module.parameters()).device
             name = layer_of(block)
-            one = Observed(answer, name, block.hidden * max(1, block.experts), device)
+            one = Observed(answer, name, block.hidden * (block.experts if block.stacked else 1), device)
             self.observed.append(one)
         self._modules = modules
         self._handles: list[Any] = []
@@ -156,7 +156,7 @@ class Collector:
         if self._handles:
             return
         for one in self.observed:
-            if one.block.experts:
+            if one.block.stacked:
                 self._hook_experts(one)
             elif isinstance(self._modules.get(one.layer or ""), language_model.Block):
                 self._hook_own(one, self._modules[one.layer or ""])
@@ -206,7 +206,8 @@ class Collector:
                 return
             one.calls += 1
             one.take(inputs, args[0], self.limit)
-            one.sparsity(args[0], block.down.weight)
+            if not block.experts:  # experts that sort their tokens have several down projections
+                one.sparsity(args[0], block.down.weight)
             one.tokens += args[0].numel() // args[0].shape[-1]
 
         def came_out(module: nn.Module, args: Any, out: Tensor) -> None:
@@ -232,6 +233,8 @@ class Collector:
             if self._skips(one) or one.calls != before[0] or one.definition is None:
                 return
             if not isinstance(x, Tensor) or x.shape[-1] != block.dim or not isinstance(out, Tensor):
+                return
+            if block.experts:
                 return
             if self.gradients and out.requires_grad:
                 out.register_hook(lambda g: one.gradient(g, of_output=True))

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from nonlin import metrics
 from nonlin.health.collect import Collector, Observed
-from nonlin.patching.identification import claimed
+from nonlin.patching.anew import Anew
+from nonlin.patching.configuration import claimed
 
 FORMAT = 1
 _LISTED = 64  # units named a list; the count is always whole
@@ -36,7 +37,8 @@ def join_ranks(collector: Collector) -> int:
 def make(collector: Collector, model: nn.Module, source: str) -> dict[str, Any]:
     """Return the record of a collector, without findings; joins the ranks where there are several."""
     ranks = join_ranks(collector)
-    blocks = [_block(one, model, i) for i, one in enumerate(collector.observed)]
+    anew = Anew(model)
+    blocks = [_block(one, model, i, anew) for i, one in enumerate(collector.observed)]
     return {
         "format": FORMAT, "source": source, "ranks": ranks, "dtype": str(next(model.parameters()).dtype)[6:],
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -65,14 +67,32 @@ def _units(which: Tensor, seen: Tensor) -> dict[str, Any]:
             "units": which.nonzero().flatten()[:_LISTED].tolist()}
 
 
-def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
+def _claim(one: Observed, model: nn.Module, anew: Anew) -> dict[str, Any]:
+    """The activation that the configuration names for a block, and whether the block computes it.
+
+    Some classes read a field their own way: where the block differs from what the field names, the model that the
+    configuration builds says what is meant.
+    """
+    claim, answer = claimed(model, one.block), one.answer
+    if claim is None or not answer.matches or answer.status == "partial":
+        return {"claimed": claim.name if claim else None, "agrees": None}
+    if any(m.definition is claim or m.definition.expr == claim.expr for m in answer.matches):
+        return {"claimed": claim.name, "agrees": True}
+    built = anew.identify(one.block.name)
+    if built is None or not built.matches:
+        return {"claimed": claim.name, "agrees": None}  # nothing says how its class reads the field
+    if {m.definition.name for m in built.matches} & {m.definition.name for m in answer.matches}:
+        return {"claimed": answer.matches[0].definition.name, "agrees": True}
+    return {"claimed": claim.name, "agrees": False}
+
+
+def _block(one: Observed, model: nn.Module, index: int, anew: Anew) -> dict[str, Any]:
     first = next(iter(one.streams.values()))
     seen = first.count > 0
     dead = (one.response < metrics.DEAD) & seen
     definition = one.definition
     properties = None if definition is None or definition.expr is None else definition.properties
     saturated = (one.slope < metrics.SATURATED) & seen & ~dead if properties else torch.zeros_like(dead)
-    claim = claimed(model, one.block)
     streams = dict(one.streams) | ({"residual": one.residual} if one.residual is not None else {})
     return {
         "index": index, "name": one.block.name, "kind": "gated" if one.block.gated else "plain",
@@ -80,9 +100,7 @@ def _block(one: Observed, model: nn.Module, index: int) -> dict[str, Any]:
         "tokens": one.tokens,
         "activation": {
             "computed": one.answer.label, "status": one.answer.status, "reason": one.answer.reason,
-            "claimed": claim.name if claim else None,
-            "agrees": None if claim is None or not one.answer.matches or one.answer.status == "partial" else
-            any(m.definition is claim or m.definition.expr == claim.expr for m in one.answer.matches),
+            **_claim(one, model, anew),
             "flat": bool(properties and properties.zero_gradient)},
         "dead": _units(dead, seen), "saturated": _units(saturated, seen),
         "always_on": _units((first.positive == first.count) & ~dead, seen),

@@ -17,7 +17,8 @@ from nonlin.errors import UserError, rule
 from nonlin.health import findings as judge
 from nonlin.health import record
 from nonlin.health.collect import Collector
-from nonlin.patching.blocks import find_blocks, must_be_module
+from nonlin.patching.blocks import must_be_module
+from nonlin.patching.finding import some_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import refuse
 
@@ -61,11 +62,7 @@ class Health:
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         refuse(self.model, "watch")
         self.every, self.steps, self.gradients, self.tokens, self.writer = every, steps, gradients, tokens, writer
-        blocks = find_blocks(self.model)
-        if not blocks:
-            raise UserError(rule("watch", "model", "have a feed-forward block", type(model).__name__,
-                                 "Pass a module with a projection into a hidden width and one out of it."))
-        self.answers = identify_all(self.model, blocks)
+        self.answers = identify_all(self.model, some_blocks(self.model, "watch"))
         self.index = 0
         self.observed_step: int | None = None
         self._parameters = {id(p) for p in self.model.parameters()}

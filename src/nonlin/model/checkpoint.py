@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nonlin.errors import UserError
+from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gated_by
 from nonlin.kernels.transformer.engine import EPS, TorchEngine
-from nonlin.model.config import ModelConfig
+from nonlin.model.config import ModelConfig, parameter_count
+from nonlin.model.folder import must_be_regular, must_fit, read_config, read_json, stored_sizes, weight_files
 from nonlin.model.language_model import ROPE_BASE, LanguageModel
 
 # What transformers calls our activations inside a block: by the canonical name, or the gate's one.
@@ -27,6 +28,7 @@ _PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "sil
           "leaky_relu": "leaky_relu", "sqrtsoftplus": "sqrtsoftplus", "xielu": "xielu", "prelu": "prelu"}
 # transformers' names for learned values of an activation, and its constants beside them.
 _LEARNED = {"xielu": {"alpha_p": "alpha_p", "alpha_n": "alpha_n"}, "prelu": {"slope": "weight"}}
+_POSITIONS = 1 << 28  # numbers of a table of rotary positions
 _CONSTANTS = {"xielu": {"beta": 0.5, "eps": -1e-6}}
 
 
@@ -121,7 +123,7 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
             "note": "loads with transformers.AutoModelForCausalLM.from_pretrained"}
 
 
-def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageModel:
+def import_model(folder: str | Path, engine: TorchEngine | None = None) -> LanguageModel:
     """Load what :func:`export_model` wrote, in either form, or a Qwen3 or Apertus checkpoint that is the same model.
 
     Weights are safetensors, in one file or several, of any float dtype; the model is float32. Raises UserError, with
@@ -129,21 +131,37 @@ def import_model(folder: Path, engine: TorchEngine | None = None) -> LanguageMod
     10,000 without scaling, another epsilon, biases, sliding windows, heads of another width, attention dropout,
     quantized weights, an activation that is not known, xIELU with other constants.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise UserError(rule("import_model", "folder", "be a path", folder, "Pass the folder of a model."))
+    folder = Path(folder)
     try:
+        must_be_regular(folder)
         if (folder / "nonlin.json").exists():
-            described = json.loads((folder / "nonlin.json").read_text())
-            name, formula = described["activation"]["name"], described["activation"]["formula"]
+            described = read_json(folder / "nonlin.json")
+            stored = stored_sizes([folder / "nonlin.safetensors"])
+            must_fit(described["model"], *stored)
+            definition = _definition(described["activation"]["name"], described["activation"]["formula"])
             config = ModelConfig(**described["model"])
-            model = LanguageModel(config, _definition(name, formula), engine)
+            _must_be_there(config, definition, stored[1])
+            model = LanguageModel(config, definition, engine)
             state = load_file(folder / "nonlin.safetensors")
         else:
             model, state = _from_huggingface(_described(folder), _tensors(folder), engine)
         put_weights(model, state)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, ArithmeticError, SafetensorError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
         raise UserError(f"import_model: {folder} must hold a model that nonlin exported, or a Qwen3 or Apertus that it "
                         f"can compute; {why}. Pass another folder, or use the model through transformers.") from error
     return model
+
+
+def _must_be_there(config: ModelConfig, definition: Definition, numbers: int) -> None:
+    """Raise ValueError where the model would be larger than what is stored of it, before its memory is taken."""
+    wanted = parameter_count(config, definition.gated)
+    if wanted > numbers:
+        raise ValueError(f"its sizes make {wanted:,} parameters, and the files hold {numbers:,} numbers")
+    if config.context * config.head_width > _POSITIONS:
+        raise ValueError(f"a context of {config.context:,} tokens is beyond what nonlin's model tabulates")
 
 
 @torch.no_grad()
@@ -163,7 +181,8 @@ def _definition(name: str, formula: str | None) -> Definition:
 
 def _described(folder: Path) -> dict[str, Any]:
     """The configuration with its defaults filled in, which the file leaves out; those are transformers' to know."""
-    raw = json.loads((folder / "config.json").read_text())
+    raw = read_config(folder)
+    must_fit(raw, *stored_sizes(weight_files(folder)))
     kind = raw["model_type"]
     if kind not in ("qwen3", "apertus"):
         raise ValueError(f"model_type is {kind!r}, neither qwen3 nor apertus")
@@ -171,14 +190,15 @@ def _described(folder: Path) -> dict[str, Any]:
         import transformers
     except ImportError:
         return raw  # nonlin's own exports write every field that is read
-    return getattr(transformers, {"qwen3": "Qwen3Config", "apertus": "ApertusConfig"}[kind])(**raw).to_dict()
+    made = getattr(transformers, {"qwen3": "Qwen3Config", "apertus": "ApertusConfig"}[kind])
+    try:
+        return made(**raw).to_dict()
+    except Exception as error:  # each version of transformers checks fields in its own way
+        raise ValueError(f"its configuration is none: {' '.join(str(error).split())[:160]}") from error
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.exists() else [
-        "model.safetensors"]
-    return {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    return {name: tensor for file in weight_files(folder) for name, tensor in load_file(file).items()}
 
 
 def _lacking(described: dict[str, Any]) -> list[str]:
@@ -216,6 +236,7 @@ def _from_huggingface(described: dict[str, Any], tensors: dict[str, Tensor], eng
         kv_heads=described.get("num_key_value_heads") or heads, context=described["max_position_embeddings"],
         vocabulary=described["vocab_size"], hidden=described["intermediate_size"],
         tied=bool(described["tie_word_embeddings"]))
+    _must_be_there(config, definition, sum(tensor.numel() for tensor in tensors.values()))
     model, names = LanguageModel(config, definition, engine), _names(config, definition)
     beside = {name for name in tensors if act == "xielu" and name.endswith((".act_fn.beta", ".act_fn.eps"))}
     unknown = sorted(set(tensors) - set(names.values()) - beside - ({"lm_head.weight"} if config.tied else set()))

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.functions import Definition, get, names
-from nonlin.functions.catalog import CATALOG, R
-from nonlin.functions.definition import GATE, UP, gated, gated_formula
-from nonlin.functions.primitives import clip, minimum, sigmoid
+from nonlin.functions.catalog import CATALOG
+from nonlin.functions.definition import gated
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.patching.blocks import Block, Layout, Projection, split
+from nonlin.patching.configuration import claimed
 
 _POINTS = 6144
 _ROUNDING = 32.0  # times float32's epsilon and the product's scale: what a few roundings can make
@@ -111,13 +111,15 @@ def capture(block: Block, run: Callable[[], Any]) -> tuple[tuple[Tensor, ...], T
 
         return hook
 
-    def catch(module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen.append(args[0].detach().reshape(-1, args[0].shape[-1]))
+    def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        came = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        if came is not None:
+            seen.append(came.detach().reshape(-1, came.shape[-1]))
         raise _Captured
 
     for i, p in enumerate(modules):
         handles.append(p.module.register_forward_hook(inject(i)))
-    handles.append(block.down.module.register_forward_pre_hook(catch))
+    handles.append(block.down.module.register_forward_pre_hook(catch, with_kwargs=True))
     try:
         with torch.no_grad(), contextlib.suppress(_Captured):
             run()
@@ -150,13 +152,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _probe(block: Block, run: Callable[[], Any] | None) -> tuple[tuple[Tensor, ...], Tensor] | str:
     """Get the block to compute on our values: alone if it can be called alone, else by ``run``."""
-    if block.experts:
+    if block.stacked:
         return _probe_experts(block)
     weight = block.up.weight
     rows = max(2, -(-_POINTS // block.hidden))
     x = torch.zeros(1, rows, block.dim, dtype=weight.dtype, device=weight.device)
     reason = ""
-    for attempt in (lambda: block.module(x), run):
+    alone: Any = getattr(block.module, "feed_forward_chunk", block.module)  # BERT's layer attends first, in chunks
+    for attempt in (lambda: alone(x), run):
         if attempt is None:
             continue
         with evaluating(block.module):
@@ -179,8 +182,14 @@ def _probe_experts(block: Block) -> tuple[tuple[Tensor, ...], Tensor] | str:
     function = getattr(module, "_apply_gate", None) if block.gated else getattr(module, "act_fn", None)
     if function is None:
         return "its experts apply the activation inside their forward, which cannot be called on chosen values"
-    with torch.no_grad(), evaluating(module):
-        return (values.cpu(),), function(values).cpu()
+    try:
+        with torch.no_grad(), evaluating(module):
+            product = function(values)
+    except Exception as error:  # any code may stand there; what it raised is the reason given
+        return f"its activation cannot be called alone ({type(error).__name__}: {error})"
+    if not isinstance(product, Tensor):
+        return f"its activation returns {type(product).__name__}, not a tensor"
+    return (values.cpu(),), product.cpu()
 
 
 def _arrangements(block: Block, injected: tuple[Tensor, ...]) -> Iterator[tuple[Layout, bool, tuple[Tensor, ...]]]:
@@ -264,7 +273,7 @@ def identify(block: Block, run: Callable[[], Any] | None = None, extra: Sequence
     input, serves. ``extra`` are definitions to try beside the catalog's (a configuration's own constants). The model
     is left as it was: no weight is changed, nothing is drawn from a random stream.
 
-    >>> from nonlin.patching.blocks import find_blocks
+    >>> from nonlin.patching.finding import find_blocks
     >>> model = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, 4))
     >>> identify(find_blocks(model)[0]).label
     'silu'
@@ -275,11 +284,11 @@ def identify(block: Block, run: Callable[[], Any] | None = None, extra: Sequence
 
 def identify_all(model: nn.Module, blocks: Sequence[Block], run: Callable[[], Any] | None = None
                  ) -> list[Identified]:
-    """Return :func:`identify` of every block, with the constants of the model's configuration tried too."""
-    extra = [d for b in blocks[:1] if (d := claimed(model, b)) is not None]
+    """Return :func:`identify` of every block, with the constants of its own configuration tried too."""
     known: list[tuple[tuple[Tensor, ...], Tensor, Identified]] = []
     found = []
     for block in blocks:
+        claim = claimed(model, block)
         seen = _probe(block, run)
         if isinstance(seen, str):
             found.append(Identified(block, "unknown", reason=seen))
@@ -287,7 +296,8 @@ def identify_all(model: nn.Module, blocks: Sequence[Block], run: Callable[[], An
         # Layers repeat: the same bits on the same values are the same function.
         same = next((answer for injected, product, answer in known if answer.block.layout == block.layout
                      and torch.equal(product, seen[1]) and all(map(torch.equal, injected, seen[0]))), None)
-        answer = _placed(same, block) if same is not None else compare(block, *seen, extra)
+        answer = _placed(same, block) if same is not None else compare(
+            block, *seen, [claim] if claim is not None and claim.gated == block.gated else [])
         if same is None and answer.block.layout == block.layout:
             known.append((*seen, answer))
         found.append(answer)
@@ -349,43 +359,3 @@ def _agreement(definition: Definition, inputs: tuple[Tensor, ...], product: Tens
         return 0.0, off
     wrong = _errors(_compute(definition, inputs, parameters), product, inputs) > 1
     return (float(size[wrong].min()) if bool(wrong.any()) else float("inf")), off
-
-
-def claimed(model: nn.Module, block: Block) -> Definition | None:
-    """Return the activation that the model's configuration names, or None where it names none that we know.
-
-    gpt-oss writes "silu" and means its own clamped form, with the constants beside it.
-    """
-    definition = getattr(model, "definition", None)
-    if isinstance(definition, Definition):
-        return definition  # nonlin's own model
-    config: Any = getattr(model, "config", None)
-    config = getattr(config, "text_config", None) or config
-    fields = ("dense_act_fn", "hidden_activation", "hidden_act", "activation_function", "activation", "act_fn")
-    name = next((v for f in fields if isinstance(v := getattr(config, f, None), str)), None)
-    try:
-        act = get(name) if name else None
-    except ValueError:
-        return None
-    if act is None or act.expr is None or not block.gated:
-        return act
-    limit, alpha = getattr(config, "swiglu_limit", None), getattr(config, "swiglu_alpha", None)
-    if limit is not None and alpha is not None:
-        return _clamped_oai(float(alpha), float(limit))
-    if limit is not None and act.name == "silu":
-        c: Any = minimum(GATE, R(repr(float(limit))))
-        return _named(c * sigmoid(c) * clip(UP, -R(repr(float(limit))), R(repr(float(limit)))),
-                      f"swiglu_clamped({limit:g})")
-    return _named(gated("", act).expr, f"{act.name}_glu")
-
-
-def _clamped_oai(alpha: float, limit: float) -> Definition:
-    m: Any = minimum(GATE, R(repr(limit)))
-    return _named(m * sigmoid(R(repr(alpha)) * m) * (clip(UP, -R(repr(limit)), R(repr(limit))) + 1),
-                  f"swiglu_oai({alpha:g}, {limit:g})")
-
-
-def _named(expr: Any, otherwise: str) -> Definition:
-    """The definition of the catalog with that formula, or one of another name."""
-    known = next((d for d in CATALOG if d.kind == "gated" and d.expr == expr), None)
-    return known or gated_formula(otherwise, expr)

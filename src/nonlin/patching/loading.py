@@ -6,9 +6,8 @@ brings along runs only when asked for. What cannot be examined as it stands is r
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import torch
 from torch import nn
 
 from nonlin.errors import UserError, rule
-from nonlin.patching.blocks import find_blocks
+from nonlin.model import folder
+from nonlin.patching.finding import find_blocks, some_blocks
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
@@ -56,9 +56,7 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
         with _quiet():
             loaded = _load_path(path, dtype, trust_remote_code, call)
     refuse(loaded.model, call)
-    if not find_blocks(loaded.model):
-        raise UserError(rule(call, "MODEL", "have a feed-forward block (a projection into a hidden width and one out "
-                             "of it)", loaded.source, "Pass a language model or any module with such a block."))
+    some_blocks(loaded.model, call, "MODEL", loaded.source)
     if not isinstance(where, nn.Module):
         loaded.model.eval()
         if device:
@@ -133,9 +131,13 @@ def _load_path(path: Path, dtype: torch.dtype, trust: bool, call: str) -> Loaded
     if not (path / "config.json").exists():
         if len(ggufs) == 1:
             return _load_path(ggufs[0], dtype, trust, call)
+        inner = path / "model"
+        if any((inner / name).exists() for name in ("config.json", "nonlin.json")):  # a study's folder
+            loaded = _load_path(inner, dtype, trust, call)
+            return replace(loaded, notes=("the folder is a study's: this is the model that it exported", *loaded.notes))
         raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
                              "Pass the folder of a Hugging Face model, or name the .gguf file."))
-    config = _read_config(path, call)
+    config, _ = _described(path, call)
     if config.get("auto_map") and not trust:
         raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names "
                              f"{', '.join(map(str, config['auto_map'].values()))}",
@@ -144,7 +146,6 @@ def _load_path(path: Path, dtype: torch.dtype, trust: bool, call: str) -> Loaded
         method = config["quantization_config"].get("quant_method", "a quantized checkpoint")
         raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits", method,
                              "Load the checkpoint it was quantized from."))
-    _check_weights(path, call)
     return _from_pretrained(path, dtype, trust, call, architectures=config.get("architectures") or [])
 
 
@@ -156,22 +157,28 @@ def _needs(package: str, call: str) -> None:
                         "Install it: pip install 'nonlin[hf]'.")
 
 
-def _read_config(path: Path, call: str) -> dict[str, Any]:
+def _described(path: Path, call: str) -> tuple[dict[str, Any], list[Path]]:
+    """The configuration and the files of weights, through the one door; refused in one line where they do not fit."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{call}: {path / 'config.json'} must be JSON; {error}. Download it again.") from error
-    if not isinstance(config, dict):
-        raise UserError(rule(call, str(path / "config.json"), "be a JSON object", config, "Download it again."))
-    return config
+        folder.must_be_regular(path)
+        config = folder.read_config(path)
+        if config.get("auto_map") or config.get("quantization_config"):
+            return config, []
+        files = folder.weight_files(path)
+        _check_weights(path, files, call)
+        folder.must_fit(config, *folder.stored_sizes(files))
+    except OSError as error:
+        raise UserError(f"{call}: MODEL must be a folder that can be read; {error}. Check its permissions.") from error
+    except folder.Unfit as error:
+        raise UserError(f"{call}: {path} must {error}. Download it again.") from error
+    return config, files
 
 
-def _check_weights(path: Path, call: str) -> None:
+def _check_weights(path: Path, files: list[Path], call: str) -> None:
     """Raise where the folder's weights are missing, pickled, incomplete or damaged, before anything is built."""
     from safetensors import SafetensorError, safe_open
 
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
+    if not files or not any(path.glob("*.safetensors")):
         pickled = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLED)
         if pickled:
             raise UserError(rule(call, "MODEL", "hold safetensors, since pickled weights can run any code", f"{path} "
@@ -179,18 +186,10 @@ def _check_weights(path: Path, call: str) -> None:
                                  f"AutoModel.from_pretrained({str(path)!r}).save_pretrained(NEW_FOLDER)."))
         raise UserError(rule(call, "MODEL", "hold weights (*.safetensors)", f"{path}, which has none",
                              "Download the weights too, not the configuration alone."))
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            wanted = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{call}: {index} must be JSON with a weight_map; {type(error).__name__}: {error}. "
-                            "Download it again.") from error
-        missing = sorted(wanted - {f.name for f in files})
-        if missing:
-            raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"
-                                 + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
-                                 "Download the rest."))
+    missing = [f.name for f in files if not f.exists()]
+    if missing:
+        raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"
+                             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""), "Download the rest."))
     for file in files:
         try:
             with safe_open(file, "pt") as opened:
@@ -219,7 +218,7 @@ def _class(architectures: list[str]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, gguf_file: str | None = None,
+def _from_pretrained(where: Path, dtype: torch.dtype, trust: bool, call: str, gguf_file: str | None = None,
                      architectures: list[str] | None = None) -> Loaded:
     import transformers
 
@@ -230,14 +229,14 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, g
     else:
         options["use_safetensors"] = True
     cls = _class(architectures or [])
-    shown = str(folder / gguf_file) if gguf_file else str(folder)
+    shown = str(where / gguf_file) if gguf_file else str(where)
     try:
         try:
-            model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
+            model, info = cls.from_pretrained(where, output_loading_info=True, **options)
         except ValueError:
             if cls is not transformers.AutoModelForCausalLM:
                 raise
-            model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True, **options)
+            model, info = transformers.AutoModel.from_pretrained(where, output_loading_info=True, **options)
     except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
         what = "a whole GGUF file of a model" if gguf_file else "a model"
         why = (str(error).strip() or "no message").splitlines()[0][:200]
@@ -245,7 +244,7 @@ def _from_pretrained(folder: Path, dtype: torch.dtype, trust: bool, call: str, g
                         f"{type(error).__name__}: {why}. Check or download it again, or load "
                         "the model yourself and pass the module.") from error
     notes = _missing(model, info, call, shown)
-    tokenizer, note = _tokenizer(folder, trust, gguf_file)
+    tokenizer, note = _tokenizer(where, trust, gguf_file)
     return Loaded(model, tokenizer, shown, (*notes, *([note] if note else [])))
 
 
@@ -263,14 +262,14 @@ def _missing(model: nn.Module, info: Any, call: str, shown: str) -> list[str]:
             f"{', '.join(missing[:4])}{' …' if len(missing) > 4 else ''}"]
 
 
-def _tokenizer(folder: Path, trust: bool, gguf_file: str | None) -> tuple[Any, str]:
+def _tokenizer(where: Path, trust: bool, gguf_file: str | None) -> tuple[Any, str]:
     import transformers
 
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
-    if not gguf_file and not any((folder / name).exists() for name in _TOKENIZERS):
+    if not gguf_file and not any((where / name).exists() for name in _TOKENIZERS):
         return None, "the folder has no tokenizer"  # transformers would make an empty one from the configuration
     try:
-        made = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trust,
+        made = transformers.AutoTokenizer.from_pretrained(where, local_files_only=True, trust_remote_code=trust,
                                                           **options)
     except Exception as error:  # a missing tokenizer is no reason not to look at the weights
         return None, f"its tokenizer could not be read ({type(error).__name__})"

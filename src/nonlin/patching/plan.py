@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.functions.registry import gated_by
 from nonlin.nn import Activation
-from nonlin.patching.blocks import Block, find_blocks, must_be_module
+from nonlin.patching.blocks import Block, must_be_module
+from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.identification import Identified, Match, identify_all
 from nonlin.patching.patch import Recipe, recipe_of
 from nonlin.patching.verify import Plan, Refused, plan, prove, refuse_weights
@@ -58,11 +58,9 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
              ) -> tuple[list[Plan], list[LeftAlone]]:
     """Return a proved plan of every block that can be replaced, and the blocks that cannot, with the reason."""
     must_be_module(model, call)
-    blocks = find_blocks(model)
-    if not blocks:
-        raise UserError(rule(call, "model", "have a feed-forward block (a projection into a hidden width and "
-                             "one out of it)", type(model).__name__, "Pass a language model."))
-    left: list[LeftAlone] = []
+    blocks = some_blocks(model, call)
+    left = [LeftAlone(c.name, class_name(c.module), "its products are convolutions of one position: only matrix "
+                      "products over the last dimension are replaced") for c in find_convolved(model)]
     able = []
     for block in blocks:
         try:
@@ -78,8 +76,8 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
             plans.append(_proved(block, found, memory, proved, refused))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
-    order = {block.name: i for i, block in enumerate(blocks)}
-    return plans, sorted(left, key=lambda c: order[c.name])
+    order = {name: i for i, (name, _) in enumerate(model.named_modules())}
+    return plans, sorted(left, key=lambda c: order.get(c.name, len(order)))
 
 
 def _stated(block: Block) -> Iterator[Match]:
@@ -102,7 +100,11 @@ def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refu
     matches = list(found.matches) if found.status in ("found", "ambiguous") else []
     reason = "" if matches else found.reason
     for match in (*matches, *_stated(block)):
-        made = plan(block, match, memory)
+        try:
+            made = plan(block, match, memory)
+        except Refused as error:
+            reason = reason or str(error)
+            continue
         if made.kind in refused:
             reason = reason or refused[made.kind]
             continue

@@ -12,15 +12,12 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gate_of, gated_by
 from nonlin.nn import Activation
-from nonlin.patching.act2fn import held_name
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.identification import evaluating
 from nonlin.patching.patch import Recipe, install, part, recipe_of, uninstall
 from nonlin.patching.plan import Change, class_name, plan_all
 from nonlin.patching.verify import Plan, activation_path
-
-_FIELDS = ("dense_act_fn", "hidden_activation", "hidden_act", "activation_function", "activation", "act_fn")
-
+from nonlin.patching.written import write
 
 _KEY = "_nonlin_swap"
 
@@ -33,7 +30,7 @@ class _Undo:
     by: str = ""
     path: str | None = None
     module: nn.Module | None = None
-    config: list[tuple[Any, str, str]] = field(default_factory=list)
+    config: list[tuple[Any, str, Any]] = field(default_factory=list)
 
 
 def was_swapped(module: nn.Module) -> str | None:
@@ -68,7 +65,7 @@ class Swapped:
     parameters: dict[str, str] = field(repr=False)
     added: tuple[str, ...]
     dropped: tuple[str, ...]
-    config: tuple[tuple[str, str, str], ...]
+    config: tuple[tuple[str, Any, Any], ...]
     note: str
     loss_nats_before: float | None = None
     loss_nats_after: float | None = None
@@ -135,13 +132,14 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
     for step in steps:
         step.apply(accelerated.get(step.plan.block.module))
     added = _names(model, steps)[1]
-    config, note = _update_config(model, steps)
+    written = write(model, [s.plan for s in steps], _common([s.named for s in steps]))
+    steps[0].plan.block.module.__dict__[_KEY].config.extend(written.undo)
     loss_after = None if tokens is None else loss_nats(model, tokens)
     done = Swapped(
         tuple(Change(s.plan.block.name, class_name(s.plan.block.module), s.definition.name, s.plan.recipe.layout)
               for s in steps),
         tuple(s.plan.recipe.definition.name for s in steps), {n: n for n in kept}, tuple(added), tuple(dropped),
-        config, note, loss_before, loss_after)
+        written.changed, written.note, loss_before, loss_after)
     seen = "" if loss_after is None else (
         f" (on this text {loss_before:.3f} nats per token before, {loss_after:.3f} now)")
     warnings.warn("swap: the model now computes another function than the one it was trained with; expect a worse "
@@ -157,6 +155,7 @@ class _Step:
     definition: Definition
     act: Definition | None
     path: str | None
+    named: Definition | None  # the pointwise activation that a configuration's field may name
 
     def apply(self, accelerated: Recipe | None) -> None:
         module = self.plan.block.module
@@ -171,6 +170,11 @@ class _Step:
                          activation=self.path if self.definition.parameters else None)
         if accelerated is not None or self.path is None:
             install(module, recipe if accelerated is None else replace(recipe, memory=accelerated.memory))
+
+
+def _common(acts: list[Definition | None]) -> Definition | None:
+    """The one activation of all blocks that a configuration's field can name, or None."""
+    return acts[0] if all(a is acts[0] for a in acts) else None
 
 
 def _put(module: nn.Module, path: str, new: nn.Module) -> None:
@@ -195,7 +199,7 @@ def _steps(model: nn.Module, wanted: Definition, run: Callable[[], Any] | None) 
         if path is None and (definition.expr is None or made.recipe.activation is not None):
             raise UserError(rule("swap", "activation", f"be one that {made.block.name} can take in place of "
                                  f"{old.name}", wanted.name, "Choose another."))
-        steps.append(_Step(made, definition, act if path is not None else None, path))
+        steps.append(_Step(made, definition, act if path is not None else None, path, act))
     return steps
 
 
@@ -222,36 +226,6 @@ def _names(model: nn.Module, steps: list[_Step]) -> tuple[list[str], list[str]]:
             activations.append(f"{s.plan.block.name}.{s.path}." if s.plan.block.name else f"{s.path}.")
     names = list(model.state_dict())
     return [n for n in names if n.startswith(tuple(products))], [n for n in names if n.startswith(tuple(activations))]
-
-
-def _update_config(model: nn.Module, steps: list[_Step]) -> tuple[tuple[tuple[str, str, str], ...], str]:
-    """Write the new activation's name where the configuration has the old one's, if transformers knows it."""
-    config: Any = getattr(model, "config", None)
-    config = getattr(config, "text_config", None) or config
-    if config is None:
-        return (), ""
-    act = steps[0].act
-    if act is None:
-        return (), ("config unchanged: it cannot name this formula, so a checkpoint saved now loads with the old "
-                    "activation; swap again after loading")
-    name = held_name(act)
-    if name is None:
-        return (), (f"config unchanged: transformers has no {act.name!r}, so a checkpoint saved now loads with the old "
-                    "activation; swap again after loading (see nonlin.register_with_transformers)")
-    changed, undo = [], steps[0].plan.block.module.__dict__[_KEY]
-    for key in _FIELDS:
-        if isinstance(old := getattr(config, key, None), str):
-            setattr(config, key, name)
-            undo.config.append((config, key, old))
-            changed.append((key, old, name))
-    if isinstance(old := getattr(config, "feed_forward_proj", None), str):
-        # T5 reads "gated-gelu" as the tanh form.
-        exact = "gelu_python" if name == "gelu" else name
-        now = f"gated-{exact}" if old.startswith("gated-") else exact
-        config.feed_forward_proj = now
-        undo.config.append((config, "feed_forward_proj", old))
-        changed.append(("feed_forward_proj", old, now))
-    return tuple(changed), ""
 
 
 def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:

@@ -20,6 +20,9 @@ from nonlin.patching.identification import Match, evaluating
 from nonlin.patching.patch import Recipe, install, part, uninstall
 
 _SIZES = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0)  # of the inputs' rows: clamps and tails are reached
+_EXTREME = tuple(10.0**k for k in range(3, 38))  # and of more rows, as far as the block's dtype goes: extreme clamps
+_LENGTHS = (1, 257, 1025, 4097)  # numbers of tokens at which a block may change its ways
+_LONG = 2e10  # multiplications that a long input may cost
 _SHARP = 1e-6  # of a row's norm, in float64: a block may compute parts in float32, whose epsilon is 1.2e-7
 _ROUNDINGS = 8.0  # of a row's norm, in the block's own epsilon: both sides round a handful of times
 
@@ -39,12 +42,25 @@ class Plan:
 
 def plan(block: Block, match: Match, memory: str) -> Plan:
     """Return how a block that was identified is replaced; raise Refused, with the reason, where it cannot be."""
+    try:
+        return _plan(block, match, memory)
+    except Refused:
+        raise
+    except Exception as error:  # any code may stand in a block
+        raise Refused(f"it cannot be run alone ({type(error).__name__}: {error})") from error
+
+
+def _plan(block: Block, match: Match, memory: str) -> Plan:
     definition, module = match.definition, block.module
+    if block.experts and not block.stacked:
+        raise Refused("its experts are products of their own modules, sorted by expert between them")
     if block.experts:
         return _of_experts(block, definition, match.gate_first, memory)
     if block.gated:
         block = block.with_layout(match.layout, match.gate_first)
     style = "layer" if hasattr(module, "feed_forward_chunk") else "block"
+    if style == "layer" and not hasattr(module.output, "LayerNorm"):
+        raise Refused("its layer has its norm before the block, not after it")
     paths = {role: _within(block, p.name) for role, p in block.projections.items()}
     packed = block.layout in ("packed", "interleaved")
     recipe = Recipe(
@@ -139,30 +155,68 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
 
 
 def prove(made: Plan, sharp: bool) -> None:
-    """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy."""
-    if sharp:
-        twin = copy.deepcopy(made.block.module).double()
-        other = replace(made.block, module=twin)
-        _compare(other, made.recipe, _SHARP, "in float64")
-        if made.recipe.style != "experts":
-            _compare_gradients(other, made.recipe)
-            _compare_training(other, made.recipe)
-    eps = torch.finfo(_dtype(made.block)).eps
-    _compare(made.block, made.recipe, _ROUNDINGS * eps, f"in {str(_dtype(made.block)).removeprefix('torch.')}")
+    """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
+
+    Compared are, in float64 on a copy: values on rows of sizes 0.1 to 128 and of every power of ten up to 1e37 (where
+    the block's own answer is finite), on 1 to 4,097 tokens as far as 2e10 multiplications allow, on a batch; gradients
+    by the input and every parameter; training mode. In the block's own dtype: values on rows of all those sizes that
+    the dtype holds. Beyond that nothing is proved. Whatever a block raises is a refusal; the module is left as it was.
+    """
+    try:
+        if sharp:
+            _prove_sharply(made)
+        eps, where = torch.finfo(_dtype(made.block)).eps, f"in {str(_dtype(made.block)).removeprefix('torch.')}"
+        _compare(made.block, made.recipe, inputs(made.block, made.recipe), _ROUNDINGS * eps, where)
+        _compare(made.block, made.recipe, extreme(made.block, made.recipe), _ROUNDINGS * eps, f"{where} at extreme "
+                 "values")
+    except Refused:
+        raise
+    except Exception as error:  # any code may stand in a block, and not all of it can be run otherwise than it was
+        raise Refused(f"the proof cannot run it ({type(error).__name__}: {error})") from error
+
+
+def _prove_sharply(made: Plan) -> None:
+    twin = copy.deepcopy(made.block.module).double()
+    other, recipe = replace(made.block, module=twin), made.recipe
+    _compare(other, recipe, inputs(other, recipe), _SHARP, "in float64")
+    _compare(other, recipe, extreme(other, recipe), _SHARP, "in float64 at extreme values")
+    for x in _shaped(other, recipe):
+        _compare(other, recipe, x, _SHARP, f"on an input of the shape {tuple(x.shape)}")
+    if recipe.style != "experts":
+        _compare_gradients(other, recipe)
+        _compare_training(other, recipe)
 
 
 def _dtype(block: Block) -> torch.dtype:
     return next(p for p in block.module.parameters() if p.is_floating_point()).dtype
 
 
-def inputs(block: Block, recipe: Recipe, rows: int = 4) -> Tensor:
+def inputs(block: Block, recipe: Recipe, rows: int = 4, sizes: tuple[float, ...] = _SIZES) -> Tensor:
     """Return random rows of several sizes in the block's dtype: (1, N, D), or what experts activate (N, 2 H)."""
     some = next(block.module.parameters())
     width = 2 * block.hidden if recipe.style == "experts" else block.dim
-    x = torch.randn(len(_SIZES), rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (x * torch.tensor(_SIZES, dtype=torch.float64)[:, None, None]).flatten(0, 1)
+    x = torch.randn(len(sizes), rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (x * torch.tensor(sizes, dtype=torch.float64)[:, None, None]).flatten(0, 1)
     x = x.to(some.device, _dtype(block))
     return x if recipe.style == "experts" else x[None]
+
+
+def extreme(block: Block, recipe: Recipe) -> Tensor:
+    """Return random rows of every power of ten that the block's dtype holds, from 1,000 on; see :func:`inputs`."""
+    largest = torch.finfo(_dtype(block)).max
+    return inputs(block, recipe, 1, tuple(size for size in _EXTREME if size < largest / 8))
+
+
+def _shaped(block: Block, recipe: Recipe) -> Iterator[Tensor]:
+    """Inputs of other lengths and shapes than the others: a block may compute otherwise on them."""
+    x = inputs(block, recipe)
+    if recipe.style == "experts":
+        yield x[None]
+        return
+    yield x[:, :6].reshape(2, 3, -1)
+    for length in _LENGTHS:
+        if length * block.dim * block.hidden * len(block.projections) <= _LONG:
+            yield x.repeat(1, -(-length // x.shape[1]), 1)[:, :length]
 
 
 @contextlib.contextmanager
@@ -175,14 +229,27 @@ def replaced(module: nn.Module, recipe: Recipe) -> Iterator[None]:
         uninstall(module)
 
 
+def same_values(made: Plan, other: nn.Module) -> bool:
+    """Return whether another module, of the block's own class, gives the values that the block's module now gives."""
+    x = inputs(made.block, made.recipe)
+    try:
+        with torch.no_grad(), evaluating(made.block.module), evaluating(other):
+            ours, theirs = (_run(replace(made.block, module=m), made.recipe, x) for m in (made.block.module, other))
+        _equal(theirs, ours, 8 * _ROUNDINGS * torch.finfo(_dtype(made.block)).eps, "")
+    except Exception:  # a module that cannot be run gives no values
+        return False
+    return True
+
+
 def _run(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
     if recipe.style == "experts":
         return block.module._apply_gate(x)  # type: ignore[operator]
     return _function(block.module, recipe.style)(x)
 
 
-def _compare(block: Block, recipe: Recipe, tolerance: float, where: str) -> None:
-    x = inputs(block, recipe)
+def _compare(block: Block, recipe: Recipe, x: Tensor, tolerance: float, where: str) -> None:
+    if not x.numel():
+        return
     with torch.no_grad(), evaluating(block.module):
         expected = _attempt(block, recipe, x)
         with replaced(block.module, recipe):
@@ -203,7 +270,14 @@ def _attempt(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
 def _equal(got: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
     if got.shape != expected.shape or got.dtype != expected.dtype:
         raise Refused(f"{what}: {tuple(got.shape)} {got.dtype} for {tuple(expected.shape)} {expected.dtype}")
-    got, expected = got.double(), expected.double()
+    says = expected.isfinite().all(-1, keepdim=True)  # a row that overflows says nothing
+    if torch.finfo(expected.dtype).bits < 32:
+        says &= got.isfinite().all(-1, keepdim=True)  # where a product lies at the range's end, rounding decides
+    zero = torch.zeros((), dtype=torch.float64, device=got.device)
+    got, expected = got.double().where(says, zero), expected.double().where(says, zero)
+    unit = expected.abs().amax(-1, keepdim=True)
+    unit = torch.where(unit > 0, unit, torch.ones_like(unit))
+    got, expected = got / unit, expected / unit
     size = expected.norm(dim=-1)
     off = (got - expected).norm(dim=-1) / torch.where(size > 0, size, torch.ones_like(size))
     worst = float(torch.nan_to_num(off, nan=float("inf")).max())

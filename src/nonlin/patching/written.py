@@ -1,0 +1,227 @@
+"""A swapped activation in the model's configuration: written where a saved checkpoint then loads as the same function.
+
+The model is built anew from the changed configuration and compared with the one in hand. Where anything else would
+change with the field (the head of BERT reads the same one), or the blocks would not change with it, the
+configuration stays, and the note says what it would have changed.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from nonlin.functions import Definition, get
+from nonlin.patching import anew
+from nonlin.patching.act2fn import held_name
+from nonlin.patching.anew import Unbuildable
+from nonlin.patching.configuration import FIELDS, configuration_of, tree
+from nonlin.patching.configuration import field as field_of
+from nonlin.patching.verify import Plan, same_values
+
+_LATER = "a checkpoint saved now loads with the old activation; swap again after loading"
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was changed in configurations, as (field, before, now), what undoes it, and why nothing was."""
+
+    changed: tuple[tuple[str, Any, Any], ...] = ()
+    undo: list[tuple[Any, str, Any]] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a (sub-)configuration that names an activation, and the value that names the new one."""
+
+    path: str
+    name: str
+    before: Any
+    now: Any
+
+    @property
+    def label(self) -> str:
+        """The field as it is reached from the model's configuration."""
+        return f"{self.path}{self.name}"
+
+
+def write(model: nn.Module, plans: Sequence[Plan], act: Definition | None) -> Written:
+    """Write the new activation into the model's configurations, where that is true; ``plans`` are its swapped blocks.
+
+    ``act`` is the pointwise activation, or None where the blocks' formula is more than one of the gate.
+    """
+    around = [(name, root) for name, root in anew.roots(model) if any(_inside(p.block.name, name) for p in plans)]
+    if not around:
+        return Written(note="" if configuration_of(model, plans[0].block.name) is None else
+                       f"config unchanged: transformers does not build {type(model).__name__} from it")
+    if act is None:
+        return Written(note=f"config unchanged: it cannot name this formula, so {_LATER}")
+    name = held_name(act)
+    if name is None:
+        return Written(note=f"config unchanged: {_not_held(act)}, so {_LATER} (see "
+                       "nonlin.register_with_transformers)")
+    done: list[tuple[Any, list[Field]]] = []
+    for outer, root in around:
+        inside = [p for p in plans if _inside(p.block.name, outer)]
+        fields, why = _true_fields(root, outer, inside, name)
+        if not fields:
+            return Written(note=f"config unchanged: {why}, so {_LATER}")
+        done.append((root.config, fields))
+    undo, changed = [], []
+    for config, fields in done:
+        inner = dict(tree(config))
+        for f in fields:
+            undo.append((inner[f.path], f.name, f.before))
+            setattr(inner[f.path], f.name, f.now)
+            changed.append((f.label, f.before, f.now))
+    undo += _copies(model, plans, [f for _, fields in done for f in fields])
+    return Written(tuple(changed), undo)
+
+
+def _inside(name: str, outer: str) -> bool:
+    return not outer or name == outer or name.startswith(f"{outer}.")
+
+
+def _not_held(act: Definition) -> str:
+    if act.parameters and act.name in ("prelu", "xielu"):
+        return f"transformers keeps the learned values of {act.name!r} under other names"
+    return f"transformers has no {act.name!r}"
+
+
+def _copies(model: nn.Module, plans: Sequence[Plan], fields: list[Field]) -> list[tuple[Any, str, Any]]:
+    """Write the fields into the copies that sub-models keep of a configuration (T5's encoder does); what undoes it."""
+    undo: list[tuple[Any, str, Any]] = []
+    known = {id(c) for _, root in anew.roots(model) for _, c in tree(root.config)}
+    seen: set[int] = set()
+    for plan in plans:
+        config = configuration_of(model, plan.block.name)
+        if id(config) in known or id(config) in seen:
+            continue
+        seen.add(id(config))
+        for f in fields:
+            if field_of(config, f.name) == f.before:
+                undo.append((config, f.name, f.before))
+                setattr(config, f.name, f.now)
+    return undo
+
+
+def _candidates(config: Any, name: str) -> list[Field]:
+    """Every field of the configuration, and of those in it, that can name the new activation."""
+    found = []
+    for path, inner in tree(config):
+        for key in FIELDS:
+            value = field_of(inner, key)
+            if isinstance(value, str) and _is_activation(value):
+                found.append(Field(path, key, value, name))
+        value = field_of(inner, "feed_forward_proj")
+        if isinstance(value, str):  # T5 reads "gated-gelu" as the tanh form
+            exact = "gelu_python" if name == "gelu" else name
+            found.append(Field(path, "feed_forward_proj", value, f"gated-{exact}" if value.startswith("gated-")
+                               else exact))
+        value = field_of(inner, "gelu_activation")
+        if isinstance(value, bool) and name in ("gelu", "relu"):  # XLM, Flaubert: gelu or relu
+            found.append(Field(path, "gelu_activation", value, name == "gelu"))
+    return found
+
+
+def _is_activation(value: str) -> bool:
+    try:
+        return get(value).kind == "pointwise"
+    except ValueError:
+        return False
+
+
+def _true_fields(root: nn.Module, outer: str, plans: list[Plan], name: str) -> tuple[list[Field], str]:
+    """The fields with which the model, built anew, is the one in hand; none, and why, where there are no such."""
+    fields, blocks = _candidates(root.config, name), {p.block.name for p in plans}
+    if not fields:
+        return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
+    try:
+        now = set(_off(root, outer, plans, []))
+    except Unbuildable as error:
+        return [], str(error)
+    noise = now - blocks  # what was changed by hand, before
+    if now == noise:
+        return [], "it says the new activation already"
+    why = ""
+    for chosen in _choices(root, outer, plans, fields, now):
+        said = ", ".join(f"{f.label}={f.now!r}" for f in chosen)
+        try:
+            off = {k: v for k, v in _off(root, outer, plans, chosen).items() if k not in noise}
+        except Unbuildable as error:
+            why = why or f"with {said}, {error}"
+            continue
+        if not off:
+            return _with_derived(root.config, chosen, fields), ""
+        why = why or _untrue(said, off, blocks)
+    return [], why
+
+
+def _untrue(said: str, off: dict[str, str], blocks: set[str]) -> str:
+    """What would be false of a configuration that says ``said``."""
+    other = [f"{path or 'the model'} ({text})" for path, text in off.items() if path not in blocks]
+    left = [path for path in off if path in blocks]
+
+    def few(names: list[str], shown: int) -> str:
+        more = f" and {len(names) - shown} more" if len(names) > shown else ""
+        return f"{', '.join(names[:shown])}{more}"
+
+    lines = [f"change {few(other, 2)}"] if other else []
+    lines += [f"not change {few([n or 'the model' for n in left], 1)}"] if left else []
+    return f"{said} would {' and '.join(lines)}"
+
+
+def _choices(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field], before: set[str]
+             ) -> Iterator[list[Field]]:
+    """Sets of fields to try: all of them; then those that each change blocks, and nothing else, by themselves."""
+    yield fields
+    good = []
+    for f in fields:
+        with contextlib.suppress(Unbuildable):
+            if set(_off(root, outer, plans, [f])) < before:
+                good.append(f)
+    if good and good != fields:
+        yield good
+
+
+def _off(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field]) -> dict[str, str]:
+    """What differs between the model in hand and one built with these fields; blocks by their names in the model."""
+    config = _changed(root.config, fields)
+    made = anew.build(root, config)
+    cut = len(outer) + 1 if outer else 0
+    inner = {p.block.name: p.block.name[cut:] for p in plans}
+    found = {f"{outer}.{k}" if outer else k: v
+             for k, v in anew.differences(root, made, inner.values()).items()}
+    for plan in plans:
+        try:
+            other = made.get_submodule(inner[plan.block.name])
+        except AttributeError:
+            found[plan.block.name] = "it has no such block"
+            continue
+        if not same_values(plan, other):
+            found[plan.block.name] = "another function"
+    if not found and (text := anew.outputs_differ(root, made)):
+        found[""] = text
+    return found
+
+
+def _changed(config: Any, fields: list[Field]) -> Any:
+    config = copy.deepcopy(config)
+    inner = dict(tree(config))
+    for f in fields:
+        try:
+            setattr(inner[f.path], f.name, f.now)
+        except Exception as error:  # classes check their fields, each in its own way
+            raise Unbuildable(f"{type(inner[f.path]).__name__} refuses it ({type(error).__name__})") from error
+    return config
+
+
+def _with_derived(config: Any, chosen: list[Field], fields: list[Field]) -> list[Field]:
+    """The chosen fields and those that follow from them when the configuration is loaded (T5's dense_act_fn)."""
+    back = dict(tree(anew.loaded_configuration(_changed(config, chosen))))
+    derived = [Field(f.path, f.name, f.before, now) for f in fields if f not in chosen
+               and (now := field_of(back.get(f.path), f.name)) is not None and now != f.before]
+    return [*chosen, *derived]

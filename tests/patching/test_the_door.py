@@ -1,0 +1,139 @@
+"""A model's folder at the door of its readers: whatever stands in its files, one line says it, and nothing hangs."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.model import LanguageModel, ModelConfig, export_model, import_model
+from nonlin.patching import load
+from tests.patching.families import FAMILIES
+
+pytest.importorskip("transformers", reason="transformers is not installed")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A small Qwen3, which both readers read, in two files of weights, and nonlin's own form."""
+    torch.manual_seed(0)
+    where = tmp_path_factory.mktemp("models")
+    config = ModelConfig(layers=2, dim=16, heads=2, kv_heads=1, hidden=24)
+    export_model(LanguageModel(config, nonlin.get("swiglu")), where / "qwen3")
+    export_model(LanguageModel(config, nonlin.get("swiglu_oai")), where / "own")
+    FAMILIES["llama"].build().save_pretrained(where / "sharded", max_shard_size="4KB")
+    return where
+
+
+@pytest.fixture
+def folder(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "models") / "qwen3"
+
+
+def change(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def refused(call, where):
+    with pytest.raises(UserError) as caught:
+        call(where)
+    assert "\n" not in str(caught.value), str(caught.value)
+    return str(caught.value)
+
+
+FIELDS = {
+    "auto_map": ["a", 3, ["x"]], "quantization_config": ["int8", 4, [1]],
+    "architectures": ["LlamaForCausalLM", 3, [3], {}], "model_type": [3, ["qwen3"], {}],
+    "num_hidden_layers": [10**9, "2", 2**70, [2], -1, 2.5],
+    "hidden_size": [2**40, "16", [16], -1], "intermediate_size": [2**40, "a", {}], "vocab_size": [2**40, 10**30, "a"],
+    "num_attention_heads": [2**40, 0, "2"], "head_dim": [2**40, "x"]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in FIELDS.items() for v in values], ids=repr)
+@pytest.mark.parametrize("call", [load, import_model])
+def test_fields_of_another_kind_or_absurd_size(folder, call, name, value):
+    if call is import_model and name in ("auto_map", "architectures") and isinstance(value, (dict, list)):
+        pytest.skip("nonlin's own model runs no code, and takes no class by name")
+    if call is import_model and name == "architectures":
+        pytest.skip("refused or not read")
+    change(folder / "config.json", **{name: value})
+    refused(call, folder)
+
+
+@pytest.mark.parametrize("fields", [{"layers": 10**9}, {"dim": 2**40}, {"hidden": 2**33}, {"vocabulary": 2**40},
+                                    {"context": 2**40}, {"layers": "2"}, {"dim": 10_000_000, "heads": 1}])
+@pytest.mark.parametrize("call", [load, import_model])
+def test_absurd_sizes_in_nonlins_own_form(folder, call, fields):
+    path = folder.parent / "own" / "nonlin.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"model": described["model"] | fields}))
+    refused(call, path.parent)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "3", "\udcff", '{"a": 1', '{"model": []}', "{}"], ids=range(7))
+@pytest.mark.parametrize(("form", "name"), [("qwen3", "config.json"), ("own", "nonlin.json"),
+                                            ("sharded", "model.safetensors.index.json")])
+@pytest.mark.parametrize("call", [load, import_model])
+def test_json_of_any_kind(folder, call, form, name, text):
+    where = folder.parent / form
+    (where / name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    refused(call, where)
+
+
+NAMES = ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "nonlin.json",
+         "model.safetensors.index.json"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "loop", "dangling"])
+@pytest.mark.parametrize("call", [load, import_model])
+def test_what_is_no_regular_file(folder, call, kind, name):
+    path = folder / name
+    path.unlink(missing_ok=True)
+    {"pipe": lambda: os.mkfifo(path), "folder": path.mkdir, "loop": lambda: path.symlink_to(path),
+     "dangling": lambda: path.symlink_to(folder / "nowhere")}[kind]()
+    refused(call, folder)
+
+
+@pytest.mark.parametrize("name", ["../qwen3/model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "", 3,
+                                  ["model.safetensors"], "model.bin"], ids=repr)
+@pytest.mark.parametrize("call", [load, import_model])
+def test_weights_stay_in_the_folder(folder, call, name):
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    text = refused(call, folder)
+    assert "weight_map" in text or "lie beside" in text
+
+
+def test_a_path_as_text_and_what_is_none(folder):
+    assert isinstance(import_model(str(folder)), LanguageModel)
+    assert "be a path" in refused(import_model, 3)
+
+
+def test_the_folder_of_a_study(folder):
+    study = folder.parent / "study"
+    (study / "trials").mkdir(parents=True)
+    shutil.copytree(folder, study / "model")
+    loaded = load(study)
+    assert type(loaded.model).__name__ == "Qwen3ForCausalLM" and "a study's" in loaded.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["whisper", "clip"])
+def test_models_that_take_no_tokens_alone_are_refused_in_one_line(tmp_path, kind):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+             "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 64,
+             "max_source_positions": 32, "max_target_positions": 32, "pad_token_id": 0, "bos_token_id": 1,
+             "eos_token_id": 2, "decoder_start_token_id": 1}
+    part = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if kind == "whisper":
+        model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**sizes))
+    else:
+        model = transformers.CLIPModel(transformers.CLIPConfig(
+            text_config=part | {"vocab_size": 64}, vision_config=part | {"image_size": 16, "patch_size": 8}))
+    model.save_pretrained(tmp_path)
+    assert "token ids alone" in refused(nonlin.health.check, tmp_path)
