@@ -172,3 +172,36 @@ def test_quantized_weights_are_refused():
 
 def test_fsdp2_in_two_processes(tmp_path):
     two_ranks.run(Path(__file__).with_name("sharded_worker.py"), tmp_path)
+
+
+@pytest.mark.parametrize("change", ["replaced", "hooked", "patched", "patched class"])
+def test_an_activation_changed_after_accelerate_is_honoured(change, monkeypatch):
+    """The block's own forward runs then, whatever was put where its activation was, in a copy of the model too."""
+    import copy
+    import pickle
+
+    from transformers import LlamaConfig, LlamaModel
+
+    import nonlin
+
+    torch.manual_seed(0)
+    plain = LlamaModel(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=16, num_hidden_layers=1,
+                                   num_attention_heads=2)).eval()
+    fast, ids = copy.deepcopy(plain), torch.arange(5)[None]
+    nonlin.accelerate(fast)
+    before = plain(ids)[0]
+    for copied in (copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))):
+        mlp = copied.layers[0].mlp
+        assert all(mlp._modules[name] is value for _, name, value, _ in mlp.__dict__["_nonlin_parts"])
+    for model in (plain, fast):
+        mlp = model.layers[0].mlp
+        if change == "replaced":
+            mlp.act_fn = torch.nn.GELU()
+        elif change == "hooked":
+            mlp.act_fn.register_forward_hook(lambda m, i, o: 2 * o)
+        elif change == "patched":
+            mlp.act_fn.forward = torch.tanh
+        else:
+            monkeypatch.setattr(type(mlp.act_fn), "forward", lambda self, x: x.relu())
+    torch.testing.assert_close(fast(ids)[0], plain(ids)[0], rtol=0, atol=0)
+    assert not torch.allclose(plain(ids)[0], before, atol=1e-6)

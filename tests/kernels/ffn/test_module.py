@@ -106,6 +106,46 @@ def test_parametrized_patched_and_wrapped_layers_are_honoured():
     assert_close(block(x).detach(), _textbook(block, x).detach() + 1)
 
 
+class _Doubled(torch.Tensor):
+    """A weight whose product is twice what its numbers say, by overriding ``F.linear`` as quantized tensors do."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            x, weight, *bias = (t.as_subclass(torch.Tensor) if isinstance(t, torch.Tensor) else t for t in args)
+            return F.linear(x, 2 * weight, *bias)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_tensor_subclass_is_called_not_read():
+    block, x = FeedForward(6, 8, "swiglu").double().requires_grad_(False), torch.randn(3, 6, dtype=torch.float64)
+    plain = block(x)
+    block.down.weight = nn.Parameter(block.down.weight.detach().as_subclass(_Doubled), requires_grad=False)
+    assert_close(block(x), 2 * plain)
+    assert block.explain().reason == "down keeps its weight as a _Doubled"
+
+
+def test_a_sparse_weight_is_called():
+    block, x = FeedForward(6, 8, "swiglu").double(), torch.randn(3, 6, dtype=torch.float64)
+    want = block(x).detach()
+    block.up.weight = nn.Parameter(block.up.weight.detach().to_sparse_csr())
+    assert block.explain().reason == "up keeps its weight sparse"
+    assert_close(block(x).detach(), want)
+
+
+def test_a_patched_class_or_function_is_called(monkeypatch):
+    block, x = FeedForward(6, 8, "swiglu").double().requires_grad_(False), torch.randn(3, 6, dtype=torch.float64)
+    plain, forward, linear = block(x), nn.Linear.forward, F.linear
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Linear, "forward", lambda self, x: forward(self, x) + (self is block.down))
+        assert_close(block(x), plain + 1)
+        assert "forward of its own" in block.explain().reason
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "linear", lambda x, w, b=None: linear(x, w, b) + (w is block.down.weight))
+        assert_close(block(x), plain + 1)
+    assert torch.equal(block(x), plain)
+
+
 def test_quantized_layers_are_honoured():
     block, x = FeedForward(16, 32, "swiglu"), torch.randn(3, 16)
     want = block(x)

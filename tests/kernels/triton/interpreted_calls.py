@@ -97,9 +97,9 @@ def test_packed_is_its_two_halves(data):
     packed = packed[:, 2:] if data.draw(st.booleans()) else packed[:, 2:].contiguous()
     gate, up = (x.contiguous() for x in ops.halves(packed, interleaved, up_first))
     gradient = torch.randn(rows, hidden).to(dtype)
-    value = ops.packed("swiglu", packed, [], interleaved, up_first)
+    value = ops.packed("swiglu", [packed], interleaved, up_first)
     assert torch.equal(value, dispatch.forward(get("swiglu"), (gate, up)))
-    (whole,) = ops.packed_backward("swiglu", gradient, packed, [], interleaved, up_first)
+    (whole,) = ops.packed_backward("swiglu", gradient, [packed], interleaved, up_first)
     assert whole.is_contiguous() and whole.shape == packed.shape
     outs, _, _ = dispatch.backward(get("swiglu"), gradient, (gate, up))
     assert all(torch.equal(a, b) for a, b in zip(ops.halves(whole, interleaved, up_first), outs, strict=True))
@@ -110,8 +110,8 @@ def test_interleaved_halves_are_read_and_written_together(monkeypatch):
     real = triton_backend._pairs
     monkeypatch.setattr(triton_backend, "_pairs", lambda *a: seen.append(real(*a)) or seen[-1])
     for up_first in (False, True):
-        ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), packed, [], True, up_first)
-    ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), packed, [], False, False)
+        ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), [packed], True, up_first)
+    ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), [packed], False, False)
     assert seen == [1, 1, 2, 2, 0, 0]
 
 
@@ -121,7 +121,7 @@ def test_every_launch_computes_the_same(force, monkeypatch):
     tensors = [torch.randn(40, 90)[:, 5:] for _ in range(3)]
     packed = torch.randn(7, 60)
     expected = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
-        ops.packed("swiglu", packed, [], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
+        ops.packed("swiglu", [packed], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
             torch.tensor([0.3])])
     if force == "64-bit offsets":
         real = triton_backend.launch
@@ -131,7 +131,7 @@ def test_every_launch_computes_the_same(force, monkeypatch):
         monkeypatch.setattr(triton_backend, "_SECOND_AXIS", 3)
         assert triton_backend.launch(40, 85, [(90, 1)]).row_axis == 0
     got = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
-        ops.packed("swiglu", packed, [], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
+        ops.packed("swiglu", [packed], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
             torch.tensor([0.3])])
     assert all(torch.equal(a, b) for a, b in zip(expected[0][0], got[0][0], strict=True))
     assert torch.equal(expected[0][2], got[0][2]) and torch.equal(expected[1], got[1])
@@ -202,10 +202,10 @@ def test_the_operations_are_sound(name):
     definition = get(name)
     inputs = [torch.randn(4, 6, requires_grad=True) for _ in definition.variables]
     learned = [q.requires_grad_() for q in _learned(definition)]
-    opcheck(ops.activation, (spell(definition), inputs, learned))
-    opcheck(ops.activation_backward, (spell(definition), torch.randn(4, 6), inputs, learned))
+    opcheck(ops.activation, (spell(definition), [*inputs, *learned]))
+    opcheck(ops.activation_backward, (spell(definition), torch.randn(4, 6), [*inputs, *learned]))
     if definition.gated:
-        opcheck(ops.packed, (spell(definition), inputs[0], learned, True, True))
+        opcheck(ops.packed, (spell(definition), [inputs[0], *learned], True, True))
 
 
 @pytest.mark.parametrize("name", ["gelu", "swiglu", "xielu"])
@@ -215,7 +215,7 @@ def test_gradcheck_of_first_and_second_order(name):
     learned = [q.double().requires_grad_() for q in _learned(definition)]
 
     def call(*tensors):
-        return ops.activation(spell(definition), tensors[:len(inputs)], tensors[len(inputs):])
+        return ops.activation(spell(definition), tensors)
 
     assert torch.autograd.gradcheck(call, (*inputs, *learned))
     assert torch.autograd.gradgradcheck(call, (*inputs, *learned))

@@ -1,0 +1,146 @@
+"""Programs that others run: ONNX, AOTInductor, torch.jit, make_fx, pickles; first calls inside a compiler."""
+
+import multiprocessing
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import nonlin
+from nonlin import functional as F
+from nonlin.errors import UserError
+from nonlin.functions import get
+from nonlin.nn import FeedForward
+
+
+class _Calls(torch.nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, *inputs):
+        return self.call(*inputs)
+
+
+def _by_onnx(module, *inputs):
+    reference = pytest.importorskip("onnx.reference")
+    pytest.importorskip("onnxscript")
+    model = torch.onnx.export(module, inputs, dynamo=True, verbose=False).model_proto
+    assert not any("nonlin" in (node.domain + node.op_type) for node in model.graph.node)
+    names = [i.name for i in model.graph.input]
+    (out,) = reference.ReferenceEvaluator(model).run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
+    return torch.from_numpy(np.array(out))
+
+
+@pytest.mark.parametrize("name", ["gelu", "xielu", "mish", "laplace", "xatlu", "swiglu_oai"])
+def test_onnx_of_an_activation(name):
+    inputs = [torch.linspace(-4, 4, 24).reshape(3, 8) for _ in get(name).variables]
+    torch.testing.assert_close(_by_onnx(_Calls(F.activation(name)), *inputs), F.activation(name)(*inputs),
+                               rtol=1e-5, atol=1e-6)
+
+
+def test_onnx_of_an_accelerated_model():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        use_cache=False)).eval()
+    ids = torch.arange(10)[None]
+    want = model(ids).logits.detach()
+    nonlin.accelerate(model)
+    torch.testing.assert_close(_by_onnx(model, ids), want, rtol=1e-4, atol=1e-5)
+
+
+def test_aot_inductor(tmp_path):
+    x = torch.randn(3, 8)
+    block = FeedForward(8, 16).requires_grad_(False)
+    module = _Calls(lambda x: block(F.gelu(x)) + F.swiglu_packed(torch.cat([x, x], -1)))
+    program = torch.export.export(module, (x,))
+    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "module.pt2"))
+    torch.testing.assert_close(torch._inductor.aoti_load_package(path)(x), module(x))
+
+
+def test_a_trace_is_checked_and_differentiable():
+    block, x = FeedForward(8, 16), torch.randn(3, 8)
+    traced = torch.jit.trace(block, x)
+    x = torch.randn(5, 8, requires_grad=True)
+    assert torch.equal(traced(x), block(x))
+    (got,), (want,) = (torch.autograd.grad(f(x).sum(), x) for f in (traced, block))
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("call", [F.gelu, lambda x: F.swiglu_packed(x), FeedForward(8, 16)])
+def test_make_fx_of_transforms(call):
+    x = torch.randn(3, 8)
+    for f in (torch.func.functionalize(call), torch.func.grad(lambda x: call(x).sum())):
+        torch.testing.assert_close(make_fx(f)(x)(x), f(x))
+
+
+def test_transforms_inside_a_compiler():
+    torch._dynamo.reset()
+    x, block = torch.randn(3, 4), FeedForward(4, 6).requires_grad_(False)
+    for f in (lambda x: torch.func.jvp(F.gelu, (x,), (torch.ones_like(x),))[1],
+              lambda x: torch.func.jvp(block, (x,), (torch.ones_like(x),))[1],
+              torch.func.grad(lambda x: block(x).sum()), torch.func.hessian(lambda x: F.gelu(x).sum())):
+        torch.testing.assert_close(torch.compile(f, backend="aot_eager", fullgraph=True)(x), f(x))
+
+
+@pytest.mark.parametrize("name", ["elu", "never_called=x*sigmoid(7*x)"])
+def test_a_first_call_inside_a_compiler(name):
+    torch._dynamo.reset()
+    name, _, formula = name.partition("=")
+    if formula:
+        nonlin.define(name, formula)
+    x = torch.randn(5)
+    got = torch.compile(lambda x: F.activation(name)(x), fullgraph=True, backend="eager")(x)
+    assert torch.equal(got, F.activation(name)(x))
+
+
+def _run(block, x):
+    return block(x).detach()
+
+
+def test_blocks_and_functions_go_through_pickle_and_to_a_spawned_process(tmp_path):
+    nonlin.define("sent", "x*sigmoid(5*x)")
+    x = torch.randn(3, 8)
+    for block in (FeedForward(8, 16), FeedForward(8, 16, "xielu"), FeedForward(8, 16, "sent")):
+        assert torch.equal(pickle.loads(pickle.dumps(block))(x), block(x))
+        torch.save(block, tmp_path / "block.pt")
+        assert torch.equal(torch.load(tmp_path / "block.pt", weights_only=False)(x), block(x))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert torch.equal(pool.apply(_run, (block, x)), block(x).detach())
+    for function in (F.gelu, F.swiglu, F.swiglu_packed, F.prelu):
+        assert pickle.loads(pickle.dumps(function)) is function
+    assert pickle.loads(pickle.dumps(get("sent"))) is get("sent")
+
+
+def test_what_is_no_dense_tensor_is_explained_and_jagged_ones_work():
+    x = torch.randn(3, 8)
+    jagged = torch.nested.nested_tensor([x[:1], x[1:]], layout=torch.jagged)
+    for call in (F.gelu, F.swiglu_packed, lambda x: F.swiglu(x, x), FeedForward(8, 16)):
+        torch.testing.assert_close(call(jagged).values(), call(x))
+    assert (jagged + F.gelu(jagged)).values().shape == (3, 8)
+    for bad, word in ((1.5, "be a tensor"), (x.to_sparse(), "be dense"), (x.to_sparse_csr(), "be dense"),
+                      (torch.masked.masked_tensor(x, x > 0), "have no mask"),
+                      (torch.nested.nested_tensor([x[:1], x[1:]]), "be dense or jagged")):
+        for call in (F.gelu, F.prelu, lambda x: F.swiglu(x, x), F.swiglu_packed):
+            with pytest.raises(UserError, match=word):
+                call(bad)
+    assert torch.equal(F.prelu(x, slope=0.1), F.prelu(x, slope=torch.tensor([0.1])))
+    with pytest.raises(UserError, match="slope must be a tensor"):
+        F.prelu(x, slope="steep")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_results_and_gradients_lie_as_their_inputs(dtype):
+    for x in (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(4, 6).t(),
+              torch.randn(2, 3, 4, 5, 6).permute(3, 0, 4, 1, 2)):
+        x = x.to(dtype).requires_grad_()
+        for call in (F.gelu, F.prelu, lambda x: F.swiglu(x, x)):
+            out = call(x)
+            assert out.stride() == x.stride()
+            assert torch.equal(out, call(x.detach().contiguous()))
+            (got,) = torch.autograd.grad(out, x, torch.ones_like(out))
+            assert got.stride() == x.stride()
