@@ -266,9 +266,10 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
 
     Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
     """
-    with open_engine(choice or EngineChoice(), store.directory) as engine:
+    choice = choice or EngineChoice()
+    with open_engine(choice, store.directory) as engine:
         environment = ask(engine, {"do": "describe"})
-        plan = planned(store, request, engine, environment, progress.say)
+        plan = planned(store, request, engine, environment, progress.say, choice.parallel)
         with progress:
             results = finite(run_study(plan, store, engine, progress, environment))
         folder = StudyFolder(store.directory, plan, results)
@@ -280,7 +281,7 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
 
 
 def planned(store: Store, request: Request | None, engine: Engine, environment: Mapping[str, Any],
-            say: Callable[[str], None]) -> Plan:
+            say: Callable[[str], None], parallel: str = "ddp") -> Plan:
     """Return the plan that lies in the store; else measure this machine and write the request's plan there."""
     plan = store.plan() if request is None else store.resume(request)
     if plan is not None:
@@ -294,7 +295,7 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     say("Measuring this machine …")
     arm = request.arms[0]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
-    machine = choose_machine(engine, first, environment)
+    machine = choose_machine(engine, first, environment, parallel)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": _made_on(environment)}
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)

@@ -11,7 +11,8 @@ import torch
 
 from nonlin.study.engines.worker_process import ENVIRONMENT
 from nonlin.training import run_trial
-from nonlin.training.checkpoint import CHECKPOINT, Checkpoints, Stopped
+from nonlin.training.checkpoint import Checkpoints, Stopped
+from nonlin.training.config import CHECKPOINT
 
 
 def without_timing(record):

@@ -7,10 +7,10 @@ from typing import Any
 import click
 
 from nonlin.errors import UserError
-from nonlin.study.engines.choice import ENGINES, EngineChoice
+from nonlin.study.engines.choice import ENGINES, PARALLEL, EngineChoice
 
 #: Their names as parameters.
-ENGINE_OPTIONS = ("engine", "workers", "trials_per_gpu", "devices_per_trial", "address", "slurm")
+ENGINE_OPTIONS = ("engine", "workers", "trials_per_gpu", "devices_per_trial", "parallel", "address", "slurm")
 
 _OPTIONS = (
     click.option("--engine", type=click.Choice(ENGINES), default="processes", show_default=True,
@@ -21,6 +21,8 @@ _OPTIONS = (
                  "faster together."),
     click.option("--devices-per-trial", type=int, default=1, show_default=True,
                  help="GPUs, or processes of one core each, that train one model together."),
+    click.option("--parallel", type=click.Choice(PARALLEL), default="ddp", show_default=True,
+                 help="How they do: DDP, or FSDP2 for a model that is too large for one."),
     click.option("--address", default="auto", show_default=True, help="The Ray cluster."),
     click.option("--slurm", default="", metavar="KEY=VALUE,...", help="What each SLURM job asks for: "
                  "partition=gpu,gpus=1,time=60 (minutes), and any other option of sbatch."),
@@ -32,8 +34,8 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_choice(*args: Any, engine: str, workers: int | None, trials_per_gpu: int | None, devices_per_trial: int,
-                    address: str, slurm: str, **others: Any) -> Any:
-        choice = EngineChoice(engine, workers, trials_per_gpu, devices_per_trial, address, parse_pairs(slurm))
+                    parallel: str, address: str, slurm: str, **others: Any) -> Any:
+        choice = EngineChoice(engine, workers, trials_per_gpu, devices_per_trial, parallel, address, parse_pairs(slurm))
         return command(*args, engine=choice, **others)
 
     for option in reversed(_OPTIONS):

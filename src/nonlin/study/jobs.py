@@ -20,6 +20,7 @@ TRIES = {"worker": 3, "node": 100, "preempted": 100}
 _ADVICE = {
     "memory": "Run fewer at once (--workers, --trials-per-gpu), or take a smaller --batch, --context or --dim.",
     "worker": "Look for its cause in the machine's log; give the same command again to go on."}
+_CHECKPOINT_SECONDS = 300.0  # between two checkpoints of a long run
 _SEALERS, _UNSEALED = 8, 64  # threads that write records to the disk, and records that may be on their way
 
 
@@ -138,7 +139,7 @@ class Jobs:
 
     @staticmethod
     def _body(job: Job) -> dict[str, Any]:
-        return {"do": job.request, "config": job.config}
+        return {"do": job.request, "config": job.config, "checkpoint_seconds": _CHECKPOINT_SECONDS}
 
     @property
     def busy(self) -> bool:

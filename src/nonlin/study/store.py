@@ -27,7 +27,7 @@ from nonlin.files import (
     writing,
 )
 from nonlin.study.plan import Plan
-from nonlin.training.config import config_hash
+from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 # What a study's folder may hold before its plan is written.
@@ -132,13 +132,19 @@ class Store:
         self._write(self.directory / "results.csv", buffer.getvalue())
 
     def begin(self, config: Mapping[str, Any]) -> tuple[int, Path]:
-        """Return the number of a trial's next attempt and its folder, config.json written there."""
+        """Return the number of a trial's next attempt and its folder, config.json written there.
+
+        A checkpoint of the attempt before goes along.
+        """
         trial = self.directory / "running" / config_hash(dict(config))
         try:
             trial.mkdir(parents=True, exist_ok=True)
-            number = max((n for n, _ in self.attempts(trial.name)), default=0) + 1
+            before = self.attempts(trial.name)
+            number = before[-1][0] + 1 if before else 1
             folder = trial / str(number)
             folder.mkdir()
+            if before:
+                self._hand_on(before[-1][1], folder)
             (folder / "config.json").write_text(json.dumps(config, indent=1, allow_nan=False) + "\n")
         except OSError as error:
             raise unwritable(self.directory, error) from error
@@ -150,9 +156,19 @@ class Store:
         folders = [path for path in trial.iterdir() if path.name.isdecimal()] if trial.is_dir() else []
         return sorted((int(path.name), path) for path in folders)
 
+    def _hand_on(self, before: Path, folder: Path) -> None:
+        """Give an attempt the checkpoint of the one before, and a copy of its measures: that one may still write."""
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(before / CHECKPOINT, folder / CHECKPOINT)
+            shutil.copyfile(before / METRICS, folder / METRICS)
+        self.clear(before)
+
     def clear(self, folder: Path) -> None:
-        """Empty the folder of an attempt that came to nothing. The folder stays: its number is taken."""
+        """Empty the folder of an attempt that came to nothing, but for its checkpoint. Its number stays taken."""
+        kept = {CHECKPOINT, METRICS} if (folder / CHECKPOINT).exists() else set()
         for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name in kept:
+                continue
             with contextlib.suppress(OSError):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-CHECKPOINT = "checkpoint.safetensors"
+from nonlin.training.config import CHECKPOINT
 
 
 class Stopped(Exception):

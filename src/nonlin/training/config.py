@@ -6,6 +6,9 @@ from typing import Any
 
 from nonlin.functions import Definition, define, get
 
+#: The file in which a run that was stopped lies, and the one of its measures, in the run's folder.
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+
 
 def config_hash(config: dict[str, Any]) -> str:
     """Return the name of a configuration: the hash of its canonical JSON.

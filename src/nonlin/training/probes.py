@@ -5,6 +5,7 @@ torch, and the statistics: a probed step takes two to four times as long as a pl
 100 a run takes one to three percent longer.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,10 +13,27 @@ from torch import Tensor
 
 from nonlin.metrics import dead_units, sparsity, spike_score
 
-__all__ = ["dead_units", "gradient_outputs", "layer_measures", "sparsity", "spike_score"]
+__all__ = ["Watched", "dead_units", "gradient_outputs", "layer_measures", "sparsity", "spike_score"]
 
 
-def gradient_outputs(watched: list[Any]) -> None:
+class Watched:
+    """What a model's blocks append their (inputs, hidden, output) to.
+
+    No list: FSDP2 takes lists in a module's arguments apart, and hands the module a copy.
+    """
+
+    def __init__(self):
+        self.blocks: list[Any] = []
+
+    def append(self, found: Any) -> None:
+        """Take what a block saw."""
+        self.blocks.append(found)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.blocks)
+
+
+def gradient_outputs(watched: Iterable[Any]) -> None:
     """Ask autograd to keep the gradient at each block's output; call between forward and backward."""
     for _, _, out in watched:
         out.retain_grad()
@@ -25,7 +43,7 @@ def _rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 
 
-def layer_measures(model: torch.nn.Module, watched: list[Any]) -> list[dict[str, float]]:
+def layer_measures(model: torch.nn.Module, watched: Iterable[Any]) -> list[dict[str, float]]:
     """Return one record a layer; call after backward (see :func:`gradient_outputs`)."""
     records = []
     for block, (inputs, hidden, out) in zip(model.blocks, watched, strict=True):  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
 from nonlin.training import machine, probes, recipe
 from nonlin.training.checkpoint import Checkpoints
-from nonlin.training.config import config_hash, definition_of
+from nonlin.training.config import METRICS, config_hash, definition_of
+from nonlin.training.devices import devices_of
 
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
@@ -45,13 +46,18 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Run:
-    """A model in training: ``step()`` does one step and returns what there is to log."""
+    """A model in training: ``step()`` does one step and returns what there is to log.
+
+    Where the configuration's machine has several "devices", it is one of as many processes that train together.
+    """
 
     def __init__(self, config: dict[str, Any], dataset: Dataset):
         self.config, self.dataset, self.recipe = config, dataset, config["training"]
         machine.prepare_process(config["machine"]["threads"])
         torch.manual_seed(config["seed"])
+        self.devices = devices_of(config)
         self.model = build_model(config)
+        self.devices.wrap(self.model)
         self.optimizer = recipe.make_optimizer(
             self.model, self.recipe["learning_rate"], self.recipe["weight_decay"])
         self.device = next(self.model.parameters()).device
@@ -61,23 +67,29 @@ class Run:
     def step(self, probe: bool = False) -> tuple[float, float, float, list[dict[str, float]] | None]:
         """Train on the next batch; return (loss in nats, learning rate, gradient norm, layer measures)."""
         inputs, targets = (
-            torch.from_numpy(part).to(self.device)
+            self.devices.part(torch.from_numpy(part)).to(self.device)
             for part in batch(self.dataset, self.index, self.recipe["batch"], self.config["model"]["context"],
                               self.config["seed"]))
         rate = recipe.learning_rate(
             self.index, self.recipe["steps"], self.recipe["learning_rate"], self.recipe["warmup_fraction"])
         _set_rate(self.optimizer, rate)
-        watched: list[Any] | None = [] if probe else None
-        loss = self.model.loss(inputs, targets, watched)
+        watched: Any = probes.Watched() if probe else None
+        loss = self.devices.loss(inputs, targets, watched)
         if watched is not None:
             probes.gradient_outputs(watched)
         loss.backward()
-        layers = None if watched is None else probes.layer_measures(self.model, watched)
+        layers = None if watched is None else self._layers(watched)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.index += 1
-        return float(loss.detach()), rate, float(norm), layers
+        return self.devices.mean(loss), rate, float(norm), layers
+
+    def _layers(self, watched: Iterable[Any]) -> list[dict[str, float]]:
+        everywhere = self.devices.gathered(watched)
+        with self.devices.whole():
+            return probes.layer_measures(self.model, everywhere)
 
     def evaluate(self, share: float = 1.0) -> float:
         """Return bits per byte on the fixed evaluation tokens, or on a fixed share of them."""
@@ -88,11 +100,12 @@ class Run:
     def sparsity(self) -> float:
         """Return the mean over layers of :func:`probes.sparsity` on validation text."""
         tokens, _ = next(iter(evaluation_batches(self.dataset, 1, 1, self.config["model"]["context"])))
-        watched: list[Any] = []
+        watched: Any = probes.Watched()
         with torch.no_grad():
             self.model(torch.from_numpy(tokens).to(self.device), watched)
-        shares = [probes.sparsity(hidden, block.feed_forward.down.weight)  # type: ignore[union-attr]
-                  for block, (_, hidden, _) in zip(self.model.blocks, watched, strict=True)]
+        with self.devices.whole():
+            shares = [probes.sparsity(hidden, block.feed_forward.down.weight)  # type: ignore[union-attr]
+                      for block, (_, hidden, _) in zip(self.model.blocks, watched, strict=True)]
         return sum(shares) / len(shares)
 
 
@@ -101,8 +114,9 @@ class _Log:
 
     def __init__(self, path: Path, known_bytes: int = 0):
         self.file = path.open("r+" if known_bytes else "w", buffering=1)
-        self.file.truncate(known_bytes)
-        self.file.seek(known_bytes)
+        if known_bytes:
+            self.file.truncate(known_bytes)
+            self.file.seek(known_bytes)
 
     def write(self, **line: Any) -> None:
         self.file.write(json.dumps(finite(line), allow_nan=False) + "\n")
@@ -136,14 +150,18 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
     kept = config["purpose"] == "judge" and config["training"].get("keep_weights", True)
     if kept and record["status"] == "finished":
-        record["weights_sha256"] = _save_weights(run.model, trial_dir / WEIGHTS)
+        weights = run.devices.weights()  # of all processes, where several train together
+        if run.devices.rank == 0:
+            record["weights_sha256"] = _save_weights(weights, trial_dir / WEIGHTS)
     return finite(record)
 
 
 def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Progress,
          checkpoints: Checkpoints | None) -> tuple[dict[str, Any], Run]:
     """Train from the start, or from where a checkpoint lies, to the end; return what came out, and the run."""
-    run, metrics = Run(config, dataset), trial_dir / "metrics.jsonl"
+    run, metrics = Run(config, dataset), trial_dir / METRICS
+    if run.devices.size > 1:  # no checkpoints of these; and only the first process writes
+        checkpoints, metrics = None, metrics if run.devices.rank == 0 else Path(os.devnull)
     found = checkpoints and checkpoints.load(config_hash(config), run.model, run.optimizer)
     if found and metrics.exists() and metrics.stat().st_size >= found[0]["log_bytes"]:
         course = _Course(**found[0]["course"], losses=found[1])
@@ -232,8 +250,7 @@ def _mean(layers: list[dict[str, float]] | None, key: str) -> float | None:
     return None if not layers else sum(layer[key] for layer in layers) / len(layers)
 
 
-def _save_weights(model: LanguageModel, path: Path) -> str:
-    state = {name: value.detach().cpu().contiguous() for name, value in model.named_parameters()}
+def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
     temporary = path.with_suffix(".tmp")
     save_file(state, temporary)
     digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
@@ -253,7 +270,7 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> 
     setup = time.perf_counter() - begin
     times: list[float] = []
     stop = time.perf_counter() + seconds
-    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 2000):
+    while run.devices.agreed(len(times) < 3 or (time.perf_counter() < stop and len(times) < 2000)):
         begin = time.perf_counter()
         run.step()
         times.append(time.perf_counter() - begin)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError
-from nonlin.training import machine, trial
+from nonlin.training import machine, ranks, trial
 from nonlin.training.checkpoint import Checkpoints, Stopped
 
 
@@ -35,20 +35,26 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     return {"machine": options[best], "measured": measured}
 
 
+def train(request: dict[str, Any], told: trial.Progress) -> Any:
+    """Train or measure one model, in this process or as one of those that train it together; return the answer."""
+    config, dataset = request["config"], Path(request["dataset"])
+    if request["do"] == "measure":
+        return trial.measure(config, dataset, request.get("seconds", 1.5))
+    folder = Path(request["trial"])
+    checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
+    _Stop.running = config["machine"].get("devices", 1) == 1
+    try:
+        return trial.run_trial(config, dataset, folder, told, checkpoints)
+    finally:
+        _Stop.running = False
+
+
 def handle(request: dict[str, Any]) -> Any:
     """Do one request and return its answer."""
     do = request["do"]
-    if do == "trial":
-        folder = Path(request["trial"])
-        checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
-        _Stop.running = True
-        try:
-            return trial.run_trial(request["config"], Path(request["dataset"]), folder,
-                                   lambda p: _answer({"progress": p}), checkpoints)
-        finally:
-            _Stop.running = False
-    if do == "measure":
-        return trial.measure(request["config"], Path(request["dataset"]), request.get("seconds", 1.5))
+    if do in ("trial", "measure"):
+        several = request["config"]["machine"].get("devices", 1) > 1
+        return (ranks.run if several else train)(request, lambda progress: _answer({"progress": progress}))
     if do == "machine":
         return _choose_machine(request)
     if do == "describe":

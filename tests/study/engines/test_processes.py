@@ -14,6 +14,7 @@ from nonlin.study.engines import Request, ask, ask_all, processes
 from nonlin.study.engines.choice import EngineChoice
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
 from nonlin.study.schedule import Schedule
+from nonlin.training.config import CHECKPOINT, METRICS
 from tests.study import studies
 from tests.study.engines.comparing import comparable
 
@@ -120,6 +121,25 @@ def test_a_worker_given_up_for_dead_cannot_overwrite_a_later_attempt(tmp_path):
     assert store.finish(dead, record | {"attempt": 1}) == sealed
     assert (tmp_path / "trials" / trial.key / "metrics.jsonl").read_text() == "the living one\n"
     assert store.read(trial.key)[1]["attempt"] == 2
+
+
+def test_a_later_attempt_goes_on_from_the_checkpoint_of_the_one_before(tmp_path):
+    store, trial = Store(tmp_path), Schedule(studies.plan("gelu", "swiglu")).first[0]
+    _, first = store.begin(trial.config)
+    (first / CHECKPOINT).write_bytes(b"where it was")
+    (first / METRICS).write_text("a line\n")
+    (first / "weights.tmp").write_bytes(b"half of them")
+    store.clear(first)
+    _, second = store.begin(trial.config)
+    assert {path.name for path in second.iterdir()} == {"config.json", CHECKPOINT, METRICS}
+    assert (second / CHECKPOINT).read_bytes() == b"where it was" and not list(first.iterdir())
+    store.clear(second)
+    _, third = store.begin(trial.config)
+    assert (third / METRICS).read_text() == "a line\n"
+    (third / CHECKPOINT).unlink()  # a run that ends removes it
+    store.finish(third, {"config_hash": trial.key, "status": "finished"})
+    assert not (tmp_path / "running" / trial.key).exists()
+    assert sorted(store.read(trial.key)[1]["files"]) == ["config.json", METRICS]
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):

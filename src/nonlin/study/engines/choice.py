@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from nonlin.errors import UserError, rule, unknown_name
 
 ENGINES = ("processes", "ray", "slurm")
+PARALLEL = ("ddp", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class EngineChoice:
     workers: int | None = None
     trials_per_gpu: int | None = None
     devices_per_trial: int = 1
+    parallel: str = "ddp"
     address: str = "auto"
     slurm: Mapping[str, str] = field(default_factory=dict)
 
@@ -26,6 +28,8 @@ class EngineChoice:
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(rule("engine", option.replace("_", "-"), "be 1 or more", value, "Choose another."))
+        if self.parallel not in PARALLEL:
+            raise unknown_name("way to train on several devices", self.parallel, PARALLEL)
         if self.slurm and self.name != "slurm":
             raise UserError(f"engine: slurm must come with --engine slurm; got --engine {self.name}. Add it.")
 

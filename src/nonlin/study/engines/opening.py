@@ -43,14 +43,15 @@ def open_engine(choice: EngineChoice, directory: Path, command: Sequence[str] | 
         engine.close()
 
 
-def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mapping[str, Any]) -> dict[str, Any]:
+def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mapping[str, Any],
+                   parallel: str = "ddp") -> dict[str, Any]:
     """Return the machine settings that train this configuration fastest, and fit the engine to it."""
     answer = ask(engine, {"do": "machine", "config": config})
     machine = answer["machine"]
     memory = max(option.get("peak_memory_bytes", 0) for option in answer["measured"])
     devices = getattr(engine, "devices_per_trial", 1)
     if devices > 1:
-        machine = machine | {"devices": devices}
+        machine = machine | {"devices": devices, "parallel": parallel}
     if machine["device"] != "cpu" and isinstance(engine, ProcessEngine) and not engine.trials_per_gpu:
         engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(engine, {**config, "machine": machine})
     engine.fit(machine["device"], environment, memory or None)

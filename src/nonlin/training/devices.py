@@ -1,0 +1,138 @@
+"""One model trained by several processes, each with a part of every batch: DDP, or FSDP2 where a model is large.
+
+The model is made once, whole, from the seed, by every process, and only then wrapped or sharded: a run on N devices
+begins with the weights of a run on one, and paired seeds stay paired. The loss and its gradient are means over all
+tokens of the batch, whatever process they are on.
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from nonlin.errors import UserError, rule
+
+
+class OneDevice:
+    """A model trained by this process alone: what the training loop asks of its devices."""
+
+    rank, size = 0, 1
+
+    def wrap(self, model: Any) -> None:
+        """Prepare a model that was made whole."""
+        self.model = model
+
+    def part(self, rows: Tensor) -> Tensor:
+        """Return the rows of a batch that this process trains on."""
+        return rows
+
+    def loss(self, inputs: Tensor, targets: Tensor, watched: Any) -> Tensor:
+        """Return the mean loss over this process' part, whose gradients become those of the mean over all."""
+        return self.model.loss(inputs, targets, watched)
+
+    def mean(self, loss: Tensor) -> float:
+        """Return the mean over all tokens of the batch."""
+        return float(loss.detach())
+
+    def agreed(self, so: bool) -> bool:
+        """Return what the first process says: all must take as many steps."""
+        return so
+
+    def gathered(self, watched: Iterable[Any]) -> Iterable[Any]:
+        """Return what was watched on all processes, after backward."""
+        return watched
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within this context the blocks' weights are whole."""
+        yield
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the whole weights, on the CPU."""
+        return {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
+
+
+class SeveralDevices(OneDevice):
+    """This process as one of a group that is joined already; ``strategy`` is "ddp" or "fsdp"."""
+
+    def __init__(self, strategy: str, batch: int):
+        self.rank, self.size, self.strategy = dist.get_rank(), dist.get_world_size(), strategy
+        if batch % self.size:
+            raise UserError(rule("engine", "devices-per-trial", f"divide the batch of {batch} sequences", self.size,
+                                 f"Try --batch {self.size * -(-batch // self.size)}."))
+
+    def wrap(self, model: Any) -> None:
+        """Prepare a model that was made whole, by every process alike."""
+        self.model = self.wrapped = model
+        if self.strategy == "ddp":
+            # No device ids: the batch is on its device already, and what is watched is not to be copied.
+            self.wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+        else:
+            from torch.distributed.fsdp import fully_shard
+
+            for block in model.blocks:
+                fully_shard(block)
+            fully_shard(model)
+
+    def part(self, rows: Tensor) -> Tensor:
+        """Return every ``size``-th row."""
+        return rows[self.rank::self.size].contiguous()
+
+    def loss(self, inputs: Tensor, targets: Tensor, watched: Any) -> Tensor:
+        """Return the mean over this process' tokens: parts are of equal size, and gradients are averaged."""
+        return self.model.engine.cross_entropy(self.wrapped(inputs, watched), targets)
+
+    def mean(self, loss: Tensor) -> float:
+        """Return the mean over all processes' parts, which are of equal size."""
+        total = loss.detach().double()
+        dist.all_reduce(total)
+        return float(total) / self.size
+
+    def agreed(self, so: bool) -> bool:
+        """Return what the first process says."""
+        said = torch.tensor([so], dtype=torch.int32, device=next(self.model.parameters()).device)
+        dist.broadcast(said, 0)
+        return bool(said)
+
+    def gathered(self, watched: Iterable[Any]) -> Iterable[Any]:
+        """Return what was watched, the parts of all processes behind one another."""
+        found = []
+        for inputs, hidden, out in watched:
+            whole = self._all(out.detach())
+            whole.grad = self._all(out.grad) / self.size  # by the loss of all tokens
+            found.append((tuple(self._all(x.detach()) for x in inputs), self._all(hidden.detach()), whole))
+        return found
+
+    def _all(self, part: Tensor) -> Tensor:
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within this context the blocks' weights are whole on every process."""
+        blocks = self.model.blocks if self.strategy == "fsdp" else ()
+        for block in blocks:
+            block.unshard()
+        yield
+        for block in blocks:
+            block.reshard()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the whole weights, on the CPU; every process must call it."""
+        from torch.distributed.tensor import DTensor
+
+        whole = {name: value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
+                 for name, value in self.model.named_parameters()}
+        return {name: value.cpu().contiguous() for name, value in whole.items()}
+
+
+def devices_of(config: dict[str, Any]) -> OneDevice:
+    """Return the devices that a configuration asks for; several only in a process that has joined a group."""
+    settings = config["machine"]
+    if settings.get("devices", 1) == 1:
+        return OneDevice()
+    return SeveralDevices(settings.get("parallel", "ddp"), config["training"]["batch"])
