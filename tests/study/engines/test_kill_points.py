@@ -89,7 +89,7 @@ def _check(tmp_path, whole, seed, points):
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="workers are found in /proc")
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_a_few_random_kills(tmp_path, whole, seed):
     assert _check(tmp_path, whole, seed, 3) >= 1
 

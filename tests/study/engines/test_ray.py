@@ -115,6 +115,22 @@ def test_a_cancelled_request_ends_its_worker(cluster, data, tmp_path):
         assert there.poll(0.1) == []
 
 
+def test_what_ray_says_of_a_task_is_lost_or_failed():
+    """Want of memory is a result: Ray itself would try it again without end."""
+    from types import SimpleNamespace
+
+    made = RayEngine.__new__(RayEngine)
+    made.ray, made._nodes, node = ray, {"a": None}, SimpleNamespace(id="a", host="somewhere")
+    made._alive = lambda: {"a": {}}
+    kind, value = made._outcome(ray.exceptions.OutOfMemoryError("killed"), node)
+    assert kind == "error" and value["type"] == "OutOfMemory" and "somewhere" in value["message"]
+    kind, value = made._outcome(ray.exceptions.WorkerCrashedError(), node)
+    assert kind == "lost" and value["cause"] == "worker"
+    made._alive = dict
+    kind, value = made._outcome(ray.exceptions.WorkerCrashedError(), node)
+    assert kind == "lost" and value["cause"] == "node" and made._nodes == {}
+
+
 def test_no_cluster_at_the_address(data):
     with pytest.raises(UserError, match=r"a running Ray cluster; got '127\.0\.0\.1:1'.*ray start"):
         RayEngine(data, "127.0.0.1:1")
