@@ -37,6 +37,10 @@ class OneDevice:
         """Return the mean over all tokens of the batch."""
         return float(loss.detach())
 
+    def whole_value(self, value: Tensor) -> float:
+        """Return a number that may be spread over the processes."""
+        return float(value)
+
     def agreed(self, so: bool) -> bool:
         """Return what the first process says: all must take as many steps."""
         return so
@@ -91,6 +95,10 @@ class SeveralDevices(OneDevice):
         dist.all_reduce(total)
         return float(total) / self.size
 
+    def whole_value(self, value: Tensor) -> float:
+        """Return a number that may be spread over the processes."""
+        return float(_whole(value))
+
     def agreed(self, so: bool) -> bool:
         """Return what the first process says."""
         said = torch.tensor([so], dtype=torch.int32, device=next(self.model.parameters()).device)
@@ -123,11 +131,14 @@ class SeveralDevices(OneDevice):
 
     def weights(self) -> dict[str, Tensor]:
         """Return the whole weights, on the CPU; every process must call it."""
-        from torch.distributed.tensor import DTensor
+        return {name: _whole(value.detach()).cpu().contiguous() for name, value in self.model.named_parameters()}
 
-        whole = {name: value.detach().full_tensor() if isinstance(value, DTensor) else value.detach()
-                 for name, value in self.model.named_parameters()}
-        return {name: value.cpu().contiguous() for name, value in whole.items()}
+
+def _whole(value: Tensor) -> Tensor:
+    """Return a tensor whose parts FSDP2 has spread; every process must call it."""
+    from torch.distributed.tensor import DTensor
+
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def devices_of(config: dict[str, Any]) -> OneDevice:

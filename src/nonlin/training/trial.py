@@ -80,11 +80,10 @@ class Run:
         loss.backward()
         layers = None if watched is None else self._layers(watched)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"])
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.index += 1
-        return self.devices.mean(loss), rate, float(norm), layers
+        return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
 
     def _layers(self, watched: Iterable[Any]) -> list[dict[str, float]]:
         everywhere = self.devices.gathered(watched)

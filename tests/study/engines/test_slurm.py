@@ -168,6 +168,7 @@ def test_a_partition_that_is_not_there_is_said_and_finished_records_stay(cluster
         SlurmEngine(tmp_path, {"time": "an hour"})
 
 
+@pytest.mark.slow
 def test_a_preempted_job_runs_again(cluster, tmp_path, monkeypatch):
     """Jobs of an urgent partition take the cores; SLURM puts ours back into the queue."""
     beat = tmp_path / "beat"
