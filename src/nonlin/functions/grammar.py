@@ -7,32 +7,51 @@
     atom    := number | variable | constant | name "(" sum ("," sum)* ")" | "(" sum ")"
 """
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
 
 import sympy
 
-from nonlin.errors import UserError, unknown_name
+from nonlin.errors import UserError, rule, unknown_name
+from nonlin.functions import limits
 from nonlin.functions import primitives as p
 
-_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))")
-_LONGEST, _DEEPEST = 2000, 60
+# ASCII: digits of other scripts are no numbers.
+_TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))",
+                    re.ASCII)
+_SPACE = " \t\n\r\f\v"
+_LONGEST, _DEEPEST, _SHOWN = 2000, 60, 80
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     **{name: (1, cls) for name, cls in p.ONE_ARGUMENT.items()},
     "relu": (1, p.relu), "silu": (1, lambda x: x * p.sigmoid(x)), "gelu": (1, lambda x: x * p.Phi(x)),
-    "square": (1, lambda x: x**2), "sqrt": (1, lambda x: x ** sympy.Rational(1, 2)),
+    "square": (1, lambda x: _power(x, sympy.Integer(2))),
+    "sqrt": (1, lambda x: _power(x, sympy.Rational(1, 2))),
     "max": (2, p.maximum), "min": (2, p.minimum), "clip": (3, p.clip),
 }
 _CONSTANTS = {"pi": sympy.pi}
+
+
+class _Refused(Exception):
+    """A step that would cost too much, or has no real value; its text says why."""
+
+
+def _power(base: Any, exponent: Any) -> Any:
+    if refused := limits.power_problem(base, exponent):
+        raise _Refused(refused)
+    return base**exponent
+
+
 VARIABLES = ("x", "gate", "up")
 
 
 def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
     """Return the expression of ``text``, over x, or over gate and up, and these learnable parameters.
 
-    Raises UserError, with the position, if the text is not a formula of the grammar.
+    Raises UserError, with the position, if the text is not a formula of the grammar, has a constant that is no real
+    number, or exceeds a limit of :mod:`nonlin.functions.limits`: its cost is counted before anything is computed.
 
     >>> parse("x*sigmoid(2*x)")
     x*sigmoid(2*x)
@@ -40,6 +59,8 @@ def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
     Traceback (most recent call last):
     nonlin.errors.UserError: formula: cannot read "'" at position 12 of "__import__('os')". Use numbers, ...
     """
+    if not isinstance(text, str):
+        raise UserError(rule("formula", "text", "be a text", text, 'Write it as "x*sigmoid(2*x)".'))
     if len(text) > _LONGEST:
         raise UserError(f"formula: must have at most {_LONGEST} characters; got {len(text)}. Write it shorter.")
     return _Parser(text, parameters).formula()
@@ -48,15 +69,16 @@ def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
 class _Parser:
     def __init__(self, text: str, parameters: tuple[str, ...] = ()):
         self.text, self.index, self.depth, self.parameters = text, 0, 0, parameters
+        self.shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
         self.tokens = self._split(text)
 
     def _split(self, text: str) -> list[tuple[str, str, int]]:
         tokens, position = [], 0
-        end = len(text.rstrip())
+        end = len(text.rstrip(_SPACE))
         while position < end:
             match = _TOKEN.match(text, position)
             if not match:
-                at = position + len(text[position:]) - len(text[position:].lstrip())
+                at = position + len(text[position:]) - len(text[position:].lstrip(_SPACE))
                 raise self._error(f'cannot read "{text[at]}"', at)
             kind = ("number", "name", "sign")[match.lastindex - 1]  # type: ignore[operator]
             tokens.append((kind, match.group(match.lastindex), match.start(match.lastindex)))  # type: ignore[arg-type]
@@ -64,8 +86,8 @@ class _Parser:
         return [*tokens, ("end", "the end", end)]
 
     def _error(self, problem: str, position: int) -> UserError:
-        return UserError(f'formula: {problem} at position {position + 1} of "{self.text}". Use numbers, x (or gate and '
-                         f"up), + - * / **, and {', '.join(sorted(_FUNCTIONS))}.")
+        return UserError(f'formula: {problem} at position {position + 1} of "{self.shown}". Use numbers, x (or gate '
+                         f"and up), + - * / **, and {', '.join(sorted(_FUNCTIONS))}.")
 
     def _take(self, *signs: str) -> str | None:
         kind, value, _ = self.tokens[self.index]
@@ -84,27 +106,43 @@ class _Parser:
         kind, value, at = self.tokens[self.index]
         if kind != "end":
             raise self._error(f'unexpected "{value}"', at)
-        if expr.has(sympy.zoo, sympy.nan, sympy.oo, sympy.I):
-            raise self._error("division by zero, or no real number,", 0)
         names = {s.name for s in expr.free_symbols} - set(self.parameters)
         if "x" in names and names != {"x"}:
             raise self._error("x stands beside gate or up", 0)
         if not names:
             raise self._error("no variable", 0)
+        if refused := limits.whole_problem(expr, tuple(sorted(s.name for s in expr.free_symbols))):
+            raise self._error(refused, 0)
         return expr
 
+    def _checked(self, at: int, make: Callable[..., Any], *args: Any) -> Any:
+        """Return what ``make`` puts together, within the limits."""
+        try:
+            made = make(*args)
+        except _Refused as refused:
+            raise self._error(str(refused), at) from None
+        if made.has(sympy.Abs):  # SymPy's root of a square
+            made = made.replace(sympy.Abs, p.absolute)
+        if refused := limits.problem(made):
+            raise self._error(refused, at)
+        return made
+
+    @property
+    def _at(self) -> int:
+        return self.tokens[self.index][2]
+
     def sum(self) -> Any:
-        value = self.product()
+        value, at = self.product(), self._at
         while sign := self._take("+", "-"):
-            other = self.product()
-            value = value + other if sign == "+" else value - other
+            value = self._checked(at, operator.add if sign == "+" else operator.sub, value, self.product())
+            at = self._at
         return value
 
     def product(self) -> Any:
-        value = self.unary()
+        value, at = self.unary(), self._at
         while sign := self._take("*", "/"):
-            other = self.unary()
-            value = value * other if sign == "*" else value / other
+            value = self._checked(at, operator.mul if sign == "*" else operator.truediv, value, self.unary())
+            at = self._at
         return value
 
     def unary(self) -> Any:
@@ -120,17 +158,13 @@ class _Parser:
         base, at = self.atom(), self.tokens[self.index][2]
         if not self._take("**", "^"):
             return base
-        exponent = self.unary()
-        # A variable exponent has no real value for a negative base; a huge one would not terminate.
-        if exponent.free_symbols or not exponent.is_rational or abs(exponent) > 64:
-            raise self._error("a power must be a number from -64 to 64", at)
-        return base**exponent
+        return self._checked(at, _power, base, self.unary())
 
     def atom(self) -> Any:
         kind, value, at = self.tokens[self.index]
         self.index += 1
         if kind == "number":
-            return sympy.Rational(value) if abs(float(value)) < 1e60 else self._too_large(at)
+            return self._number(value, at)
         if kind == "name":
             return self._name(value, at)
         if value == "(":
@@ -139,8 +173,11 @@ class _Parser:
             return inner
         raise self._error(f"expected a number, a variable or a function, found {value}", at)
 
-    def _too_large(self, at: int) -> Any:
-        raise self._error("a number too large", at)
+    def _number(self, text: str, at: int) -> Any:
+        mantissa, _, exponent = text.lower().partition("e")
+        if len(mantissa) > limits.DIGITS or len(exponent) > 12 or abs(int(exponent or 0)) > limits.DIGITS:
+            raise self._error(f"a number of more than {limits.DIGITS} digits", at)
+        return self._checked(at, sympy.Rational, text)
 
     def _name(self, name: str, at: int) -> Any:
         if name in VARIABLES or name in self.parameters:
@@ -148,7 +185,7 @@ class _Parser:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
         if name not in _FUNCTIONS:
-            raise unknown_name(f"function or variable in the formula {self.text!r}:", name,
+            raise unknown_name(f"function or variable at position {at + 1} of the formula {self.shown!r}:", name,
                                [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
         count, make = _FUNCTIONS[name]
         self._expect("(")
@@ -158,7 +195,7 @@ class _Parser:
         self._expect(")")
         if len(args) != count:
             raise self._error(f"{name} takes {count} argument{'s' * (count > 1)}, got {len(args)},", at)
-        return make(*args)
+        return self._checked(at, make, *args)
 
 
 class _Writer(sympy.StrPrinter):

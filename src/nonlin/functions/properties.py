@@ -132,7 +132,7 @@ def compute(formula: Formula) -> Properties | None:
     kinks = _kinks(formula, grid)
     y, dy = value(grid), derivative(grid)
     ends = value([-FAR, FAR])
-    best = int(np.nanargmin(y))
+    best = int(np.nanargmin(y)) if not np.isnan(y).all() else 0
     # Values within rounding of the least one are the minimum; an end that still falls has none.
     minimum = None
     if not (best in (0, len(grid) - 1) or ends.min() < y[best] - 1e-12):
