@@ -46,14 +46,14 @@ class _FromTheLeft(sympy.Function):
 
 
 @functools.lru_cache(maxsize=4096)
-def derivative(expr: Expr, symbol: Symbol) -> Expr:
-    """Return the derivative by a symbol, at ties between the one-sided derivatives.
+def derivative(expr: Expr, symbol: Symbol, left: bool = False) -> Expr:
+    """Return the derivative by a symbol, at ties between the one-sided derivatives; or, with ``left``, the left one.
 
     >>> from sympy.abc import x
     >>> derivative(p.maximum(x, 0) + p.minimum(x, 0) / 100, x)
     nonnegative(-x)/100 + step(x)
     """
-    sided = _sided(expr, symbol)
+    sided = _sided(expr, symbol, left)
     if not sided:
         return _plain(sympy.diff(expr, symbol))
     marked = _replaced(expr, lambda e, args: _FromTheLeft(e, sided[e], *args) if e in sided else None)
@@ -96,7 +96,7 @@ def _switch(e: Expr) -> Expr:
     return e.args[0] - e.args[1] if e.func is p.maximum else e.args[0]
 
 
-def _sided(expr: Expr, symbol: Symbol) -> dict[Expr, Expr]:
+def _sided(expr: Expr, symbol: Symbol, left: bool) -> dict[Expr, Expr]:
     """Return the primitives to be taken from the left, each with its side there.
 
     It is 1 for the first argument and 0 for the second, or for those that jump their value.
@@ -106,8 +106,8 @@ def _sided(expr: Expr, symbol: Symbol) -> dict[Expr, Expr]:
         return {}
     ways = {e: _direction(_switch(e), symbol) for e in kinked}
     sided: dict[Expr, Expr] = {}
-    for group in _groups(kinked, symbol):
-        if not _agree(group, ways, expr):
+    for group in [kinked] if left else _groups(kinked, symbol):
+        if left or not _agree(group, ways, expr):
             sided |= {e: _side(e, ways[e], symbol) for e in group}
     return sided
 
@@ -164,6 +164,9 @@ def _beyond(e: Expr, way: int, symbol: Symbol) -> Expr:
         return _beyond(e.args[0], way, symbol)
     if e.func in (p.step, p.nonnegative, p.absolute, *_POSITIVE):
         return _nonzero(e, symbol) if way > 0 else Integer(0)
+    if e.func in _CHOICES:
+        joined = p.maximum if (e.func is p.maximum) == (way > 0) else p.minimum
+        return joined(*(_beyond(a, way, symbol) for a in e.args))
     if e.is_Mul or e.is_Pow:
         return p.step(way * _sign_on_the_left(e, symbol))
     known = _direction(e, symbol)
@@ -171,7 +174,7 @@ def _beyond(e: Expr, way: int, symbol: Symbol) -> Expr:
         return p.step(way * e)
     if known is not None and known[1]:
         return p.nonnegative(way * e)
-    falling = _beyond(derivative(e, symbol), -way, symbol)
+    falling = p.step(-way * derivative(e, symbol, left=True))
     return p.step(way * e) + (p.nonnegative(way * e) - p.step(way * e)) * falling
 
 
