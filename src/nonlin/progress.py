@@ -1,11 +1,13 @@
 """Progress of long work: a bar with time left on a terminal, another in a notebook, plain lines elsewhere."""
 
+import contextlib
 import importlib.util
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Protocol, Self
 
+import rich.progress
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -238,3 +240,21 @@ def _done(event: Mapping[str, Any]) -> float:
     """Finished runs of the stage, and of those in flight the part that is done."""
     return event["done"] + sum(r["step"] / max(1, r["steps"]) for r in event["running"]
                                if r["purpose"] == event["stage"])
+
+
+@contextlib.contextmanager
+def batches(title: str, shown: bool = True) -> Generator[Callable[[int, int], None]]:
+    """Show a bar while something runs in batches; yields the function that is told (batches done, all)."""
+    console = Console(stderr=True)
+    if shown and in_notebook():
+        with _tqdm()(desc=title, total=None) as bar:
+            def told(done: int, of: int) -> None:
+                bar.total, bar.n = of, done
+                bar.refresh()
+            yield told
+    elif shown and console.is_terminal:
+        with rich.progress.Progress(console=console, transient=True) as panel:
+            task = panel.add_task(title, total=None)
+            yield lambda done, of: panel.update(task, completed=done, total=of)
+    else:
+        yield lambda done, of: None

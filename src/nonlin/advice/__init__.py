@@ -4,6 +4,7 @@ The rules are in :mod:`nonlin.advice.evidence`; ``docs/advise.md`` says how to r
 """
 
 from nonlin.advice.advise import advise
+from nonlin.advice.records import Advice
 from nonlin.advice.sizes import parse_size, size_text
 
-__all__ = ["advise", "parse_size", "size_text"]
+__all__ = ["Advice", "advise", "parse_size", "size_text"]

@@ -1,5 +1,7 @@
 """The answer: every option with its evidence, costs and destinations; the choice; the study that would decide."""
 
+import math
+import numbers
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,10 @@ import torch
 from nonlin.advice import costs, engines
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization
+from nonlin.advice.records import Advice, Hardware
 from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
+from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
 from nonlin.study import load
 from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION, TUNE_SEEDS
@@ -20,18 +24,22 @@ _COMPARED = 4  # options in a suggested study
 _SHARE, _BATCH = 16, 32  # a suggested study's parameters and tokens are this part of those asked for
 
 
-def advise(params: int, tokens: int, hardware: str | None = None, inference: str | None = None,
-           study: str | Path | None = None, measure: bool = True) -> dict[str, Any]:
-    """Return the advice for a model of ``params`` parameters trained on ``tokens``, as JSON values.
+def advise(params: float, tokens: float, hardware: Hardware | None = None, inference: Hardware | None = None,
+           study: str | Path | None = None, measure: bool = True) -> Advice:
+    """Return the advice for a model of ``params`` parameters trained on ``tokens``.
 
     ``hardware`` ("cpu" or "gpu"; None: what this machine has) trains it, ``inference`` runs it afterwards, ``study``
     is a folder of ``nonlin compare``. With ``measure`` the options are timed here for a few seconds. The rules of the
     choice are in :mod:`nonlin.advice.evidence`. UserError for sizes out of range, or no study there.
 
-    >>> advice = advise(125_000_000, 2_500_000_000, measure=False)
-    >>> advice["choice"], advice["sureness"]
+    >>> advice = advise(params=125e6, tokens=2.5e9, measure=False)
+    >>> advice.choice, advice.sureness
     ('swiglu', 'likely')
     """
+    params, tokens = _whole("params", params), _whole("tokens", tokens)
+    for name, kind in (("hardware", hardware), ("inference", inference)):
+        if kind not in (None, "cpu", "gpu"):
+            raise UserError(rule("advise", name, "be cpu or gpu", kind, "Choose one, or leave it out."))
     hardware = hardware or ("gpu" if torch.cuda.is_available() else "cpu")
     shape = shape_for(params, hardware)
     evidence = from_papers(params, tokens)
@@ -46,7 +54,7 @@ def advise(params: int, tokens: int, hardware: str | None = None, inference: str
     goes = {d.name: {"huggingface": engines.huggingface(d), "llama_cpp": engines.llama_cpp(d)} for d in definitions}
     choice = choose(evidence, {name: _places(where) for name, where in goes.items()}, steps)
     taken = next(d for d in definitions if d.name == choice.name)
-    return {
+    return Advice.from_dict({
         "choice": choice.name, "formula": taken.formula, "sureness": choice.sureness, "reasons": list(choice.reasons),
         "asked": {"params": params, "tokens": tokens, "hardware": hardware, "inference": inference},
         "options": [_option(d, shape, hidden, evidence, costed, goes) for d in definitions],
@@ -55,7 +63,13 @@ def advise(params: int, tokens: int, hardware: str | None = None, inference: str
         "initialization": initialization(taken, shape.dim, hidden[taken.name], shape.layers),
         "inference": _inference(taken, goes[taken.name], inference),
         "missing": _missing(choice, evidence, own is None and folder is not None, study),
-        "commands": _commands(choice, evidence, shape, params, tokens, hardware)}
+        "commands": _commands(choice, evidence, shape, params, tokens, hardware)}, "advise")
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise UserError(rule("advise", name, "be a finite number", value, "Try params=125e6, tokens=2.5e9."))
+    return round(float(value))
 
 
 def _definitions(evidence: Sequence[Evidence]) -> list[Definition]:

@@ -40,5 +40,5 @@ class ClaimsResults(Record, frozen=True, kw_only=True):
     claims: list[ClaimResult]
     plan: dict[str, Any]
     data: dict[str, Any]
-    timing: RunTimes
+    timing: RunTimes | None = None
     environment: dict[str, Any] = {}

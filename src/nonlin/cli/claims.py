@@ -46,7 +46,7 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     except Interrupted as interruption:
         found, stopped = interruption.found, True
     print_json(found.values) if as_json else print_table(found.values, found.numbers)
-    say(f"Took {span(found.results.timing.seconds)}.\nPage: {found.report}")
+    say(f"Took {span(found.values['timing']['seconds'])}.\nPage: {found.report}")
     if stopped:
         say(f"Stopped; every finished run is kept. To go on: nonlin claims --resume --out {found.directory}")
         raise click.exceptions.Exit(130)

@@ -17,7 +17,7 @@ def html(folder: StudyFolder) -> str:
     assert results is not None
     study = read(folder)
     header, rows = tables.differences(study)
-    parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['advice'])}</p>", _table(header, rows),
+    parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['advice'])}</p>", table(header, rows),
              *(f"<p>{escape(line)}</p>" for line in (*reasons(results), *results["remarks"]))]
     if any(curve.tokens for curve in study.curves):
         with style.settings():
@@ -26,7 +26,8 @@ def html(folder: StudyFolder) -> str:
     return f'<div style="max-width:60em;{_COLOURS}">{"".join(parts)}</div>'
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table of text as HTML."""
     head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,4 +1,4 @@
-"""A study's results as a table of text."""
+"""A study's results, and a check's, as tables of text."""
 
 import io
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from rich.table import Table
 from nonlin.report.tables import number
 
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
-_WIDTH = 120  # where there is no terminal
+_GRADES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
+_WIDTH, _HEALTH_WIDTH = 120, 140  # where there is no terminal
 
 
 def print_table(results: Mapping[str, Any], console: Console | None = None) -> None:
@@ -26,10 +27,13 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
 def text(results: Mapping[str, Any]) -> str:
     """Return the table without colours, the reasons and the advice below it."""
     file = io.StringIO()
-    console = Console(file=file, width=max(_WIDTH, Console().width), force_terminal=False, force_jupyter=False)
-    print_table(results, console)
+    print_table(results, _plain(file, _WIDTH))
     lines = [file.getvalue().strip("\n"), *reasons(results), results["advice"], *results["remarks"]]
     return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines())
+
+
+def _plain(file: io.StringIO, width: int) -> Console:
+    return Console(file=file, width=max(width, Console().width), force_terminal=False, force_jupyter=False)
 
 
 def _table(results: Mapping[str, Any]) -> Table:
@@ -61,3 +65,44 @@ def reasons(results: Mapping[str, Any]) -> list[str]:
     lines += [f"{arm['name']}: its best learning rate, {arm['learning_rate']:g}, lies on the edge of what was tried"
               for arm in results["arms"] if arm["learning_rate_at_edge"] and arm["learning_rate"] is not None]
     return lines
+
+
+def health_text(record: Mapping[str, Any]) -> str:
+    """Return the record of a check as plain text."""
+    file = io.StringIO()
+    print_health(record, _plain(file, _HEALTH_WIDTH))
+    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
+
+
+def print_health(record: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the record of a check, on standard output: its blocks as a table, then its findings."""
+    from nonlin.report.health import summary
+
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _HEALTH_WIDTH)
+    console.print(f"{record['source']}: {record['parameters']:,} parameters, {record['tokens']:,} tokens of "
+                  f"{record['text']}", highlight=False)
+    for note in record["notes"]:
+        console.print(f"Note: {note}.", style="yellow", highlight=False)
+    with_gradients = any(b["gradients"] for b in record["blocks"])
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("block", style="bold", overflow="fold")
+    table.add_column("activation", overflow="fold")
+    for name in ("dead", "satu-\nrated", "always\non", "spar-\nsity", "hidden\nrms", "hidden\nlargest",
+                 "kurto-\nsis", "channel\n/median", *(["gradient\nrms"] if with_gradients else [])):
+        table.add_column(name, justify="right")
+    for b in record["blocks"]:
+        hidden = b["streams"]["hidden"]
+        ratio = b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
+        cells = [b["name"] or "(all)", b["activation"]["computed"], *(f"{b[k]['share']:.1%}" for k in (
+            "dead", "saturated", "always_on")), number(b["sparsity"], ".1%"), number(hidden["rms"], ".3g"),
+            number(hidden["largest"], ".3g"), number(hidden["kurtosis"], ".3g"), number(ratio, ".3g")]
+        if with_gradients:
+            cells.append(number((b["gradients"] or {}).get("rms"), ".2e"))
+        table.add_row(*cells)
+    console.print(table)
+    console.print(f"\n{summary(record)}", style="bold", highlight=False)
+    for f in record["findings"]:
+        console.print(f"[{_GRADES[f['grade']]}]{f['grade']:<8}[/]", end=" ")
+        console.print(f"{f['text']} {f['action']}", highlight=False, markup=False, soft_wrap=True)

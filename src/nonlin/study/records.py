@@ -109,6 +109,43 @@ class RunTimes(Record, frozen=True, kw_only=True):
     lost_attempts: dict[str, int] = {}
 
 
+class PlannedArm(Record, frozen=True, kw_only=True):
+    """One arm of a plan: its width, its parameters and the lengths of its runs."""
+
+    name: str
+    kind: str
+    hidden: int
+    parameters: int
+    formula: str | None = None
+    parameters_relative_error: float = 0.0
+    tune_steps: int | None = None
+    judge_steps: int | None = None
+
+
+class PlanRecord(Record, frozen=True, kw_only=True):
+    """plan.json: all that decides what runs and how it is judged; ``hash`` is that of what decides the results."""
+
+    hash: str
+    format: int
+    name: str
+    request: dict[str, Any]
+    arms: list[PlannedArm]
+    baseline: str
+    rule: Rule
+    model: dict[str, Any]
+    training: dict[str, Any]
+    learning_rates: list[float]
+    match: str
+    machine: dict[str, Any]
+    workers: int
+    budget: dict[str, Any]
+    data: dict[str, Any]
+    tune_seeds: list[int] = []
+    judge_seeds: list[int] = []
+    learning_rate_factor: float | None = None
+    learning_rate_extensions: int | None = None
+
+
 class Results(Record, frozen=True, kw_only=True):
     """results.json: the verdicts and numbers of a study.
 
@@ -125,7 +162,7 @@ class Results(Record, frozen=True, kw_only=True):
     winner: str
     ranking: list[str]
     arms: list[ArmResult]
-    plan: dict[str, Any]
+    plan: PlanRecord
     data: dict[str, Any]
     timing: RunTimes
     remarks: list[str] = []

@@ -1,0 +1,115 @@
+"""``nonlin.check``: what is wrong inside a model, as an object. The command line is a thin layer over it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nonlin.errors import UserError, rule
+from nonlin.health.records import BlockRecord, Finding, HealthRecord
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, repr=False)
+class Checkup:
+    """What was found in a model, block by block, and what to do about it.
+
+    Shown in a terminal or a notebook, it is the table of blocks and the findings. ``values`` are those that
+    ``nonlin check --json`` prints.
+    """
+
+    values: Mapping[str, Any]
+
+    @cached_property
+    def record(self) -> HealthRecord:
+        """The values, typed."""
+        return HealthRecord.from_dict(self.values, "the check")
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong or worth knowing, the gravest first."""
+        return self.record.findings
+
+    @property
+    def blocks(self) -> list[BlockRecord]:
+        """The measures of every feed-forward block, in the model's order."""
+        return self.record.blocks
+
+    @property
+    def serious(self) -> bool:
+        """Whether a finding is serious."""
+        return any(finding.grade == "serious" for finding in self.findings)
+
+    def write_page(self, path: str | Path | None = None) -> Path:
+        """Write the page, one HTML file that needs nothing else, by default runs/check-MODEL.html; return its path."""
+        from nonlin.report import health as pages
+
+        return pages.write(self.values, Path("runs") / f"check-{self._name}.html" if path is None else path)
+
+    def open_page(self, path: str | Path | None = None) -> Path:
+        """Write the page, open it in the browser, and return its path."""
+        import webbrowser
+
+        written = self.write_page(path)
+        webbrowser.open(written.resolve().as_uri())
+        return written
+
+    @property
+    def _name(self) -> str:
+        last = Path(self.record.source).name.removesuffix(".gguf")
+        return re.sub(r"[^A-Za-z0-9.-]+", "-", last) or "model"
+
+    def __repr__(self) -> str:
+        from nonlin.report import terminal
+
+        return terminal.health_text(self.values)
+
+    def _repr_html_(self) -> str:
+        from nonlin.report import health as pages
+        from nonlin.report.notebook import table
+
+        lines = "".join(f"<li><b>{f.grade}</b> {escape(f.text)} {escape(f.action)}</li>" for f in self.findings)
+        return f"<p>{escape(pages.summary(self.values))}</p>{table(*pages.blocks(self.values))}<ul>{lines}</ul>"
+
+
+def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None, *, tokenizer: Any = None,
+          tokens: int = 4096, context: int = 512, gradients: bool = False, dtype: "str | torch.dtype" = "float32",
+          device: str | None = None, trust_remote_code: bool = False, progress: bool = True) -> Checkup:
+    """Run a model on text and return what is found in it; the model is left as it was.
+
+    ``model``: a module, a Hugging Face folder, a GGUF file, or a folder that ``nonlin compare`` wrote; nothing is
+    fetched and nothing unpickled, and ``trust_remote_code`` runs code that the folder brings along. ``text``: a file
+    of text, or of token ids (.json, .npy); without it, the text of Python's standard library. ``tokens`` are run in
+    sequences of ``context``; ``gradients`` runs one batch backward too. ``dtype`` and ``device`` are those to load
+    a folder with. ``progress`` shows a bar in a notebook and on a terminal.
+
+    Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
+
+    >>> import torch
+    >>> from nonlin.functions import get
+    >>> from nonlin.model import LanguageModel, ModelConfig
+    >>> sizes = ModelConfig(layers=1, dim=16, heads=2, kv_heads=2, context=32, hidden=40)
+    >>> small = LanguageModel(sizes, get("swiglu"))
+    >>> found = check(small, tokens=64, context=32, progress=False)
+    >>> found.blocks[0].activation.computed, found.serious
+    ('swiglu', False)
+    """
+    import torch
+
+    from nonlin import health
+    from nonlin.progress import batches
+
+    if dtype not in _DTYPES and not isinstance(dtype, torch.dtype):
+        raise UserError(rule("check", "dtype", f"be one of {', '.join(_DTYPES)}", dtype, "Choose one."))
+    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    with batches("Running text", progress) as told:
+        return Checkup(health.check(model, text, tokenizer=tokenizer, tokens=tokens, context=context,
+                                    gradients=gradients, dtype=kind, device=device,
+                                    trust_remote_code=trust_remote_code, progress=told))

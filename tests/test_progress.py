@@ -1,0 +1,72 @@
+"""Progress fits the program: a notebook's bar, a terminal's panel, plain lines, or none."""
+
+import io
+import sys
+import types
+
+import pytest
+from rich.console import Console
+
+from nonlin import progress
+
+RUNNING = [{"name": "gelu", "purpose": "judge", "step": 5, "steps": 10}]
+
+
+def event(stage="judge", done=1, total=4, message=None, ranking=()):
+    return {"stage": stage, "done": done, "total": total, "seconds_left": 65.0, "ranking": list(ranking),
+            "message": message, "running": RUNNING}
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    """What a notebook's kernel puts in place."""
+    shell = types.SimpleNamespace(config={"IPKernelApp": {}})
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell))
+    return shell
+
+
+def test_which_progress(kernel):
+    assert isinstance(progress.listener(), progress.Notebook) and isinstance(progress.listener(False), progress.Silent)
+    kernel.config.clear()  # a shell in a terminal
+    assert isinstance(progress.listener(), progress.Lines)
+
+
+def test_a_notebook_gets_a_bar_for_each_stage(kernel, capsys, monkeypatch):
+    from tqdm.std import tqdm
+
+    monkeypatch.setattr(progress, "_tqdm", lambda: tqdm)
+    with progress.listener() as told:
+        told(event("tune", 0, 6))
+        told(event("judge", 1, 4, "a worker ended", [{"name": "gelu", "bits_per_byte": 2.0, "seeds": 1}]))
+        assert told.bar.n == 1.5 and told.bar.total == 4  # half of the run in flight counts
+    shown = capsys.readouterr().err
+    for words in ("Tuning learning rates", "Judging on fresh seeds", "a worker ended", "1 min 05 s left",
+                  "so far: gelu 2.0000 (1)"):
+        assert words in shown, shown
+
+
+def test_lines_are_few():
+    file = io.StringIO()
+    lines = progress.Lines(Console(file=file))
+    for done in (0, 1, 2, 3, 4, 4):
+        lines(event(done=done))
+    assert [line.split("  ")[0] for line in file.getvalue().splitlines()] == [
+        "Judging on fresh seeds: 0/4", "Judging on fresh seeds: 4/4"]
+
+
+def test_nothing_is_said_where_nothing_is_to_be_shown(capsys):
+    with progress.listener(False) as told:
+        told(event(message="a worker ended"))
+        told.say("words")
+    with progress.batches("Running text", False) as told:
+        told(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_batches_in_a_notebook(kernel, capsys, monkeypatch):
+    from tqdm.std import tqdm
+
+    monkeypatch.setattr(progress, "_tqdm", lambda: tqdm)
+    with progress.batches("Running text") as told:
+        told(3, 4)
+    assert "Running text" in capsys.readouterr().err
