@@ -107,7 +107,7 @@ class Initialization(Record, frozen=True, kw_only=True):
 
 
 class Inference(Record, frozen=True, kw_only=True):
-    """Where the trained model can go."""
+    """The engines that run the trained model."""
 
     huggingface: HuggingFace
     llama_cpp: LlamaCpp

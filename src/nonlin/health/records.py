@@ -138,7 +138,7 @@ class Alternatives(Record, frozen=True, kw_only=True):
 
 
 class HealthRecord(Record, frozen=True, kw_only=True):
-    """What ``nonlin check`` found in a model; ``loss_nats`` is per token, None where there is no loss to measure."""
+    """The record of ``nonlin check``; ``loss_nats`` is per token, None if there is no loss to measure."""
 
     format: int
     source: str
