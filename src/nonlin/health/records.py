@@ -129,12 +129,16 @@ class OtherActivation(Record, frozen=True, kw_only=True):
 
 
 class Alternatives(Record, frozen=True, kw_only=True):
-    """The model's loss per token with its own activation and with others, the best first."""
+    """The loss per token with the model's activation and with others, the best first.
+
+    ``frequencies_nats`` is the loss of guessing by token frequency: a model near it does not know the text.
+    """
 
     activation: str
     loss_nats: float
     tokens: int
     others: list[OtherActivation]
+    frequencies_nats: float | None = None
 
 
 class HealthRecord(Record, frozen=True, kw_only=True):
