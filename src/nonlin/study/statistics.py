@@ -65,16 +65,6 @@ def half_width(sd: float, seeds: int, confidence: float) -> float:
     return -float(special.stdtrit(seeds - 1, (1 - confidence) / 2)) * sd / math.sqrt(seeds)
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of y against x by least squares.
-
-    >>> round(slope([1.0, 2.0, 3.0], [0.0, 0.5, 1.0]), 12)
-    0.5
-    """
-    middle = math.fsum(x) / len(x)
-    return math.fsum((a - middle) * b for a, b in zip(x, y, strict=True)) / math.fsum((a - middle) ** 2 for a in x)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted by Holm's step-down method, in the order given.
 

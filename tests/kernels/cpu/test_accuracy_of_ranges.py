@@ -4,7 +4,6 @@ The reference is the definition in float64 by numpy and SciPy (exact.py); that i
 tables of tests/functions.
 """
 
-import os
 
 import numpy as np
 import pytest
@@ -23,14 +22,11 @@ UPS = np.array([-3.7, -1.0, 0.01, 0.3, 1.5, 9.0, 25.0], np.float32)
 CANCELS = ("xielu",)
 
 
-DENSER = 10 if os.environ.get("NONLIN_LARGE_TESTS") else 1  # finds errors up to a tenth larger
-
-
-def _floats():
+def _floats(denser=1):
     random = np.random.default_rng(0)
-    bits = np.arange(0, 2**32, 40009 // DENSER, dtype=np.uint64).astype(np.uint32).view(np.float32)
-    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 400000 * DENSER).astype(np.float32),
-                           random.normal(size=200000 * DENSER).astype(np.float32)])
+    bits = np.arange(0, 2**32, 40009 // denser, dtype=np.uint64).astype(np.uint32).view(np.float32)
+    return np.concatenate([bits[np.isfinite(bits)], random.uniform(-20, 20, 400000 * denser).astype(np.float32),
+                           random.normal(size=200000 * denser).astype(np.float32)])
 
 
 def _inputs(definition, x):
@@ -49,10 +45,22 @@ def _worst(ulps, inputs):
     return f"{ulps[k]:.3g} ulp at {[float(x[k]) for x in inputs]}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_ten_times_denser(name):
+    """Finds errors up to a tenth larger."""
+    check_float32(name, _floats(denser=10))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_float32(name):
+    check_float32(name, _floats())
+
+
+def check_float32(name, points):
+    """Value and derivatives are within 4 ulp at each of these points."""
     definition = get(name)
-    inputs = _inputs(definition, torch.from_numpy(_floats()))
+    inputs = _inputs(definition, torch.from_numpy(points))
     wide = [x.double().numpy() for x in inputs]
     learned = [q.double() for q in _learned(definition)]
     slopes, _, again = dispatch.backward(definition, torch.ones_like(inputs[0]), inputs, learned, want_value=True)

@@ -2,11 +2,10 @@
 
 What the processor chooses among at run time is compiled for all of them, but runs only where it has the instructions.
 Here the same source is compiled with avx512_by_simde.h before it, and held to the accuracy of the catalog. Some
-activations, which between them use every primitive and every kind of loop; all of them with NONLIN_WHOLE_CATALOG=1.
+activations, which between them use every primitive and every kind of loop; the others are marked as slow.
 """
 
 import ctypes
-import os
 import platform
 import subprocess
 from pathlib import Path
@@ -27,8 +26,7 @@ SHIM = Path(__file__).with_name("avx512_by_simde.h")
 FLAGS = ("-O1", *build.KERNEL_FLAGS[1:], *build.ISAS["avx2"], "-shared", "-Wno-psabi")
 COVER = ("relu", "elu", "sqrtsoftplus", "softsign", "gelu", "gelu_tanh", "swish_beta", "mish", "laplace", "xielu",
          "xatlu", "swiglu", "swiglu_oai", "situ_glu")
-EVERY = os.environ.get("NONLIN_WHOLE_CATALOG") == "1"
-NAMES = [n for n in names() if get(n).expr is not None and (EVERY or n in COVER)]
+NAMES = [n for n in names() if get(n).expr is not None]
 
 
 def _has_avx2() -> bool:
@@ -60,7 +58,7 @@ pytestmark = pytest.mark.skipif(_REASON is not None, reason=f"AVX-512 cannot be 
 def _emulated(definition: Definition, macros: str = "#define NL_AVX512BF16\n") -> cpu_backend.Kernel:
     text = (f"{macros}{SHIM.read_text()}{cpp.own_library(definition)}"
             'static_assert(VL == 16, "this is not the code for AVX-512");\n').replace("#pragma once\n", "", 1)
-    library = cpu_backend._open(build.build(text, f"avx512-{definition.name}", FLAGS, cpp.HEADERS))
+    library = cpu_backend._open(build.compile_shared(text, f"avx512-{definition.name}", FLAGS, cpp.HEADERS))
     return cpu_backend.Kernel(library, library.nl_find(0, cpp.identity(definition).encode()), "avx512", "emulated")
 
 
@@ -72,7 +70,7 @@ def emulated(monkeypatch):
     return serve
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [n if n in COVER else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
 def test_accuracy(name, emulated):
     emulated(_emulated(get(name)))
     ranges.test_float32(name)
@@ -85,7 +83,7 @@ def test_the_activations_here_use_every_primitive():
         return {f.__name__ for n in some for v in (None, *get(n).variables)
                 for f in {c.func for c in (get(n).expr if v is None else get(n).derivative(v)).atoms(*PRIMITIVES)}}
 
-    assert used(NAMES) == used(n for n in names() if get(n).expr is not None)
+    assert used(COVER) == used(NAMES)
 
 
 @pytest.mark.parametrize("macros", ["", "#define NL_AVX512BF16\n"], ids=["shifts", "instruction"])
