@@ -1,4 +1,4 @@
-"""What ``transformers`` calls our activations: in its table ACT2FN, and inside of its checkpoints."""
+"""The names of our activations in the table ACT2FN of ``transformers``, and in its checkpoints."""
 
 import functools
 
@@ -13,7 +13,7 @@ HELD = {"identity": "linear", "gelu_tanh": "gelu_pytorch_tanh", "relu_squared": 
 LEARNED = {"xielu": {"alpha_p": "alpha_p", "alpha_n": "alpha_n"}, "prelu": {"slope": "weight"}}
 """Activations that learn, under the same names there; and its name for each learned value."""
 CONSTANTS = {"xielu": {"beta": 0.5, "eps": -1e-6}}
-"""What its checkpoints hold beside learned values."""
+"""Constants that its checkpoints hold beside learned values."""
 
 
 @functools.cache
