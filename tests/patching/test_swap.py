@@ -146,6 +146,8 @@ def test_registered_activations_work_in_any_configuration():
     from transformers.activations import ACT2FN
 
     kept = dict.copy(ACT2FN)
+    for name in [n for n, content in kept.items() if isinstance(content, tuple) and content[0] is nonlin.nn.Activation]:
+        del ACT2FN[name]  # registered by a doctest before this test
     try:
         nonlin.define("steep_one", "x*sigmoid(3*x)")
         added = nonlin.register_with_transformers()
