@@ -297,22 +297,22 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
     machine = choose_machine(engine, first, environment, parallel)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
-    machine |= {"made_on": _made_on(environment)}
+    machine |= {"made_on": environment_of(environment)}
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)
     store.create(plan)
     say(plan.describe())
     return plan
 
 
-def _made_on(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What decides a run's last bits, beside its configuration."""
+def environment_of(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return the parts of an environment that decide a run's last bits, beside its configuration."""
     return {"nonlin": environment["nonlin"], "torch": environment["torch"],
             "processor": environment["processor"]["name"]}
 
 
 def changes(then: Mapping[str, str], environment: Mapping[str, Any]) -> list[str]:
     """Return a warning for each part of the machine that a study's runs so far were not made on."""
-    now = _made_on(environment)
+    now = environment_of(environment)
     return [f"Take care: this study began with {part} {then[part]} and goes on with {now[part]}; its runs may differ "
             "in more than the activation." for part in then if then[part] != now[part]]
 

@@ -47,12 +47,14 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               help="Differences below it count as none, in bits per byte.")
 @click.option("--confidence", type=float, default=defaults.CONFIDENCE, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/compare-HASH.")
+@click.option("--aa", type=int, metavar="N", help="Run the set-up as N studies of identical arms instead, and say how "
+              "often a verdict is false.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
 @engine_options
 @json_option
 @click.pass_context
 def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, engine: EngineChoice,
-            **options: Any) -> None:
+            aa: int | None, **options: Any) -> None:
     """Train small language models that differ in the activation alone, and say which to use.
 
     The study is planned to --minutes, and its rule fixed, before the first run. It can be stopped at any time:
@@ -64,6 +66,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
 
     if resume:
         _only_out(ctx, out)
+    if aa is not None:
+        return _calibrate(aa, out, engine, as_json, options)
     try:
         options["weights"] = _weights(options["weights"])
         study = (resume_study(out, engine=engine) if resume and out is not None
@@ -77,6 +81,21 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     for part, where in study.made.items():
         say(f"{part}: {where}")
     say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")
+
+
+def _calibrate(studies: int, out: Path | None, engine: Any, as_json: bool, options: dict[str, Any]) -> None:
+    from nonlin.calibration import calibrate
+    from nonlin.comparison import Asked
+    from nonlin.errors import Interrupted
+
+    try:
+        found = calibrate(Asked(**options), studies, out, engine=engine)
+    except Interrupted as stopped:
+        say(str(stopped))
+        raise click.exceptions.Exit(130) from None
+    if as_json:
+        print_json(found.as_dict())
+    say(str(found))
 
 
 def _only_out(ctx: click.Context, out: Path | None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from nonlin import streams
 from nonlin.data import tokenizing
 from nonlin.errors import UserError, rule
 from nonlin.files import Unreadable, read_json
@@ -91,7 +92,7 @@ def batch(dataset: Dataset, step: int, batch: int, context: int, seed: int) -> t
     """
     spans = dataset.train_spans
     room = _room(spans, "training", context)
-    random = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, step]))
+    random = streams.generator("data order", seed, counter=step)
     if len(spans) == 1:
         return _windows(dataset.train, random.integers(0, room[0], size=batch), context)
     chosen = random.choice(len(spans), size=batch, p=[span.share for span in spans])

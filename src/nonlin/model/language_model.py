@@ -7,9 +7,11 @@ normalized queries and keys, grouped-query attention, no biases. Shapes: B batch
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nonlin import streams
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.kernels.transformer.engine import TorchEngine
@@ -97,7 +99,8 @@ class LanguageModel(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: ModelConfig, activation: Definition, engine: TorchEngine | None = None, seed: int = 0):
+    def __init__(self, config: ModelConfig, activation: Definition, engine: TorchEngine | None = None, seed: int = 0,
+                 stream: str | None = None):
         super().__init__()
         self.config, self.definition, self.engine = config, activation, engine or TorchEngine()
         self.embedding = nn.Embedding(config.vocabulary, config.dim)
@@ -110,22 +113,23 @@ class LanguageModel(nn.Module):
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), 1.0 / ROPE_BASE**steps).repeat(1, 2)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
-        self.reset_parameters(seed)
+        self.reset_parameters(seed, stream)
 
     @torch.no_grad()
-    def reset_parameters(self, seed: int = 0) -> None:
+    def reset_parameters(self, seed: int = 0, stream: str | None = None) -> None:
         """Draw the weights: normal, by the square root of the inputs' number; into the residual, by depth too.
 
-        Feed-forward weights come from a stream of their own, so that two models that differ in the activation
-        alone begin with the same weights everywhere else.
+        Feed-forward weights come from a random stream of their own, so that two models that differ in the activation
+        alone begin with the same weights everywhere else. ``stream`` names it: by default the activation's kind, so
+        that activations of one kind share those weights too.
         """
-        common, private = torch.Generator().manual_seed(2 * seed), torch.Generator().manual_seed(2 * seed + 1)
+        outside = streams.generator("initialization", seed)
+        blocks = streams.generator("feed-forward initialization", seed, stream or self.definition.kind)
         for name, weight in self.named_parameters():
             if weight.ndim != 2:
                 continue
-            generator = private if ".feed_forward." in name else common
-            std = self._std(name, weight)
-            weight.copy_(torch.randn(weight.shape, generator=generator) * std)
+            drawn = (blocks if ".feed_forward." in name else outside).standard_normal(weight.shape, np.float32)
+            weight.copy_(torch.from_numpy(drawn) * self._std(name, weight))
 
     def _std(self, name: str, weight: Tensor) -> float:
         if name.startswith("embedding"):

@@ -9,6 +9,7 @@ from nonlin.functions import Definition, define, get
 from nonlin.report import explorer, figures, style, tables
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
+from nonlin.study.verdict import calibration_text
 
 _VERDICTS = ("better", "worse", "tie", "undecided", "baseline")
 
@@ -43,6 +44,7 @@ def _build(folder: StudyFolder) -> Path:
     page = explorer.with_its_script(explorer.environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
+        calibration=calibration_text(),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]],
         explorer_address=False, **explorer.values(arms, compared=[d.name for d in arms[1:]])))
     path = folder.directory / "report.html"
@@ -51,7 +53,9 @@ def _build(folder: StudyFolder) -> Path:
 
 
 def _definitions(study: Study) -> list[Definition]:
-    return [define(arm["name"], arm["formula"]) if arm["formula"] else get(arm["name"]) for arm in study.arms]
+    found = [define(arm["name"], arm["formula"]) if arm["formula"] else get(arm.get("activation") or arm["name"])
+             for arm in study.arms]
+    return list({definition.name: definition for definition in found}.values())
 
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:

@@ -9,10 +9,13 @@ MARGIN_BITS_PER_BYTE = 0.005
 CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_SEEDS = 4
+# A/A studies by this rule: model, studies, those with a false verdict (benchmarks/records/).
+CALIBRATION = (("1 layer of 48, 300 steps", 7, 0),)
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2
 FIRST_TUNE_SEED = 1001
+SEEDS_APART = 10_000  # from one replicate of a study to the next
 
 # Tuning: a grid of LEARNING_RATES points whose (upper) middle is LEARNING_RATE, longer by one point at a time
 # where an arm's best lies on its edge.
@@ -20,6 +23,7 @@ LEARNING_RATE = 1e-2
 LEARNING_RATES = 3
 LEARNING_RATE_FACTOR = 2.0
 LEARNING_RATE_EXTENSIONS = 2
+RATE_STEPS = 4  # the chosen rate lies on a grid as many times finer: on the parabola through the best three rates
 TUNE_FRACTION = 1.0  # steps of a tuning run, of a judged run's: shorter ones choose rates too high for some arms
 
 # The recipe.

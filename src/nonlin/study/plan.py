@@ -70,7 +70,7 @@ class Plan(Sealed):
     workers: int
     budget: dict[str, Any]
     data: dict[str, Any]
-    format: int = 1
+    format: int = 2
 
     @property
     def predicted_minutes(self) -> float:
@@ -88,8 +88,9 @@ class Plan(Sealed):
         training |= {"steps": arm[f"{purpose}_steps"], "learning_rate": learning_rate}
         if purpose == "tune":  # only its final loss counts
             training |= {"evaluations": 1, "probe_every": training["steps"]}
-        spec = Arm(arm["name"], arm["kind"], arm["hidden"], arm["parameters"], arm["formula"])
-        return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed)
+        spec = Arm(**{key: arm.get(key) for key in ("name", "kind", "hidden", "parameters", "formula", "stream",
+                                                    "activation")})
+        return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed, self.format)
 
     def trial_seconds(self, name: str, purpose: str) -> float:
         """Return how long a trial takes by the measured speeds."""
@@ -133,7 +134,7 @@ def learning_rate_grid(center: float, count: int, factor: float = defaults.LEARN
     return [next_rate(center, factor, i - count // 2) for i in range(count)]
 
 
-def next_rate(rate: float, factor: float, places: int) -> float:
+def next_rate(rate: float, factor: float, places: float) -> float:
     """Return the rate that many places along the grid, as a short decimal: it is part of a trial's name."""
     return float(f"{rate * factor ** places:.6g}")
 
@@ -162,7 +163,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     return Plan(
         name=name, request=asked, arms=arms, baseline=request.baseline,
         rule={"metric": "bits_per_byte", "margin": request.margin, "confidence": request.confidence,
-              "correction": "holm", "seeds": request.seeds,
+              "correction": "holm", "method": "response", "seeds": request.seeds,
               "text": rule_text(request.margin, request.confidence, request.seeds)},
         model=asked["model"],
         training={"tune_steps": predicted.steps[request.baseline]["tune_steps"],
@@ -171,8 +172,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
         learning_rates=learning_rate_grid(request.learning_rate, request.learning_rates),
         learning_rate_factor=defaults.LEARNING_RATE_FACTOR,
         learning_rate_extensions=defaults.LEARNING_RATE_EXTENSIONS,
-        tune_seeds=[defaults.FIRST_TUNE_SEED + i for i in range(defaults.TUNE_SEEDS)],
-        judge_seeds=[defaults.FIRST_JUDGE_SEED + i for i in range(request.seeds)],
+        tune_seeds=request.tune_seeds, judge_seeds=request.judge_seeds,
         match=request.match, machine=dict(machine), workers=workers,
         budget={"minutes": request.minutes,
                 "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}},

@@ -23,6 +23,7 @@ class Difference(Record, frozen=True, kw_only=True):
     seeds: int
     interval_confidence: float | None = None
     p_value_uncorrected: float | None = None
+    standard_error: float | None = None
 
     def __float__(self) -> float:
         return self.mean
@@ -71,6 +72,7 @@ class ArmResult(ArmVerdict, frozen=True, kw_only=True):
 
     kind: str
     formula: str | None
+    activation: str | None = None
     tuning: list[RunOfArm]
     judged: list[RunOfArm]
     hidden: int
@@ -98,6 +100,7 @@ class Rule(Record, frozen=True, kw_only=True):
     text: str
     metric: str = "bits_per_byte"
     correction: str = "holm"
+    method: str = "paired"
 
 
 class RunTimes(Record, frozen=True, kw_only=True):

@@ -14,13 +14,19 @@ MATCHES = ("params", "time", "width")
 
 @dataclass(frozen=True)
 class Arm:
-    """One activation with the width its blocks get; ``formula`` only for one that the user defined."""
+    """One activation with the width its blocks get; ``formula`` only for one that the user defined.
+
+    ``stream`` names the random stream of its feed-forward weights: arms of one stream and shape begin with the same
+    weights. By default it is the kind. ``activation`` is the activation's name where the arm is called otherwise.
+    """
 
     name: str
     kind: str
     hidden: int
     parameters: int
     formula: str | None = None
+    stream: str | None = None
+    activation: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class Request:
 
     ``model``: layers, dim, heads, kv_heads, context, vocabulary. ``data``: sha256, tokenizer, description, and
     what else is known of it (``train_tokens`` limits the length of runs). ``steps`` fixes the length of judged
-    runs, which else is as long as ``minutes`` allow. Raises UserError for values that make no study.
+    runs, which else is as long as ``minutes`` allow. ``replicate`` numbers studies that differ in their seeds alone.
+    Raises UserError for values that make no study.
     """
 
     arms: Sequence[Arm]
@@ -45,6 +52,7 @@ class Request:
     margin: float = defaults.MARGIN_BITS_PER_BYTE
     confidence: float = defaults.CONFIDENCE
     batch: int = defaults.BATCH
+    replicate: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -67,6 +75,7 @@ class Request:
         self._check("margin", 0 <= self.margin < math.inf, "be zero or more")
         self._check("confidence", 0 < self.confidence < 1, "lie between 0 and 1")
         self._check("batch", self.batch >= 1, "be positive")
+        self._check("replicate", self.replicate >= 0, "be zero or more")
 
     def _check(self, name: str, good: bool, must: str) -> None:
         if not good:
@@ -80,7 +89,18 @@ class Request:
         """Return one configuration an arm, to measure its speed with."""
         recipe = {"steps": 100, "batch": self.batch, "learning_rate": self.learning_rate} | dict(self.training)
         return {arm.name: trial_config(arm, self.model, self.data, recipe, machine, "judge",
-                                       defaults.FIRST_JUDGE_SEED) for arm in self.arms}
+                                       self.judge_seeds[0]) for arm in self.arms}
+
+    @property
+    def judge_seeds(self) -> list[int]:
+        """The seeds of judged runs; no other replicate has any of them."""
+        return [defaults.SEEDS_APART * self.replicate + defaults.FIRST_JUDGE_SEED + i for i in range(self.seeds)]
+
+    @property
+    def tune_seeds(self) -> list[int]:
+        """The seeds of tuning runs; no judged run has any of them."""
+        first = defaults.SEEDS_APART * self.replicate + defaults.FIRST_TUNE_SEED
+        return [first + i for i in range(defaults.TUNE_SEEDS)]
 
     @property
     def tokens_per_step(self) -> int:
@@ -89,10 +109,15 @@ class Request:
 
 
 def trial_config(arm: Arm, model: Mapping[str, Any], data: Mapping[str, Any], training: Mapping[str, Any],
-                 machine: Mapping[str, Any], purpose: str, seed: int) -> dict[str, Any]:
-    """Return a trial's configuration; ``purpose`` is "tune" or "judge"."""
-    return {
-        "format": 1, "purpose": purpose, "activation": {"name": arm.name, "formula": arm.formula},
+                 machine: Mapping[str, Any], purpose: str, seed: int, version: int = 2) -> dict[str, Any]:
+    """Return a trial's configuration; ``purpose`` is "tune" or "judge".
+
+    ``version`` 1 is that of studies from before random streams had names; it serves to find their records.
+    """
+    config = {
+        "format": version, "purpose": purpose,
+        "activation": {"name": arm.activation or arm.name, "formula": arm.formula},
         "model": {**model, "hidden": arm.hidden},
         "data": {"sha256": data["sha256"], "tokenizer": data["tokenizer"]},
         "training": dict(training), "seed": seed, "machine": dict(machine)}
+    return config if version == 1 else config | {"streams": {"feed_forward": arm.stream or arm.kind}}

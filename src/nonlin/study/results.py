@@ -7,6 +7,7 @@ from typing import Any
 from nonlin.study import verdict
 from nonlin.study.advice import advice, remarks, winner
 from nonlin.study.plan import Plan
+from nonlin.study.response import Run
 from nonlin.study.tuning import Records, Tuning, complete, judge_trials, tune_trials, tuning
 
 _COLUMNS = ("name", "kind", "verdict", "bits_per_byte", "standard_deviation", "difference", "low", "high",
@@ -24,7 +25,8 @@ def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None 
     """
     states = {arm["name"]: tuning(plan, arm["name"], records) for arm in plan.arms}
     runs = {arm: _judged_losses(plan, arm, state, records) for arm, state in states.items()}
-    verdicts = verdict.judge(plan.rule, runs, plan.baseline)
+    verdicts = verdict.judge(plan.rule, runs, plan.baseline, {
+        arm: _responses(plan, arm, state, records) for arm, state in states.items()})
     arms = [_arm(plan, arm, states[arm["name"]], verdicts[arm["name"]], records) for arm in plan.arms]
     done = complete(plan, records)
     status = "complete" if done else "interrupted" if interrupted else "partial"
@@ -54,6 +56,16 @@ def _judged_losses(plan: Plan, arm: str, state: Tuning, records: Records) -> dic
     return {t.seed: _loss(records[t.key]) for t in judge_trials(plan, arm, records) if t.key in records}
 
 
+def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Run]:
+    """An arm's finished runs, judged and tuned near its best rate, as the response model takes them."""
+    found = [(t, True) for t in judge_trials(plan, arm, records)]
+    found += [(t, False) for t in tune_trials(plan, arm, state.near)]
+    finished = [(t, judged) for t, judged in found if t.key in records and records[t.key]["status"] == "finished"]
+    step = math.log(plan.learning_rate_factor)
+    return [Run(t.seed, math.log(t.learning_rate) / step, records[t.key]["bits_per_byte"], judged)
+            for t, judged in finished]
+
+
 def _loss(record: Mapping[str, Any]) -> float | None:
     return record["bits_per_byte"] if record["status"] == "finished" else None
 
@@ -70,7 +82,8 @@ def _arm(plan: Plan, arm: Mapping[str, Any], state: Tuning, found: verdict.Verdi
     measured = {key: _mean(r.get(key) for r in finished) for key in ("spike_score", "dead_share", "sparsity")}
     layers = _mean_layers(finished)
     return {
-        "name": name, "kind": arm["kind"], "formula": arm["formula"], "verdict": found.verdict, "reason": reason,
+        "name": name, "kind": arm["kind"], "formula": arm["formula"],
+        "activation": arm.get("activation") or name, "verdict": found.verdict, "reason": reason,
         "bits_per_byte": found.mean, "standard_deviation": _deviation([r["bits_per_byte"] for r in finished]),
         "difference": found.difference, "seeds_needed": found.seeds_needed,
         "learning_rate": state.best, "learning_rate_at_edge": state.at_edge,
@@ -119,7 +132,7 @@ def _sensitivity(plan: Plan, arm: str, state: Tuning, records: Records) -> float
     for t in tune_trials(plan, arm, plan.learning_rates):
         start, loss = records[t.key]["initial_bits_per_byte"], _loss(records[t.key])
         capped.append(start if loss is None else loss if start is None else min(loss, start))
-    best = state.losses[state.rates.index(state.best)]
+    best = min(loss for loss in state.losses if loss is not None)
     mean = _mean(capped)
     return None if mean is None or best is None else mean - best
 

@@ -26,6 +26,11 @@ class Effect:
     standard_deviation: float
     seeds: int
 
+    @property
+    def standard_error(self) -> float:
+        """The standard error of the mean."""
+        return self.standard_deviation / math.sqrt(self.seeds)
+
 
 def paired_effect(differences: Sequence[float], confidence: float = 0.95) -> Effect:
     """Return the mean difference with Student's interval and two-sided p-value.
@@ -48,12 +53,56 @@ def paired_effect(differences: Sequence[float], confidence: float = 0.95) -> Eff
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (values.size - 1))
     if np.all(values == values[0]):  # rounding in the mean must not invent a spread
         mean, sd = float(values[0]), 0.0
-    half = half_width(sd, values.size, confidence)
-    if sd == 0.0:
-        p_value = 1.0 if mean == 0.0 else 0.0
-    else:
-        p_value = float(2 * special.stdtr(values.size - 1, -abs(mean) / sd * math.sqrt(values.size)))
-    return Effect(mean, mean - half, mean + half, confidence, p_value, sd, int(values.size))
+    return effect_of(mean, sd / math.sqrt(values.size), int(values.size), confidence)
+
+
+def effect_of(mean: float, error: float, seeds: int, confidence: float) -> Effect:
+    """Return the effect of a mean with its standard error: Student's, with one degree of freedom less than seeds.
+
+    >>> effect_of(0.02, 0.01, 5, 0.95).p_value < 0.13
+    True
+    """
+    sd = error * math.sqrt(seeds)
+    half = half_width(sd, seeds, confidence)
+    p_value = float(mean == 0.0) if error == 0.0 else float(2 * special.stdtr(seeds - 1, -abs(mean) / error))
+    return Effect(mean, mean - half, mean + half, confidence, p_value, sd, seeds)
+
+
+def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a share, of Clopper and Pearson (1934).
+
+    >>> low, high = share_interval(4, 16)
+    >>> round(low, 2), round(high, 2)
+    (0.07, 0.52)
+    """
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(count, total - count + 1, tail)) if count else 0.0
+    high = float(special.betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    return low, high
+
+
+def median(values: Sequence[float]) -> float | None:
+    """Return the median; None where there is nothing."""
+    return float(np.median(values)) if len(values) else None
+
+
+def detectable(sd: float | None, seeds: int, margin: float, confidence: float = 0.95, wanted: float = 0.8
+               ) -> float | None:
+    """Return the true difference that the rule calls better or worse with probability ``wanted``.
+
+    ``sd`` is the standard deviation of paired differences; None where it is unknown.
+
+    >>> 0.006 < detectable(0.01, 16, margin=0.005) < 0.009
+    True
+    """
+    if sd is None:
+        return None
+    low, high = 0.0, margin + 100 * sd + 1e-9
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = power(middle, sd, seeds, margin, confidence).better_or_worse >= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def half_width(sd: float, seeds: int, confidence: float) -> float:

@@ -31,7 +31,7 @@ from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 # What a study's folder may hold before its plan is written.
-_KNOWN = {"data", "trials", "running"}
+_KNOWN = {"data", "trials", "running", "machine.json", "studies", "calibration.json"}
 
 
 class DamagedRecord(Exception):

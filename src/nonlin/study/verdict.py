@@ -1,12 +1,12 @@
 """The rule that turns judged runs into verdicts; it is written into the plan before the first run."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nonlin.errors import UserError, rule
-from nonlin.study import defaults, statistics
+from nonlin.study import defaults, response, statistics
 
 #: Bits per byte by judged seed; None where the run diverged.
 Runs = Mapping[int, float | None]
@@ -26,17 +26,35 @@ class Verdict:
 def rule_text(margin: float, confidence: float, seeds: int) -> str:
     """Return the rule in words."""
     return (
-        f"Each activation is compared with the baseline on {seeds} seeds, by the paired difference in bits "
-        f"per byte on held-out text, each at the learning rate that its tuning chose. The test for a difference is "
-        f"Student's at {100 * confidence:g} % confidence, corrected by Holm across the activations, and an interval is "
-        f"that of its test. Better or worse: the interval lies wholly on one side of zero and the measured mean "
-        f"difference exceeds {margin:g}. Tie: the interval lies within ±{margin:g}. Undecided: anything else. "
-        "A judged run that diverges makes its activation worse; where runs of the baseline diverge too, undecided, "
-        "unless all of them do and none of the activation's: then better.")
+        "Each activation is compared with the baseline, each at its own best learning rate, by bits per byte on "
+        "held-out text. Near its best rate an activation's loss is a parabola over the log of the rate. One model, of "
+        "an effect of each seed, a level and a slope of each activation and a common curvature, is fitted to "
+        f"{seeds} judged seeds and to the tuning runs at the best rates. The difference is that of the parabolas' "
+        "least values; its standard error is the jackknife's over seeds, so that it covers the choice of the rate. "
+        f"The test is Student's with {seeds - 1} degrees of freedom at {100 * confidence:g} % confidence, corrected by "
+        "Holm across the activations, and an interval is that of its test. Better or worse: the interval lies wholly "
+        f"on one side of zero and the measured difference exceeds {margin:g}. Tie: the interval lies within "
+        f"±{margin:g}. Undecided: anything else. A judged run that diverges makes its activation worse; where runs of "
+        "the baseline diverge too, undecided, unless all of them do and none of the activation's: then better.")
 
 
-def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str) -> dict[str, Verdict]:
-    """Return the verdict of each arm by the rule {"margin", "confidence", "seeds"}.
+def calibration_text() -> str:
+    """Return the evidence behind the rule, in words: how often it was wrong where nothing differed."""
+    parts = []
+    for model, studies, false in defaults.CALIBRATION:
+        low, high = statistics.share_interval(false, studies)
+        parts.append(f"{false} of {studies} A/A studies ({model}) had a false verdict (95 % interval {low:.0%} to "
+                     f"{high:.0%})")
+    return "The rule was tried on identical activations: " + "; ".join(parts) + ". Your own set-up: --aa N."
+
+
+def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
+          responses: Mapping[str, Sequence[response.Run]] | None = None) -> dict[str, Verdict]:
+    """Return the verdict of each arm by the rule {"margin", "confidence", "seeds", "method"}.
+
+    With the method "response", ``responses`` has each arm's finished runs, those of tuning at the rates near its best
+    among them (:mod:`nonlin.study.response`). Rules without a method, of older studies, take the paired differences of
+    the judged runs as they are.
 
     An arm with fewer judged runs than the rule's seeds is undecided whatever its numbers say: looking early
     and stopping on a good look would find winners where there are none.
@@ -50,19 +68,32 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str) -> 
     if baseline not in runs:
         raise UserError(rule("judge", "baseline", f"be one of the arms ({', '.join(runs)})", baseline,
                              "Name one of the arms."))
-    effects = _effects(rule_, runs, baseline)
+    effects = _corrected(rule_, _effects(rule_, runs, baseline, responses))
     return {arm: _verdict(rule_, arm, runs, baseline, effects.get(arm)) for arm in runs}
 
 
-def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str
-             ) -> dict[str, tuple[statistics.Effect, float]]:
-    """Paired effects with Holm's intervals and p-values, of all arms that have two or more pairs."""
+def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
+             responses: Mapping[str, Sequence[response.Run]] | None) -> dict[str, statistics.Effect | None]:
+    """Each arm's difference to the baseline; None where fewer than two pairs are there."""
     pairs = {arm: _differences(runs[arm], runs[baseline]) for arm in runs if arm != baseline}
-    # An arm that cannot be tested stays in the family: how many arms diverged must not sharpen the others' test.
-    p_values = [statistics.paired_effect(found).p_value if len(found) >= 2 else 1.0 for found in pairs.values()]
+    enough = [arm for arm, found in pairs.items() if len(found) >= 2]
+    if rule_.get("method") == "response" and enough:
+        assert responses is not None
+        found = response.differences({arm: responses[arm] for arm in (baseline, *enough)}, baseline)
+    else:
+        found = {arm: statistics.paired_effect(pairs[arm]) for arm in enough}
+    return {arm: found.get(arm) for arm in pairs}
+
+
+def _corrected(rule_: Mapping[str, Any], effects: Mapping[str, statistics.Effect | None]
+               ) -> dict[str, tuple[statistics.Effect, float]]:
+    """Holm's intervals and p-values. An arm that cannot be tested stays in the family: how many arms diverged must
+    not sharpen the others' test."""
+    p_values = [effect.p_value if effect else 1.0 for effect in effects.values()]
     levels = statistics.holm_confidences(p_values, rule_["confidence"])
-    return {arm: (statistics.paired_effect(found, level), p_value) for (arm, found), level, p_value
-            in zip(pairs.items(), levels, statistics.holm(p_values), strict=True) if len(found) >= 2}
+    return {arm: (statistics.effect_of(effect.mean, effect.standard_error, effect.seeds, level), p_value)
+            for (arm, effect), level, p_value in zip(effects.items(), levels, statistics.holm(p_values), strict=True)
+            if effect}
 
 
 def _differences(runs: Runs, baseline: Runs) -> list[float]:
@@ -80,7 +111,8 @@ def _verdict(rule_: Mapping[str, Any], arm: str, runs: Mapping[str, Runs], basel
         difference = {
             "mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": rule_["confidence"],
             "interval_confidence": effect.confidence, "p_value": p_value,
-            "p_value_uncorrected": effect.p_value, "seeds": effect.seeds}
+            "p_value_uncorrected": effect.p_value, "seeds": effect.seeds,
+            "standard_error": effect.standard_error}
     forced = _forced(rule_["seeds"], arm, runs, baseline)
     if forced is not None:
         return Verdict(forced[0], mean, difference, None, forced[1])

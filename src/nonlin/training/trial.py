@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from nonlin import streams
 from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
 from nonlin.files import finite
@@ -36,7 +37,8 @@ def build_model(config: dict[str, Any]) -> LanguageModel:
     """Return the untrained model of a configuration, on its device."""
     settings = config["machine"]
     chosen = engine(settings["engine"], settings["dtype"])
-    model = LanguageModel(ModelConfig(**config["model"]), definition_of(config), chosen, config["seed"])
+    model = LanguageModel(ModelConfig(**config["model"]), definition_of(config), chosen, config["seed"],
+                          config.get("streams", {}).get("feed_forward"))  # older studies name none
     return model.to(settings.get("device", "cpu"))
 
 
@@ -54,7 +56,6 @@ class Run:
     def __init__(self, config: dict[str, Any], dataset: Dataset):
         self.config, self.dataset, self.recipe = config, dataset, config["training"]
         machine.prepare_process(config["machine"]["threads"])
-        torch.manual_seed(config["seed"])
         self.devices = devices_of(config)
         self.model = build_model(config)
         self.devices.wrap(self.model)
@@ -300,7 +301,7 @@ def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, t
            seed: int = 0) -> str:
     """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest."""
     model, dataset = load_trained(trial_dir), Dataset(dataset_dir)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(streams.torch_seed("sampling", seed))
     tokens = list(dataset.encode(prompt)) or list(dataset.encode("\n"))
     start = len(tokens) if prompt else 0
     for _ in range(length):

@@ -1,0 +1,146 @@
+"""A/A studies: what a verdict is worth with a person's own set-up.
+
+Every arm of an A/A study is the same activation, under another name and with a random stream of its own for the
+feed-forward weights. It is tuned and judged as any study is. All that it calls better or worse is false.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nonlin.comparison import Asked, changes, environment_of, requested
+from nonlin.errors import Interrupted, UserError, rule
+from nonlin.progress import listener
+from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study, statistics
+from nonlin.study.engines import Engine, EngineChoice, ask
+from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.study.store import finite, write_json
+
+_FILE = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What A/A studies showed; ``false`` of ``studies`` have a false verdict.
+
+    ``low`` to ``high`` is the exact 95 % interval (Clopper and Pearson) of the share of such studies. ``half_width``
+    is the median half width of the intervals in bits per byte, ``detectable`` the difference that this set-up calls
+    better or worse with a probability of 80 %.
+    """
+
+    directory: Path
+    studies: int
+    false: int
+    low: float
+    high: float
+    half_width: float | None
+    detectable: float | None
+    stated: float
+    results: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the numbers as JSON values, a row a study."""
+        return {"format": 1, "studies": self.studies, "false": self.false, "low": self.low, "high": self.high,
+                "half_width": self.half_width, "detectable": self.detectable, "stated": self.stated,
+                "results": self.results}
+
+    def __str__(self) -> str:
+        told = (f"{self.false} of {self.studies} A/A studies have a false verdict: {self.false / self.studies:.0%} "
+                f"(95 % interval {self.low:.0%} to {self.high:.0%}); the rule states at most {self.stated:.0%}.")
+        if self.detectable is None:
+            return told
+        return told + (f" This set-up sees a difference of {self.detectable:.3f} bits per byte four times in five; its "
+                       f"intervals reach {self.half_width:.3f} to each side.")
+
+
+def calibrate(asked: Asked, studies: int, out: Path | None = None, *, engine: EngineChoice | None = None,
+              progress: bool = True) -> Calibration:
+    """Run a set-up as A/A studies of its baseline and return how often a verdict was false.
+
+    ``asked`` is the set-up, as :func:`nonlin.compare` takes it; its activations decide the number of arms. Finished
+    runs are kept: the same call continues, and a larger number of ``studies`` adds to those that are there.
+    Raises UserError for values that make no study; Interrupted at Ctrl-C.
+    """
+    if studies < 1:
+        raise UserError(rule("compare", "aa", "be 1 or more", studies, "Use --aa 20 for a first look."))
+    request, root = requested(asked, out)
+    shown = listener(progress)
+    with open_engine(engine or EngineChoice(), root.directory) as opened:
+        environment = ask(opened, {"do": "describe"})
+        machine, speeds, steps = _measured(root, request, opened, environment)
+        request = replace(request, minutes=None, steps=steps)
+        for line in changes(machine.get("made_on", {}), environment):
+            shown.say(line)
+        found = []
+        for number in range(studies):
+            plan = aa_plan(request, number, speeds, machine, opened.total())
+            store = Store(root.directory / "studies" / f"aa-{number + 1:04d}")
+            results = _finished(store, plan)
+            if results is None:
+                shown.say(f"A/A study {number + 1} of {studies}")
+                with shown:
+                    results = finite(run_study(plan, store, opened, shown, environment))
+                if results["status"] == "interrupted":
+                    raise Interrupted(f"Stopped; every finished run is kept in {root.directory}. The same call "
+                                      "continues.", None)
+            found.append(results)
+    made = summary(root.directory, found, request)
+    write_json(root.directory / _FILE, made.as_dict() | {"plan": plan.as_dict(), "environment": environment})
+    return made
+
+
+def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any]) -> tuple[Any, Any, int]:
+    """Return the machine's settings, the speeds and the length of judged runs; measured at the first call, and kept."""
+    path = root.directory / "machine.json"
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        engine.fit(kept["machine"]["device"], environment, None)
+        return kept["machine"], kept["speeds"], request.steps or kept["steps"]
+    first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
+    machine = choose_machine(engine, first, environment)
+    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
+    machine |= {"made_on": environment_of(environment)}
+    steps = make_plan(request, speeds, machine, engine.total()).training["judge_steps"]
+    write_json(path, {"machine": machine, "speeds": speeds, "steps": steps})
+    return machine, speeds, steps
+
+
+def _finished(store: Store, plan: Plan) -> dict[str, Any] | None:
+    path = store.directory / "results.json"
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if found["status"] == "complete" and found["plan"]["hash"] == plan.hash else None
+
+
+def aa_plan(request: Request, number: int, speeds: Mapping[str, Any], machine: Mapping[str, Any], workers: int) -> Plan:
+    """Return the plan of one A/A study: as many arms as the request has, all its baseline, each with its own stream."""
+    base = next(arm for arm in request.arms if arm.name == request.baseline)
+    arms = [replace(base, name=f"{base.name}-{i + 1}", activation=base.name, stream=f"{base.name}-{i + 1}")
+            for i in range(len(request.arms))]
+    twins = replace(request, arms=arms, baseline=arms[0].name, replicate=number + 1,
+                    training={**request.training, "keep_weights": False})
+    return make_plan(twins, {arm.name: speeds[base.name] for arm in arms}, machine, workers, f"aa-{number + 1:04d}")
+
+
+def summary(directory: Path, found: list[dict[str, Any]], request: Request) -> Calibration:
+    """Return what the results of A/A studies show together."""
+    rows, widths, spreads = [], [], []
+    for results in found:
+        others = [arm for arm in results["arms"] if arm["name"] != results["baseline"]]
+        rows.append({"name": results["name"], "verdicts": {arm["name"]: arm["verdict"] for arm in others},
+                     "differences": {arm["name"]: (arm["difference"] or {}).get("mean") for arm in others},
+                     "p_values": {arm["name"]: (arm["difference"] or {}).get("p_value") for arm in others},
+                     "learning_rates": {arm["name"]: arm["learning_rate"] for arm in results["arms"]}})
+        for arm in others:
+            if arm["difference"]:
+                widths.append((arm["difference"]["high"] - arm["difference"]["low"]) / 2)
+                spreads.append(arm["difference"]["standard_error"] * arm["difference"]["seeds"] ** 0.5)
+    false = sum(any(v in ("better", "worse") for v in row["verdicts"].values()) for row in rows)
+    low, high = statistics.share_interval(false, len(rows))
+    level = 1 - (1 - request.confidence) / max(1, len(request.arms) - 1)
+    seen = statistics.detectable(statistics.median(spreads), request.seeds, request.margin, level, defaults.POWER)
+    return Calibration(directory, len(rows), false, low, high, statistics.median(widths), seen,
+                       1 - request.confidence, rows)

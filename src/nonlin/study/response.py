@@ -1,0 +1,104 @@
+"""Differences of activations each at its own best learning rate, from tuning and judged runs together.
+
+Near an arm's best rate its loss is a parabola over the log of the rate. One linear model describes all runs of a
+study: an effect of each seed, which all arms share; a level and a slope of each arm; one curvature. Each arm's
+parabola has its least value at its vertex, and the differences of these least values are what verdicts are about.
+Leaving out one seed after another (the jackknife) gives their standard errors, so the choice of the rate, made from
+the same runs, is part of the error.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nonlin.study.statistics import Effect, effect_of
+
+_REACH = 0.5  # grid steps from an arm's judged rate to its vertex, at most: the judged rate is a vertex within as much
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its seed, its learning rate in grid steps (logarithms), its loss in bits per byte."""
+
+    seed: int
+    rate: float
+    loss: float
+    judged: bool
+
+
+def differences(runs: Mapping[str, Sequence[Run]], baseline: str, confidence: float = 0.95) -> dict[str, Effect]:
+    """Return each arm's difference to the baseline with its interval and p-value, by arm.
+
+    ``runs``: each arm's judged runs, all at one rate, and the tuning runs at the rates near it. Intervals are
+    Student's with one degree of freedom less than there are judged seeds. An arm whose runs equal the baseline's to
+    the last bit has a difference of exactly zero.
+
+    Source of the jackknife: Efron and Stein, "The jackknife estimate of variance", 1981.
+
+    >>> base = [Run(s, 0.0, 2.0 + 0.01 * s, True) for s in range(5)]
+    >>> better = [Run(r.seed, r.rate, r.loss - 0.1 + 0.001 * (r.seed % 2), True) for r in base]
+    >>> found = differences({"gelu": base, "swiglu": better, "twin": base}, "gelu")
+    >>> round(found["swiglu"].mean, 4), found["twin"].mean, found["twin"].p_value
+    (-0.0996, 0.0, 1.0)
+    """
+    model = _Model(runs)
+    whole = model.minima(None)
+    seeds = model.clusters()
+    left_out = [model.minima(seed) for seed in seeds]
+    found = {}
+    for arm in runs:
+        if arm == baseline:
+            continue
+        mean = whole[arm] - whole[baseline]
+        pseudo = [len(seeds) * mean - (len(seeds) - 1) * (part[arm] - part[baseline]) for part in left_out]
+        center = math.fsum(pseudo) / len(pseudo)
+        error = math.sqrt(math.fsum((p - center) ** 2 for p in pseudo) / (len(pseudo) - 1) / len(pseudo))
+        if sorted(map(_key, runs[arm])) == sorted(map(_key, runs[baseline])):
+            mean = error = 0.0  # not what rounding left
+        judged = len({run.seed for run in runs[arm] if run.judged})
+        found[arm] = effect_of(mean, error, judged, confidence)
+    return found
+
+
+def _key(run: Run) -> tuple[int, float, float]:
+    return run.seed, run.rate, run.loss
+
+
+class _Model:
+    """The least-squares fit; its columns: level and slope by arm, the curvature, effects of seeds that sum to zero."""
+
+    def __init__(self, runs: Mapping[str, Sequence[Run]]):
+        self.arms = list(runs)
+        rows = [(i, run) for i, arm in enumerate(self.arms) for run in runs[arm]]
+        self.seeds = sorted({run.seed for _, run in rows})
+        self._judged = {run.seed for _, run in rows if run.judged}
+        self.seed = np.array([run.seed for _, run in rows])
+        self.loss = np.array([run.loss for _, run in rows])
+        center = [np.mean([run.rate for run in runs[arm] if run.judged]) for arm in self.arms]
+        count = len(self.arms)
+        self.design = np.zeros((len(rows), 2 * count + len(self.seeds)))
+        for row, (i, run) in enumerate(rows):
+            place = run.rate - center[i]
+            self.design[row, i], self.design[row, count + i], self.design[row, 2 * count] = 1.0, place, place**2
+            for column, seed in enumerate(self.seeds[1:], 2 * count + 1):
+                self.design[row, column] = float(run.seed == seed) - float(run.seed == self.seeds[0])
+
+    def clusters(self) -> list[int]:
+        """The seeds to leave out one by one; a lone tuning seed stays, since without it no slope is known."""
+        tuning = [seed for seed in self.seeds if seed not in self._judged]
+        return [seed for seed in self.seeds if seed in self._judged or len(tuning) > 1]
+
+    def minima(self, without: int | None) -> dict[str, float]:
+        """Return each arm's least loss, fitted without the runs of one seed."""
+        kept = self.seed != without
+        design, count = self.design[kept], len(self.arms)
+        used = np.flatnonzero(design.any(0))  # columns without a number have no estimate: their effect is zero
+        fitted = np.zeros(design.shape[1])
+        fitted[used] = np.linalg.lstsq(design[:, used], self.loss[kept], rcond=None)[0]
+        bend = fitted[2 * count]
+        slopes = fitted[count:2 * count]
+        places = np.clip(-slopes / (2 * bend), -_REACH, _REACH) if bend > 0 else np.zeros(count)
+        least = fitted[:count] + slopes * places + bend * places**2
+        return {arm: float(value) for arm, value in zip(self.arms, least, strict=True)}

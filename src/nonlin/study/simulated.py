@@ -1,0 +1,141 @@
+"""Studies of simulated runs with known truths: what the rule of the verdicts gets right, without training anything.
+
+A run's loss is its activation's parabola (with a cubic part) over the log of the learning rate, plus noise of the
+seed, of the seed at that rate, of the activation at that seed, and of the run alone.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from nonlin import streams
+from nonlin.study.plan import Plan, make_plan
+from nonlin.study.request import Arm, Request
+from nonlin.study.results import results
+from nonlin.study.schedule import Schedule
+from nonlin.study.tuning import Trial
+
+
+@dataclass(frozen=True)
+class World:
+    """Truths and noise, in bits per byte; rates count in grid steps from the middle of the grid.
+
+    ``effects``: each arm's least loss, less the first arm's. ``places``: how far each arm's best rate may lie from the
+    others'; ``shared``: how far they may all lie from the middle. ``bends``: the standard deviation of the logarithm of
+    each arm's curvature. ``kept_share``: the part of an arm's noise at a seed that is the same at all rates.
+    ``growth``: of an arm's noise, a grid step. ``tails``: Student's degrees of freedom of the noise, None for normal.
+    """
+
+    effects: Sequence[float] = (0.0,) * 6
+    curvature: float = 0.035
+    cubic: float = 0.004
+    places: float = 0.0
+    shared: float = 0.5
+    bends: float = 0.0
+    seed_noise: float = 0.02
+    arm_noise: float = 0.010
+    kept_share: float = 0.3
+    growth: float = 1.25
+    tails: float | None = None
+
+
+#: The default model of 2 × 96 and 500 steps, and 1 × 48 and 300 steps, as measured (docs/log.md).
+DEFAULT, SMALL = World(), World(curvature=0.038, seed_noise=0.025, arm_noise=0.024)
+
+
+def plan(arms: int, seeds: int = 8) -> Plan:
+    """Return the plan of a study of so many arms, of which nothing will be trained."""
+    model = {"layers": 1, "dim": 48, "heads": 3, "kv_heads": 3, "context": 64, "vocabulary": 256}
+    made = [Arm(f"arm-{i}", "pointwise", 192, 100_000, activation="gelu", stream=f"arm-{i}") for i in range(arms)]
+    request = Request(made, "arm-0", model, {"sha256": "0" * 64, "tokenizer": "bytes"}, minutes=None, steps=300,
+                      seeds=seeds)
+    return make_plan(request, {arm.name: 1e5 for arm in made}, {"engine": "torch"})
+
+
+class _Runs:
+    """The losses of one simulated study, drawn as they are asked for."""
+
+    def __init__(self, world: World, plan: Plan, number: int):
+        self.world, self.random = world, streams.generator("simulated study", number)
+        self.names = {arm["name"]: i for i, arm in enumerate(plan.arms)}
+        self.middle, self.factor = plan.learning_rates[len(plan.learning_rates) // 2], plan.learning_rate_factor
+        count = len(self.names)
+        common = self.random.uniform(-world.shared, world.shared)
+        self.best = common + self.random.uniform(-1, 1, count) * world.places
+        self.bend = world.curvature * np.exp(world.bends * self.random.standard_normal(count))
+        self.drawn: dict[Any, Any] = {}
+
+    def noise(self, *key: Any) -> float:
+        """Return a number of unit variance, the same for the same key."""
+        if key not in self.drawn:
+            tails = self.world.tails
+            self.drawn[key] = float(self.random.standard_normal() if tails is None else
+                                    self.random.standard_t(tails) * math.sqrt((tails - 2) / tails))
+        return self.drawn[key]
+
+    def loss(self, trial: Trial) -> float:
+        """Return a trial's bits per byte."""
+        w, arm = self.world, self.names[trial.arm]
+        place = math.log(trial.learning_rate / self.middle) / math.log(self.factor)
+        far = place - self.best[arm]
+        seed = math.sqrt(0.5) * (self.noise(trial.seed) + self.noise(trial.seed, place))
+        own = (math.sqrt(w.kept_share) * self.noise(trial.arm, trial.seed)
+               + math.sqrt(1 - w.kept_share) * self.noise(trial.arm, trial.seed, place))
+        return (2.5 + w.effects[arm] + self.bend[arm] * far**2 + w.cubic * far**3 + w.seed_noise * seed
+                + w.arm_noise * w.growth**place * own)
+
+
+def study(world: World, plan: Plan, number: int) -> dict[str, Any]:
+    """Return the results of a study whose runs are the world's, the ``number``-th of them."""
+    runs, schedule = _Runs(world, plan, number), Schedule(plan)
+    waiting = list(schedule.first)
+    while waiting:
+        trial = waiting.pop()
+        waiting += schedule.add(trial.key, _record(runs.loss(trial)))
+    return results(plan, schedule.records)
+
+
+def _record(loss: float) -> dict[str, Any]:
+    return {"status": "finished", "bits_per_byte": loss, "initial_bits_per_byte": 8.0, "parameters": 1,
+            "flops_per_token": 1, "layers": None, "timing": {"seconds": 0.0}}
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares over simulated studies: with a false verdict, of intervals that cover the truth, of effects found.
+
+    ``error``: the root mean square error of the differences, in bits per byte.
+    """
+
+    false: float
+    covered: float
+    found: float
+    error: float
+
+
+def rates(world: World, plan: Plan, studies: int) -> Rates:
+    """Return how a plan's rule does in a world; a verdict is false where its sign is not the truth's."""
+    false, covered, found, errors = 0, [], [], []
+    for number in range(studies):
+        wrong = False
+        for arm, truth in zip(study(world, plan, number)["arms"][1:], list(world.effects)[1:], strict=True):
+            difference = arm["difference"]
+            errors.append(difference["mean"] - truth)
+            covered.append(difference["low"] <= truth <= difference["high"])
+            decided = arm["verdict"] in ("better", "worse")
+            right = (arm["verdict"] == "better") == (truth < 0) and truth != 0
+            wrong |= decided and not right
+            if truth:
+                found.append(decided and right)
+        false += wrong
+    return Rates(false / studies, float(np.mean(covered)), float(np.mean(found)) if found else math.nan,
+                 float(np.sqrt(np.mean(np.square(errors)))))
+
+
+def older(plan: Plan) -> Plan:
+    """Return the plan by the former rule: the grid's best rate, and Student's test of the judged runs alone."""
+    rule = {key: value for key, value in plan.rule.items() if key != "method"}
+    return replace(plan, rule=rule)
