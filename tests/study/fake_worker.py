@@ -8,6 +8,7 @@ FAKE_DIE_ALWAYS, FAKE_FULL (runs that find the disk full), FAKE_FAIL (TYPE:FOLDE
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def loss_of(config):
     limit = float(os.environ.get("FAKE_DIVERGE_ABOVE", "0.5"))
     if rate > limit or name == "exploding":
         return None
-    far = abs(rate / 0.01 - 1) * 0.02
+    far = 0.02 * math.log2(rate / 0.01) ** 2
     scale = float(os.environ.get("FAKE_NOISE", "0.001"))
     return 2.0 + EFFECT.get(name, 0.0) + far + 0.02 * noise(seed) + scale * noise(name, seed)
 

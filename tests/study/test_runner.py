@@ -48,7 +48,7 @@ def test_files(tmp_path, whole):
     assert rows[0].startswith("name,kind,verdict,bits_per_byte") and len(rows) == 5
     folder = load(tmp_path)
     for key, (config, record) in folder.trials().items():
-        assert record["config_hash"] == key and config["format"] == 1
+        assert record["config_hash"] == key and config["format"] == 2
         there = {p.name for p in (tmp_path / "trials" / key).iterdir()}
         assert {"config.json", "result.json", "metrics.jsonl"} <= there
     assert not (tmp_path / "running").exists()

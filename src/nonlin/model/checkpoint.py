@@ -131,9 +131,12 @@ def import_model(folder: str | Path, engine: TorchEngine | None = None) -> Langu
 
 
 def _must_be_there(config: ModelConfig, definition: Definition, numbers: int) -> None:
-    """Raise ValueError where the model would be larger than what is stored of it, before its memory is taken."""
+    """Raise ValueError where the model would be much larger than its files, before its memory is taken.
+
+    Single weights of a wrong shape are named later, by :func:`put_weights`.
+    """
     wanted = parameter_count(config, definition.gated)
-    if wanted > numbers:
+    if wanted > 2 * numbers:
         raise ValueError(f"its sizes make {wanted:,} parameters, and the files hold {numbers:,} numbers")
     if config.context * config.head_width > _POSITIONS:
         raise ValueError(f"a context of {config.context:,} tokens is beyond what nonlin's model tabulates")
