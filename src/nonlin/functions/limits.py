@@ -1,7 +1,7 @@
 """Bound the cost of a formula while it is read, by counting: nothing is computed before its size is known.
 
-The limits leave every activation of the catalog, and its gated form, well inside. What they admit is differentiated,
-described, and compiled in a few seconds.
+The limits leave every activation of the catalog, and its gated form, well inside. Formulas within them are
+differentiated, described, and compiled in a few seconds.
 """
 
 import functools

@@ -77,7 +77,8 @@ def _trained_with(record: Record) -> Iterator[Finding]:
     gain, ignorant = -best["difference_nats"], found.get("frequencies_nats")
     if ignorant is not None and min(found["loss_nats"], best["loss_nats"]) >= ignorant:
         yield _finding("info", "foreign_text", None, f"The model does not know this text: its loss is "
-                       f"{found['loss_nats']:.3f} nats a token, and the tokens' frequencies alone give {ignorant:.3f}. "
+                       f"{found['loss_nats']:.3f} nats per token, and the tokens' frequencies alone give "
+                       f"{ignorant:.3f}. "
                        "Whether it was trained with another activation cannot be told from it.",
                        "Pass text like that it was trained on, with --text.", frequencies_nats=ignorant)
     elif gain > TRAINED_WITH_NATS and gain > TRAINED_WITH_ERRORS * best["standard_error"]:

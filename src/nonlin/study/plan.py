@@ -88,8 +88,8 @@ class Plan(Sealed):
         training |= {"steps": arm[f"{purpose}_steps"], "learning_rate": learning_rate}
         if purpose == "tune":  # only its final loss counts
             training |= {"evaluations": 1, "probe_every": training["steps"]}
-        spec = Arm(**{key: arm.get(key) for key in ("name", "kind", "hidden", "parameters", "formula", "stream",
-                                                    "activation")})
+        spec = Arm(arm["name"], arm["kind"], arm["hidden"], arm["parameters"], arm["formula"], arm.get("stream"),
+                   arm.get("activation"))
         return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed, self.format)
 
     def trial_seconds(self, name: str, purpose: str) -> float:

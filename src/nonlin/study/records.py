@@ -123,6 +123,8 @@ class PlannedArm(Record, frozen=True, kw_only=True):
     parameters_relative_error: float = 0.0
     tune_steps: int | None = None
     judge_steps: int | None = None
+    stream: str | None = None
+    activation: str | None = None
 
 
 class PlanRecord(Record, frozen=True, kw_only=True):
