@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -185,16 +184,18 @@ def only_ours(path: Path) -> bool:
 @contextlib.contextmanager
 def lock(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold a lock file while the block runs; yield whether it is ours. A killed process holds nothing."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    from filelock import FileLock, Timeout
+
+    holder = FileLock(path, timeout=-1 if wait else 0, mode=0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        except BlockingIOError:
-            held = False
-        yield held
+        holder.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
-        os.close(handle)
+        holder.release()
 
 
 def printable(name: str) -> str:

@@ -43,7 +43,9 @@ def cache_folder() -> Path:
     """
     if os.environ.get("NONLIN_CACHE"):
         return Path(os.environ["NONLIN_CACHE"]) / "nonlin"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nonlin"
+    from platformdirs import user_cache_path  # here: the kernels are built before it is installed
+
+    return user_cache_path("nonlin", appauthor=False)
 
 
 def _processor() -> str:
