@@ -45,17 +45,18 @@ FAMILIES = {
     "qwen3": _of("Qwen3", "swiglu", "separate"),
     "gpt_oss": _of("GptOss", "swiglu_oai", "interleaved", num_local_experts=4, num_experts_per_tok=2,
                    layer_types=["full_attention", "full_attention"]),
-    "qwen3_moe": _of("Qwen3Moe", "swiglu", "packed", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24),
+    "qwen3_moe": _of("Qwen3Moe", "swiglu", "concatenated", num_experts=4, num_experts_per_tok=2,
+                     moe_intermediate_size=24),
     "gemma": _of("Gemma", "geglu_tanh", "separate"),
     "mistral": _of("Mistral", "swiglu", "separate"),
-    "phi3": _of("Phi3", "swiglu", "packed"),
+    "phi3": _of("Phi3", "swiglu", "concatenated"),
     "apertus": _of("Apertus", "xielu", "plain"),
     "nemotron": _of("Nemotron", "relu_squared", "plain"),
     "olmo": _of("Olmo", "swiglu", "separate"),
     "t5_v1_1": Family("T5ForConditionalGeneration", "T5Config", "geglu_tanh", "separate",
                       _T5 | {"feed_forward_proj": "gated-gelu"}, blocks=4),
     "t5": Family("T5ForConditionalGeneration", "T5Config", "relu", "plain", _T5, blocks=4),
-    "modernbert": Family("ModernBertModel", "ModernBertConfig", "geglu", "packed", SMALL | {
+    "modernbert": Family("ModernBertModel", "ModernBertConfig", "geglu", "concatenated", SMALL | {
         "cls_token_id": 1, "sep_token_id": 2, "global_attn_every_n_layers": 1}),
     "falcon": Family("FalconForCausalLM", "FalconConfig", "gelu", "plain", {
         "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}),

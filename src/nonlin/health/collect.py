@@ -106,7 +106,7 @@ class Observed:
 
     def _identify_from(self, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         """Identify a block that could not run on chosen values from its own, as far as they reach."""
-        if self.block.layout == "packed":
+        if self.block.layout == "concatenated":
             inputs = (torch.cat(inputs, -1),)
         answer = compare(self.block, tuple(x.float().cpu() for x in inputs), hidden.cpu())
         if answer.status in ("found", "ambiguous") and answer.block == self.block:

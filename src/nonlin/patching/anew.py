@@ -86,7 +86,7 @@ def differences(model: nn.Module, made: nn.Module, compared: Iterable[str] = ())
     """Return what differs between two models' parts, by path; those in ``compared`` and in them are left out.
 
     Compared are the parts and their classes, the numbers, words and functions that they keep, and the names and
-    shapes of weights. Where two parts without weights differ in class, the values that they give decide.
+    shapes of weights. Two parts without weights that differ in class are compared by the values that they give.
     """
     skip = tuple(compared)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
 
-Layout = Literal["plain", "separate", "packed", "interleaved"]
+Layout = Literal["plain", "separate", "concatenated", "interleaved"]
 Part = Literal["all", "first", "second", "even", "odd"]
 
 
@@ -73,7 +73,7 @@ class Projection:
 class Block:
     """One feed-forward block. ``gate`` is None where it is plain; ``experts`` is 0 where there are none.
 
-    ``layout`` "packed" has gate and up as halves of one product, "interleaved" as every second output.
+    ``layout`` "concatenated" has gate and up as halves of one product, "interleaved" as every second output.
     """
 
     name: str
@@ -107,7 +107,7 @@ class Block:
         assert self.gate is not None
         if layout == "separate":
             return self if gate_first else replace(self, gate=self.up, up=self.gate)
-        first: tuple[Part, Part] = ("first", "second") if layout == "packed" else ("even", "odd")
+        first: tuple[Part, Part] = ("first", "second") if layout == "concatenated" else ("even", "odd")
         gate, up = first if gate_first else first[::-1]
         return replace(self, layout=layout, gate=replace(self.gate, part=gate), up=replace(self.up, part=up))
 

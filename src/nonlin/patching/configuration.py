@@ -94,6 +94,6 @@ def _clamped_oai(alpha: float, limit: float) -> Definition:
 
 
 def _named(expr: Any, otherwise: str) -> Definition:
-    """The definition of the catalog with that formula, or one of another name."""
+    """Return the definition of the catalog with that formula, or one of another name."""
     known = next((d for d in CATALOG if d.kind == "gated" and d.expr == expr), None)
     return known or gated_formula(otherwise, expr)

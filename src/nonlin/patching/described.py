@@ -17,7 +17,7 @@ class Described:
     """One feed-forward block of a model.
 
     ``name`` is its module's in the model, ``kind`` "gated" (act(gate) * up) or "plain" (act(up)), ``layout`` how gate
-    and up lie ("separate", "packed" as halves, "interleaved"), ``dim`` and ``hidden`` its widths, ``experts`` their
+    and up lie ("separate", "concatenated", "interleaved"), ``dim`` and ``hidden`` its widths, ``experts`` their
     number or 0, ``activation`` the one that it computes, by name, or None where none fits (``identified`` says why).
     ``config`` is the configuration of the sub-model that it lies in (None outside transformers), ``claimed`` the
     activation that this names.

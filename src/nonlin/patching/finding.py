@@ -1,6 +1,6 @@
-"""Where the feed-forward blocks of any torch model are.
+"""Find the feed-forward blocks of any torch model.
 
-Found by structure, not by a list of families: a projection into a hidden width (one, two, or one of twice the
+They are found by structure, not by a list of families: a projection into a hidden width (one, two, or one of twice the
 width) and one out of it, whatever their names. Names decide one thing only: that attention, recurrences and other
 mixers of positions, whose projections may have the same shapes, are no feed-forward blocks.
 """
@@ -38,7 +38,7 @@ class Convolved:
 def find_blocks(model: nn.Module) -> list[Block]:
     """Return the model's feed-forward blocks in the order of its modules; an empty list where it has none.
 
-    A packed block's gate is taken to be the first half, and the two of a separate one are told apart by name,
+    A packed block's gate is taken to be the first half, and the two of a separate one are distinguished by name,
     until :func:`nonlin.patching.identification.identify` has computed what they are.
 
     >>> block = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4))
@@ -118,7 +118,7 @@ def _walk(prefix: str, module: nn.Module) -> Iterator[Block]:
 
 
 def _seldom(prefix: str, module: nn.Module) -> Iterator[Block]:
-    """The blocks inside attention and embeddings: those whose class says that they are one."""
+    """Yield the blocks inside attention and embeddings: those whose class says that they are one."""
     if _feeds(module) and not _mixes(module):
         yield from _walk(prefix, module)
         return
@@ -157,7 +157,7 @@ def _holds_activation(module: nn.Module) -> bool:
 
 
 def _only_projection(prefix: str, module: nn.Module, inside: dict[str, list[Block]]) -> Projection | None:
-    """The one projection of a child that is none itself, those of blocks in it left out; its own before its parts'."""
+    """Return the one projection of a child that is none itself, without those of its blocks; its own go first."""
     if projection_of(prefix, module) is not None:
         return None
     taken = {id(p.module) for b in inside.get(prefix.rpartition(".")[2], ()) for p in b.projections.values()}
@@ -168,7 +168,7 @@ def _only_projection(prefix: str, module: nn.Module, inside: dict[str, list[Bloc
 
 
 def _in_order(prefix: str, module: nn.Module, projections: list[Projection]) -> Iterator[Block]:
-    """Blocks of projections that follow each other in neighbouring parts, the block being what is around them.
+    """Yield blocks of projections that follow each other in neighbouring parts, the block being what is around them.
 
     BERT has one in each of two neighbours, CPM-Ant gate and up in one and down beside it.
     """
@@ -188,14 +188,14 @@ def _in_order(prefix: str, module: nn.Module, projections: list[Projection]) -> 
             at += 2
         elif hidden % 2 == 0 and sizes[1] == (hidden // 2, dim):
             gate, up = (replace(flat[at], part=part) for part in ("first", "second"))
-            yield Block(prefix, module, "packed", gate, up, flat[at + 1], dim, hidden // 2)
+            yield Block(prefix, module, "concatenated", gate, up, flat[at + 1], dim, hidden // 2)
             at += 2
         else:
             at += 1
 
 
 def _pair(prefix: str, module: nn.Module) -> list[Projection]:
-    """Gate and up where a part of their own holds both."""
+    """Return gate and up where a part of their own holds both."""
     for name, child in module.named_children():
         both = [p for inner, c in child.named_children() if (p := projection_of(f"{_join(prefix, name)}.{inner}", c))]
         if len(both) == 2 and len(list(child.modules())) <= 4 and sizes_of(both[0]) == sizes_of(both[1]) and (
@@ -209,7 +209,7 @@ def _gate_first(first: Projection, second: Projection) -> bool:
 
 
 def _chain(prefix: str, module: nn.Module, direct: list[Projection]) -> Iterator[Block]:
-    """Every two linear layers that follow each other with something between them."""
+    """Yield every two linear layers that follow each other with something between them."""
     names = [name for name, _ in module.named_children()]
     for up, down in itertools.pairwise(direct):
         between = names.index(down.name.rpartition(".")[2]) - names.index(up.name.rpartition(".")[2])
@@ -231,7 +231,7 @@ def _match(prefix: str, module: nn.Module, candidates: list[Projection]) -> Bloc
             return Block(prefix, module, "plain", None, single[0], down, dim, hidden)
         if len(packed) == 1 and not single:
             gate, up = (replace(packed[0], part=part) for part in ("first", "second"))
-            return Block(prefix, module, "packed", gate, up, down, dim, hidden)
+            return Block(prefix, module, "concatenated", gate, up, down, dim, hidden)
     return None
 
 
@@ -240,7 +240,7 @@ def _last(p: Projection) -> str:
 
 
 def _experts(prefix: str, module: nn.Module) -> Block | None:
-    """Experts whose weights are three-dimensional parameters, as ``transformers`` 5 keeps them."""
+    """Find experts whose weights are three-dimensional parameters, as ``transformers`` 5 keeps them."""
     own = {name: p for name, p in module.named_parameters(recurse=False) if p.ndim == 3}
     down = own.get("down_proj")
     into = "gate_up_proj" if "gate_up_proj" in own else "up_proj"
@@ -258,12 +258,12 @@ def _experts(prefix: str, module: nn.Module) -> Block | None:
     packed = bool(getattr(module, "is_concatenated", True))
     parts: tuple[Part, Part] = ("first", "second") if packed else ("even", "odd")
     gate, up = (projection(into, part) for part in parts)
-    return Block(prefix, module, "packed" if packed else "interleaved", gate, up, projection("down_proj"), dim,
+    return Block(prefix, module, "concatenated" if packed else "interleaved", gate, up, projection("down_proj"), dim,
                  hidden, count)
 
 
 def _parallel(prefix: str, module: nn.Module) -> Block | None:
-    """Experts whose products are modules of their own with one weight (E, out, in) each (JetMoE)."""
+    """Find experts whose products are modules of their own with one weight (E, out, in) each (JetMoE)."""
     if _mixes(module):
         return None
     found = [Projection(_join(prefix, name), child, bias_parameter=None) for name, child in module.named_children()
@@ -276,7 +276,7 @@ def _parallel(prefix: str, module: nn.Module) -> Block | None:
     if out == hidden:
         return Block(prefix, module, "plain", None, found[0], found[1], dim, hidden, count)
     gate, up = (replace(found[0], part=part) for part in ("first", "second"))
-    return Block(prefix, module, "packed", gate, up, found[1], dim, hidden, count)
+    return Block(prefix, module, "concatenated", gate, up, found[1], dim, hidden, count)
 
 
 def _is_stack(module: nn.Module) -> bool:

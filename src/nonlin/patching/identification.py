@@ -1,4 +1,4 @@
-"""Which activation a feed-forward block computes, found by computing it.
+"""Find the activation that a feed-forward block computes, by computing it.
 
 The block is run with values of our choice in place of what its gate and up projections return, and what reaches its
 down projection is compared, in float32, with every definition of the catalog in every layout. Whatever the block's
@@ -49,7 +49,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Identified:
-    """What computing says of a block.
+    """The activations that computing finds in a block.
 
     ``status`` "found": one activation fits; "ambiguous": several do, ``matches`` has them, the simplest first;
     "partial": the one in ``matches`` fits while \\|gate\\| and \\|up\\| stay below ``within`` and not beyond, as when
@@ -79,7 +79,7 @@ class Identified:
 
 @functools.cache
 def _values(count: int, seed: int) -> Tensor:
-    """Probing values in float32: dense near zero, out to ±14, and some far out where clamps are."""
+    """Return probing values in float32: dense near zero, out to ±14, and some far out where clamps are."""
     rng = np.random.default_rng(seed)
     near, middle, far = rng.normal(0, 1.5, count), rng.uniform(-14, 14, count), rng.uniform(-45, 45, count)
     which = rng.choice(3, count, p=(0.5, 0.35, 0.15))
@@ -193,17 +193,17 @@ def _probe_experts(block: Block) -> tuple[tuple[Tensor, ...], Tensor] | str:
 
 
 def _arrangements(block: Block, injected: tuple[Tensor, ...]) -> Iterator[tuple[Layout, bool, tuple[Tensor, ...]]]:
-    """Every way in which the injected values may be gate and up, the one that the structure suggests first."""
+    """Yield every way in which the injected values may be gate and up, the one that the structure suggests first."""
     if not block.gated:
         yield "plain", True, injected
     elif len(injected) == 2:
         yield "separate", True, injected
         yield "separate", False, injected[::-1]
     else:
-        packed: list[tuple[Layout, bool]] = [("packed", True), ("packed", False)]
-        woven: list[tuple[Layout, bool]] = [("interleaved", True), ("interleaved", False)]
-        for layout, gate_first in (woven + packed if block.layout == "interleaved" else packed + woven):
-            first, second = ("first", "second") if layout == "packed" else ("even", "odd")
+        halves: list[tuple[Layout, bool]] = [("concatenated", True), ("concatenated", False)]
+        rows: list[tuple[Layout, bool]] = [("interleaved", True), ("interleaved", False)]
+        for layout, gate_first in (rows + halves if block.layout == "interleaved" else halves + rows):
+            first, second = ("first", "second") if layout == "concatenated" else ("even", "odd")
             parts = split(injected[0], first), split(injected[0], second)  # type: ignore[arg-type]
             yield layout, gate_first, parts if gate_first else parts[::-1]
 
@@ -227,7 +227,7 @@ def candidates(is_gated: bool, extra: Sequence[Definition] = ()) -> list[Definit
 
 
 def _compute(definition: Definition, inputs: tuple[Tensor, ...], parameters: dict[str, float]) -> Tensor:
-    """The definition in float64."""
+    """Compute the definition in float64."""
     wide = tuple(x.double() for x in inputs)
     if definition.expr is None:
         return functional.activation(definition)(*wide)
@@ -236,21 +236,21 @@ def _compute(definition: Definition, inputs: tuple[Tensor, ...], parameters: dic
 
 
 def _errors(expected: Tensor, product: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
-    """The error in units of what rounding explains: up to 1 is equality."""
+    """Return the error in units of the expected rounding error: up to 1 is equality."""
     scale = expected.abs()
     size = torch.ones_like(expected)
     for x in inputs:
         size = size * x.double().abs().clamp(min=1.0)
     allowed = _ROUNDING * torch.finfo(torch.float32).eps * (scale + size)
     if torch.finfo(product.dtype).bits < 32:
-        # The block rounded what came in, or what went out, to sixteen bits itself.
+        # The block itself rounded its input or its output to half precision.
         allowed = allowed + torch.finfo(product.dtype).eps * (2 * scale + size / 2)
     error = (product.double() - expected).abs() / allowed
     return torch.nan_to_num(error, nan=torch.inf)
 
 
 def _fit(definition: Definition, inputs: tuple[Tensor, ...], product: Tensor) -> dict[str, float]:
-    """The parameters' values that bring the definition closest."""
+    """Return the parameters' values that bring the definition closest."""
     if not definition.parameters:
         return {}
     near = torch.stack([x.abs() for x in inputs]).amax(0).flatten() < 8
@@ -305,7 +305,7 @@ def identify_all(model: nn.Module, blocks: Sequence[Block], run: Callable[[], An
 
 
 def _placed(answer: Identified, block: Block) -> Identified:
-    """The same answer for another block."""
+    """Return the same answer for another block."""
     if not (block.gated and answer.matches):
         return replace(answer, block=block)
     return replace(answer, block=block.with_layout(answer.matches[0].layout, answer.matches[0].gate_first))

@@ -1,7 +1,7 @@
 """A model from where it lies: a Hugging Face folder, a GGUF file, nonlin's own folder, or a torch module in hand.
 
 Weights are read from safetensors and GGUF alone; nothing is unpickled, nothing is fetched, and code that a folder
-brings along runs only when asked for. What cannot be examined as it stands is refused, and left as it was.
+brings along runs only when asked for. A model that cannot be examined as it stands is refused, and left as it was.
 """
 
 import contextlib
@@ -158,7 +158,7 @@ def _needs(package: str, call: str) -> None:
 
 
 def _described(path: Path, call: str) -> tuple[dict[str, Any], list[Path]]:
-    """The configuration and the files of weights, through the one door; refused in one line where they do not fit."""
+    """Return the configuration and the files of weights, by the one checked reader; refuse in one line."""
     try:
         folder.must_be_regular(path)
         config = folder.read_config(path)
@@ -208,7 +208,7 @@ def _check_gguf(path: Path, call: str) -> None:
 
 
 def _class(architectures: list[str]) -> Any:
-    """The class that the configuration names, where transformers has it; else the one for its kind."""
+    """Return the class that the configuration names, where transformers has it; else the one for its kind."""
     import transformers
 
     for name in architectures:

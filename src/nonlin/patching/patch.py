@@ -70,7 +70,7 @@ def _recipe(values: dict[str, Any]) -> Recipe:
 
 
 class Replaced:
-    """What the classes of replaced blocks have in common."""
+    """The common base of the classes of replaced blocks."""
 
     _nonlin_base: type
     _nonlin_style: Style

@@ -1,4 +1,4 @@
-"""A proved plan for every feed-forward block of a model, and the reason for each that gets none."""
+"""A verified replacement for every feed-forward block of a model, and the reason for each that gets none."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -56,7 +56,7 @@ def grouped(rows: list[tuple[str, str]]) -> Iterator[str]:
 
 def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call: str = "accelerate"
              ) -> tuple[list[Plan], list[LeftAlone]]:
-    """Return a proved plan of every block that can be replaced, and the blocks that cannot, with the reason."""
+    """Return a verified replacement of every block that can have one, and the other blocks with the reason."""
     must_be_module(model, call)
     blocks = some_blocks(model, call)
     left = [LeftAlone(c.name, class_name(c.module), "its products are convolutions of one position: only matrix "
@@ -81,21 +81,21 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
 
 
 def _stated(block: Block) -> Iterator[Match]:
-    """What the block's own nonlin.nn.Activation says: learned values may stand where a constant would do as well."""
+    """Yield the matches that the block's nonlin.nn.Activation states: learned values may stand for constants."""
     modules = (m for m in block.module.modules() if isinstance(m, Activation))
     act: Definition | None = next((m.definition for m in modules), None)  # type: ignore[assignment]
     if act is None or act.kind != "pointwise":
         return
-    layouts = {"packed": ("packed", "interleaved"), "interleaved": ("interleaved", "packed")}
+    layouts = {"concatenated": ("concatenated", "interleaved"), "interleaved": ("interleaved", "concatenated")}
     for layout in layouts.get(block.layout, (block.layout,)):
         for gate_first in (True, False) if block.gated else (True,):
             yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
 
 
 def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Plan:
-    """Return the block's plan, proved; the costly part once for blocks of one kind.
+    """Return the block's replacement, verified; the costly part runs once for blocks of one kind.
 
-    Where the activations that fit cannot be told apart in the block's own dtype, the proof in float64 decides.
+    The proof in float64 decides between activations that the block's own dtype cannot distinguish.
     """
     matches = list(found.matches) if found.status in ("found", "ambiguous") else []
     reason = "" if matches else found.reason

@@ -24,7 +24,7 @@ _KEY = "_nonlin_swap"
 
 @dataclass
 class _Undo:
-    """What a block was before its first swap, the configuration's fields included, and how it is swapped now."""
+    """The state of a block before its first swap, with the configuration's fields, and its present swap."""
 
     before: str
     by: str = ""
@@ -52,7 +52,7 @@ def unswap(module: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Swapped:
-    """What :func:`swap` did; printed, it says it in a few lines.
+    """The changes that :func:`swap` made; ``print`` shows a summary.
 
     ``parameters`` maps each feed-forward tensor's name in the checkpoint before to its name now; ``added`` are new
     (the new activation's learnable ones, at their start), ``dropped`` belonged to the old activation. ``config`` lists
@@ -173,7 +173,7 @@ class _Step:
 
 
 def _common(acts: list[Definition | None]) -> Definition | None:
-    """The one activation of all blocks that a configuration's field can name, or None."""
+    """Return the one activation of all blocks that a configuration's field can name, or None."""
     return acts[0] if all(a is acts[0] for a in acts) else None
 
 
@@ -218,7 +218,7 @@ def _meant(wanted: Definition, old: Definition) -> tuple[Definition, Definition 
 
 
 def _names(model: nn.Module, steps: list[_Step]) -> tuple[list[str], list[str]]:
-    """The names in ``state_dict`` of what the blocks' products hold, and of what their activations' modules hold."""
+    """Return the names in ``state_dict`` of the blocks' matrices, and of their activations' parameters."""
     products, activations = [], []
     for s in steps:
         products += [f"{p.name}." for p in s.plan.block.projections.values()]

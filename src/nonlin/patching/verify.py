@@ -33,7 +33,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a block is to be replaced by, and a key that is equal for blocks of one kind."""
+    """The replacement of a block, and a key that is equal for blocks of one kind."""
 
     block: Block
     recipe: Recipe
@@ -62,11 +62,11 @@ def _plan(block: Block, match: Match, memory: str) -> Plan:
     if style == "layer" and not hasattr(module.output, "LayerNorm"):
         raise Refused("its layer has its norm before the block, not after it")
     paths = {role: _within(block, p.name) for role, p in block.projections.items()}
-    packed = block.layout in ("packed", "interleaved")
+    packed = block.layout in ("concatenated", "interleaved")
     recipe = Recipe(
-        definition, style, {"packed": "concatenated"}.get(block.layout, block.layout),
-        gate_first=not packed or match.gate_first, gate=None if packed else paths.get("gate"),
-        up=paths["up"], down=paths["down"], activation=_holder(block, definition), argument=_argument(module, style),
+        definition, style, block.layout, gate_first=not packed or match.gate_first,
+        gate=None if packed else paths.get("gate"), up=paths["up"], down=paths["down"],
+        activation=_holder(block, definition), argument=_argument(module, style),
         fused=tuple({type(p.module) for p in block.projections.values() if _is_product(p.module)}), memory=memory)
     recipe = _with_dropouts(block, recipe)
     kind = (type(module), recipe, tuple(
@@ -83,7 +83,7 @@ def _function(module: nn.Module, style: str) -> Callable[..., Tensor]:
 
 
 def _argument(module: nn.Module, style: str) -> str:
-    """The name of the block's one argument; other arguments would be lost."""
+    """Return the name of the block's one argument; other arguments would be lost."""
     if "forward" in module.__dict__ or hasattr(module, "_hf_hook"):
         raise Refused("its forward is wrapped by something else (accelerate's hooks for several devices do that)")
     function = _function(module, style)
@@ -100,7 +100,7 @@ def _is_product(module: nn.Module) -> bool:
 
 
 def _holder(block: Block, definition: Definition) -> str | None:
-    """The path of the module that holds the activation's learnable parameters."""
+    """Return the path of the module that holds the activation's learnable parameters."""
     if not definition.parameters:
         return None
     wanted = {q.name for q in definition.parameters}
@@ -208,7 +208,7 @@ def extreme(block: Block, recipe: Recipe) -> Tensor:
 
 
 def _shaped(block: Block, recipe: Recipe) -> Iterator[Tensor]:
-    """Inputs of other lengths and shapes than the others: a block may compute otherwise on them."""
+    """Yield inputs of other lengths and shapes than the others: a block may compute otherwise on them."""
     x = inputs(block, recipe)
     if recipe.style == "experts":
         yield x[None]

@@ -1,8 +1,8 @@
 """A swapped activation in the model's configuration: written where a saved checkpoint then loads as the same function.
 
-The model is built anew from the changed configuration and compared with the one in hand. Where anything else would
-change with the field (the head of BERT reads the same one), or the blocks would not change with it, the
-configuration stays, and the note says what it would have changed.
+The model is built anew from the changed configuration and compared with the one in hand. The
+configuration stays, and the note says why, if the field would change anything else (the head of BERT reads the
+same one) or would not change the blocks.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _LATER = "a checkpoint saved now loads with the old activation; swap again after
 
 @dataclass(frozen=True)
 class Written:
-    """What was changed in configurations, as (field, before, now), what undoes it, and why nothing was."""
+    """The changes of configurations, as (field, before, now), their undoing, or the reason for none."""
 
     changed: tuple[tuple[str, Any, Any], ...] = ()
     undo: list[tuple[Any, str, Any]] = field(default_factory=list)
@@ -92,7 +92,7 @@ def _not_held(act: Definition) -> str:
 
 
 def _copies(model: nn.Module, plans: Sequence[Plan], fields: list[Field]) -> list[tuple[Any, str, Any]]:
-    """Write the fields into the copies that sub-models keep of a configuration (T5's encoder does); what undoes it."""
+    """Write the fields into sub-models' copies of a configuration (T5's encoder has one); return the undoing."""
     undo: list[tuple[Any, str, Any]] = []
     known = {id(c) for _, root in anew.roots(model) for _, c in tree(root.config)}
     seen: set[int] = set()
@@ -109,7 +109,7 @@ def _copies(model: nn.Module, plans: Sequence[Plan], fields: list[Field]) -> lis
 
 
 def _candidates(config: Any, name: str) -> list[Field]:
-    """Every field of the configuration, and of those in it, that can name the new activation."""
+    """Return every field of the configuration, and of those in it, that can name the new activation."""
     found = []
     for path, inner in tree(config):
         for key in FIELDS:
@@ -135,7 +135,7 @@ def _is_activation(value: str) -> bool:
 
 
 def _true_fields(root: nn.Module, outer: str, plans: list[Plan], name: str) -> tuple[list[Field], str]:
-    """The fields with which the model, built anew, is the one in hand; none, and why, where there are no such."""
+    """Return the fields with which the model, built anew, is the one in hand; or none, and the reason."""
     fields, blocks = _candidates(root.config, name), {p.block.name for p in plans}
     if not fields:
         return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
@@ -161,7 +161,7 @@ def _true_fields(root: nn.Module, outer: str, plans: list[Plan], name: str) -> t
 
 
 def _untrue(said: str, off: dict[str, str], blocks: set[str]) -> str:
-    """What would be false of a configuration that says ``said``."""
+    """Describe the error of a configuration that says ``said``."""
     other = [f"{path or 'the model'} ({text})" for path, text in off.items() if path not in blocks]
     left = [path for path in off if path in blocks]
 
@@ -176,7 +176,7 @@ def _untrue(said: str, off: dict[str, str], blocks: set[str]) -> str:
 
 def _choices(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field], before: set[str]
              ) -> Iterator[list[Field]]:
-    """Sets of fields to try: all of them; then those that each change blocks, and nothing else, by themselves."""
+    """Yield sets of fields to try: all of them; then those that each change blocks, and nothing else, by themselves."""
     yield fields
     good = []
     for f in fields:
@@ -188,7 +188,7 @@ def _choices(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field]
 
 
 def _off(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field]) -> dict[str, str]:
-    """What differs between the model in hand and one built with these fields; blocks by their names in the model."""
+    """Return the differences between the model in hand and one built with these fields, by names in the model."""
     config = _changed(root.config, fields)
     made = anew.build(root, config)
     cut = len(outer) + 1 if outer else 0
@@ -220,7 +220,7 @@ def _changed(config: Any, fields: list[Field]) -> Any:
 
 
 def _with_derived(config: Any, chosen: list[Field], fields: list[Field]) -> list[Field]:
-    """The chosen fields and those that follow from them when the configuration is loaded (T5's dense_act_fn)."""
+    """Return the chosen fields and those that follow from them when the configuration is loaded (T5's dense_act_fn)."""
     back = dict(tree(anew.loaded_configuration(_changed(config, chosen))))
     derived = [Field(f.path, f.name, f.before, now) for f in fields if f not in chosen
                and (now := field_of(back.get(f.path), f.name)) is not None and now != f.before]
