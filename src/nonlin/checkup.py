@@ -19,7 +19,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, repr=False)
 class Checkup:
-    """What was found in a model, block by block, and what to do about it.
+    """The check of a model, block by block, with its findings and their remedies.
 
     Shown in a terminal or a notebook, it is the table of blocks and the findings. ``values`` are those that
     ``nonlin check --json`` prints.
@@ -34,7 +34,7 @@ class Checkup:
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong or worth knowing, the gravest first."""
+        """The faults and notable facts, the gravest first."""
         return self.record.findings
 
     @property

@@ -140,7 +140,7 @@ class Asked:
 
     @property
     def sources(self) -> Sources:
-        """Where the text comes from."""
+        """The sources of the text."""
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
         return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer))
 
@@ -237,8 +237,8 @@ def _check_defined(definition: Definition) -> None:
     from nonlin.functions.properties import first_undefined
 
     if definition.expr is not None and (at := first_undefined(definition)) is not None:
-        raise UserError(f"compare: {definition.name} must be a number, and have a slope, everywhere near zero; "
-                        f"{definition.formula} has none at {definition.variables[0]} = {at:g}. Mend the formula: "
+        raise UserError(f"compare: {definition.name} must have a value and a derivative everywhere near zero; "
+                        f"{definition.formula} has none at {definition.variables[0]} = {at:g}. Correct the formula: "
                         "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
 
 

@@ -158,7 +158,7 @@ def disk_full_error(directory: Path | str) -> UserError:
 def private_folder(path: Path) -> Path:
     """Return a folder that nobody else can write to, made where there is none; OSError where it cannot be had.
 
-    One that is ours and open to others is closed. Where another user's stands, ours is beside it, by our number.
+    One that is ours and open to others is closed. If another user's stands there, ours is beside it, by our number.
     """
     for folder in (path, path.with_name(f"{path.name}-{os.geteuid()}")):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ class Study:
 
     @property
     def plan(self) -> Plan:
-        """What was asked, what runs, and by which rule it is judged; fixed before the first run."""
+        """The request, the runs and the rule, fixed before the first run."""
         return self.folder.plan
 
     @cached_property
@@ -106,7 +106,7 @@ class Study:
                                               run.seed))
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """Return one row a run, every seed, tuning and judged; the columns are those of :class:`Run`.
+        """Return one row per run, every seed, tuning and judged; the columns are those of :class:`Run`.
 
         Needs pandas: ``pip install nonlin[pandas]``.
         """

@@ -77,7 +77,7 @@ class _Work:
             self.owners.setdefault(trial.key, []).append(schedule)
             self.seconds_of.setdefault(trial.key, schedule.plan.trial_seconds(trial.arm, trial.purpose))
             if trial.key in self.jobs.records or (new and self.jobs.recall([trial])):
-                self.jobs.waiting.settle(trial.seed, self.jobs.records[trial.key].get("processor"))
+                self.jobs.waiting.place(trial.seed, self.jobs.records[trial.key].get("processor"))
                 self._add(trial.key)
             elif new:
                 self.jobs.offer(trial, (1, trial.purpose != "tune"), trial.seed)

@@ -1,4 +1,4 @@
-"""One sentence that says what to do, no surer than the study is."""
+"""One sentence of advice, no surer than the study."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:
-    """The arms of a verdict, the best first."""
+    """Return the arms of a verdict, the best first."""
     return sorted((a for a in arms if a["verdict"] == verdict),
                   key=lambda a: float("inf") if a["bits_per_byte"] is None else a["bits_per_byte"])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from nonlin.study import defaults
 from nonlin.study.request import Request
 
-#: By arm: tokens a second of one worker, and seconds that a run takes beside its steps.
+#: By arm: tokens per second of one worker, and seconds that a run takes beside its steps.
 Costs = Mapping[str, tuple[float, float]]
 
 

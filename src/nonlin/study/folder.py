@@ -90,7 +90,7 @@ def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]
     if changed:
         places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         notes.append(f"results.json does not say what the runs' records say ({places}): it was edited, or written by "
-                     "another version of nonlin. What is shown is made from the records.")
+                     "another version of nonlin. The figures shown are made from the records.")
     return made, tuple(notes)
 
 

@@ -14,8 +14,8 @@ from nonlin.files import disk_full, disk_full_error, finite
 from nonlin.study.engines.protocol import Engine, Event, Handle, Request, error_of
 from nonlin.study.store import Store
 
-#: How often a run is started that is lost for these causes. What ends its own process every time is the run's
-#: fault; nodes and preemptions are not.
+#: How often a run that is lost is started, by cause. A run that ends its own process every time is at fault; nodes
+#: and preemptions are not.
 TRIES = {"worker": 3, "node": 100, "preempted": 100}
 _ADVICE = {
     "memory": "Run fewer at once (--workers, --trials-per-gpu), or take a smaller --batch, --context or --dim.",
@@ -80,8 +80,8 @@ class Queue:
             self._homes[group] = processor
         return job, home if home != processor else None
 
-    def settle(self, group: Hashable, processor: str | None) -> None:
-        """Tell where a group's first run was computed."""
+    def place(self, group: Hashable, processor: str | None) -> None:
+        """Record the processor of a group's first run."""
         if group is not None and processor:
             self._homes.setdefault(group, processor)
 
@@ -219,7 +219,7 @@ class Jobs:
         self.told(message)
 
     def stop(self) -> None:
-        """End what runs, and wait until every record lies on the disk; UserError where it is full.
+        """End the runs, and wait until every record is on disk; raise UserError if the disk is full.
 
         Where the engine is detached, what runs goes on, for the next call to find.
         """
@@ -232,7 +232,7 @@ class Jobs:
         self._sealers.shutdown()
 
     def _sealed(self, most: int) -> None:
-        """Wait until at most so many records are on their way to the disk; raises what went wrong there."""
+        """Wait until at most so many records are on their way to the disk; raise the errors of writing."""
         while self._sealing and (len(self._sealing) > most or self._sealing[0].done()):
             self._sealing.popleft().result()
 

@@ -1,4 +1,4 @@
-"""A study's plan: what is asked, what will run, and by which rule it is judged; fixed before the first run."""
+"""A study's plan: the question, the runs and the rule, fixed before the first run."""
 
 import hashlib
 import json
@@ -119,7 +119,7 @@ class Plan(Sealed):
             f"(they differ by at most {worst:.1%}).",
             f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
             f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
-            f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens a run.",
+            f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",
             f"Rule: {self.rule['text']}",
             *self._repeats(max(lengths)),
             f"Time: about {self.predicted_minutes:.1f} minutes, {self.workers} runs at a time."])

@@ -33,7 +33,7 @@ class Difference(Record, frozen=True, kw_only=True):
 
 
 class ArmVerdict(Record, frozen=True, kw_only=True):
-    """What the study says of one arm; ``difference`` is None for the baseline, and where nothing can be compared.
+    """The study's answer about one arm; ``difference`` is None for the baseline, and where nothing can be compared.
 
     ``bits_per_byte`` is the mean over the arm's judged seeds and ``standard_deviation`` their spread;
     ``seeds_needed`` is how many seeds would decide an undecided arm; ``reason`` says why it is none of the rest.
@@ -61,7 +61,7 @@ class RunOfArm(Record, frozen=True, kw_only=True):
 
 
 class ArmTiming(Record, frozen=True, kw_only=True):
-    """What the arm's judged runs took, on the machine that ran them."""
+    """The time and memory of the arm's judged runs, on the machine that ran them."""
 
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None

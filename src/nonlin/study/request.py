@@ -1,4 +1,4 @@
-"""What a person asks a study for."""
+"""The question that a study answers."""
 
 import json
 import math
@@ -31,7 +31,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Request:
-    """What a person asks for. Two calls that ask for the same continue the same study.
+    """The question of a study. Two calls with the same request continue the same study.
 
     ``model``: layers, dim, heads, kv_heads, context, vocabulary. ``data``: sha256, tokenizer, description, and
     what else is known of it (``train_tokens`` limits the length of runs). ``steps`` fixes the length of judged

@@ -1,7 +1,7 @@
 """Differences of activations each at its own best learning rate, from tuning and judged runs together.
 
 Near an arm's best rate its loss is a parabola over the log of the rate. One linear model describes all runs of a
-study: an effect of each seed, which all arms share; a level and a slope of each arm; one curvature. Each arm's
+study: an effect of each seed, which all arms share; a level and a linear term of each arm; one curvature. Each arm's
 parabola has its least value at its vertex, and the differences of these least values are what verdicts are about.
 Leaving out one seed after another (the jackknife) gives their standard errors, so the choice of the rate, made from
 the same runs, is part of the error.
@@ -67,7 +67,7 @@ def _key(run: Run) -> tuple[int, float, float]:
 
 
 class _Model:
-    """The least-squares fit; its columns: level and slope by arm, the curvature, effects of seeds that sum to zero."""
+    """The least-squares fit; its columns: level and linear term by arm, curvature, effects of seeds (sum zero)."""
 
     def __init__(self, runs: Mapping[str, Sequence[Run]]):
         self.arms = list(runs)
@@ -86,7 +86,7 @@ class _Model:
                 self.design[row, column] = float(run.seed == seed) - float(run.seed == self.seeds[0])
 
     def clusters(self) -> list[int]:
-        """The seeds to leave out one by one; a lone tuning seed stays, since without it no slope is known."""
+        """The seeds to leave out one by one; a lone tuning seed stays, since without it no linear term is known."""
         tuning = [seed for seed in self.seeds if seed not in self._judged]
         return [seed for seed in self.seeds if seed in self._judged or len(tuning) > 1]
 
@@ -98,7 +98,7 @@ class _Model:
         fitted = np.zeros(design.shape[1])
         fitted[used] = np.linalg.lstsq(design[:, used], self.loss[kept], rcond=None)[0]
         bend = fitted[2 * count]
-        slopes = fitted[count:2 * count]
-        places = np.clip(-slopes / (2 * bend), -_REACH, _REACH) if bend > 0 else np.zeros(count)
-        least = fitted[:count] + slopes * places + bend * places**2
+        linear = fitted[count:2 * count]
+        places = np.clip(-linear / (2 * bend), -_REACH, _REACH) if bend > 0 else np.zeros(count)
+        least = fitted[:count] + linear * places + bend * places**2
         return {arm: float(value) for arm, value in zip(self.arms, least, strict=True)}

@@ -1,4 +1,4 @@
-"""What a study found: records in, results.json's values out."""
+"""The results of a study: from records to the values of results.json."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -57,7 +57,7 @@ def _judged_losses(plan: Plan, arm: str, state: Tuning, records: Records) -> dic
 
 
 def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Run]:
-    """An arm's finished runs, judged and tuned near its best rate, as the response model takes them."""
+    """Return an arm's finished runs, judged and tuned near its best rate, as the response model takes them."""
     found = [(t, True) for t in judge_trials(plan, arm, records)]
     found += [(t, False) for t in tune_trials(plan, arm, state.near)]
     finished = [(t, judged) for t, judged in found if t.key in records and records[t.key]["status"] == "finished"]
@@ -84,7 +84,7 @@ def _arm(plan: Plan, arm: Mapping[str, Any], state: Tuning, found: verdict.Verdi
     return {
         "name": name, "kind": arm["kind"], "formula": arm["formula"],
         "activation": arm.get("activation") or name, "verdict": found.verdict, "reason": reason,
-        "bits_per_byte": found.mean, "standard_deviation": _deviation([r["bits_per_byte"] for r in finished]),
+        "bits_per_byte": found.mean, "standard_deviation": _standard_deviation([r["bits_per_byte"] for r in finished]),
         "difference": found.difference, "seeds_needed": found.seeds_needed,
         "learning_rate": state.best, "learning_rate_at_edge": state.at_edge,
         "learning_rate_sensitivity": _sensitivity(plan, name, state, records),
@@ -111,8 +111,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def _deviation(values: list[float]) -> float | None:
-    """Sample standard deviation over the seeds of one arm; exactly zero for equal values."""
+def _standard_deviation(values: list[float]) -> float | None:
+    """Return the sample standard deviation over the seeds of one arm; exactly zero for equal values."""
     if len(values) < 2:
         return None
     mean = math.fsum(values) / len(values)
@@ -122,7 +122,7 @@ def _deviation(values: list[float]) -> float | None:
 
 
 def _sensitivity(plan: Plan, arm: str, state: Tuning, records: Records) -> float | None:
-    """Mean over the shared grid of min(loss, loss at initialization), less the best loss (arXiv:2309.14322).
+    """Return the mean over the shared grid of min(loss, loss at initialization), less the best loss (arXiv:2309.14322).
 
     Over the shared grid even where this arm's grew, so that all arms are measured over the same rates.
     """
@@ -138,7 +138,7 @@ def _sensitivity(plan: Plan, arm: str, state: Tuning, records: Records) -> float
 
 
 def _mean_layers(records: list[Mapping[str, Any]]) -> list[dict[str, float | None]]:
-    """The last probe's measures of each layer, averaged over seeds."""
+    """Return the last probe's measures of each layer, averaged over seeds."""
     probed = [record["layers"] for record in records if record.get("layers")]
     if not probed:
         return []
@@ -147,13 +147,13 @@ def _mean_layers(records: list[Mapping[str, Any]]) -> list[dict[str, float | Non
 
 
 def _gradient_ratio(layers: list[dict[str, float | None]]) -> float | None:
-    """Gradient at the first layer's output over that at the last's: small where gradients vanish."""
+    """Return the gradient at the first layer's output over that at the last's: small where gradients vanish."""
     ends = [layer.get("gradient_rms") for layer in (layers[:1] + layers[-1:])]
     return ends[0] / ends[1] if len(ends) == 2 and ends[0] is not None and ends[1] else None
 
 
 def csv_rows(results: Mapping[str, Any]) -> list[list[Any]]:
-    """Return results.csv's rows: a header, then one an arm in the plan's order."""
+    """Return results.csv's rows: a header, then one per arm in the plan's order."""
     rows: list[list[Any]] = [list(_COLUMNS)]
     for arm in results["arms"]:
         difference = arm["difference"] or {}

@@ -93,7 +93,7 @@ class _Study:
             following: list[Trial] = []
             for trial in trials:
                 if trial.key in known:
-                    self.jobs.waiting.settle(trial.seed, self.records[trial.key].get("processor"))
+                    self.jobs.waiting.place(trial.seed, self.records[trial.key].get("processor"))
                     following += self._add(trial)
             for trial in trials:
                 if trial.key not in known:

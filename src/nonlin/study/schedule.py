@@ -1,4 +1,4 @@
-"""What a plan asks for, kept up to date record by record.
+"""The trials that a plan asks for, kept up to date record by record.
 
 The set of trials is a pure function of the plan and the records (:mod:`nonlin.study.tuning`). Asking for it anew at
 every record would cost the square of their number. Two properties of every rule here make that unnecessary: an arm's
@@ -24,7 +24,7 @@ def expected(plan: Plan, arm: str, records: Records) -> Counter[str]:
 
 
 class Schedule:
-    """The trials that a plan has asked for so far; ``add`` tells it of a record.
+    """The trials that a plan has asked for so far; ``add`` takes in a record.
 
     ``missing`` holds the trials without a record, by their hash.
     """

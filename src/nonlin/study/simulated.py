@@ -1,4 +1,4 @@
-"""Studies of simulated runs with known truths: what the rule of the verdicts gets right, without training anything.
+"""Studies of simulated runs with known truths: how often the rule of the verdicts is right, without training anything.
 
 A run's loss is its activation's parabola (with a cubic part) over the log of the learning rate, plus noise of the
 seed, of the seed at that rate, of the activation at that seed, and of the run alone.

@@ -150,7 +150,7 @@ def holm_confidences(p_values: Sequence[float], confidence: float = 0.95) -> lis
 
 @dataclass(frozen=True)
 class Power:
-    """How likely each verdict is."""
+    """Return the probability of each verdict."""
 
     better_or_worse: float
     tie: float
@@ -158,7 +158,7 @@ class Power:
 
 @functools.lru_cache(maxsize=1024)
 def _spread(seeds: int) -> np.ndarray:
-    """Quantiles of the sample's standard deviation over the true one."""
+    """Return quantiles of the sample's standard deviation over the true one."""
     return np.sqrt(special.chdtri(seeds - 1, _QUANTILES) / (seeds - 1))
 
 

@@ -1,4 +1,4 @@
-"""A study's folder: what is written is whole, what is damaged is noticed, what is finished is kept."""
+"""A study's folder: files are written whole, damage is noticed, finished runs are kept."""
 
 import contextlib
 import csv
@@ -30,7 +30,7 @@ from nonlin.study.plan import Plan
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
-# What a study's folder may hold before its plan is written.
+# Names that a study's folder may hold before its plan is written.
 _KNOWN = {"data", "trials", "running", "machine.json", "studies", "calibration.json"}
 
 
@@ -69,7 +69,7 @@ class Store:
 
     @property
     def plan_path(self) -> Path:
-        """Where the plan lies."""
+        """The path of the plan."""
         return self.directory / "plan.json"
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Which trials a plan asks for next, as a pure function of the records so far."""
+"""The trials that a plan asks for next, as a pure function of the records so far."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,7 +53,7 @@ def tune_loss(plan: Plan, arm: str, rate: float, records: Records) -> float | No
 
 @dataclass(frozen=True)
 class Tuning:
-    """How far an arm's tuning is: the rates it asks for so far, in order, and their losses.
+    """The state of an arm's tuning: the rates it asks for so far, in order, and their losses.
 
     ``done``: nothing is missing. ``best``: the rate that judged runs take (see :func:`vertex`), None while not done
     and where every run diverged. ``near``: the rates that decided it. ``at_edge``: the best has no worse neighbour on

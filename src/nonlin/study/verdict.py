@@ -14,7 +14,7 @@ Runs = Mapping[int, float | None]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the study says of one arm; ``difference`` is arm − baseline in bits per byte: less is better."""
+    """The study's answer about one arm; ``difference`` is arm − baseline in bits per byte: less is better."""
 
     verdict: str
     mean: float | None
@@ -28,7 +28,7 @@ def rule_text(margin: float, confidence: float, seeds: int) -> str:
     return (
         "Each activation is compared with the baseline, each at its own best learning rate, by bits per byte on "
         "held-out text. Near its best rate an activation's loss is a parabola over the log of the rate. One model, of "
-        "an effect of each seed, a level and a slope of each activation and a common curvature, is fitted to "
+        "an effect of each seed, a level and a linear term of each activation and a common curvature, is fitted to "
         f"{seeds} judged seeds and to the tuning runs at the best rates. The difference is that of the parabolas' "
         "least values; its standard error is the jackknife's over seeds, so that it covers the choice of the rate. "
         f"The test is Student's with {seeds - 1} degrees of freedom at {100 * confidence:g} % confidence, corrected by "
@@ -74,7 +74,7 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
 
 def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
              responses: Mapping[str, Sequence[response.Run]] | None) -> dict[str, statistics.Effect | None]:
-    """Each arm's difference to the baseline; None where fewer than two pairs are there."""
+    """Return each arm's difference to the baseline; None where fewer than two pairs are there."""
     pairs = {arm: _differences(runs[arm], runs[baseline]) for arm in runs if arm != baseline}
     enough = [arm for arm, found in pairs.items() if len(found) >= 2]
     if rule_.get("method") == "response" and enough:
@@ -121,7 +121,7 @@ def _verdict(rule_: Mapping[str, Any], arm: str, runs: Mapping[str, Runs], basel
 
 
 def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tuple[str, str | None] | None:
-    """The verdict where the numbers do not decide: the baseline, missing runs, diverged runs."""
+    """Return the verdict where the numbers do not decide: the baseline, missing runs, diverged runs."""
     lost, lost_baseline = (sum(v is None for v in runs[name].values()) for name in (arm, baseline))
     if arm == baseline:
         return "baseline", f"{lost} of {len(runs[arm])} judged runs diverged" if lost else None

@@ -1,4 +1,4 @@
-"""A trial's configuration: what determines a run, and nothing else; no torch."""
+"""A trial's configuration: the values that determine a run, and no others; loads no torch."""
 
 import hashlib
 import json

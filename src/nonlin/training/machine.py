@@ -1,4 +1,4 @@
-"""Machine settings: which engine trains fastest here, and what the machine is.
+"""Machine settings: the fastest kernels for training here, and the machine's description.
 
 The measurements behind the choices are in docs/log.md. One process a core, each with one thread, flushes
 denormals and keeps its memory; the processes' environment is set where they are started.

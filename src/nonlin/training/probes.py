@@ -1,4 +1,4 @@
-"""What one looks at while a model trains: gradients and units of every feed-forward block.
+"""Probes of a model in training: gradients and units of every feed-forward block.
 
 The measures are those of :mod:`nonlin.metrics`. A probe computes the activation and its derivative once more, in
 torch, and the statistics: a probed step takes two to four times as long as a plain one, so that at a ``probe_every`` of
@@ -17,7 +17,7 @@ __all__ = ["Watched", "dead_units", "gradient_outputs", "layer_measures", "spars
 
 
 class Watched:
-    """What a model's blocks append their (inputs, hidden, output) to.
+    """A collection to which a model's blocks append their (inputs, hidden, output).
 
     No list: FSDP2 takes lists in a module's arguments apart, and hands the module a copy.
     """

@@ -6,7 +6,7 @@ from nonlin.records import Record
 
 
 class RunTiming(Record, frozen=True, kw_only=True):
-    """What the run took, on the machine that ran it; the only values that another machine's run may differ in."""
+    """The run's time and memory, on the machine that ran it; all other values are the same on any machine."""
 
     seconds: float | None = None
     tokens_per_second: float | None = None

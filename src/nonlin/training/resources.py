@@ -1,4 +1,4 @@
-"""What this process may use of its machine: cores, memory, the processor's name. Loads no torch."""
+"""The resources of this process: cores, memory, the processor's name. Loads no torch."""
 
 import functools
 import math

@@ -48,7 +48,7 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Run:
-    """A model in training: ``step()`` does one step and returns what there is to log.
+    """A model in training: ``step()`` does one step and returns the values to log.
 
     Where the configuration's machine has several "devices", it is one of as many processes that train together.
     """
@@ -146,7 +146,7 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
         "weights_sha256": None,
     }
     if run.model.config.norm == "layer" and config["machine"]["engine"] == "native":
-        record["served_by_torch"] = ["layer_norm"]  # the native engine has none of its own
+        record["served_by_torch"] = ["layer_norm"]  # the transformer kernels have none
     record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
     kept = config["purpose"] == "judge" and config["training"].get("keep_weights", True)
     if kept and record["status"] == "finished":
@@ -182,7 +182,7 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
 
 @dataclass
 class _Course:
-    """How far a run is, and what was measured on the way; JSON values but for the losses."""
+    """A run's progress and the measurements on the way; JSON values but for the losses."""
 
     step: int = 0
     initial: float | None = None
@@ -259,7 +259,7 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
 
 
 def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> dict[str, float]:
-    """Return how fast a configuration trains, tokens a second (median step), and what a run costs beside its steps.
+    """Return a configuration's speed in tokens per second (median step), and a run's seconds beside its steps.
 
     "seconds_overhead" is spent on building the model and its evaluations; "peak_memory_bytes" is the process' most.
     """

@@ -1,4 +1,4 @@
-"""A process that trains: one JSON request a line on standard input, JSON answers a line on standard output.
+"""A process that trains: one JSON request per line on standard input, one JSON answer per line on standard output.
 
 Requests: {"do": "trial" | "measure" | "machine" | "describe" | "sample" | "export", ...}; answers: any number of
 {"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input ends the process.

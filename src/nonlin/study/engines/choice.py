@@ -1,4 +1,4 @@
-"""What a person chooses of an engine; loads nothing else, since the command line's help reads it."""
+"""The choice of an engine and its options; loads nothing else, since the command line's help reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ PARALLEL = ("ddp", "fsdp")
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """Where trials run; None means as many as fit. Raises UserError for values that make no engine."""
+    """The engine that runs trials; None means as many as fit. Raises UserError for values that make no engine."""
 
     name: str = "processes"
     workers: int | None = None

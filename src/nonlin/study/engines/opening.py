@@ -1,4 +1,4 @@
-"""From what a person chose to an engine that is ready: which one, on which device, how much at once."""
+"""From a choice to a ready engine: its kind, its device, the number of trials at once."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -44,7 +44,7 @@ class ProcessEngine:
         self.close()
 
     def fit(self, device: str, environment: Mapping[str, Any], bytes_per_trial: int | None) -> None:
-        """Choose how many run at once: one a core as far as memory allows, or ``trials_per_gpu`` on each GPU."""
+        """Choose how many run at once: one per core as far as memory allows, or ``trials_per_gpu`` on each GPU."""
         each = self.devices_per_trial
         if device == "cpu":
             self.gpu_sets = []
@@ -62,7 +62,7 @@ class ProcessEngine:
 
     @property
     def slot(self) -> Slot:
-        """What each request gets."""
+        """The share of the machine that each request gets."""
         return Slot(processor_name(), cores=self.devices_per_trial, gpus=self.devices_per_trial if self.gpu_sets else 0)
 
     def total(self) -> int:
@@ -92,7 +92,7 @@ class ProcessEngine:
         return min(self.gpu_sets, key=lambda gpus: taken[gpus])
 
     def _worker(self, visible: str | None) -> WorkerProcess:
-        """An idle worker that sees these GPUs; in place of another where there are enough."""
+        """Return an idle worker that sees these GPUs; in place of another where there are enough."""
         for worker in self._idle:
             if worker.visible == visible:
                 self._idle.remove(worker)

@@ -1,4 +1,4 @@
-"""What an engine is: something that turns requests into records, here or elsewhere.
+"""The protocol of engines, which turn requests into records, here or elsewhere.
 
 An engine starts what it is given and tells what became of it. It retries nothing, and orders nothing: which run comes
 next, and whether a lost one runs again, is the runner's alone.
@@ -17,7 +17,7 @@ Handle = str
 
 @dataclass(frozen=True)
 class Slot:
-    """What one request gets: the name of its processor, cores, GPUs; ``memory_bytes`` is None where unknown.
+    """The share of one request: the name of its processor, cores, GPUs; ``memory_bytes`` is None where unknown.
 
     Runs on processors of different names may differ in their last bits.
     """
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Event:
-    """What an engine reports of a request.
+    """One report of an engine about a request.
 
     ``kind`` and ``value``: "progress" {"step", ...}; "done" the answer, all files in the request's folder;
     "error" {"type", "message"} of a request that failed by itself; "lost" {"cause", "reason"} of one that did not:
@@ -57,7 +57,7 @@ class Event:
 
 
 class Engine(Protocol):
-    """What the runner needs of an engine."""
+    """The interface of an engine to the runner."""
 
     #: Whether started requests go on without this process, to be found again by the next.
     detached: bool

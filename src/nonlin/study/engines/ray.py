@@ -1,4 +1,4 @@
-"""A Ray cluster: one task a trial, pinned to a node, and never tried again by Ray itself."""
+"""A Ray cluster: one task per trial, pinned to a node, and never tried again by Ray itself."""
 
 import contextlib
 import hashlib
@@ -128,7 +128,7 @@ class RayEngine:
                 problems.append(outcome)
         if any(isinstance(problem, UserError) for problem in problems) or not self._nodes:
             told = "; ".join(map(str, problems)) or "no node of it has a CPU"
-            raise UserError(f"engine: the Ray cluster must be ready for trials; {told}. Mend it, then give the same "
+            raise UserError(f"engine: the Ray cluster must be ready for trials; {told}. Correct it, then give the same "
                             "command again.")
         for problem in problems:
             self._news.put(problem)
@@ -181,7 +181,7 @@ class RayEngine:
         return outcomes
 
     def _send_tokens(self, nodes: Sequence[str], text: str) -> dict[str, str | Exception]:
-        """Send the tokens, part by part: each part is put into the object store once, whatever number of nodes."""
+        """Send the tokens, part by part: each is put into the object store once, for any number of nodes."""
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         folders: dict[str, str | Exception] = {}
         wanting = []
@@ -216,7 +216,7 @@ class RayEngine:
             folders[node] = error
 
     def _on(self, node: str, function: Any, *arguments: Any) -> Any:
-        """A small task on a node, beside those that take its cores."""
+        """Return a small task on a node, beside those that take its cores."""
         return self.ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=self._pin(node)).remote(
             *arguments)
 
@@ -343,7 +343,7 @@ class RayEngine:
         return [Event(kind, handle, value)]
 
     def _outcome(self, error: Exception, node: _Node) -> tuple[str, Any]:
-        """What an error of Ray's says of a task: it failed by itself, or was lost."""
+        """Return the meaning of an error of Ray's for a task: failed by itself, or lost."""
         words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         exceptions = self.ray.exceptions
         if isinstance(error, exceptions.OutOfMemoryError):

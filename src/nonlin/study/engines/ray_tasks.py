@@ -1,4 +1,4 @@
-"""What runs on a Ray cluster's nodes: who they are, their copy of the tokens, one request each."""
+"""The tasks on a Ray cluster's nodes: their identity, their copy of the tokens, one request each."""
 
 import contextlib
 import importlib.metadata

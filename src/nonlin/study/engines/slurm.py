@@ -80,7 +80,7 @@ class SlurmEngine:
         self.close()
 
     def _parameters(self) -> dict[str, Any]:
-        """What submitit is told; UserError for values that make no job."""
+        """Return submitit's parameters; raise UserError for values that make no job."""
         known: dict[str, Any] = {key.replace("-", "_"): value for key, value in self.options.items()}
         try:
             known["time"] = int(known.get("time", 60))
@@ -145,7 +145,7 @@ class SlurmEngine:
         return handle
 
     def poll(self, seconds: float) -> list[Event]:
-        """Submit what is new, and return what happened, after at most that many seconds."""
+        """Submit new requests and return the events, after at most that many seconds."""
         self._submit()
         deadline = time.monotonic() + seconds
         while True:
@@ -170,7 +170,7 @@ class SlurmEngine:
             for handle in new:
                 self.stop(handle)
             raise UserError(f"slurm: sbatch must accept the jobs; it says: {_words(error)} Every finished run is kept; "
-                            "mend --slurm and give the command again.") from None
+                            "correct --slurm and give the command again.") from None
         for handle, number in zip(new, numbers, strict=True):
             self._jobs[handle].id = number
             slurm_job.write(self._jobs[handle].folder / slurm_job.JOB, {"job": number})
@@ -199,7 +199,7 @@ class SlurmEngine:
         return [Event("progress", handle, step)]
 
     def _tidy(self, job: _Job) -> None:
-        """Remove what is the engine's: the run's folder holds the run's files alone."""
+        """Remove the engine's files: the run's folder holds the run's files alone."""
         if job.request.folder is None:
             shutil.rmtree(job.folder, ignore_errors=True)
             return
@@ -220,7 +220,7 @@ class SlurmEngine:
         return found
 
     def _missing(self) -> list[Event]:
-        """The jobs that are gone without an answer, each after it was missed twice: file systems are late."""
+        """Return the jobs that are gone without an answer, each after it was missed twice: file systems are late."""
         self._looked = time.monotonic()
         try:
             self._queue = self._look()

@@ -1,4 +1,4 @@
-"""What a SLURM job does: one request, in a worker process, its answer a file in the request's folder.
+"""The work of a SLURM job: one request, in a worker process, its answer a file in the request's folder.
 
 The folder lies on a file system that the driver and all nodes share. A job may be started several times, by SLURM
 when it was preempted or its node failed, by itself at its time limit: it goes on from its checkpoint. It writes its
@@ -20,7 +20,7 @@ from nonlin.study.engines.worker_process import WorkerProcess, device_of, fate
 from nonlin.training.resources import out_of_memory_kills, processor_name
 
 REQUEST, ANSWER, PROGRESS, OWNER, JOB = "request.json", "answer.json", "progress.json", "owner", "slurm.json"
-#: What the engine keeps in a request's folder beside the run's own files.
+#: The engine's files in a request's folder, beside the run's own.
 OURS = (REQUEST, ANSWER, PROGRESS, OWNER, JOB)
 _TELL_SECONDS = 2.0
 _SAVE_SECONDS = 60.0  # that a run may take to write its checkpoint when it is told to end
