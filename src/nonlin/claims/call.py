@@ -48,7 +48,7 @@ class ClaimsPackage(ModuleType):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a person asks of the claims."""
+    """The arguments of a call."""
 
     numbers: tuple[int, ...]
     minutes: float
@@ -137,7 +137,7 @@ def _prepared(wanted: Asked, out: Path, resume: bool, words: "Progress"
 
 
 class _Request:
-    """What was asked for, as the store compares it with the plan that lies there."""
+    """The request, as the store compares it with the plan on disk."""
 
     def __init__(self, values: dict[str, Any]):
         self.values = values

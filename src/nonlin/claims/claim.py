@@ -20,7 +20,7 @@ Table = tuple[list[str], list[list[str]]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rule says of the numbers; ``on`` names what it depends on, ``parts`` the questions and answers."""
+    """The rule's answer; ``on`` names the condition that it depends on, ``parts`` the questions and answers."""
 
     verdict: str
     summary: str

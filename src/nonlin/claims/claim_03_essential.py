@@ -150,7 +150,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
 
 
 def table(measures: Mapping[str, Any]) -> Table:
-    """Mean results by activation, and what is kept without."""
+    """Return mean results by activation, and the share without activations."""
     names = list(dict.fromkeys([*ACTIVATIONS, *measures["language"]]))
     rows = []
     for name in names:

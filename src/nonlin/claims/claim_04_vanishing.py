@@ -158,12 +158,12 @@ def table(measures: Mapping[str, Any]) -> Table:
 CLAIM = Claim(
     number=4, slug="vanishing",
     statement="Sigmoid and tanh suffer from vanishing gradients in deep networks; ReLU mitigated the problem.",
-    background="Going backward, a gradient is multiplied in every layer by the weights and by the activation's slope. "
-    "If that product is smaller than one on average, little is left after many layers.",
+    background="Going backward, a gradient is multiplied in every layer by the weights and by the activation's "
+    "derivative. If that product is smaller than one on average, little is left after many layers.",
     tested=f"Plain networks, {WIDTH} wide and 2 to 64 layers deep, without normalization or residual connections. "
     "Measured is the gradient at the first hidden layer over that at the last, for eight random initializations. "
-    "Twice: with the same weights for all (deviation 1/√inputs), and with weights scaled so that this activation "
-    "keeps its signal's size (for ReLU √2 larger, computed from the definition for each). Networks of "
+    "Twice: with the same weights for all (standard deviation 1/√inputs), and with weights scaled so that this "
+    "activation keeps its signal's size (for ReLU √2 larger, computed from the definition for each). Networks of "
     f"{TRAINED_DEPTH} layers are also trained, and measured again.",
     rule=f"An activation vanishes at depth {JUDGED} where the 95 % interval (Holm) of the ratio lies below 1/1000; it "
     "does not where it lies above. Six questions: sigmoid vanishes, tanh vanishes, ReLU does not, under each "

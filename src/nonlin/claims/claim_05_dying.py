@@ -127,7 +127,7 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
                f"{others}. In the language model, which normalizes before its blocks, "
                + (f"{text[0][0]:.1%} of ReLU's are dead." if len(text) == 1 else "ReLU's dead share is "
                   + ", ".join(f"{share:.1%} (rate {rate})" for share, rate in text)
-                  + ": these rates' losses cannot be told apart."))
+                  + ": these rates' losses cannot be distinguished."))
     return combine(parts, summary, "the network: they die " + ", ".join(k for k, v in parts.items() if v == YES)
                    + ", not " + ", ".join(k for k, v in parts.items() if v == NO))
 
@@ -173,11 +173,11 @@ def table(measures: Mapping[str, Any]) -> Table:
 CLAIM = Claim(
     number=5, slug="dying",
     statement="ReLU units die: they output zero for every input, and get no gradient to come back.",
-    background="A ReLU unit whose input is negative everywhere has slope zero everywhere. One large step of its bias "
-    "can put it there for good.",
+    background="A ReLU unit whose input is negative everywhere has derivative zero everywhere. One large step of its "
+    "bias can put it there for good.",
     tested=f"Plain networks of {DEPTH} hidden layers, {WIDTH} wide, are trained by Adam to follow three curved "
     "functions of two variables, at seven learning rates and several seeds. A unit counts as dead where its output "
-    "and its slope are below 0.001 on all of 1,024 held-out points; those dead from the start are not counted as "
+    "and its derivative are below 0.001 on all of 1,024 held-out points; those dead from the start are not counted as "
     "having died. Leaky ReLU, GELU, SiLU and ReLU² get the same. In the small language model the dead units are "
     "counted on a batch of text at the end of training, in tuning runs and judged ones.",
     rule="ReLU's units die where the 95 % interval (Holm) of the share that died leaves out zero and its mean exceeds "

@@ -11,7 +11,7 @@ from nonlin.claims.claim_04_vanishing import DEPTHS, JUDGED, gradient_run
 
 PAIR = ("relu", "gelu")
 WIDTH, DEPTH, SAMPLES = 64, 6, 512
-FLOW_MARGIN, NOISE_MARGIN, ZERO_MARGIN, NOISE_SEEDS = 0.1, 0.25, 0.05, 4  # decades, ln(noise / signal), share of slopes
+FLOW_MARGIN, NOISE_MARGIN, ZERO_MARGIN, NOISE_SEEDS = 0.1, 0.25, 0.05, 4  # decades, ln(noise / signal), share of zeros
 
 
 def experiments(plan: Any) -> list[Experiment]:
@@ -22,7 +22,7 @@ def experiments(plan: Any) -> list[Experiment]:
 
 
 def noise(config: dict[str, Any]) -> dict[str, Any]:
-    """Return for each seed the share of slopes that are zero, and ln(gradient noise / signal) over samples.
+    """Return for each seed the share of derivatives that are zero, and ln(gradient noise / signal) over samples.
 
     Noise: the trace of the covariance, over samples, of the first layer's gradient; signal: its mean, squared.
     """
@@ -43,8 +43,8 @@ def noise(config: dict[str, Any]) -> dict[str, Any]:
         signal = mean_RWW.square().sum((1, 2))
         ratio = ((squares.mean(1) - signal) / signal).log()
     leaves = [p[0].detach().requires_grad_() for p in watch]
-    slopes = torch.autograd.grad(sum(nets.activation(z).sum() for z in leaves), leaves)  # type: ignore[arg-type]
-    zero = torch.stack([(s == 0).float().mean((1, 2)) for s in slopes]).mean(0)
+    derivatives = torch.autograd.grad(sum(nets.activation(z).sum() for z in leaves), leaves)  # type: ignore[arg-type]
+    zero = torch.stack([(s == 0).float().mean((1, 2)) for s in derivatives]).mean(0)
     return {"zero": zero.tolist(), "noise": ratio.tolist()}
 
 
@@ -87,7 +87,7 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
              "less gradient noise": above(less["noise"], NOISE_MARGIN),
              "gradient kept better through depth": above(less["flow"], FLOW_MARGIN)}
     zero = {n: sum(r["zero"]) / len(r["zero"]) for n, r in rows.items()}
-    summary = (f"GELU is {rows['gelu']['smoothness']}, ReLU {rows['relu']['smoothness']}; slopes of exactly zero: "
+    summary = (f"GELU is {rows['gelu']['smoothness']}, ReLU {rows['relu']['smoothness']}; derivatives of exactly zero: "
                f"{zero['gelu']:.0%} against {zero['relu']:.0%}; ln(noise/signal) is "
                f"{draw.span(less['noise'], '+.2f')} higher with ReLU; through {JUDGED} layers ReLU's gradient "
                f"strays by {_mean(rows['relu']['flow']):.2f} decades, GELU's by {_mean(rows['gelu']['flow']):.2f}.")
@@ -99,10 +99,10 @@ def _mean(values: list[float]) -> float:
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:
-    """Value and slopes of both, and the gradient's ratio against depth."""
+    """Draw the value and derivatives of both, and the gradient's ratio against depth."""
     made, panels = draw.figure(3.2, 4, width_ratios=(1, 1, 1, 1.5))
     curves = measures["curves"]
-    for order, title in enumerate(("value", "slope", "second derivative")):
+    for order, title in enumerate(("value", "derivative", "second derivative")):
         for name in PAIR:
             panels[order].plot(curves["x"], curves[f"{name}{order}"], color=draw.colour(name), label=name)
         panels[order].set_title(title)
@@ -119,32 +119,32 @@ def figure(measures: Mapping[str, Any]) -> Figure:
 
 
 def table(measures: Mapping[str, Any]) -> Table:
-    """Each measure of both, and their differences."""
+    """Return each measure of both, and their differences."""
     rows, less = measures["activations"], measures["differences"]
     out = [["smoothness", rows["relu"]["smoothness"], rows["gelu"]["smoothness"], "–"]]
-    for key, title in (("zero", "share of slopes exactly zero"), ("noise", "ln(gradient noise / signal)"),
+    for key, title in (("zero", "share of derivatives exactly zero"), ("noise", "ln(gradient noise / signal)"),
                        ("flow", f"|decades| at depth {JUDGED}")):
         out.append([title, *(f"{_mean(rows[n][key]):.3f}" for n in PAIR), draw.span(less[key])])
-    out.append(["mean squared slope, unit normal", *(f"{rows[n]['slope_square_mean']:.4f}" for n in PAIR), "–"])
+    out.append(["mean squared derivative, unit normal", *(f"{rows[n]['slope_square_mean']:.4f}" for n in PAIR), "–"])
     return ["measure", *PAIR, "ReLU less GELU (95 %, Holm)"], out
 
 
 CLAIM = Claim(
     number=6, slug="gelu",
     statement="GELU makes smooth transitions and gives better gradient flow than ReLU.",
-    background="ReLU has a kink at zero and a slope of exactly zero to its left. GELU, x Φ(x), bends around and has a "
-    "small slope there, negative at first.",
+    background="ReLU has a kink at zero and a derivative of exactly zero to its left. GELU, x Φ(x), bends around and "
+    "has a small derivative there, negative at first.",
     tested="Smoothness is read from the definitions by computer algebra. In networks with each activation's own "
-    "initialization: the share of slopes that are exactly zero, the noise of the first layer's gradient over single "
-    f"samples relative to its mean ({DEPTH} layers), and how far the gradient grows or shrinks through {JUDGED} "
+    "initialization: the share of derivatives that are exactly zero, the noise of the first layer's gradient over "
+    f"single samples relative to its mean ({DEPTH} layers), and how far the gradient grows or shrinks through {JUDGED} "
     "layers (claim 4's measure, growing and shrinking alike); 32 seeds for the first two, eight for the last.",
     rule=f"Four questions: is GELU smooth and ReLU not; are there fewer zero slopes (by more than {ZERO_MARGIN:.0%} "
     f"of units); is there less noise (ln of noise over signal lower by more than {NOISE_MARGIN:g}); is the gradient "
     f"kept better through depth (by more than {FLOW_MARGIN:g} decades)? Each is yes where the paired 95 % interval "
     "(Holm) leaves out zero on that side and the mean exceeds the margin, no where the interval ends below it. All "
     "yes: holds; all no: fails; both: depends; one undecided: not settled.",
-    change="Normalization and residual connections make the flow through depth matter less. What smoothness does to "
-    "training is asked by claims 9 and 10.",
-    caption="GELU's value and slopes beside ReLU's (ReLU's second derivative is zero but for the kink), and how the "
-    "gradient changes through depth: zero is perfect.",
+    change="Normalization and residual connections make the flow through depth matter less. Claims 9 and 10 ask "
+    "for the effect of smoothness on training.",
+    caption="GELU's value and derivatives beside ReLU's (ReLU's second derivative is zero but for the kink), and how "
+    "the gradient changes through depth: zero is perfect.",
     experiments=experiments, measure=measure, decide=decide, draw=figure, table=table)

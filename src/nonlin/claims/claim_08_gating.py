@@ -73,7 +73,7 @@ CLAIM = Claim(
     statement="SwiGLU's gate makes the block more expressive: better at equal width, for half as many parameters "
     "again.",
     background="A gated block multiplies two projections of its input, one of them through SiLU. The third weight "
-    "matrix makes it half as large again, unless its width is cut to two thirds.",
+    "matrix adds half to its size, unless its width is cut to two thirds.",
     tested="The small language model with SiLU and with SwiGLU in its blocks, three times: at the same hidden width; "
     "at the same number of parameters (two thirds of the width); and with as many training steps as take the same "
     "time on this machine. Each block has its own learning rate; judged on fresh seeds, paired.",
@@ -81,7 +81,7 @@ CLAIM = Claim(
     "out zero and its mean exceeds 0.005 bits per byte, a tie where the interval lies within ±0.005, else undecided. "
     "Better in all three: holds; in none (worse or tied): fails; in some: depends on what is held equal; one "
     "undecided: not settled.",
-    change="Larger models and longer training: published gains at equal parameters are about 0.04 nats a token. "
+    change="Larger models and longer training: published gains at equal parameters are about 0.04 nats per token. "
     "Faster kernels change what equal time means.",
     caption="Each dot is a seed, the diamond their mean, the bar its interval. In the shaded margin a difference "
     "counts as none.",

@@ -94,7 +94,7 @@ CLAIM = Claim(
     tested="The small language model with each activation at learning rates from much too low to much too high, "
     "several seeds each. Sensitivity is the mean over the rates of the loss (at most the untrained model's), less "
     "the best: what a wrong rate costs (arXiv:2309.14322). Also the highest rate whose loss is within one bit of the "
-    "best, and the share of steps whose loss jumps seven deviations above its rolling mean.",
+    "best, and the share of steps whose loss jumps seven standard deviations above its rolling mean.",
     rule="For GELU and SiLU: less sensitive where the paired 95 % interval (Holm) of sensitivity less ReLU's lies "
     f"below zero and its mean is more than {SHARE:.0%} of ReLU's below, not where the interval ends above that; "
     "bears a higher rate where its highest working rate is higher; spikes less where its share is lower by 0.1 % of "

@@ -15,7 +15,7 @@ MARGIN = 0.005  # bits per byte, and bits per byte for ten times the parameters
 
 
 def measure(found: Found) -> dict[str, Any]:
-    """Return SwiGLU less GELU at each size, and the gap's slope against the decades of parameters by seed."""
+    """Return SwiGLU less GELU at each size, and the gap's trend over the decades of parameters by seed."""
     rows, each = {}, {}
     for size in LADDER:
         results = found.study(f"ladder-{size}")
@@ -32,10 +32,10 @@ def measure(found: Found) -> dict[str, Any]:
     seeds = sorted(set.intersection(*(set(gaps) for gaps in each.values())))
     gaps = {size: [each[size][s] for s in seeds] for size in each}
     at = [math.log10(rows[size]["parameters"]) for size in rows]
-    slopes = [linear_regression(at, [gaps[size][i] for size in gaps]).slope for i in range(len(seeds))]
+    trends = [linear_regression(at, [gaps[size][i] for size in gaps]).slope for i in range(len(seeds))]
     for size, effect in effects(gaps).items():
         rows[size]["gap"] = effect
-    return {"sizes": rows, "each": gaps, "slopes": slopes, "trend": effects({"trend": slopes})["trend"]}
+    return {"sizes": rows, "each": gaps, "slopes": trends, "trend": effects({"trend": trends})["trend"]}
 
 
 def decide(measures: Mapping[str, Any]) -> Verdict:
@@ -81,8 +81,8 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     logs = [math.log10(x) for x in xs]
     means = [row["gap"]["mean"] for row in sizes.values()]
     middle = sum(means) / len(means)
-    slope = measures["trend"]["mean"]
-    axes.plot(xs, [middle + slope * (v - sum(logs) / len(logs)) for v in logs], color=paint, lw=1, ls="--",
+    trend = measures["trend"]["mean"]
+    axes.plot(xs, [middle + trend * (v - sum(logs) / len(logs)) for v in logs], color=paint, lw=1, ls="--",
               label="trend")
     draw.plain_log(axes, "x")
     axes.set_xticks(xs, [f"{x / 1e3:.0f} k" for x in xs])
@@ -108,7 +108,7 @@ CLAIM = Claim(
     "SwiGLU's favour with size.",
     tested="Four language models, fourteen times apart in size, each trained with GELU and with SwiGLU of as many "
     "parameters, on as many tokens. At every size each has a learning rate of its own, found on other seeds; judged "
-    "on fresh seeds, paired. The trend is the slope of the gap against the logarithm of the parameters, fitted for "
+    "on fresh seeds, paired. The trend is the gap's rise with the logarithm of the parameters, fitted for "
     "each seed alone; its interval is over seeds.",
     rule="Three parts: SwiGLU is not better in the smallest model; it is better in the largest; the gap grows (the "
     f"trend is negative). Better where the 95 % interval (Holm) lies below zero and its mean below -{MARGIN:g} (for "

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from nonlin.claims import draw
 from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Claim, Experiment, Found, Table, Verdict, experiment
 
-#: What the statement says of each family, and where transformers keeps its block and its configuration's word for it.
+#: By family: the statement's activation, transformers' module and configuration, and the field that names it.
 FAMILIES = {
     "BERT": ("gelu", "bert", "BertConfig", "hidden_act"),
     "GPT-2": ("gelu", "gpt2", "GPT2Config", "activation_function"),
@@ -165,7 +165,7 @@ CLAIM = Claim(
     "and a steeper gate. Swapping them in a trained model changes its outputs.",
     tested="For each family the feed-forward block of the installed transformers is made with random weights, in "
     f"double precision, and its output compared with the same block computed with each of {len(PLAIN)} plain or "
-    f"{len(GATED)} gated activations of nonlin. What the configuration calls it is shown beside.",
+    f"{len(GATED)} gated activations of nonlin. The configuration's name for it is shown beside.",
     rule=f"A block computes an activation where the outputs agree within {SAME:g} of the largest, and with no other. "
     "All families exactly as said: holds; some by a variant (another form of GELU; SwiGLU with clamps): depends; one "
     "by something else: fails.",

@@ -1,4 +1,4 @@
-"""Published results beside ours; numbers only from the papers named, held-out nats a token."""
+"""Published results beside ours; numbers only from the papers named, in held-out nats per token."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from nonlin.claims.claim import Table
 
 #: T5-base on C4, hidden widths matched by 2/3: by Shazeer (arXiv:2002.05202) after 65,536 and 524,288 steps, with the
-#: deviation of four runs at the first; the same by Narang et al. (arXiv:2102.11972), five runs.
+#: standard deviation of four runs at the first; the same by Narang et al. (arXiv:2102.11972), five runs.
 T5_BASE = {
     "relu": ((1.997, 0.005), 1.677, (2.182, 0.005), 1.838), "gelu": ((1.983, 0.005), 1.679, (2.179, 0.003), 1.838),
     "silu": ((1.994, 0.003), 1.683, (2.186, 0.003), 1.847), "glu": ((1.982, 0.006), 1.663, (2.174, 0.003), 1.814),
@@ -26,7 +26,7 @@ def beside(ours: Mapping[str, float | None]) -> tuple[str, Table]:
         rows.append([name, f"{first[0]:.3f} ± {first[1]:.3f}", f"{first[0] - base[0][0]:+.3f}",
                      f"{late - base[1]:+.3f}", f"{second[0] - base[2][0]:+.3f}", f"{second_late - base[3]:+.3f}",
                      own, less])
-    title = ("T5-base on C4, nats a token: Shazeer (arXiv:2002.05202) and Narang et al. (arXiv:2102.11972), as "
+    title = ("T5-base on C4, nats per token: Shazeer (arXiv:2002.05202) and Narang et al. (arXiv:2102.11972), as "
              "differences to GELU after 65,536 and 524,288 steps; ours in bits per byte")
     return title, (["activation", "Shazeer, 65,536", "less GELU", "at 524,288", "Narang, less GELU", "at 524,288",
                     "ours", "less GELU"], rows)

@@ -19,7 +19,7 @@ BETA1, BETA2, EPS = 0.9, 0.99, 1e-8
 
 
 def proper_gain(name: str) -> float:
-    """Return the factor on weights of deviation 1/sqrt(inputs) that keeps the second moment at one.
+    """Return the factor on weights of standard deviation 1/sqrt(inputs) that keeps the second moment at one.
 
     From the definition's second moment under a unit normal; for a gated one the other input is a unit normal too.
 
@@ -135,7 +135,7 @@ def points(count: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def relative_errors(outputs: Tensor, target: Tensor) -> Tensor:
-    """Return each replica's root-mean-square error by target over the target's deviation: (R, outputs)."""
+    """Return each replica's root-mean-square error by target over the target's standard deviation: (R, outputs)."""
     return (outputs - target).square().mean(-2).sqrt() / target.std(0, correction=0)
 
 

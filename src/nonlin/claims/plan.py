@@ -1,4 +1,4 @@
-"""What the claims run, and by which rules; fixed before the first run.
+"""The runs and rules of the claims, fixed before the first run.
 
 The language model's part is a handful of ordinary studies, each with a plan of its own inside this one.
 """
@@ -20,7 +20,7 @@ from nonlin.study.tuning import trials_of
 MINUTES = 20.0
 RESERVE_SECONDS = 40.0  # starting up, measuring, the page
 EXPERIMENT_SECONDS = 200.0  # of one worker, all experiments that train no language model, on the reference machine
-REFERENCE_SPEED = 48_000.0  # tokens a second of the CORE model there
+REFERENCE_SPEED = 48_000.0  # tokens per second of the CORE model there
 EVALUATION_TOKENS = 24576
 MINIMUM_STEPS = 30
 
