@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from nonlin.errors import UserError
 from nonlin.study import StudyFolder
 
 
@@ -53,11 +54,15 @@ def read(folder: StudyFolder) -> Study:
 
 def _curve(folder: StudyFolder, arm: str, run: Mapping[str, Any], tokens_per_byte: float) -> Curve:
     lines = folder.trial(run["config_hash"])[2]
-    train = [line for line in lines if line["kind"] == "train" and line["loss_nats"] is not None]
-    evaluations = [line for line in lines if line["kind"] == "evaluation" and line["bits_per_byte"] is not None]
     bits = tokens_per_byte / math.log(2)
-    return Curve(arm, run["seed"], [t["tokens"] for t in train], [t["loss_nats"] * bits for t in train],
-                 [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
+    try:
+        train = [line for line in lines if line["kind"] == "train" and line["loss_nats"] is not None]
+        evaluations = [line for line in lines if line["kind"] == "evaluation" and line["bits_per_byte"] is not None]
+        return Curve(arm, run["seed"], [t["tokens"] for t in train], [t["loss_nats"] * bits for t in train],
+                     [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"report: metrics.jsonl of the run {run['config_hash']} must hold its measures; its lines are "
+                        "others. Remove the run's folder and continue the study: it runs again.") from error
 
 
 def tuned(arm: Mapping[str, Any]) -> list[tuple[float, float | None, list[float]]]:

@@ -38,10 +38,20 @@ class StudyFolder:
         try:
             config, record = Store(self.directory).read(key)
             lines = read_bytes(metrics).splitlines() if os.path.lexists(metrics) else []
-            return config, record, [json.loads(line) for line in lines]
-        except (DamagedRecord, Unreadable, ValueError) as damage:
+            return config, record, _measures(lines)
+        except (DamagedRecord, Unreadable) as damage:
             raise UserError(f"{self.directory} must hold the finished run {key}; {damage}. "
                             "Continue the study: it runs again.") from damage
+
+
+def _measures(lines: list[bytes]) -> list[dict[str, Any]]:
+    try:
+        found = [_mapping(json.loads(line)) for line in lines]
+    except (ValueError, RecursionError):
+        found = [None]
+    if None in found:
+        raise Unreadable("metrics.jsonl has lines that are no measures")
+    return [line for line in found if line is not None]
 
 
 def load(directory: str | Path) -> StudyFolder:

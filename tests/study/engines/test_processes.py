@@ -1,6 +1,9 @@
 """Worker processes on this machine: what they see, what becomes of them, and which kind of end is tried again."""
 
+import contextlib
 import os
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -142,34 +145,46 @@ def test_a_later_attempt_goes_on_from_the_checkpoint_of_the_one_before(tmp_path)
     assert sorted(store.read(trial.key)[1]["files"]) == ["config.json", METRICS]
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
-    beat = tmp_path / "beat"
-    code = (f"import time\nfrom nonlin.study.engines import ProcessEngine, Request\n"
-            f"engine = ProcessEngine('nowhere', 1, {[sys.executable, '-c', WORKER]!r})\n"
-            f"engine.start(Request({{'do': 'beat', 'file': {str(beat)!r}}}))\ntime.sleep(100)\n")
-    driver = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+def test_workers_end_with_the_process_that_runs_the_study(tmp_path, how):
+    """They write nothing that could fail: each holds one end of a pipe, which is closed when the last is gone."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER.format(study=str(tmp_path / "study"), worker=WORKER)],
+                              env=os.environ | {"PYTHONPATH": os.pathsep.join([ROOT, *sys.path]), "HELD": str(pipe)},
+                              preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))
+    workers = b""
     try:
-        while not beat.exists():
-            time.sleep(0.05)
+        while workers.count(b"\n") < 2:
+            assert driver.poll() is None
+            if select.select([reader], [], [], 0.1)[0]:
+                workers += os.read(reader, 100)
+            else:
+                time.sleep(0.05)
+        driver.send_signal(how)
+        assert driver.wait(60) == -how
+        assert select.select([reader], [], [], 120)[0] and os.read(reader, 100) == b""
     finally:
         driver.kill()
         driver.wait()
-    last, size = -1, beat.stat().st_size
-    for _ in range(60):
-        if last == size:
-            break
-        time.sleep(1.5)
-        last, size = size, beat.stat().st_size
-    assert last == size
+        os.close(reader)
+        for worker in workers.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(worker), signal.SIGKILL)
 
 
-#: The real worker's main around the fake one's answers.
-WORKER = ("import time\nfrom nonlin.training import worker\n"
-          "def beat(request):\n"
-          "    while True:\n"
-          "        open(request['file'], 'a').write('x')\n"
-          "        time.sleep(0.05)\n"
-          "worker.main(beat)\n")
+ROOT = str(Path(__file__).parents[3])
+#: The real worker's main; a trial holds the pipe and never ends.
+WORKER = ("import os, time\nfrom nonlin.training import worker\n"
+          "def hold(request):\n"
+          "    held = os.open(os.environ['HELD'], os.O_WRONLY)\n"
+          "    os.write(held, b'%d\\n' % os.getpid())\n"
+          "    time.sleep(1000)\n"
+          "worker.main(hold)\n")
+DRIVER = ("import sys\nfrom nonlin.study import ProcessEngine, Store, run_study\nfrom tests.study import studies\n"
+          "with ProcessEngine('nowhere', 2, [sys.executable, '-c', {worker!r}]) as engine:\n"
+          "    run_study(studies.plan(), Store({study!r}), engine)\n")
 
 
 def test_engines_one_after_the_other_continue_one_folder(tmp_path):
