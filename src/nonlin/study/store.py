@@ -63,7 +63,7 @@ class Store:
             raise unwritable(self.directory, error) from error
         with writing(self.directory):
             strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
-        if strange and not self.plan_path.exists():
+        if strange and not os.path.lexists(self.plan_path):
             raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
                             "Choose another folder.")
 
