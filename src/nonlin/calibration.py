@@ -4,7 +4,6 @@ Every arm of an A/A study is the same activation, under another name and with a 
 feed-forward weights. It is tuned and judged as any study is. All that it calls better or worse is false.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 
 from nonlin.comparison import Asked, changes, environment_of, requested
 from nonlin.errors import Interrupted, UserError, rule
+from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.progress import listener
 from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
-from nonlin.study.store import finite, write_json
 
 _FILE = "calibration.json"
 
@@ -60,16 +59,18 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, engine: En
     """Run a set-up as A/A studies of its baseline and return how often a verdict was false.
 
     ``asked`` is the set-up, as :func:`nonlin.compare` takes it; its activations decide the number of arms. Finished
-    runs are kept: the same call continues, and a larger number of ``studies`` adds to those that are there.
+    runs are kept: the same call continues, and a larger number of ``studies`` adds to those that are there. Each study
+    takes as long as the set-up's own.
     Raises UserError for values that make no study; Interrupted at Ctrl-C.
     """
     if studies < 1:
         raise UserError(rule("compare", "aa", "be 1 or more", studies, "Use --aa 20 for a first look."))
-    request, root = requested(asked, out)
     shown = listener(progress)
-    with open_engine(engine or EngineChoice(), root.directory) as opened:
+    request, root = requested(asked, out, shown)
+    choice = engine or EngineChoice()
+    with root.lock(), open_engine(choice, root.directory) as opened:
         environment = ask(opened, {"do": "describe"})
-        machine, speeds, steps = _measured(root, request, opened, environment)
+        machine, speeds, steps = _measured(root, request, opened, environment, choice.parallel)
         request = replace(request, minutes=None, steps=steps)
         for line in changes(machine.get("made_on", {}), environment):
             shown.say(line)
@@ -91,27 +92,42 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, engine: En
     return made
 
 
-def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any]) -> tuple[Any, Any, int]:
+def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any], parallel: str
+              ) -> tuple[Any, Any, int]:
     """Return the machine's settings, the speeds and the length of judged runs; measured at the first call, and kept."""
-    path = root.directory / "machine.json"
+    path, asked = root.directory / "machine.json", request.as_dict()
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        engine.fit(kept["machine"]["device"], environment, None)
-        return kept["machine"], kept["speeds"], request.steps or kept["steps"]
+        kept = _read(path)
+        changed = [key for key, value in asked.items() if kept["request"].get(key) != value]
+        if changed:
+            raise UserError(f"{root.directory} holds A/A studies of another set-up: its {' and '.join(changed)} "
+                            f"{'differs' if len(changed) == 1 else 'differ'} from this command's. Choose another "
+                            "folder with --out, or give the command that began it.")
+        engine.fit(kept["machine"]["device"], environment, kept["memory_bytes"])
+        return kept["machine"], kept["speeds"], kept["steps"]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
-    machine = choose_machine(engine, first, environment)
+    machine = choose_machine(engine, first, environment, parallel)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": environment_of(environment)}
     steps = make_plan(request, speeds, machine, engine.total()).training["judge_steps"]
-    write_json(path, {"machine": machine, "speeds": speeds, "steps": steps})
+    memory = max(speed.get("peak_memory_bytes", 0) for speed in speeds.values()) or None
+    write_json(path, {"request": asked, "machine": machine, "speeds": speeds, "steps": steps, "memory_bytes": memory})
     return machine, speeds, steps
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except Unreadable as problem:
+        raise UserError(f"{path} must be as it was written; {problem}. Delete it, and give the same command "
+                        "again.") from problem
 
 
 def _finished(store: Store, plan: Plan) -> dict[str, Any] | None:
     path = store.directory / "results.json"
     if not path.exists():
         return None
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = _read(path)
     return found if found["status"] == "complete" and found["plan"]["hash"] == plan.hash else None
 
 

@@ -62,6 +62,30 @@ def test_runs_that_are_missing_or_diverged_leave_the_others_comparable():
     assert math.isfinite(differences(alone, "a")["b"].mean)
 
 
+def test_an_arm_is_not_credited_with_rates_at_which_it_diverges():
+    """Its loss falls towards the higher rate, at which no run of it finished; its judged runs are all worse."""
+    runs = {"a": _curve(2.0, 0.0, 0.035, 8, 0.0)}
+    slope = [Run(s, x, 2.01 - 0.085 * x + 0.035 * x * x + 0.013 * (s % 7), judged)
+             for s, x, judged in [(s, 0.0, True) for s in range(8)]
+             + [(1001 + i, x, False) for i in range(2) for x in (-1.0, 0.0)]]
+    assert differences(runs | {"b": slope}, "a")["b"].mean > 0.009
+
+
+def test_without_a_curvature_the_judged_levels_are_compared():
+    def arm(fall):
+        return [Run(s, x, 2.0 + fall * x + 0.02 * x * x + 0.001 * (s % 3), judged)
+                for s, x, judged in [(s, 0.0, True) for s in range(8)]
+                + [(1001 + i, x, False) for i in range(2) for x in (-1.0, 0.0)]]
+
+    assert differences({"a": arm(-0.04), "b": arm(-0.08)}, "a")["b"].mean == pytest.approx(0.0, abs=1e-12)
+
+
+def test_the_degrees_of_freedom_are_those_of_the_pairs():
+    runs = {"a": _curve(2.0, 0.0, 0.04, 8, 0.0), "b": _curve(1.9, 0.0, 0.04, 8, 0.0)}
+    runs["a"] = [run for run in runs["a"] if not run.judged or run.seed < 3]
+    assert differences(runs, "a")["b"].seeds == 3
+
+
 def _most(share: float) -> float:
     """The largest share of STUDIES that a true share of ``share`` exceeds once in a thousand."""
     return next(k for k in range(STUDIES + 1) if statistics.share_interval(k, STUDIES, 0.998)[0] > share) / STUDIES

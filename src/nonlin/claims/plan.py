@@ -67,7 +67,7 @@ class ClaimsPlan(Sealed):
     speeds: dict[str, float]
     budget: dict[str, Any]
     workers: int
-    format: int = 1
+    format: int = 2
 
     def study(self, name: str) -> Plan:
         """Return one of the language model's studies."""

@@ -47,8 +47,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               help="Differences below it count as none, in bits per byte.")
 @click.option("--confidence", type=float, default=defaults.CONFIDENCE, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/compare-HASH.")
-@click.option("--aa", type=int, metavar="N", help="Run the set-up as N studies of identical arms instead, and say how "
-              "often a verdict is false.")
+@click.option("--aa", type=int, metavar="N", help="Run the set-up as N studies of identical arms instead, each "
+              "as long as the study itself, and say how often a verdict is false.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
 @engine_options
 @json_option

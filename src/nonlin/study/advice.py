@@ -1,5 +1,6 @@
-"""One sentence of advice, no surer than the study."""
+"""One sentence that says what to do, no surer than the study is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,15 +47,19 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:
-    """Return the arms of a verdict, the best first."""
-    return sorted((a for a in arms if a["verdict"] == verdict),
-                  key=lambda a: float("inf") if a["bits_per_byte"] is None else a["bits_per_byte"])
+    """The arms of a verdict, the best first: by their differences, as verdicts are, then by their means."""
+    return sorted((a for a in arms if a["verdict"] == verdict), key=_place)
+
+
+def _place(arm: Mapping[str, Any]) -> tuple[float, float]:
+    mean = math.inf if arm["bits_per_byte"] is None else arm["bits_per_byte"]
+    return (arm["difference"]["mean"] if arm["difference"] else -math.inf), mean
 
 
 def winner(arms: Sequence[Mapping[str, Any]], baseline: str) -> str:
     """Return the activation to use by these verdicts: the best of those found better, else the baseline."""
-    better = [a for a in arms if a["verdict"] == "better"]
-    return min(better, key=lambda a: a["bits_per_byte"])["name"] if better else baseline
+    better = _group(arms, "better")
+    return better[0]["name"] if better else baseline
 
 
 def _names(arms: Sequence[Mapping[str, Any]]) -> str:

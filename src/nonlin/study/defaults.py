@@ -9,8 +9,9 @@ MARGIN_BITS_PER_BYTE = 0.005
 CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_SEEDS = 4
-# A/A studies by this rule: model, studies, those with a false verdict (benchmarks/records/).
-CALIBRATION = (("1 layer of 48, 300 steps", 7, 0),)
+# Simulated studies by this rule: which, their number, those with a false verdict.
+# Each is a row of benchmarks/records/verdict-simulation.json.
+CALIBRATION = (("default size, no difference", 600, 18), ("small size, no difference", 600, 36))
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2

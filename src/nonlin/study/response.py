@@ -16,6 +16,7 @@ import numpy as np
 from nonlin.study.statistics import Effect, effect_of
 
 _REACH = 0.5  # grid steps from an arm's judged rate to its vertex, at most: the judged rate is a vertex within as much
+_CURVED = 3  # rates of one arm that show a curvature
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ def differences(runs: Mapping[str, Sequence[Run]], baseline: str, confidence: fl
     """Return each arm's difference to the baseline with its interval and p-value, by arm.
 
     ``runs``: each arm's judged runs, all at one rate, and the tuning runs at the rates near it. Intervals are
-    Student's with one degree of freedom less than there are judged seeds. An arm whose runs equal the baseline's to
+    Student's with one degree of freedom less than there are seeds judged in both. A vertex lies among the rates at
+    which its arm has a finished run. Without three rates of any arm there is no curvature, and the levels at the judged
+    rates are compared. An arm whose runs equal the baseline's to
     the last bit has a difference of exactly zero.
 
     Source of the jackknife: Efron and Stein, "The jackknife estimate of variance", 1981.
@@ -57,9 +60,13 @@ def differences(runs: Mapping[str, Sequence[Run]], baseline: str, confidence: fl
         error = math.sqrt(math.fsum((p - center) ** 2 for p in pseudo) / (len(pseudo) - 1) / len(pseudo))
         if sorted(map(_key, runs[arm])) == sorted(map(_key, runs[baseline])):
             mean = error = 0.0  # not what rounding left
-        judged = len({run.seed for run in runs[arm] if run.judged})
+        judged = len(_judged(runs[arm]) & _judged(runs[baseline]))
         found[arm] = effect_of(mean, error, judged, confidence)
     return found
+
+
+def _judged(runs: Sequence[Run]) -> set[int]:
+    return {run.seed for run in runs if run.judged}
 
 
 def _key(run: Run) -> tuple[int, float, float]:
@@ -67,23 +74,31 @@ def _key(run: Run) -> tuple[int, float, float]:
 
 
 class _Model:
-    """The least-squares fit; its columns: level and linear term by arm, curvature, effects of seeds (sum zero)."""
+    """The least-squares fit; its columns: level and linear term by arm, the curvature, effects of seeds.
+
+    Only differences of levels are used: a constant that levels and seeds could share does not matter.
+    """
 
     def __init__(self, runs: Mapping[str, Sequence[Run]]):
         self.arms = list(runs)
-        rows = [(i, run) for i, arm in enumerate(self.arms) for run in runs[arm]]
-        self.seeds = sorted({run.seed for _, run in rows})
-        self._judged = {run.seed for _, run in rows if run.judged}
-        self.seed = np.array([run.seed for _, run in rows])
-        self.loss = np.array([run.loss for _, run in rows])
-        center = [np.mean([run.rate for run in runs[arm] if run.judged]) for arm in self.arms]
+        center = {arm: float(np.mean([run.rate for run in runs[arm] if run.judged])) for arm in runs}
+        places = {arm: {round(run.rate - center[arm], 9) for run in runs[arm]} for arm in runs}
+        curved = any(len(found) >= _CURVED for found in places.values())
+        rows = [(i, run, run.rate - center[arm]) for i, arm in enumerate(self.arms) for run in runs[arm]
+                if curved or abs(run.rate - center[arm]) < 1e-9]
+        # No run says how an arm trains beyond its own rates: next to a rate at which it diverges, it is not credited.
+        self.low = np.array([max(-_REACH, min(places[arm])) for arm in runs])
+        self.high = np.array([min(_REACH, max(places[arm])) for arm in runs])
+        self.seeds = sorted({run.seed for _, run, _ in rows})
+        self._judged = {run.seed for _, run, _ in rows if run.judged}
+        self.seed = np.array([run.seed for _, run, _ in rows])
+        self.loss = np.array([run.loss for _, run, _ in rows])
         count = len(self.arms)
         self.design = np.zeros((len(rows), 2 * count + len(self.seeds)))
-        for row, (i, run) in enumerate(rows):
-            place = run.rate - center[i]
+        for row, (i, run, place) in enumerate(rows):
             self.design[row, i], self.design[row, count + i], self.design[row, 2 * count] = 1.0, place, place**2
             for column, seed in enumerate(self.seeds[1:], 2 * count + 1):
-                self.design[row, column] = float(run.seed == seed) - float(run.seed == self.seeds[0])
+                self.design[row, column] = float(run.seed == seed)
 
     def clusters(self) -> list[int]:
         """The seeds to leave out one by one; a lone tuning seed stays, since without it no linear term is known."""
@@ -98,7 +113,7 @@ class _Model:
         fitted = np.zeros(design.shape[1])
         fitted[used] = np.linalg.lstsq(design[:, used], self.loss[kept], rcond=None)[0]
         bend = fitted[2 * count]
-        linear = fitted[count:2 * count]
-        places = np.clip(-linear / (2 * bend), -_REACH, _REACH) if bend > 0 else np.zeros(count)
-        least = fitted[:count] + linear * places + bend * places**2
+        lines = fitted[count:2 * count]
+        places = np.clip(-lines / (2 * bend), self.low, self.high) if bend > 0 else np.zeros(count)
+        least = fitted[:count] + lines * places + bend * places**2
         return {arm: float(value) for arm, value in zip(self.arms, least, strict=True)}

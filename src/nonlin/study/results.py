@@ -59,7 +59,8 @@ def _judged_losses(plan: Plan, arm: str, state: Tuning, records: Records) -> dic
 def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Run]:
     """Return an arm's finished runs, judged and tuned near its best rate, as the response model takes them."""
     found = [(t, True) for t in judge_trials(plan, arm, records)]
-    found += [(t, False) for t in tune_trials(plan, arm, state.near)]
+    if plan.arm(arm)["tune_steps"] == plan.arm(arm)["judge_steps"]:  # shorter runs have other levels
+        found += [(t, False) for t in tune_trials(plan, arm, state.near)]
     finished = [(t, judged) for t, judged in found if t.key in records and records[t.key]["status"] == "finished"]
     step = math.log(plan.learning_rate_factor)
     return [Run(t.seed, math.log(t.learning_rate) / step, records[t.key]["bits_per_byte"], judged)

@@ -27,10 +27,7 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
     where another process runs the study, or where everything diverged; NonlinError, after all else has run, where
     runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
     """
-    if plan.format == 1:
-        raise UserError(f"the study in {store.directory} was planned by an older version, whose rule chose learning "
-                        "rates otherwise: its page can be made again, but it cannot go on. Start it anew in another "
-                        "folder.")
+    store.must_go_on(plan)
     with store.lock():
         store.create(plan)
         study = _Study(plan, store, engine, listener or (lambda _: None))

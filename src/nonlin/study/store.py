@@ -29,6 +29,7 @@ from nonlin.files import (
 from nonlin.study.plan import Plan
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
+_PRESENT = 2  # the format of plans whose runs this version can add to
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 # Names that a study's folder may hold before its plan is written.
 _KNOWN = {"data", "trials", "running", "machine.json", "studies", "calibration.json"}
@@ -102,6 +103,7 @@ class Store:
         """
         plan = self.plan()
         if plan is not None:
+            self.must_go_on(plan)
             asked = request.as_dict()
             changed = [key for key in asked if asked[key] != plan.request.get(key)]
             if changed:
@@ -109,6 +111,13 @@ class Store:
                                 f"{'differs' if len(changed) == 1 else 'differ'} from this command's. "
                                 "Choose another folder with --out, or give the command that began it.")
         return plan
+
+    def must_go_on(self, plan: Any) -> None:
+        """Raise UserError for a plan of an older version: its runs chose rates and drew weights otherwise."""
+        if plan.format < _PRESENT:
+            raise UserError(f"the study in {self.directory} was planned by an older version, whose rule chose learning "
+                            f"rates otherwise: nonlin report {self.directory} makes its page again, but it cannot go "
+                            "on. Start it anew in another folder.")
 
     def create(self, plan: Any) -> None:
         """Write the plan. UserError where another one is."""

@@ -41,11 +41,11 @@ def rule_text(margin: float, confidence: float, seeds: int) -> str:
 def calibration_text() -> str:
     """Return the evidence behind the rule, in words: how often it was wrong where nothing differed."""
     parts = []
-    for model, studies, false in defaults.CALIBRATION:
+    for world, studies, false in defaults.CALIBRATION:
         low, high = statistics.share_interval(false, studies)
-        parts.append(f"{false} of {studies} A/A studies ({model}) had a false verdict (95 % interval {low:.0%} to "
-                     f"{high:.0%})")
-    return "The rule was tried on identical activations: " + "; ".join(parts) + ". Your own set-up: --aa N."
+        parts.append(f"{false} of {studies} had a false verdict ({world}; 95 % interval {low:.1%} to {high:.1%})")
+    return ("The rule was tried on simulated studies without any difference: " + "; ".join(parts)
+            + ". nonlin compare --aa N tries it on your own set-up.")
 
 
 def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
@@ -155,4 +155,4 @@ def _by_interval(rule_: Mapping[str, Any], effect: statistics.Effect, p_value: f
     if needed is None:
         return "undecided", mean, difference, None, "more than 10,000 seeds would decide it"
     needed = max(needed, effect.seeds + 1)
-    return "undecided", mean, difference, needed, f"about {needed} seeds in all would decide it"
+    return "undecided", mean, difference, needed, f"at least about {needed} seeds in all would decide it"

@@ -1,0 +1,63 @@
+"""A/A studies of a person's own set-up: run, continued, kept apart from other set-ups, summed up."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from nonlin.calibration import calibrate, summary
+from nonlin.cli import program
+from nonlin.errors import UserError
+
+TINY = ["--activations", "gelu,relu", "--layers", "1", "--dim", "16", "--heads", "2", "--context", "16",
+        "--steps", "10", "--seeds", "4", "--learning-rates", "2"]
+
+
+def _run(out, studies, *more):
+    program.main(["compare", *TINY, *more, "--aa", str(studies), "--out", str(out), "--json"], standalone_mode=False)
+
+
+def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "aa"
+    _run(out, 1)
+    first = json.loads(capsys.readouterr().out)
+    assert first["studies"] == 1 and set(first["results"][0]["verdicts"]) == {"gelu-2"}
+    trials = {p.name for p in (out / "studies" / "aa-0001" / "trials").iterdir()}
+    configs = [json.loads((out / "studies" / "aa-0001" / "trials" / key / "config.json").read_text()) for key in trials]
+    assert {c["activation"]["name"] for c in configs} == {"gelu"}
+    assert {c["streams"]["feed_forward"] for c in configs} == {"gelu-1", "gelu-2"}
+
+    _run(out, 2)
+    second = json.loads(capsys.readouterr().out)
+    assert second["studies"] == 2 and second["results"][0] == first["results"][0]
+    assert {p.name for p in (out / "studies" / "aa-0001" / "trials").iterdir()} == trials
+    seeds = [set(), set()]
+    for number in (1, 2):
+        for trial in (out / "studies" / f"aa-000{number}" / "trials").iterdir():
+            seeds[number - 1].add(json.loads((trial / "config.json").read_text())["seed"])
+    assert not seeds[0] & seeds[1]
+
+    with pytest.raises(UserError, match="another set-up: its batch differs"):
+        _run(out, 2, "--batch", "4")
+
+
+def test_no_studies_are_refused():
+    with pytest.raises(UserError, match="aa must be 1 or more"):
+        calibrate(None, 0)
+
+
+def _results(name, *verdicts):
+    arms = [{"name": "gelu-1", "verdict": "baseline", "difference": None, "learning_rate": 0.01}]
+    difference = {"mean": 0.01, "p_value": 0.2, "low": -0.01, "high": 0.03, "standard_error": 0.005, "seeds": 8}
+    arms += [{"name": f"gelu-{i}", "verdict": v, "difference": difference, "learning_rate": 0.01}
+             for i, v in enumerate(verdicts, 2)]
+    return {"name": name, "baseline": "gelu-1", "arms": arms}
+
+
+def test_a_study_counts_once_however_many_of_its_verdicts_are_false(tmp_path):
+    request = SimpleNamespace(confidence=0.95, arms=[None] * 3, seeds=8, margin=0.005)
+    found = summary(tmp_path, [_results("a", "better", "worse"), _results("b", "tie", "undecided"),
+                               _results("c", "undecided", "tie")], request)
+    assert (found.studies, found.false) == (3, 1) and found.low < 1 / 3 < found.high
+    assert found.half_width == pytest.approx(0.02) and 0.01 < found.detectable < 0.03
+    assert "1 of 3 A/A studies have a false verdict: 33%" in str(found)
