@@ -116,7 +116,7 @@ class Store:
         """Raise UserError for a plan of an older version: its runs chose rates and drew weights otherwise."""
         if plan.format < _PRESENT:
             raise UserError(f"the study in {self.directory} was planned by an older version, whose rule chose learning "
-                            f"rates otherwise: nonlin report {self.directory} makes its page again, but it cannot go "
+                            f"rates otherwise: nonlin report {self.directory} still writes its page, but it cannot go "
                             "on. Start it anew in another folder.")
 
     def create(self, plan: Any) -> None:
