@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels import arguments
 from nonlin.kernels.activation import fast_path, ops
 
@@ -46,7 +46,7 @@ def _activation(definition: Definition) -> Callable[..., Tensor]:
 
 @torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
 def _text(definition: Definition) -> str:
-    return spell(definition)  # what a compiler cannot trace: it may hold a lock
+    return serialize(definition)  # what a compiler cannot trace: it may hold a lock
 
 
 def _general(definition: Definition) -> Callable[..., Tensor]:

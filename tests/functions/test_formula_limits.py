@@ -12,7 +12,7 @@ from nonlin.errors import UserError
 from nonlin.functions import Definition, describe, get, limits, names
 from nonlin.functions.grammar import parse
 from nonlin.functions.reference import evaluate
-from nonlin.functions.registry import gated_by, spell
+from nonlin.functions.registry import gated_by, serialize
 from nonlin.kernels.codegen import cpp, triton
 
 
@@ -118,9 +118,9 @@ def test_raw_text_is_read_or_refused(text):
 
 
 def test_a_text_of_a_definition_reads_back_in_another_process():
-    from nonlin.functions.registry import resolve
+    from nonlin.functions.registry import deserialize
 
     for name in ("mish", "xielu"):
         made = gated_by(get(name))
-        head, _, formula = spell(made).partition("=")
-        assert resolve(f"again{head[head.index('['):] if '[' in head else ''}={formula}").formula == made.formula
+        head, _, formula = serialize(made).partition("=")
+        assert deserialize(f"again{head[head.index('['):] if '[' in head else ''}={formula}").formula == made.formula

@@ -85,10 +85,10 @@ def gate_of(definition: Definition) -> Definition | None:
     return next((d for d in pointwise if d.kind == "pointwise" and gated_by(d).expr == definition.expr), None)
 
 
-def spell(definition: Definition) -> str:
-    """Return a text from which :func:`resolve` finds the definition, in another process too.
+def serialize(definition: Definition) -> str:
+    """Return a text from which :func:`deserialize` finds the definition, in another process too.
 
-    >>> spell(get("swish")), spell(define("doubled", "2*x"))
+    >>> serialize(get("swish")), serialize(define("doubled", "2*x"))
     ('silu', 'doubled=2*x')
     """
     if _CANONICAL.get(definition.name) is definition:
@@ -99,10 +99,10 @@ def spell(definition: Definition) -> str:
     return text
 
 
-def resolve(text: str) -> Definition:
-    """Return the definition that a text of :func:`spell` names.
+def deserialize(text: str) -> Definition:
+    """Return the definition that a text of :func:`serialize` names.
 
-    >>> resolve("prelu").formula, resolve("mine[a:0.5]=a*x").parameters[0].initial
+    >>> deserialize("prelu").formula, deserialize("mine[a:0.5]=a*x").parameters[0].initial
     ('slope*min(x, 0) + max(x, 0)', 0.5)
     """
     found = _SPELLED.get(text)
@@ -119,7 +119,7 @@ def resolve(text: str) -> Definition:
 
 
 # Copied and pickled by its text: a definition is one object in a process, which kernels are kept by.
-copyreg.pickle(Definition, lambda definition: (resolve, (spell(definition),)))  # type: ignore[arg-type]
+copyreg.pickle(Definition, lambda definition: (deserialize, (serialize(definition),)))  # type: ignore[arg-type]
 
 
 def parse_arms(text: str) -> list[Definition]:

@@ -14,7 +14,7 @@ import nonlin
 from nonlin import functional
 from nonlin.functions import get, names
 from nonlin.functions.definition import Parameter, X, pointwise
-from nonlin.functions.registry import resolve, spell
+from nonlin.functions.registry import deserialize, serialize
 from nonlin.kernels.activation import ops
 from nonlin.kernels.torch import backend as torch_backend
 
@@ -53,14 +53,14 @@ def _agree(name, function, dtype=torch.float32):
 def test_opcheck(name, dtype):
     definition, inputs, learned = _tensors(name, dtype=dtype)
     tensors, gradient = [*inputs, *learned], torch.randn(4, 6, dtype=dtype)
-    opcheck(ops.activation, (spell(definition), tensors))
-    opcheck(ops.activation_backward, (spell(definition), gradient, tensors))
-    opcheck(ops.derivative, (spell(definition), [1] * len(tensors), tensors))
+    opcheck(ops.activation, (serialize(definition), tensors))
+    opcheck(ops.activation_backward, (serialize(definition), gradient, tensors))
+    opcheck(ops.derivative, (serialize(definition), [1] * len(tensors), tensors))
     if definition.kind == "gated":
         tensors = [inputs[0], *learned]
         for order in ((False, False), (True, True)):
-            opcheck(ops.packed, (spell(definition), tensors, *order))
-            opcheck(ops.packed_backward, (spell(definition), inputs[0][:, :3].detach(), tensors, *order))
+            opcheck(ops.packed, (serialize(definition), tensors, *order))
+            opcheck(ops.packed_backward, (serialize(definition), inputs[0][:, :3].detach(), tensors, *order))
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -68,7 +68,7 @@ def test_gradcheck_through_the_dispatcher(name):
     definition, inputs, learned = _tensors(name)
 
     def call(*tensors):
-        return ops.activation(spell(definition), tensors)
+        return ops.activation(serialize(definition), tensors)
 
     assert torch.autograd.gradcheck(call, (*inputs, *learned))
     assert torch.autograd.gradgradcheck(call, (*inputs, *learned))
@@ -270,11 +270,11 @@ def test_frozen_inputs_get_no_gradient(frozen):
 def test_a_text_names_an_activation_in_another_process():
     mine = nonlin.define("mine", "x*sigmoid(3*x)")
     own = pointwise("own", X * get("prelu").derivative("slope").func(X, 1), parameters=(Parameter("slope", 0.5),))
-    assert spell(get("swish")) == "silu" and resolve(spell(mine)) is mine
-    script = ("import sys, torch; from nonlin.functions.registry import resolve;"
-              "print(resolve(sys.argv[1]).formula, [q.initial for q in resolve(sys.argv[1]).parameters])")
+    assert serialize(get("swish")) == "silu" and deserialize(serialize(mine)) is mine
+    script = ("import sys, torch; from nonlin.functions.registry import deserialize;"
+              "print(deserialize(sys.argv[1]).formula, [q.initial for q in deserialize(sys.argv[1]).parameters])")
     for definition in (mine, own, get("swiglu_oai")):
-        done = subprocess.run([sys.executable, "-c", script, spell(definition)], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", script, serialize(definition)], capture_output=True, text=True)
         assert done.stdout.strip() == f"{definition.formula} {[q.initial for q in definition.parameters]}", done.stderr
 
 

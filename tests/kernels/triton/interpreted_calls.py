@@ -15,7 +15,7 @@ import nonlin
 from nonlin import functional, kernels
 from nonlin.functions import get
 from nonlin.functions.definition import pointwise
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels import dispatch
 from nonlin.kernels.activation import ops
 from nonlin.kernels.codegen import triton as triton_source
@@ -202,10 +202,10 @@ def test_the_operations_are_sound(name):
     definition = get(name)
     inputs = [torch.randn(4, 6, requires_grad=True) for _ in definition.variables]
     learned = [q.requires_grad_() for q in _learned(definition)]
-    opcheck(ops.activation, (spell(definition), [*inputs, *learned]))
-    opcheck(ops.activation_backward, (spell(definition), torch.randn(4, 6), [*inputs, *learned]))
+    opcheck(ops.activation, (serialize(definition), [*inputs, *learned]))
+    opcheck(ops.activation_backward, (serialize(definition), torch.randn(4, 6), [*inputs, *learned]))
     if definition.gated:
-        opcheck(ops.packed, (spell(definition), [inputs[0], *learned], True, True))
+        opcheck(ops.packed, (serialize(definition), [inputs[0], *learned], True, True))
 
 
 @pytest.mark.parametrize("name", ["gelu", "swiglu", "xielu"])
@@ -215,7 +215,7 @@ def test_gradcheck_of_first_and_second_order(name):
     learned = [q.double().requires_grad_() for q in _learned(definition)]
 
     def call(*tensors):
-        return ops.activation(spell(definition), tensors)
+        return ops.activation(serialize(definition), tensors)
 
     assert torch.autograd.gradcheck(call, (*inputs, *learned))
     assert torch.autograd.gradgradcheck(call, (*inputs, *learned))

@@ -110,7 +110,7 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from nonlin.functions.registry import resolve
+from nonlin.functions.registry import deserialize
 from nonlin.kernels.triton import backend as triton_backend
 
 def source(function, pointer, kind, wide, pairs):
@@ -142,7 +142,7 @@ def facts(ptx):
 
 for line in sys.stdin:
     name, each, pointer, wide, pairs = json.loads(line)
-    definition = resolve(name)
+    definition = deserialize(name)
     kernel, reason = triton_backend.find(definition)
     kind = {"fp32": 1, "fp64": 2}.get(pointer, int(kernel.exact))
     made = triton.compile(source(getattr(kernel, each), pointer, kind, wide, pairs), target=GPUTarget("cuda", 90, 32),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from nonlin.functions import Definition
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels import dispatch
 from nonlin.kernels.activation import ops
 from nonlin.kernels.cpu import backend as cpu
@@ -38,7 +38,7 @@ class _Direct(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         saved, (gradient,) = list(ctx.saved_tensors), gradients  # read once: checkpointing recomputes at every reading
         if _recording() or not plain_gradient(gradient, saved):
-            return None, None, *ops.gradients(spell(ctx.definition), gradient, saved)
+            return None, None, *ops.gradients(serialize(ctx.definition), gradient, saved)
         outs, learned, _ = dispatch.backward(ctx.definition, gradient, saved[:ctx.count], saved[ctx.count:])
         return None, None, *outs, *learned
 
@@ -59,7 +59,7 @@ class _Dense(torch.autograd.Function):
         # A gradient from a hook, or of a tensor subclass, takes the general path.
         if _recording() or not plain_gradient(gradient, inputs) \
                 or cpu.dense_of(definition, (gradient, *inputs)) is None:
-            return None, None, *ops.gradients(spell(definition), gradient, list(inputs))
+            return None, None, *ops.gradients(serialize(definition), gradient, list(inputs))
         return None, None, *cpu.backward_dense(kernel, gradient, inputs)
 
 
@@ -70,7 +70,7 @@ _record = super(torch.autograd.Function, _Dense).apply
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Return the activation, differentiable, by the shortest way that these tensors allow."""
     if torch.compiler.is_compiling() or not plain((*inputs, *parameters)):
-        return ops.activation(spell(definition), [*inputs, *parameters])
+        return ops.activation(serialize(definition), [*inputs, *parameters])
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
 
 

@@ -1,8 +1,8 @@
 """The registered operations of activations: ``torch.ops.nonlin.activation``, ``.packed``, their backward operations,
 and ``.derivative``, any derivative of a formula, through which all of them are differentiated to any order.
 
-An operation names its activation by a text that another process can resolve (``nonlin.functions.registry.spell``),
-so that an exported program runs there. ``tensors`` are always the inputs, then the learnable parameters: one list,
+An operation names its activation by a text that another process can deserialize
+(``nonlin.functions.registry.serialize``), so that an exported program runs there. ``tensors`` are always the inputs, then the learnable parameters: one list,
 which is never empty, since exporters cannot tell what an empty one holds.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.functions.registry import resolve
+from nonlin.functions.registry import deserialize
 from nonlin.kernels import dispatch, operands
 from nonlin.kernels.registration import batched_gradient, register
 from nonlin.kernels.torch import backend as torch_backend
@@ -34,7 +34,7 @@ def _joined(gate: Tensor, up: Tensor, interleaved: bool, up_first: bool) -> Tens
 
 
 def _split(definition: str, tensors: Sequence[Tensor]) -> tuple[Any, Sequence[Tensor], Sequence[Tensor]]:
-    made = resolve(definition)
+    made = deserialize(definition)
     count = len(made.variables)
     return made, tensors[:count], tensors[count:]
 
@@ -45,14 +45,14 @@ def _orders(tensors: Sequence[Any], *places: int) -> list[int]:
 
 
 def _zero(definition: str, orders: Sequence[int]) -> bool:
-    return torch_backend.mixed(resolve(definition), tuple(orders)) == 0
+    return torch_backend.mixed(deserialize(definition), tuple(orders)) == 0
 
 
 # derivative: (definition, orders, tensors) -> that derivative, element by element, in float32 or float64
 
 def _compute_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
-        return torch_backend.derivative(resolve(definition), orders, tensors).contiguous()
+        return torch_backend.derivative(deserialize(definition), orders, tensors).contiguous()
 
 
 def _fake_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
@@ -61,7 +61,7 @@ def _fake_derivative(definition: str, orders: Sequence[int], tensors: Sequence[T
 
 
 def _composed_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
-    return torch_backend.derivative(resolve(definition), orders, tensors, torch_backend.EXPORTED)
+    return torch_backend.derivative(deserialize(definition), orders, tensors, torch_backend.EXPORTED)
 
 
 def _save_derivative(ctx: Any, needs: Any, args: Any, result: Any) -> None:
@@ -117,7 +117,7 @@ def _fake_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _composed_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
-    made = torch_backend.derivative(resolve(definition), [0] * len(tensors), tensors, torch_backend.EXPORTED)
+    made = torch_backend.derivative(deserialize(definition), [0] * len(tensors), tensors, torch_backend.EXPORTED)
     return made.to(tensors[0].dtype)
 
 
@@ -273,7 +273,7 @@ def _shared(size: int, count: int, tensors: Sequence[Tensor], dims: Sequence[int
 
 
 def _vmap_activation(info: Any, in_dims: Any, definition: str, tensors: Any) -> Any:
-    count = len(resolve(definition).variables)
+    count = len(deserialize(definition).variables)
     return activation(definition, _shared(info.batch_size, count, tensors, in_dims[1])), 0
 
 

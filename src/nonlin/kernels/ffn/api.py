@@ -9,7 +9,7 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels import arguments
 from nonlin.kernels.ffn import composed, fast_path, ops
 from nonlin.kernels.ffn.layout import Form, Tensors
@@ -102,7 +102,7 @@ def _differentiates(tensors: Tensors) -> bool:
 
 @torch.compiler.assume_constant_result
 def _text(definition: Definition) -> str:
-    return spell(definition)
+    return serialize(definition)
 
 
 @torch.compiler.assume_constant_result

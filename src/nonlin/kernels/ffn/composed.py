@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels.activation import ops as activation
 from nonlin.kernels.ffn.layout import (
     DOWN,
@@ -41,7 +41,7 @@ def forward(tensors: Tensors, form: Form, keep: str) -> tuple[Tensor, Tensor, Te
     apart = product_form(tensors.up, form)
     made = products(tensors, apart)
     inputs = columns(rows(made[0]), form) if apart != form else made
-    hidden = activation.activation(spell(form.definition), [*inputs, *split(tensors.parameters, x.dtype)])
+    hidden = activation.activation(serialize(form.definition), [*inputs, *split(tensors.parameters, x.dtype)])
     out = linear(hidden, tensors.down, tensors.down_bias)
     pre = torch.stack([rows(a) for a in made]) if keep in ("inputs", "all") else x.new_empty(0)
     return (out.reshape(*x.shape[:-1], tensors.down.shape[0]), pre,
@@ -66,7 +66,7 @@ def pre_activations(tensors: Tensors, saved: Saved, form: Form) -> list[Tensor]:
 
 def backward(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: list[bool]) -> list[Tensor]:
     """Return what the backward operation does: the gradients by the tensors, empty where not needed."""
-    text, learned = spell(form.definition), split(tensors.parameters, gradient.dtype)
+    text, learned = serialize(form.definition), split(tensors.parameters, gradient.dtype)
     g_NO, a_NH = rows(gradient), pre_activations(tensors, saved, form)
     made = activation.gradients(text, g_NO @ tensors.down, [*a_NH, *learned])
     da_NH, sums = made[:len(a_NH)], made[len(a_NH):]

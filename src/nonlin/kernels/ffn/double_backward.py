@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.functions.registry import spell
+from nonlin.functions.registry import serialize
 from nonlin.kernels.activation import ops as activation
 from nonlin.kernels.ffn.composed import pre_activations
 from nonlin.kernels.ffn.layout import Form, Saved, Tensors, joined_pair, pair, rows, split
@@ -39,7 +39,7 @@ def second(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, cotange
     likes = [gradient, *tensors]
     tensors, saved, v = (type(group)(*(None if t is None else t.to(wide) for t in group))  # type: ignore[misc]
                          for group in (tensors, saved, cotangents))
-    g, text = rows(gradient.to(wide)), spell(form.definition)
+    g, text = rows(gradient.to(wide)), serialize(form.definition)
     x_ND, vx_ND = (None if x is None else rows(x) for x in (tensors.x, v.x))
     weights, vweights = pair(tensors.gate, tensors.up, form), pair(v.gate, v.up, form)
     biases, vbiases = pair(tensors.gate_bias, tensors.up_bias, form), pair(v.gate_bias, v.up_bias, form)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.functions.registry import resolve, spell
+from nonlin.functions.registry import deserialize, serialize
 from nonlin.kernels import dispatch
 from nonlin.kernels.ffn import composed
 from nonlin.kernels.ffn.double_backward import second
@@ -172,11 +172,11 @@ def gradients(ctx: Any, needs: Sequence[bool], gradient: Tensor | None) -> list[
 
 
 def _words(form: Form) -> tuple[str, str, bool]:
-    return spell(form.definition), form.layout, form.up_first
+    return serialize(form.definition), form.layout, form.up_first
 
 
 def _form(words: Sequence[Any]) -> Form:
-    return Form(resolve(words[0]), *words[1:])
+    return Form(deserialize(words[0]), *words[1:])
 
 
 # feed_forward: (*tensors, activation, layout, up_first, keep) -> (output, pre-activations, hidden)
