@@ -12,7 +12,7 @@ from nonlin.functions.grammar import parse
 _CANONICAL = {d.name: d for d in CATALOG}
 _BY_NAME = _CANONICAL | {alias: d for d in CATALOG for alias in d.aliases}
 _USER: dict[str, Definition] = {}
-_SPELLED: dict[str, Definition] = {}
+_SERIALIZED: dict[str, Definition] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 
 
@@ -95,7 +95,7 @@ def serialize(definition: Definition) -> str:
         return definition.name
     start = ",".join(f"{q.name}:{q.initial!r}" for q in definition.parameters)
     text = f"{definition.name}{f'[{start}]' if start else ''}={definition.formula}"
-    _SPELLED.setdefault(text, definition)
+    _SERIALIZED.setdefault(text, definition)
     return text
 
 
@@ -105,7 +105,7 @@ def deserialize(text: str) -> Definition:
     >>> deserialize("prelu").formula, deserialize("mine[a:0.5]=a*x").parameters[0].initial
     ('slope*min(x, 0) + max(x, 0)', 0.5)
     """
-    found = _SPELLED.get(text)
+    found = _SERIALIZED.get(text)
     if found is None:
         head, equals, formula = text.partition("=")
         if not equals:
@@ -114,7 +114,7 @@ def deserialize(text: str) -> Definition:
         parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
         expr = parse(formula, tuple(q.name for q in parameters))
         kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
-        found = _SPELLED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
+        found = _SERIALIZED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
     return found
 
 

@@ -2,8 +2,8 @@
 and ``.derivative``, any derivative of a formula, through which all of them are differentiated to any order.
 
 An operation names its activation by a text that another process can deserialize
-(``nonlin.functions.registry.serialize``), so that an exported program runs there. ``tensors`` are always the inputs, then the learnable parameters: one list,
-which is never empty, since exporters cannot tell what an empty one holds.
+(``nonlin.functions.registry.serialize``), so that an exported program runs there. ``tensors`` are always the inputs,
+then the learnable parameters: one list, which is never empty, since exporters cannot tell what an empty one holds.
 """
 
 from collections.abc import Sequence
