@@ -114,7 +114,8 @@ def deserialize(text: str) -> Definition:
         parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
         expr = parse(formula, tuple(q.name for q in parameters))
         kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
-        found = _SERIALIZED[text] = Definition(name, kind, expr, source="user", parameters=parameters, user_defined=True)
+        found = _SERIALIZED[text] = Definition(name, kind, expr, source="user", parameters=parameters,
+                                               user_defined=True)
     return found
 
 
