@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
 
     >>> import torch
     >>> block = FeedForward(128)
-    >>> ffn.hidden, block(torch.zeros(2, 5, 128)).shape
+    >>> block.hidden, block(torch.zeros(2, 5, 128)).shape
     (344, torch.Size([2, 5, 128]))
     """
 
