@@ -1,4 +1,4 @@
-"""What docs/kernels.md says of adding an activation: one line gives values, gradients, a kernel and its accuracy."""
+"""What docs/how-to/activation.md says of adding an activation: one line gives values, gradients, a kernel and its accuracy."""
 
 import os
 import re
