@@ -1,4 +1,4 @@
-"""What docs/how-to/activation.md says of adding an activation: one line gives values, gradients, a kernel and its accuracy."""
+"""One line in the catalog, as docs/how-to/activation.md has it, gives values, gradients, a kernel and its accuracy."""
 
 import os
 import re
