@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlin.files import finite
 from nonlin.functions import get
 from nonlin.kernels.transformer.engine import engine as engine_named
 from nonlin.nn import Activation
@@ -145,6 +146,4 @@ def finite_values(values: Any) -> Any:
         values = values.tolist()
     if isinstance(values, dict):
         return {key: finite_values(v) for key, v in values.items()}
-    if isinstance(values, list):
-        return [finite_values(v) for v in values]
-    return values if math.isfinite(values) else None
+    return [finite_values(v) for v in values] if isinstance(values, list) else finite(values)

@@ -1,9 +1,9 @@
 """Describe an activation as JSON values."""
 
-import math
 from dataclasses import asdict
 from typing import Any
 
+from nonlin.files import finite
 from nonlin.functions import grammar
 from nonlin.functions.definition import Definition
 
@@ -21,12 +21,4 @@ def describe(definition: Definition) -> dict[str, Any]:
         "derivatives": {name: grammar.write(definition.derivative(name)) for name in names},
         "source": definition.source, "used_by": list(definition.used_by), "aliases": list(definition.aliases),
         "parameters": [asdict(q) for q in definition.parameters], "note": definition.note,
-        "properties": None if definition.expr is None else _finite(asdict(definition.properties))}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        "properties": None if definition.expr is None else finite(asdict(definition.properties))}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nonlin.data import Dataset
 from nonlin.errors import UserError, rule
+from nonlin.files import finite
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
@@ -89,7 +90,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     _try_others(made, model, answers, given, device)
     _name_tokens(made, given.sequences, tokenizer)
     made["findings"] = judge(made)
-    return record.finite(made)
+    return finite(made)
 
 
 def _run(model: nn.Module, ids: Tensor) -> None:

@@ -1,6 +1,5 @@
 """What was collected, as one record of plain values: what the table, the page and ``--json`` show."""
 
-import math
 from typing import Any
 
 import torch
@@ -45,19 +44,6 @@ def make(collector: Collector, model: nn.Module, source: str) -> dict[str, Any]:
         "tokens": max((one.tokens for one in collector.observed), default=0), "text": None, "notes": [],
         "blocks": blocks, "attention": None, "alternatives": None, "loss_nats": None,
     }
-
-
-def finite(value: Any) -> Any:
-    """Return a record whose infinite numbers and nan are None, since JSON has none; its findings say where they were.
-
-    >>> finite({"rms": float("nan"), "largest": [1.0, float("inf")]})
-    {'rms': None, 'largest': [1.0, None]}
-    """
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _units(which: Tensor, seen: Tensor) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nonlin.errors import UserError, rule
+from nonlin.files import finite
 from nonlin.health import findings as judge
 from nonlin.health import record
 from nonlin.health.collect import Collector
@@ -153,7 +154,7 @@ class Health:
         if self._record is None:
             made = record.make(self._finished, self.model, type(self.model).__name__)
             made["findings"] = judge.judge(made)
-            self._record = made = record.finite(made)
+            self._record = made = finite(made)
             return made
         return self._record
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nonlin.errors import UserError, rule
+from nonlin.files import replacing, write_atomically
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gated_by
 from nonlin.kernels.transformer.engine import EPS, TorchEngine
@@ -58,12 +59,6 @@ def _huggingface_config(config: ModelConfig, gated: bool, act: str) -> dict[str,
     return {"model_type": kind[0], "architectures": [kind[1]], **common}
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
     """Save the model to ``folder`` and return {"format", "architecture", "note"}.
 
@@ -80,20 +75,20 @@ def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
         definition = model.definition
         described = {"format": 1, "model": vars(model.config), "activation": {
             "name": definition.name, "formula": definition.formula if definition.user_defined else None}}
-        save_file(state, folder / "model.safetensors.tmp")
-        os.replace(folder / "model.safetensors.tmp", folder / "nonlin.safetensors")
-        _write(folder / "nonlin.json", json.dumps(described, indent=1))
+        with replacing(folder / "nonlin.safetensors") as temporary:
+            save_file(state, temporary)
+        write_atomically(folder / "nonlin.json", json.dumps(described, indent=1))
         missing = f"activation {definition.name!r}" if act is None else "architecture for this variant"
         note = f"transformers has no {missing}: saved in nonlin's own form, which nonlin.model.import_model reads."
         return {"format": "nonlin", "architecture": "nonlin.LanguageModel", "note": note}
     names = _names(model.config, model.definition)
     constants = {f"model.layers.{i}.mlp.act_fn.{name}": torch.tensor(value) for i in range(model.config.layers)
                  for name, value in CONSTANTS.get(model.definition.name, {}).items()}
-    save_file({names[name]: value for name, value in state.items()} | constants, folder / "model.safetensors.tmp",
-              metadata={"format": "pt"})
-    os.replace(folder / "model.safetensors.tmp", folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as temporary:
+        save_file({names[name]: value for name, value in state.items()} | constants, temporary,
+                  metadata={"format": "pt"})
     described = _huggingface_config(model.config, gated, act)
-    _write(folder / "config.json", json.dumps(described, indent=1))
+    write_atomically(folder / "config.json", json.dumps(described, indent=1))
     return {"format": "huggingface", "architecture": described["architectures"][0],
             "note": "loads with transformers.AutoModelForCausalLM.from_pretrained"}
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from nonlin import streams
 from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
-from nonlin.files import finite
+from nonlin.files import finite, replacing
 from nonlin.kernels.transformer.engine import engine
 from nonlin.model import ModelConfig, export_model, flops_per_token
 from nonlin.model.checkpoint import put_weights
@@ -251,11 +251,9 @@ def _mean(layers: list[dict[str, float]] | None, key: str) -> float | None:
 
 
 def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
-    temporary = path.with_suffix(".tmp")
-    save_file(state, temporary)
-    digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
-    os.replace(temporary, path)
-    return digest
+    with replacing(path) as temporary:
+        save_file(state, temporary)
+        return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
 
 def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> dict[str, float]:
