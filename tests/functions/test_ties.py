@@ -6,7 +6,7 @@ import pytest
 import sympy
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from nonlin import functional
@@ -102,9 +102,9 @@ def test_formulas_of_users(text):
     try:
         definition = Definition("any", "pointwise", parse(text))
     except UserError:
-        return
-    for point in (-3, -2, -1, -0.5, 0, 0.5, 1, 2, 3):
-        _between(definition, point)
+        assume(False)
+    # A point at which the formula jumps, or has no value, has no one-sided derivatives: another formula is drawn.
+    assume(sum(_between(definition, point) for point in (-3, -2, -1, -0.5, 0, 0.5, 1, 2, 3)) >= 3)
 
 
 @pytest.mark.parametrize("text", [

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 import nonlin
 from nonlin.errors import UserError
-from nonlin.patching import describe_blocks, find_blocks
+from nonlin.patching import anew, describe_blocks, find_blocks
 from tests.patching.families import FAMILIES, SMALL
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -206,3 +207,29 @@ def test_the_note_of_prelu_is_true():
     with warnings.catch_warnings(action="ignore"):
         report = nonlin.swap(FAMILIES["nemotron"].build(), "prelu")
     assert "keeps the learned values of 'prelu' under other names" in report.note
+
+
+class _Answers(nn.Module):
+    """A model of tokens whose output is given."""
+
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(vocab_size=50))
+
+    def __init__(self, output):
+        super().__init__()
+        self.weight, self.output = nn.Parameter(torch.zeros(1)), output
+
+    def forward(self, **_):
+        return (self.output,)
+
+
+@pytest.mark.parametrize(("theirs", "words"), [
+    (torch.ones(2, 3), None), (torch.ones(3, 2), "the shape"), (torch.full((2, 3), 1.1), "by 0.1"),
+    (torch.tensor([[1.0, 1, 1], [1, 1, float("nan")]]), "finite in one")])
+def test_outputs_that_differ_are_said_in_shape_and_in_nan_too(theirs, words):
+    found = anew.outputs_differ(_Answers(torch.ones(2, 3)), _Answers(theirs))
+    assert found is None if words is None else words in found
+
+
+def test_the_same_nan_in_both_is_no_difference():
+    output = torch.tensor([1.0, float("nan"), float("inf")])
+    assert anew.outputs_differ(_Answers(output), _Answers(output.clone())) is None

@@ -1,15 +1,18 @@
 """Differences at each activation's own best rate: exact where there is no noise, and as often right as stated."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nonlin.study import simulated, statistics
+from nonlin.study import defaults, simulated, statistics
 from nonlin.study.response import Run, differences
 from nonlin.study.tuning import vertex
+from nonlin.study.verdict import calibration_text
 
 STUDIES = 100
 
@@ -123,3 +126,11 @@ def test_true_differences_are_found():
 def test_the_same_over_many_studies(world):
     found = simulated.rates(world, simulated.plan(6), 2000)
     assert found.false <= 0.06 and found.covered >= 0.95
+
+
+def test_the_page_quotes_the_recorded_simulation():
+    record = json.loads((Path(__file__).parents[2] / "benchmarks/records/verdict-simulation.json").read_text())
+    rows = {row["world"]: row for row in record["rows"] if row["rule"] == "present"}
+    for world, studies, false in defaults.CALIBRATION:
+        assert studies == record["studies"] and false == round(rows[world]["false"] * studies)
+        assert f"{false} of {studies} had a false verdict ({world};" in calibration_text()

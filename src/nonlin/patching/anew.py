@@ -175,11 +175,17 @@ def outputs_differ(model: nn.Module, made: nn.Module) -> str | None:
                 one, two = model(**given)[0], made(**given)[0]
         except Exception:  # a model that needs more than tokens: structure and blocks have been compared
             return None
-    if not isinstance(one, Tensor) or not isinstance(two, Tensor) or one.shape != two.shape:
-        return None
-    off = float((one.double() - two.double()).norm() / one.double().norm().clamp(min=1e-30))
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+        return None  # a class whose first output is no tensor: structure and blocks have been compared
+    if one.shape != two.shape:
+        return f"the shape of its output, {tuple(two.shape)} for {tuple(one.shape)}"
+    finite = one.isfinite()
+    if not torch.equal(finite, two.isfinite()):
+        return "its output on random tokens, finite in one of them"
+    ours, theirs = one[finite].double(), two[finite].double()
+    off = float((ours - theirs).norm() / ours.norm().clamp(min=1e-30))
     limit = 1e-3 if one.dtype in (torch.float32, torch.float64) else 0.05
-    return None if off <= limit or math.isnan(off) else f"its output on random tokens, by {off:.2g} of its norm"
+    return None if off <= limit else f"its output on random tokens, by {off:.2g} of its norm"
 
 
 class Anew:

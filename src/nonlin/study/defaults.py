@@ -39,7 +39,6 @@ TRAINING = {
 
 # The budget.
 MINUTES = 10.0
-WORKERS = 2
 MINIMUM_STEPS = 200  # of a judged run: below it the order of arms says little about longer training
 MAXIMUM_EPOCHS = 4  # repeating text up to four times is worth about as much as new text (arXiv:2305.16264)
 EXTENSION_ALLOWANCE = 0.25  # tuning runs expected beyond the grid, of the grid's

@@ -140,7 +140,7 @@ def next_rate(rate: float, factor: float, places: float) -> float:
 
 
 def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float], machine: Mapping[str, Any],
-              workers: int = defaults.WORKERS, name: str = "study") -> Plan:
+              workers: int = 1, name: str = "study") -> Plan:
     """Return the plan that fits the request's minutes at the measured speeds.
 
     ``speeds``: by arm {"tokens_per_second", "seconds_overhead"}, of one worker while all are busy. The judged
