@@ -110,9 +110,9 @@ def test_studies_without_a_true_difference_have_a_false_verdict_as_often_as_stat
 def test_the_former_rule_errs_more_often_in_the_same_worlds():
     """So the test above could fail: by the former rule it does (docs/log.md has the long table)."""
     plan = simulated.plan(6)
-    former = simulated.rates(simulated.DEFAULT, simulated.older(plan), STUDIES)
-    present = simulated.rates(simulated.DEFAULT, plan, STUDIES)
-    assert former.covered < present.covered and former.error > 1.3 * present.error
+    former = simulated.rates(simulated.SMALL, simulated.older(plan), STUDIES)
+    present = simulated.rates(simulated.SMALL, plan, STUDIES)
+    assert former.covered < present.covered and former.error > 1.2 * present.error
 
 
 def test_true_differences_are_found():
@@ -134,3 +134,10 @@ def test_the_page_quotes_the_recorded_simulation():
     for world, studies, false in defaults.CALIBRATION:
         assert studies == record["studies"] and false == round(rows[world]["false"] * studies)
         assert f"{false} of {studies} had a false verdict ({world};" in calibration_text()
+
+
+def test_a_seed_counts_once_however_many_rates_it_was_run_at():
+    """Two tuning seeds whose arm effect differs from the judged ones' by 0.1: the level moves by two parts in ten."""
+    base, other = _curve(2.0, 0.0, 0.04, 8, 0.0), _curve(2.0, 0.0, 0.04, 8, 0.0)
+    other = [run if run.judged else replace(run, loss=run.loss + 0.1) for run in other]
+    assert differences({"a": base, "b": other}, "a")["b"].mean == pytest.approx(0.02, abs=0.002)

@@ -45,7 +45,7 @@ def learning_rates(study: Study) -> Table:
     rows = []
     for arm in study.arms:
         at = {rate: "diverged" if mean is None else f"{mean:.4f}" for rate, mean, _ in tuned(arm)}
-        rows.append([arm["name"], *(at.get(rate, "–") for rate in rates), number(arm["learning_rate"], "g"),
+        rows.append([arm["name"], *(at.get(rate, "–") for rate in rates), number(arm["learning_rate"], ".3g"),
                      number(arm["learning_rate_sensitivity"], ".4f")])
     return ["activation", *(f"{rate:g}" for rate in rates), "chosen", "sensitivity"], rows
 

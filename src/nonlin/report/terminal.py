@@ -53,7 +53,7 @@ def _table(results: Mapping[str, Any]) -> Table:
             number(d["mean"], "+.4f") if d else "–",
             f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–",
             f"[{_STYLES[arm['verdict']]}]{arm['verdict']}[/]",
-            number(arm["learning_rate"], "g"), number(arm["learning_rate_sensitivity"], ".3f"),
+            number(arm["learning_rate"], ".3g"), number(arm["learning_rate_sensitivity"], ".3f"),
             number(arm["dead_share"], ".1%"), number(timing["tokens_per_second"], ",.0f"),
             f"{memory / 2**20:,.0f} MB" if memory else "–")
     return table

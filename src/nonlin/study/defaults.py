@@ -11,7 +11,7 @@ POWER = 0.8
 MINIMUM_SEEDS = 4
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
-CALIBRATION = (("default size, no difference", 600, 18), ("small size, no difference", 600, 36))
+CALIBRATION = (("default size, no difference", 1000, 24), ("small size, no difference", 1000, 41))
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2

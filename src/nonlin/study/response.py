@@ -8,6 +8,7 @@ the same runs, is part of the error.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -76,7 +77,8 @@ def _key(run: Run) -> tuple[int, float, float]:
 class _Model:
     """The least-squares fit; its columns: level and linear term by arm, the curvature, effects of seeds.
 
-    Only differences of levels are used: a constant that levels and seeds could share does not matter.
+    Only differences of levels are used: a constant that levels and seeds could share does not matter. A seed counts
+    once in each arm, however many rates it was run at: runs of one seed and arm are nearly copies of each other.
     """
 
     def __init__(self, runs: Mapping[str, Sequence[Run]]):
@@ -93,12 +95,14 @@ class _Model:
         self._judged = {run.seed for _, run, _ in rows if run.judged}
         self.seed = np.array([run.seed for _, run, _ in rows])
         self.loss = np.array([run.loss for _, run, _ in rows])
-        count = len(self.arms)
+        count, at = len(self.arms), Counter((i, run.seed) for i, run, _ in rows)
+        weight = np.array([at[i, run.seed] ** -0.5 for i, run, _ in rows])
         self.design = np.zeros((len(rows), 2 * count + len(self.seeds)))
         for row, (i, run, place) in enumerate(rows):
             self.design[row, i], self.design[row, count + i], self.design[row, 2 * count] = 1.0, place, place**2
             for column, seed in enumerate(self.seeds[1:], 2 * count + 1):
                 self.design[row, column] = float(run.seed == seed)
+        self.design, self.loss = self.design * weight[:, None], self.loss * weight
 
     def clusters(self) -> list[int]:
         """The seeds to leave out one by one; a lone tuning seed stays, since without it no linear term is known."""

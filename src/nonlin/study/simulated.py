@@ -43,7 +43,8 @@ class World:
 
 
 #: The default model of 2 × 96 and 500 steps, and 1 × 48 and 300 steps, as measured (docs/log.md).
-DEFAULT, SMALL = World(), World(curvature=0.038, seed_noise=0.025, arm_noise=0.024)
+DEFAULT = World(kept_share=0.7)
+SMALL = World(curvature=0.038, seed_noise=0.025, arm_noise=0.024)
 
 
 def plan(arms: int, seeds: int = 8) -> Plan:
