@@ -10,10 +10,10 @@ import warnings
 
 import pytest
 import torch
-from test_watch import Model, batch, hooks
 
 from nonlin import health
 from nonlin.health import callbacks
+from tests.health.test_watch import Model, batch, hooks
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

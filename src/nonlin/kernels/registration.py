@@ -6,6 +6,7 @@ batched gradients, and exporters (it is entered in torch's table of decompositio
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,12 +36,28 @@ def register(schema: str, *, compute: Callable[..., Any], fake: Callable[..., An
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     op = getattr(torch.ops.nonlin, name).default
     _LIBRARY.impl(name, compute, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"nonlin::{name}", fake, lib=_LIBRARY)
+    torch.library.register_fake(f"nonlin::{name}", _keeping(op, fake), lib=_LIBRARY)
     torch.library.register_vmap(f"nonlin::{name}", vmap, lib=_LIBRARY)
     _LIBRARY.impl(name, _autograd(op, composed, save, backward, jvp), "Autograd", with_keyset=True)
     register_decomposition(op)(composed)
     register_decomposition(op, type="meta")(fake)  # else shapes would be those of the decomposition, found slowly
     return op
+
+
+def _keeping(op: Any, fake: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``fake`` that, before Inductor lowers a graph with the operation, tells it to call the operation.
+
+    Inductor would do so by itself, but where the environment variable CI is set (as most services of continuous
+    integration do) it refuses every operation with a decomposition that it has not been told of. Inductor takes
+    seconds to import, so it is told when it is there: it asks for the shapes of a graph before it lowers it.
+    """
+    def kept(*args: Any) -> Any:
+        lowering = sys.modules.get("torch._inductor.lowering")
+        if hasattr(lowering, "make_fallback") and op not in lowering.lowerings:
+            lowering.make_fallback(op, layout_constraint=lowering.constrain_to_fake_tensors, warn=False)
+        return fake(*args)
+
+    return kept
 
 
 def _autograd(op: Any, composed: Callable[..., Any], save: Callable[..., None], backward: Callable[..., Any],
