@@ -106,7 +106,7 @@ def _measured(root: Store, request: Request, engine: Engine, environment: Mappin
         engine.fit(kept["machine"]["device"], environment, kept["memory_bytes"])
         return kept["machine"], kept["speeds"], kept["steps"]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
-    machine = choose_machine(engine, first, environment, parallel)
+    machine = choose_machine(engine, first, environment, parallel, request.precision)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": environment_of(environment)}
     steps = make_plan(request, speeds, machine, engine.total()).training["judge_steps"]

@@ -33,24 +33,25 @@ Activations = str | Sequence[str | Definition]
 
 _TEMPERATURE, _LENGTH = 0.7, 240  # of the samples
 _SIZES = ("layers", "dim", "heads", "context")
-_REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "steps", "margin", "confidence", "batch")
+_REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "steps", "margin", "confidence", "batch",
+            "precision")
 
 
 def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseline: str | None = None,
-            minutes: float | None = defaults.MINUTES, match: str = "params", tokenizer: str | int | Path = "bytes",
+            minutes: float | None = None, match: str = "params", tokenizer: str | int | Path = "bytes",
             weights: Sequence[float] | None = None, validation: Data = None,
             layers: int = defaults.LAYERS, dim: int = defaults.DIM, heads: int = defaults.HEADS,
             kv_heads: int | None = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
             steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
-            learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
+            precision: str = defaults.PRECISION, learning_rate: float = defaults.LEARNING_RATE,
+            learning_rates: int = defaults.LEARNING_RATES,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
             out: str | Path | None = None, progress: bool = True) -> Study:
     """Train small language models that differ in the activation alone, and return the study with its verdicts.
 
-    The study is planned to ``minutes``, and its rule fixed, before the first run. Every finished run is kept: the
-    same call continues a study that was stopped, and runs nothing of a finished one again. ``nonlin compare`` does
-    the same in the same folder.
+    The study is planned, and its rule fixed, before the first run. Every finished run is kept: the same call a study
+    that was stopped, and runs nothing of a finished one again. ``nonlin compare`` does the same in the same folder.
 
     ``data``: text to train on, as files, folders, or a Hugging Face dataset's name, one or several; without it, the
     text of Python's standard library. ``activations``: names, formulas of your own (``"mine=x*sigmoid(2*x)"``) and
@@ -60,7 +61,8 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     from each. ``validation``: text to judge by, as ``data``; without it, a tenth of the data.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes, ``batch``
-    the sequences a step. ``steps`` fixes the length of judged runs, which else is as long as the minutes allow;
+    the sequences a step. ``steps`` is the length of judged runs: 500, the same on every machine, or as many as the
+    ``minutes`` allow here where those are given. ``precision`` is "float32", "bfloat16", or "auto", the faster here.
     ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
     Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
 
@@ -120,6 +122,7 @@ class Asked:
     context: int
     batch: int
     steps: int | None
+    precision: str
     seeds: int
     learning_rate: float
     learning_rates: int
@@ -215,8 +218,10 @@ def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str,
                         d.formula if d.user_defined else None))
     known = [d.name for d in definitions]
     baseline = get(asked.baseline or ("gelu" if "gelu" in known else known[0])).name
-    return Request(arms, baseline, sizes | {"vocabulary": vocabulary}, dict(data),
-                   **{name: getattr(asked, name) for name in _REQUEST})
+    values = {name: getattr(asked, name) for name in _REQUEST}
+    if asked.minutes is None and asked.steps is None:
+        values["steps"] = defaults.STEPS
+    return Request(arms, baseline, sizes | {"vocabulary": vocabulary}, dict(data), **values)
 
 
 def _definitions(activations: Activations) -> list[Definition]:
@@ -295,7 +300,7 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     say("Measuring this machine …")
     arm = request.arms[0]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
-    machine = choose_machine(engine, first, environment, parallel)
+    machine = choose_machine(engine, first, environment, parallel, request.precision)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": environment_of(environment)}
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)

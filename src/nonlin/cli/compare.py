@@ -29,7 +29,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
 @click.option("--baseline", metavar="NAME", help="The arm to compare the others with. Default: gelu, or the first.")
-@click.option("--minutes", type=float, default=defaults.MINUTES, show_default=True, help="Time the study may take.")
+@click.option("--minutes", type=float, help="Time that the study may take: its judged runs are then as long as that "
+              "allows on this machine.")
 @click.option("--match", type=click.Choice(["params", "time", "width"]), default="params", show_default=True,
               help="The quantity that all arms share.")
 @click.option("--layers", type=int, default=defaults.LAYERS, show_default=True)
@@ -38,7 +39,10 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--kv-heads", type=int, default=None, help="Default: as many as heads.")
 @click.option("--context", type=int, default=defaults.CONTEXT, show_default=True, help="Tokens a sequence.")
 @click.option("--batch", type=int, default=defaults.BATCH, show_default=True, help="Sequences a step.")
-@click.option("--steps", type=int, help="Length of a judged run; without it, as long as the minutes allow.")
+@click.option("--steps", type=int, help=f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as "
+              "long as --minutes allow.")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16", "auto"]), default=defaults.PRECISION,
+              show_default=True, help="Numbers to train with; auto: those that are faster here.")
 @click.option("--seeds", type=int, default=defaults.JUDGE_SEEDS, show_default=True, help="Judged runs an arm.")
 @click.option("--learning-rate", type=float, default=defaults.LEARNING_RATE, show_default=True,
               help="Middle of the grid of learning rates.")
@@ -57,8 +61,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
             aa: int | None, **options: Any) -> None:
     """Train small language models that differ in the activation alone, and say which to use.
 
-    The study is planned to --minutes, and its rule fixed, before the first run. It can be stopped at any time:
-    the same command continues it.
+    The study is planned, and its rule fixed, before the first run. It can be stopped at any time: the same command
+    continues it.
     """
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted

@@ -10,6 +10,7 @@ from nonlin.errors import UserError, rule, unknown_name
 from nonlin.study import defaults
 
 MATCHES = ("params", "time", "width")
+PRECISIONS = ("float32", "bfloat16", "auto")  # auto: whichever trains faster on the machine
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Request:
     """The question of a study. Two calls with the same request continue the same study.
 
     ``model``: layers, dim, heads, kv_heads, context, vocabulary. ``data``: sha256, tokenizer, description, and
-    what else is known of it (``train_tokens`` limits the length of runs). ``steps`` fixes the length of judged
-    runs, which else is as long as ``minutes`` allow. ``replicate`` numbers studies that differ in their seeds alone.
+    what else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged
+    runs; without it they are as long as ``minutes`` allow. ``precision`` is one of ``PRECISIONS``.
+    ``replicate`` numbers studies that differ in their seeds alone.
     Raises UserError for values that make no study.
     """
 
@@ -43,7 +45,7 @@ class Request:
     baseline: str
     model: Mapping[str, Any]
     data: Mapping[str, Any]
-    minutes: float | None = defaults.MINUTES
+    minutes: float | None = None
     match: str = "params"
     seeds: int = defaults.JUDGE_SEEDS
     learning_rate: float = defaults.LEARNING_RATE
@@ -52,6 +54,7 @@ class Request:
     margin: float = defaults.MARGIN_BITS_PER_BYTE
     confidence: float = defaults.CONFIDENCE
     batch: int = defaults.BATCH
+    precision: str = defaults.PRECISION
     replicate: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,6 +68,8 @@ class Request:
             raise unknown_name("baseline among the study's activations", self.baseline, names)
         if self.match not in MATCHES:
             raise unknown_name("match", self.match, MATCHES)
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
         self._check("seeds", self.seeds >= defaults.MINIMUM_SEEDS, f"be {defaults.MINIMUM_SEEDS} or more")
         self._check("seeds", self.seeds < defaults.FIRST_TUNE_SEED, f"be fewer than {defaults.FIRST_TUNE_SEED}")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")

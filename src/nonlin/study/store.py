@@ -30,6 +30,7 @@ from nonlin.study.plan import Plan
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _PRESENT = 2  # the format of plans whose runs this version can add to
+_BEFORE = {"precision": "auto"}  # of plans from before it could be asked for
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 # Names that a study's folder may hold before its plan is written.
 _KNOWN = {"data", "trials", "running", "machine.json", "studies", "calibration.json"}
@@ -105,7 +106,7 @@ class Store:
         if plan is not None:
             self.must_go_on(plan)
             asked = request.as_dict()
-            changed = [key for key in asked if asked[key] != plan.request.get(key)]
+            changed = [key for key in asked if asked[key] != plan.request.get(key, _BEFORE.get(key))]
             if changed:
                 raise UserError(f"{self.directory} holds another study: its {' and '.join(changed)} "
                                 f"{'differs' if len(changed) == 1 else 'differ'} from this command's. "

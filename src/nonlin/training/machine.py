@@ -16,18 +16,21 @@ from nonlin.kernels.transformer import native
 from nonlin.training.resources import processor, usable_cores
 
 
-def candidates() -> list[dict[str, Any]]:
+def candidates(precision: str = "auto") -> list[dict[str, Any]]:
     """Return the settings worth measuring on this machine, the expected best first.
 
-    bfloat16 products are a candidate only where the processor has instructions for them: without, they are
+    ``precision`` is "float32" or "bfloat16", or "auto" for whichever trains faster here.
+    With "auto", bfloat16 is a candidate only where the processor has instructions for it: without, its products are
     emulated and slower than float32 by an order of magnitude.
     """
+    dtypes = [precision]
     if torch.cuda.is_available():
-        return [{"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cuda"}]
+        dtypes = ["bfloat16"] if precision == "auto" else dtypes
+        return [{"engine": "torch", "dtype": d, "threads": 1, "device": "cuda"} for d in dtypes]
+    if precision == "auto":
+        fast = {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
+        dtypes = ["bfloat16", "float32"] if fast else ["float32"]
     engines = ["native", "torch"] if native.library() else ["torch"]
-    dtypes = ["float32"]
-    if {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"]):
-        dtypes.insert(0, "bfloat16")
     return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e in engines for d in dtypes]
 
 

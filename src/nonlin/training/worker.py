@@ -26,7 +26,7 @@ def _answer(message: dict[str, Any]) -> None:
 
 def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
-    options = machine.candidates()
+    options = machine.candidates(request.get("precision", "auto"))
     measured = []
     for option in options:
         config = request["config"] | {"machine": option}

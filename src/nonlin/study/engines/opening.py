@@ -44,9 +44,9 @@ def open_engine(choice: EngineChoice, directory: Path, command: Sequence[str] | 
 
 
 def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mapping[str, Any],
-                   parallel: str = "ddp") -> dict[str, Any]:
+                   parallel: str = "ddp", precision: str = "auto") -> dict[str, Any]:
     """Return the machine settings that train this configuration fastest, and fit the engine to it."""
-    answer = ask(engine, {"do": "machine", "config": config})
+    answer = ask(engine, {"do": "machine", "config": config, "precision": precision})
     machine = answer["machine"]
     memory = max(option.get("peak_memory_bytes", 0) for option in answer["measured"])
     devices = getattr(engine, "devices_per_trial", 1)
