@@ -58,7 +58,7 @@ def test_nothing_is_said_where_nothing_is_to_be_shown(capsys):
     with progress.listener(False) as told:
         told(event(message="a worker ended"))
         told.say("words")
-    with progress.batches("Running text", False) as told:
+    with progress.batches("Loading the model", "Running text", False) as told:
         told(1, 2)
     assert capsys.readouterr() == ("", "")
 
@@ -67,6 +67,24 @@ def test_batches_in_a_notebook(kernel, capsys, monkeypatch):
     from tqdm.std import tqdm
 
     monkeypatch.setattr(progress, "_tqdm", lambda: tqdm)
-    with progress.batches("Running text") as told:
+    with progress.batches("Loading the model", "Running text") as told:
         told(3, 4)
     assert "Running text" in capsys.readouterr().err
+
+
+def test_batches_in_a_pipe_are_few_lines(capsys):
+    with progress.batches("Loading the model", "Running text") as told:
+        for done in range(1, 5):
+            told(done, 4)
+    assert capsys.readouterr().err.splitlines() == ["Loading the model …", "Running text: 4 of 4 batches"]
+
+
+def test_time_left_of_batches_is_told_now_and_then(capsys, monkeypatch):
+    clock = iter((0.0, 1.0, 6.0, 7.0, 30.0, 31.0))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with progress.batches("Loading the model", "Running text") as told:
+        for done in (1, 2, 3, 4, 8):
+            told(done, 8)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "Running text: 2 of 8 batches, 18 s left", "Running text: 4 of 8 batches, 30 s left",
+        "Running text: 8 of 8 batches"]

@@ -14,6 +14,7 @@ from nonlin.health.records import BlockRecord, Finding, HealthRecord
 if TYPE_CHECKING:
     import torch
 
+_DEVICE = re.compile(r"[a-z]+(:\d+)?\Z")
 _DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -79,6 +80,26 @@ class Checkup:
         return f"<p>{escape(pages.summary(self.values))}</p>{table(*pages.blocks(self.values))}<ul>{lines}</ul>"
 
 
+def _check_call(model: Any, text: str | Path | None, tokens: int, context: int, dtype: Any, device: str | None,
+                trust: bool) -> None:
+    """Raise UserError for what can be seen to be wrong before torch is loaded."""
+    from nonlin.patching.location import located
+
+    for name, value in (("tokens", tokens), ("context", context)):
+        if value < 2:
+            raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
+                                 "Pass a larger number."))
+    if isinstance(dtype, str) and dtype not in _DTYPES:
+        raise UserError(rule("check", "dtype", f"be one of {', '.join(_DTYPES)}", dtype, "Choose one."))
+    if isinstance(device, str) and not _DEVICE.match(device):
+        raise UserError(rule("check", "device", "be a device's name, such as cpu, cuda or cuda:1", device,
+                             "Leave it out to run on the CPU."))
+    if text is not None and not Path(text).is_file():
+        raise UserError(rule("check", "--text", "be a file that exists", str(text), "Check the path."))
+    if isinstance(model, str | Path):
+        located(Path(model), trust, "check")
+
+
 def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None, *, tokenizer: Any = None,
           tokens: int = 4096, context: int = 512, gradients: bool = False, dtype: "str | torch.dtype" = "float32",
           device: str | None = None, trust_remote_code: bool = False, progress: bool = True) -> Checkup:
@@ -101,15 +122,17 @@ def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None,
     >>> found.blocks[0].activation.computed, found.serious
     ('swiglu', False)
     """
-    import torch
-
-    from nonlin import health
     from nonlin.progress import batches
 
-    if dtype not in _DTYPES and not isinstance(dtype, torch.dtype):
-        raise UserError(rule("check", "dtype", f"be one of {', '.join(_DTYPES)}", dtype, "Choose one."))
-    kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    with batches("Running text", progress) as told:
+    _check_call(model, text, tokens, context, dtype, device, trust_remote_code)
+    with batches("Loading the model", "Running text", progress) as told:
+        import torch
+
+        from nonlin import health
+
+        if not (isinstance(dtype, torch.dtype) or dtype in _DTYPES):
+            raise UserError(rule("check", "dtype", f"be one of {', '.join(_DTYPES)}", dtype, "Choose one."))
+        kind: torch.dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
         return Checkup(health.check(model, text, tokenizer=tokenizer, tokens=tokens, context=context,
                                     gradients=gradients, dtype=kind, device=device,
                                     trust_remote_code=trust_remote_code, progress=told))

@@ -193,14 +193,15 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
     UserError for a mistake in what is asked for, before anything is written.
     """
     definitions, sources = _definitions(asked.activations), asked.sources
-    corpus = sources.read(out, words)
-    about = sources.about(corpus)
-    first = _request(asked, definitions, about, 256)
-    if out is None:
-        text = json.dumps(first.as_dict(), sort_keys=True)
-        out = Path("runs") / f"compare-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    _request(asked, definitions, {"sha256": ""}, 256)  # before a text is read, which may take minutes
+    sources.check()
     for definition in definitions:
         _check_defined(definition)
+    corpus = sources.read(out, words)
+    about = sources.about(corpus)
+    if out is None:
+        text = json.dumps(_request(asked, definitions, about, 256).as_dict(), sort_keys=True)
+        out = Path("runs") / f"compare-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     store = Store(out)
     info = sources.prepare(corpus, out, words)
     _check_length(asked.context, info)

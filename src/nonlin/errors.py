@@ -3,7 +3,6 @@
 Every message a user can cause reads *call: argument must rule; got value. One action that fixes it.*
 """
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +36,41 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     return f"{call}: {argument} must {must}; got {got!r}. {fix}"
 
 
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Return the known names that a slip makes of ``name``, the nearest first; at most four.
+
+    Near are names of one wrong, missing, added or swapped letter (two from five letters on, three from nine on), and
+    names that begin with what was given, from three letters on.
+
+    >>> near("swigul", ["swiglu", "gelu"]), near("learning", ["learning-rate", "layers"]), near("device", ["dim"])
+    (['swiglu'], ['learning-rate'], [])
+    """
+    given = name.lower()
+    found: list[tuple[int, str]] = []
+    for one in sorted(set(known)):
+        slips = _slips(given, one.lower())
+        length = min(len(given), len(one))
+        if slips <= (1 if length < 5 else 2 if length < 9 else 3) and slips < length:
+            found.append((slips, one))
+        elif len(given) >= 3 and one.lower().startswith(given):
+            found.append((4, one))
+    return [one for _, one in sorted(found)][:4]
+
+
+def _slips(a: str, b: str) -> int:
+    """The letters to change, insert, remove or swap with their neighbour to make one text of the other."""
+    rows = [list(range(len(b) + 1))]
+    for i, letter in enumerate(a, 1):
+        row = [i]
+        for j, other in enumerate(b, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == b[j - 2] and a[i - 2] == other:
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """Return the exception for a name that is not known, with near matches.
 
@@ -44,6 +78,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     "unknown activation 'swigul'. Did you mean swiglu?"
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=4, cutoff=0.55)
-    hint = f"Did you mean {', '.join(near)}?" if near else f"Known names: {', '.join(known)}."
+    close = near(name, known)
+    hint = f"Did you mean {', '.join(close)}?" if close else f"Known names: {', '.join(known)}."
     return UnknownName(f"unknown {kind} {name!r}. {hint}")

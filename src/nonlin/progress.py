@@ -228,6 +228,21 @@ class Bytes:
             self.words.say(f"{stage}: {done / 1e6:,.0f} MB{f' of {whole / 1e6:,.0f}' if whole else ''}{left}")
 
 
+def _told_in_lines(lines: Lines, title: str) -> Callable[[int, int], None]:
+    began = told = time.monotonic()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if done < of and now - told < (_QUIET_SECONDS if told > began else _QUIET_BYTES_SECONDS):
+            return
+        told = now
+        left = f", {span((now - began) * (of - done) / done)} left" if done < of else ""
+        lines.say(f"{title}: {done} of {of} batches{left}")
+
+    return tell
+
+
 def _tqdm() -> Any:
     if importlib.util.find_spec("ipywidgets"):
         from tqdm.notebook import tqdm
@@ -243,8 +258,12 @@ def _done(event: Mapping[str, Any]) -> float:
 
 
 @contextlib.contextmanager
-def batches(title: str, shown: bool = True) -> Generator[Callable[[int, int], None]]:
-    """Show a bar while something runs in batches; yields the function that is told (batches done, all)."""
+def batches(before: str, title: str, shown: bool = True) -> Generator[Callable[[int, int], None]]:
+    """Show a bar while something runs in batches; yields the function that is told (batches done, all).
+
+    Elsewhere than in a notebook or on a terminal, lines: at the beginning, where ``before`` says what is done
+    before the first batch, at the end, and every 20 seconds between.
+    """
     console = Console(stderr=True)
     if shown and in_notebook():
         with _tqdm()(desc=title, total=None) as bar:
@@ -254,7 +273,11 @@ def batches(title: str, shown: bool = True) -> Generator[Callable[[int, int], No
             yield told
     elif shown and console.is_terminal:
         with rich.progress.Progress(console=console, transient=True) as panel:
-            task = panel.add_task(title, total=None)
-            yield lambda done, of: panel.update(task, completed=done, total=of)
+            task = panel.add_task(before, total=None)
+            yield lambda done, of: panel.update(task, description=title, completed=done, total=of)
+    elif shown:
+        lines = Lines(console)
+        lines.say(f"{before} …")
+        yield _told_in_lines(lines, title)
     else:
         yield lambda done, of: None

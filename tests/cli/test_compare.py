@@ -160,7 +160,7 @@ def test_other_ways_to_match(nonlin, text, tmp_path, match):
     (["--confidence", "1.5"], ["confidence"]),
     (["--tokenizer", "12"], ["258"]),
     (["--tokenizer", "words"], ["tokenizer"]),
-    (["--learning-rate", "inf"], ["learning_rate"]),
+    (["--learning-rate", "inf"], ["learning-rate"]),
     (["--data", "nowhere.txt"], ["nowhere.txt", "exist"]),
     (["--match", "luck"], ["luck"]),
     (["--nonsense"], ["--nonsense"])])

@@ -34,7 +34,7 @@ def test_the_hash_is_of_what_decides_the_results():
 
 
 def test_a_budget_too_small_is_refused_with_the_minutes_it_would_take():
-    asked = studies.request(steps=None, minutes=0.5)
+    asked = studies.request(steps=None, minutes=1.0)
     with pytest.raises(UserError, match=r"need about (\d+) minutes.*--minutes") as caught:
         make_plan(asked, {arm.name: 5000.0 for arm in asked.arms}, studies.MACHINE)
     needed = int(str(caught.value).split("--minutes ")[1].split(",")[0])

@@ -67,19 +67,26 @@ def asked(numbers: Sequence[int], minutes: float, seed: int, data: Data) -> Aske
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UserError(rule("claims", name, "be a number", value, "Choose another value."))
     check(minutes, seed)
+    _check_numbers(numbers)
     paths = [data] if isinstance(data, str | Path) else list(data or ())
     return Asked(tuple(numbers), float(minutes), seed, tuple(map(str, paths)))
+
+
+def _check_numbers(numbers: Sequence[int]) -> None:
+    from nonlin.claims import count
+
+    for number in numbers:
+        if number not in range(1, count() + 1):
+            raise UserError(f"claims: numbers must be 1 to {count()}; got {number!r}. "
+                            "Leave them out to test every claim.")
 
 
 def chosen(numbers: Sequence[int]) -> "list[Claim]":
     """Return the claims of these numbers in their order, all of them without numbers; UserError for other numbers."""
     from nonlin.claims import all_claims
 
+    _check_numbers(numbers)
     known = {claim.number: claim for claim in all_claims()}
-    for number in numbers:
-        if number not in known:
-            raise UserError(f"claims: numbers must be 1 to {len(known)}; got {number!r}. "
-                            "Leave them out to test every claim.")
     return [known[n] for n in sorted(set(numbers) or known)]
 
 
@@ -89,6 +96,8 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
 
     With ``resume`` the plan must lie there, and decides all but the numbers.
     """
+    directory = out or Path("runs") / f"claims-{wanted.seed}"
+    _check_folder(directory, wanted, resume)  # before torch is loaded
     from nonlin.claims import all_claims
     from nonlin.claims.outcome import Claims
     from nonlin.claims.page import build
@@ -98,8 +107,7 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     from nonlin.study.store import finite
 
     claims, everything = chosen(wanted.numbers), all_claims()
-    store, request, data = _prepared(wanted, out or Path("runs") / f"claims-{wanted.seed}", resume,
-                                     progress)
+    store, request, data = _prepared(wanted, directory, resume, progress)
     command = [sys.executable, "-m", "nonlin.claims.worker"]
     with open_engine(choice, store.directory, command) as engine:
         environment = ask(engine, {"do": "describe"})
@@ -116,6 +124,17 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     return found
 
 
+def _check_folder(directory: Path, wanted: Asked, resume: bool) -> None:
+    """Raise UserError where there is nothing to resume, or a text is not there."""
+    from nonlin.data import Sources
+
+    if resume and not (directory / "plan.json").exists():
+        raise UserError(f"claims: {directory} must hold claims to resume; it has no plan. Leave --resume out to begin "
+                        "there.")
+    if not resume:
+        Sources(list(wanted.paths)).check()
+
+
 def _prepared(wanted: Asked, out: Path, resume: bool, words: "Progress"
               ) -> "tuple[Store, _Request, dict[str, Any]]":
     """Return the folder's store, what the plan answers, and the text's description; the tokens are prepared there."""
@@ -124,8 +143,6 @@ def _prepared(wanted: Asked, out: Path, resume: bool, words: "Progress"
     from nonlin.data import Sources
     from nonlin.study import Store
 
-    if resume and not (out / "plan.json").exists():
-        raise UserError(f"claims: {out} must hold claims to resume; it has no plan. Leave --resume out to begin there.")
     store = Store(out, ClaimsPlan)
     there = store.plan() if resume else None
     paths = there.data["paths"] if there else list(wanted.paths)

@@ -12,7 +12,7 @@ import traceback
 import click
 
 from nonlin import __version__
-from nonlin.errors import NonlinError, UserError
+from nonlin.errors import NonlinError, UserError, near
 
 _COMMANDS = {
     "advise": "Say which activation to use for a model of this size, with the reasons.",
@@ -46,10 +46,8 @@ class _Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], _COMMANDS, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"Commands: {', '.join(_COMMANDS)}."
+            close = near(args[0], _COMMANDS)
+            hint = f"Did you mean {' or '.join(close)}?" if close else f"Commands: {', '.join(_COMMANDS)}."
             raise click.UsageError(f"no such command {args[0]!r}. {hint}", ctx) from error
 
 
@@ -76,6 +74,13 @@ class _Interrupts:
         os._exit(_INTERRUPTED)  # workers end with their parent; finished runs are on the disk
 
 
+def _near_options(error: click.NoSuchOption) -> list[str]:
+    """The command's options that the unknown one may be a slip for."""
+    command = error.ctx.command if error.ctx else program
+    known = [name.lstrip("-") for option in command.params for name in (*option.opts, *option.secondary_opts)]
+    return [f"--{name}" for name in near(error.option_name.lstrip("-"), [name for name in known if len(name) > 1])]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
     interrupts = _Interrupts()
@@ -84,6 +89,10 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # click returns the status of a command that ended by Exit, and else the command's own value, None
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
+    except click.NoSuchOption as error:
+        error.possibilities = _near_options(error)
+        error.show()
+        status = _USER
     except click.ClickException as error:
         error.show()
         status = _USER

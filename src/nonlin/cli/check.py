@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 
 
@@ -13,8 +14,8 @@ from nonlin.cli.output import json_option, print_json, say
 @click.argument("model", metavar="MODEL")
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to run through the model, or token ids (.json, .npy). Default: Python's standard library.")
-@click.option("--tokens", type=click.IntRange(2), default=4096, show_default=True, help="Tokens to run.")
-@click.option("--context", type=click.IntRange(2), default=512, show_default=True, help="Tokens a sequence.")
+@number("--tokens", 2, "Tokens to run.", default=4096, show_default=True)
+@number("--context", 2, "Tokens a sequence.", default=512, show_default=True)
 @click.option("--gradients", is_flag=True, help="Also run one batch backward: gradients, attention logits.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", metavar="NAME", help="The device to run on, such as cuda. Default: the CPU.")

@@ -6,14 +6,15 @@ from typing import Any
 import click
 
 from nonlin.cli.engine_options import EngineChoice, engine_options
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 
 
 @click.command()
 @click.argument("numbers", nargs=-1, type=int, metavar="[NUMBER]...")
-@click.option("--minutes", type=float, default=20.0, show_default=True, help="Time that all claims together may take.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Another one repeats everything independently.")
+@number("--minutes", 1, "Time that all claims together may take.", whole=False, default=20.0, show_default=True)
+@number("--seed", 0, "Another one repeats everything independently.", most=999_999, default=0, show_default=True)
 @click.option("--data", multiple=True, metavar="PATH", help="Text for the language model. Default: the text of "
               "Python's standard library.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder. Default: runs/claims-SEED.")

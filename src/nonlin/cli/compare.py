@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nonlin.cli import completion
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 from nonlin.study import defaults
@@ -27,32 +29,35 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE|FILE",
               help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
-              help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
-@click.option("--baseline", metavar="NAME", help="The arm to compare the others with. Default: gelu, or the first.")
-@click.option("--minutes", type=float, help="Time that the study may take: its judged runs are then as long as that "
-              "allows on this machine.")
+              shell_complete=completion.activations, help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
+@click.option("--baseline", metavar="NAME", shell_complete=completion.activation,
+              help="The arm to compare the others with. Default: gelu, or the first.")
+@number("--minutes", defaults.MINIMUM_MINUTES, "Time that the study may take: its judged runs are then as long as "
+        "that allows on this machine.", whole=False)
 @click.option("--match", type=click.Choice(["params", "time", "width"]), default="params", show_default=True,
               help="The quantity that all arms share.")
-@click.option("--layers", type=int, default=defaults.LAYERS, show_default=True)
-@click.option("--dim", type=int, default=defaults.DIM, show_default=True, help="Width of the model.")
-@click.option("--heads", type=int, default=defaults.HEADS, show_default=True)
-@click.option("--kv-heads", type=int, default=None, help="Default: as many as heads.")
-@click.option("--context", type=int, default=defaults.CONTEXT, show_default=True, help="Tokens a sequence.")
-@click.option("--batch", type=int, default=defaults.BATCH, show_default=True, help="Sequences a step.")
-@click.option("--steps", type=int, help=f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as "
-              "long as --minutes allow.")
+@number("--layers", 1, default=defaults.LAYERS, show_default=True)
+@number("--dim", 2, "Width of the model, an even multiple of --heads.", default=defaults.DIM, show_default=True)
+@number("--heads", 1, default=defaults.HEADS, show_default=True)
+@number("--kv-heads", 1, "A divisor of --heads; default: as many.")
+@number("--context", 1, "Tokens a sequence.", default=defaults.CONTEXT, show_default=True)
+@number("--batch", 1, "Sequences a step.", default=defaults.BATCH, show_default=True)
+@number("--steps", 1, f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as long as --minutes "
+        "allow.")
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "auto"]), default=defaults.PRECISION,
               show_default=True, help="Numbers to train with; auto: those that are faster here.")
-@click.option("--seeds", type=int, default=defaults.JUDGE_SEEDS, show_default=True, help="Judged runs an arm.")
-@click.option("--learning-rate", type=float, default=defaults.LEARNING_RATE, show_default=True,
-              help="Middle of the grid of learning rates.")
-@click.option("--learning-rates", type=int, default=defaults.LEARNING_RATES, show_default=True, help="Their number.")
-@click.option("--margin", type=float, default=defaults.MARGIN_BITS_PER_BYTE, show_default=True,
-              help="Differences below it count as none, in bits per byte.")
-@click.option("--confidence", type=float, default=defaults.CONFIDENCE, show_default=True)
+@number("--seeds", defaults.MINIMUM_SEEDS, "Judged runs an arm.", most=defaults.FIRST_TUNE_SEED - 1,
+        default=defaults.JUDGE_SEEDS, show_default=True)
+@number("--learning-rate", 0, "Middle of the grid of learning rates.", above=True, whole=False,
+        default=defaults.LEARNING_RATE, show_default=True)
+@number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
+@number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
+        default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)
+@number("--confidence", 0, "Of the intervals.", above=True, whole=False, most=1, default=defaults.CONFIDENCE,
+        show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/compare-HASH.")
-@click.option("--aa", type=int, metavar="N", help="Run the set-up as N studies of identical arms instead, each "
-              "as long as the study itself, and say how often a verdict is false.")
+@number("--aa", 1, "Run the set-up as so many studies of identical arms instead, each as long as the study itself, "
+        "and say how often a verdict is false.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
 @engine_options
 @json_option

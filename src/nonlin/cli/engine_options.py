@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nonlin.cli.numbers import number
 from nonlin.errors import UserError
 from nonlin.study.engines.choice import ENGINES, PARALLEL, EngineChoice
 
@@ -15,12 +16,11 @@ ENGINE_OPTIONS = ("engine", "workers", "trials_per_gpu", "devices_per_trial", "p
 _OPTIONS = (
     click.option("--engine", type=click.Choice(ENGINES), default="processes", show_default=True,
                  help="What runs the trials: processes on this machine, a Ray cluster, or SLURM."),
-    click.option("--workers", type=int, help="Trials at once. Default: every core that may be used, as far as memory "
-                 "allows; on GPUs, as many as --trials-per-gpu says."),
-    click.option("--trials-per-gpu", type=int, help="Trials that share a GPU. Default: as many as are measured to be "
-                 "faster together."),
-    click.option("--devices-per-trial", type=int, default=1, show_default=True,
-                 help="GPUs, or processes of one core each, that train one model together."),
+    number("--workers", 1, "Trials at once. Default: every core that may be used, as far as memory "
+           "allows; on GPUs, as many as --trials-per-gpu says."),
+    number("--trials-per-gpu", 1, "Trials that share a GPU. Default: as many as are measured to be faster together."),
+    number("--devices-per-trial", 1, "GPUs, or processes of one core each, that train one model together.", default=1,
+           show_default=True),
     click.option("--parallel", type=click.Choice(PARALLEL), default="ddp", show_default=True,
                  help="How they do: DDP, or FSDP2 for a model that is too large for one."),
     click.option("--address", default="auto", show_default=True, help="The Ray cluster."),

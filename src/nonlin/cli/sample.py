@@ -4,17 +4,18 @@ from pathlib import Path
 
 import click
 
+from nonlin.cli import completion
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, show
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--prompt", default="", help="The text to continue.")
-@click.option("--arm", metavar="NAME", help="Whose model writes. Default: the winner's.")
-@click.option("--length", type=click.IntRange(1), default=200, show_default=True, help="Tokens to write.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.8, show_default=True,
-              help="0 always takes the likeliest token.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--arm", metavar="NAME", shell_complete=completion.arm, help="Whose model writes. Default: the winner's.")
+@number("--length", 1, "Tokens to write.", default=200, show_default=True)
+@number("--temperature", 0, "0 always takes the likeliest token.", whole=False, default=0.8, show_default=True)
+@number("--seed", 0, most=2**63 - 1, default=0, show_default=True)
 @json_option
 def sample(directory: Path, prompt: str, arm: str | None, length: int, temperature: float, seed: int,
            as_json: bool) -> None:

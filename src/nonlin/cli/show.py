@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nonlin.cli import completion
 from nonlin.cli.output import json_option, print_json
 from nonlin.errors import UserError
 
@@ -15,7 +16,7 @@ _PAGE, _FIRST = "activations.html", "silu"
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.activation)
 @click.option("--html", "as_page", is_flag=True, help="Write a page to look at every activation, and print its path.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page's file, with --html. "
               f"Default: {_PAGE} here.")
@@ -25,10 +26,10 @@ def show(name: str | None, as_page: bool, out: Path | None, as_json: bool) -> No
 
     NAME may be a formula of your own: mine=x*sigmoid(2*x). With --html it is selected on the page.
     """
-    from nonlin.functions import describe, get, names, parse_arms
-
     if out is not None and not as_page:
         raise UserError("show: --out must come with --html; got --out alone. Add --html.")
+    from nonlin.functions import describe, get, names, parse_arms
+
     definition = None if name is None else parse_arms(name)[0] if "=" in name else get(name)
     if as_page:
         _page(definition, out or Path(_PAGE), as_json)

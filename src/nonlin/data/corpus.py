@@ -122,6 +122,15 @@ def load_corpus(spec: Spec | None = None, *, weights: Sequence[float] | None = N
     return corpus
 
 
+def check(spec: Spec | None = None, *, weights: Sequence[float] | None = None, validation: Spec | None = None) -> None:
+    """Raise UserError for arguments that :func:`load_corpus` would refuse before it reads a text."""
+    specs = [None] if spec is None else _several(spec)
+    _checked(weights, specs)
+    for one in [*specs, *(_several(validation) if validation is not None else ())]:
+        if one is not None and _kind(one) is None:
+            _dataset_reader(one)
+
+
 def _watched(text: Iterable[bytes], progress: Callable[[], None]) -> Iterator[bytes]:
     for piece in text:
         progress()
@@ -165,13 +174,7 @@ def _standard_library() -> tuple[Streamed, str]:
 
 
 def _load(spec: str, losses: Losses) -> Streamed:
-    path = Path(spec)
-    try:
-        kind = stat.S_IFMT(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        kind = None
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error
+    path, kind = Path(spec), _kind(spec)
     if kind == stat.S_IFDIR:
         found = False
         for file in _files(path, losses):
@@ -183,12 +186,24 @@ def _load(spec: str, losses: Losses) -> Streamed:
                                  "Pass a folder with text in it."))
     elif kind == stat.S_IFREG:
         yield from _documents(path, losses, in_folder=False)
-    elif kind is not None:
-        raise unreadable(path, "it is neither a file nor a folder")
-    elif _names_dataset(spec):
-        yield from _named_dataset(spec, losses)
     else:
-        raise UserError(rule("data", "path", "exist", printable(spec), "Check the path, or leave --data out."))
+        yield from _named_dataset(spec, losses)
+
+
+def _kind(spec: str) -> int | None:
+    """Return whether a file or a folder is there, None for a dataset's name; UserError for anything else."""
+    try:
+        kind = stat.S_IFMT(Path(spec).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        if _names_dataset(spec):
+            return None
+        raise UserError(rule("data", "path", "exist", printable(spec),
+                             "Check the path, or leave --data out.")) from None
+    except (OSError, ValueError) as error:
+        raise unreadable(Path(spec), error) from error
+    if kind not in (stat.S_IFDIR, stat.S_IFREG):
+        raise unreadable(Path(spec), "it is neither a file nor a folder")
+    return kind
 
 
 def _names_dataset(spec: str) -> bool:
@@ -246,12 +261,18 @@ def _documents(path: Path, losses: Losses, in_folder: bool) -> Streamed:
         raise UserError(rule("data", "file", "hold text", f"an empty {printable(str(path))}", "Pass another file."))
 
 
-def _named_dataset(name: str, losses: Losses) -> Streamed:
+def _dataset_reader(name: str) -> Any:
+    """Return the package that reads named datasets; UserError where it is not installed."""
     try:
         import datasets  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"data: {name!r} is no file here, and reading a Hugging Face dataset needs the package "
                         "datasets. Run pip install datasets, or check the path.") from error
+    return datasets
+
+
+def _named_dataset(name: str, losses: Losses) -> Streamed:
+    datasets = _dataset_reader(name)
     try:
         rows = datasets.load_dataset(name, split="train", streaming=True)
         taken = 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from nonlin.data.corpus import Corpus, load_corpus
+from nonlin.data.corpus import Corpus, check, load_corpus
 from nonlin.data.preparing import identity, prepare
 from nonlin.errors import UserError
 from nonlin.progress import Bytes, Progress
@@ -29,6 +29,12 @@ class Sources:
             raise UserError(f"compare: {found.tokenizer} must be the tokenizer that the study began with; it was "
                             "changed. Restore it, or start a study in another folder.")
         return found
+
+    def check(self) -> None:
+        """Raise UserError where a path is not there, the weights do not fit, or the tokenizer is none; reads no text.
+        """
+        check(self.paths or None, weights=self.weights, validation=self.validation or None)
+        identity(self.tokenizer)
 
     def read(self, folder: Path | None, words: Progress) -> Corpus:
         """Return the text, for a study whose folder is, or will be, ``folder``; what was left out of it is said."""

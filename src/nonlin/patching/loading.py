@@ -6,7 +6,7 @@ brings along runs only when asked for. A model that cannot be examined as it sta
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ import torch
 from torch import nn
 
 from nonlin.errors import UserError, rule
-from nonlin.model import folder
 from nonlin.patching.finding import find_blocks, some_blocks
+from nonlin.patching.location import located
 
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _QUANTIZED = ("Linear8bitLt", "Linear4bit", "QuantLinear", "WQLinear", "FP8Linear", "Int8Params")
 
@@ -49,12 +48,8 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     else:
         if not isinstance(where, (str, Path)):
             raise UserError(rule(call, "MODEL", "be a path or a torch module", where, "Pass the model's folder."))
-        path = Path(where)
-        if not path.exists():
-            raise UserError(rule(call, "MODEL", "be a folder or a .gguf file that exists", str(where),
-                                 "Download the model first, for example with: hf download NAME --local-dir FOLDER."))
         with _quiet():
-            loaded = _load_path(path, dtype, trust_remote_code, call)
+            loaded = _load_path(Path(where), dtype, trust_remote_code, call)
     refuse(loaded.model, call)
     some_blocks(loaded.model, call, "MODEL", loaded.source)
     if not isinstance(where, nn.Module):
@@ -115,99 +110,18 @@ def _quiet() -> Iterator[None]:
 
 
 def _load_path(path: Path, dtype: torch.dtype, trust: bool, call: str) -> Loaded:
-    if path.is_dir() and (path / "nonlin.json").exists():
+    found = located(path, trust, call)
+    notes = ("the folder is a study's: this is the model that it exported",) if found.of_a_study else ()
+    if found.own:
         from nonlin.model.checkpoint import import_model
 
-        return Loaded(import_model(path), None, str(path), ("the folder is nonlin's own form: its tokenizer is not "
-                                                            "read",))
-    _needs("transformers", call)
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise UserError(rule(call, "MODEL", "be a folder, or a file that ends in .gguf", str(path),
-                                 "Pass the folder that holds config.json."))
-        _check_gguf(path, call)
-        return _from_pretrained(path.parent, dtype, False, call, gguf_file=path.name)
-    ggufs = sorted(path.glob("*.gguf"))
-    if not (path / "config.json").exists():
-        if len(ggufs) == 1:
-            return _load_path(ggufs[0], dtype, trust, call)
-        inner = path / "model"
-        if any((inner / name).exists() for name in ("config.json", "nonlin.json")):  # a study's folder
-            loaded = _load_path(inner, dtype, trust, call)
-            return replace(loaded, notes=("the folder is a study's: this is the model that it exported", *loaded.notes))
-        raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
-                             "Pass the folder of a Hugging Face model, or name the .gguf file."))
-    config, _ = _described(path, call)
-    if config.get("auto_map") and not trust:
-        raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names "
-                             f"{', '.join(map(str, config['auto_map'].values()))}",
-                             "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "a quantized checkpoint")
-        raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits", method,
-                             "Load the checkpoint it was quantized from."))
-    return _from_pretrained(path, dtype, trust, call, architectures=config.get("architectures") or [])
+        return Loaded(import_model(found.path), None, str(found.path), (
+            *notes, "the folder is nonlin's own form: its tokenizer is not read"))
+    loaded = _from_pretrained(found.path, dtype, trust, call, found.gguf_file, found.architectures)
+    return replace(loaded, notes=(*notes, *loaded.notes))
 
 
-def _needs(package: str, call: str) -> None:
-    import importlib.util
-
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{call}: reading this model must have the package {package!r}; it is not installed. "
-                        "Install it: pip install 'nonlin[hf]'.")
-
-
-def _described(path: Path, call: str) -> tuple[dict[str, Any], list[Path]]:
-    """Return the configuration and the files of weights, by the one checked reader; refuse in one line."""
-    try:
-        folder.must_be_regular(path)
-        config = folder.read_config(path)
-        if config.get("auto_map") or config.get("quantization_config"):
-            return config, []
-        files = folder.weight_files(path)
-        _check_weights(path, files, call)
-        folder.must_fit(config, *folder.stored_sizes(files))
-    except OSError as error:
-        raise UserError(f"{call}: MODEL must be a folder that can be read; {error}. Check its permissions.") from error
-    except folder.Unfit as error:
-        raise UserError(f"{call}: {path} must {error}. Download it again.") from error
-    return config, files
-
-
-def _check_weights(path: Path, files: list[Path], call: str) -> None:
-    """Raise where the folder's weights are missing, pickled, incomplete or damaged, before anything is built."""
-    from safetensors import SafetensorError, safe_open
-
-    if not files or not any(path.glob("*.safetensors")):
-        pickled = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLED)
-        if pickled:
-            raise UserError(rule(call, "MODEL", "hold safetensors, since pickled weights can run any code", f"{path} "
-                                 f"with {', '.join(pickled[:3])}", "Where you trust them, convert them once: "
-                                 f"AutoModel.from_pretrained({str(path)!r}).save_pretrained(NEW_FOLDER)."))
-        raise UserError(rule(call, "MODEL", "hold weights (*.safetensors)", f"{path}, which has none",
-                             "Download the weights too, not the configuration alone."))
-    missing = [f.name for f in files if not f.exists()]
-    if missing:
-        raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"
-                             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""), "Download the rest."))
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{call}: {file} must be a whole safetensors file; {error}. Download it again.") from error
-
-
-def _check_gguf(path: Path, call: str) -> None:
-    _needs("gguf", call)
-    with path.open("rb") as opened:
-        magic = opened.read(4)
-    if magic != b"GGUF":
-        raise UserError(rule(call, str(path), "be a whole GGUF file, which begins with the letters GGUF", magic,
-                             "Download it again."))
-
-
-def _class(architectures: list[str]) -> Any:
+def _class(architectures: Sequence[str]) -> Any:
     """Return the class that the configuration names, where transformers has it; else the one for its kind."""
     import transformers
 
@@ -219,16 +133,15 @@ def _class(architectures: list[str]) -> Any:
 
 
 def _from_pretrained(where: Path, dtype: torch.dtype, trust: bool, call: str, gguf_file: str | None = None,
-                     architectures: list[str] | None = None) -> Loaded:
+                     architectures: Sequence[str] = ()) -> Loaded:
     import transformers
 
     options: dict[str, Any] = {"local_files_only": True, "dtype": dtype, "trust_remote_code": trust}
     if gguf_file:
-        _needs("accelerate", call)
         options["gguf_file"] = gguf_file
     else:
         options["use_safetensors"] = True
-    cls = _class(architectures or [])
+    cls = _class(architectures)
     shown = str(where / gguf_file) if gguf_file else str(where)
     try:
         try:

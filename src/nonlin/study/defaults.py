@@ -43,6 +43,7 @@ STEPS = 500
 PRECISION = "float32"
 
 # The budget, where minutes are asked for.
+MINIMUM_MINUTES = 1.0  # the reserve alone takes most of it
 MINIMUM_STEPS = 200  # of a judged run: below it the order of arms says little about longer training
 MAXIMUM_EPOCHS = 4  # repeating text up to four times is worth about as much as new text (arXiv:2305.16264)
 EXTENSION_ALLOWANCE = 0.25  # tuning runs expected beyond the grid, of the grid's

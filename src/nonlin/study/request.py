@@ -74,7 +74,8 @@ class Request:
         self._check("seeds", self.seeds < defaults.FIRST_TUNE_SEED, f"be fewer than {defaults.FIRST_TUNE_SEED}")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")
         self._check("learning_rates", self.learning_rates >= 2, "be 2 or more")
-        self._check("minutes", self.minutes is None or 0 < self.minutes < math.inf, "be positive and finite")
+        self._check("minutes", self.minutes is None or defaults.MINIMUM_MINUTES <= self.minutes < math.inf,
+                    f"be {defaults.MINIMUM_MINUTES:g} or more, and finite")
         self._check("minutes", self.minutes is not None or self.steps is not None, "be given unless steps is")
         self._check("steps", self.steps is None or self.steps >= 1, "be positive")
         self._check("margin", 0 <= self.margin < math.inf, "be zero or more")

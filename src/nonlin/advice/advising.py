@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from nonlin.advice import costs, engines
+from nonlin.advice import engines
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.records import Advice, Hardware
@@ -40,10 +38,11 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
     for name, kind in (("hardware", hardware), ("inference", inference)):
         if kind not in (None, "cpu", "gpu"):
             raise UserError(rule("advise", name, "be cpu or gpu", kind, "Choose one, or leave it out."))
-    hardware = hardware or ("gpu" if torch.cuda.is_available() else "cpu")
-    shape = shape_for(params, hardware)
+    shape_for(params, hardware or "cpu")  # what is wrong with the call is said before torch is loaded
     evidence = from_papers(params, tokens)
     folder = None if study is None else load(study)
+    hardware = hardware or ("gpu" if _gpu_here() else "cpu")
+    shape = shape_for(params, hardware)
     own = None if folder is None else from_study(folder, params, tokens)
     if own is not None:
         evidence.insert(0, own)
@@ -80,6 +79,12 @@ def _definitions(evidence: Sequence[Evidence]) -> list[Definition]:
     return [d for d in found if d.expr is not None]
 
 
+def _gpu_here() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def _places(where: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(bool(place["exports"]) for place in where.values())
 
@@ -87,7 +92,9 @@ def _places(where: Mapping[str, Mapping[str, Any]]) -> int:
 def _costs(definitions: Sequence[Definition], shape: Shape, hidden: Mapping[str, int], hardware: str
            ) -> tuple[dict[str, Any] | None, str | None]:
     """Measured here, or why not."""
-    if (hardware == "gpu") != torch.cuda.is_available():
+    from nonlin.advice import costs
+
+    if (hardware == "gpu") != _gpu_here():
         return None, f"this machine has {'no GPU' if hardware == 'gpu' else 'a GPU'} (--hardware)"
     return costs.measure(definitions, shape.dim, hidden), None
 

@@ -1,0 +1,114 @@
+"""What lies at a path that is to be loaded: everything that can be said of it without torch."""
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError, rule
+from nonlin.model import folder
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder of Hugging Face's form or of nonlin's ``own``, or a folder with the name of a GGUF file in it."""
+
+    path: Path
+    gguf_file: str | None = None
+    architectures: tuple[str, ...] = ()
+    own: bool = False
+    of_a_study: bool = False
+
+
+def located(path: Path, trust: bool, call: str) -> Location:
+    """Return what lies there; UserError where it is no model that can be loaded. Reads names and headers alone."""
+    if not path.exists():
+        raise UserError(rule(call, "MODEL", "be a folder or a .gguf file that exists", str(path),
+                             "Download the model first, for example with: hf download NAME --local-dir FOLDER."))
+    if path.is_dir() and (path / "nonlin.json").exists():
+        return Location(path, own=True)
+    _needs("transformers", call)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UserError(rule(call, "MODEL", "be a folder, or a file that ends in .gguf", str(path),
+                                 "Pass the folder that holds config.json."))
+        _check_gguf(path, call)
+        return Location(path.parent, path.name)
+    ggufs = sorted(path.glob("*.gguf"))
+    if not (path / "config.json").exists():
+        if len(ggufs) == 1:
+            return located(ggufs[0], trust, call)
+        inner = path / "model"
+        if any((inner / name).exists() for name in ("config.json", "nonlin.json")):
+            return replace(located(inner, trust, call), of_a_study=True)
+        raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
+                             "Pass the folder of a Hugging Face model, or name the .gguf file."))
+    config, _ = _described(path, call)
+    if config.get("auto_map") and not trust:
+        raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names "
+                             f"{', '.join(map(str, config['auto_map'].values()))}",
+                             "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "a quantized checkpoint")
+        raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits", method,
+                             "Load the checkpoint it was quantized from."))
+    return Location(path, architectures=tuple(config.get("architectures") or ()))
+
+
+def _needs(package: str, call: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{call}: reading this model must have the package {package!r}; it is not installed. "
+                        "Install it: pip install 'nonlin[hf]'.")
+
+
+def _described(path: Path, call: str) -> tuple[dict[str, Any], list[Path]]:
+    """Return the configuration and the files of weights, by the one checked reader; refuse in one line."""
+    try:
+        folder.must_be_regular(path)
+        config = folder.read_config(path)
+        if config.get("auto_map") or config.get("quantization_config"):
+            return config, []
+        files = folder.weight_files(path)
+        _check_weights(path, files, call)
+        folder.must_fit(config, *folder.stored_sizes(files))
+    except OSError as error:
+        raise UserError(f"{call}: MODEL must be a folder that can be read; {error}. Check its permissions.") from error
+    except folder.Unfit as error:
+        raise UserError(f"{call}: {path} must {error}. Download it again.") from error
+    return config, files
+
+
+def _check_weights(path: Path, files: list[Path], call: str) -> None:
+    """Raise where the folder's weights are missing, pickled, incomplete or damaged, before anything is built."""
+    from safetensors import SafetensorError, safe_open
+
+    if not files or not any(path.glob("*.safetensors")):
+        pickled = sorted(p.name for p in path.iterdir() if p.suffix in _PICKLED)
+        if pickled:
+            raise UserError(rule(call, "MODEL", "hold safetensors, since pickled weights can run any code", f"{path} "
+                                 f"with {', '.join(pickled[:3])}", "Where you trust them, convert them once: "
+                                 f"AutoModel.from_pretrained({str(path)!r}).save_pretrained(NEW_FOLDER)."))
+        raise UserError(rule(call, "MODEL", "hold weights (*.safetensors)", f"{path}, which has none",
+                             "Download the weights too, not the configuration alone."))
+    missing = [f.name for f in files if not f.exists()]
+    if missing:
+        raise UserError(rule(call, "MODEL", "hold every file of its index", f"{path} without {missing[0]}"
+                             + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""), "Download the rest."))
+    for file in files:
+        try:
+            with safe_open(file, "numpy") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{call}: {file} must be a whole safetensors file; {error}. Download it again.") from error
+
+
+def _check_gguf(path: Path, call: str) -> None:
+    for package in ("gguf", "accelerate"):
+        _needs(package, call)
+    with path.open("rb") as opened:
+        magic = opened.read(4)
+    if magic != b"GGUF":
+        raise UserError(rule(call, str(path), "be a whole GGUF file, which begins with the letters GGUF", magic,
+                             "Download it again."))

@@ -1,0 +1,171 @@
+"""Mistakes are found before torch is loaded, and before anything is measured or written; help states what is taken."""
+
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from nonlin.cli import _COMMANDS, main, program
+from nonlin.cli.numbers import Number
+
+# The call, and words of its error.
+MISTAKES = [
+    ("check nowhere", ["MODEL", "nowhere", "exists"]),
+    ("check . --tokens 1", ["--tokens", "2 or more"]),
+    ("check empty", ["config.json", "empty"]),
+    ("check notes.txt", [".gguf"]),
+    ("check pickled", ["safetensors", "pytorch_model.bin"]),
+    ("check remote", ["code of its own", "--trust-remote-code"]),
+    ("check quantized", ["floating-point", "gptq"]),
+    ("check half.gguf", ["GGUF"]),
+    ("check model --device CUDA", ["device", "cuda:1"]),
+    ("check model --text nowhere.txt", ["--text", "nowhere.txt"]),
+    ("check model --dtype float8", ["float8"]),
+    ("advise --params abc --tokens 1B", ["--params", "125M", "abc"]),
+    ("advise --params 1B --tokens -3", ["--tokens", "-3"]),
+    ("advise --params 5 --tokens 1B", ["--params", "100K"]),
+    ("advise --params 1B --tokens 1B --hardware tpu", ["tpu"]),
+    ("advise --params 1B --tokens 1B --study nowhere", ["nowhere", "study"]),
+    ("compare --minutes 0.1", ["--minutes", "1 or more", "0.1"]),
+    ("compare --minutes ten", ["--minutes", "number", "ten"]),
+    ("compare --seeds 3", ["--seeds", "4"]),
+    ("compare --dim 97", ["dim", "even multiple of heads"]),
+    ("compare --kv-heads 2", ["kv-heads", "divide"]),
+    ("compare --activations gelu", ["two or more"]),
+    ("compare --activations gelu,swigul", ["swigul", "swiglu"]),
+    ("compare --activations gelu,mine=sqrt(x)", ["mine", "value", "near zero"]),
+    ("compare --baseline relu6", ["baseline", "relu6"]),
+    ("compare --data notes.txt --data nowhere", ["nowhere", "exist"]),
+    ("compare --validation nowhere", ["nowhere", "exist"]),
+    ("compare --tokenizer 12", ["258"]),
+    ("compare --weights 1,2", ["weights", "sources"]),
+    ("compare --confidence 1", ["--confidence", "above 0 and below 1"]),
+    ("compare --resume --out nowhere", ["nowhere", "study"]),
+    ("compare --aa 0", ["--aa", "1 or more"]),
+    ("compare --workers 0", ["--workers", "1 or more"]),
+    ("compare --slurm partition", ["KEY=VALUE"]),
+    ("claims 44", ["1 to 13", "44"]),
+    ("claims --minutes 0.1", ["--minutes", "1 or more"]),
+    ("claims --seed -1", ["--seed", "from 0 to 999999"]),
+    ("claims --data nowhere", ["nowhere", "exist"]),
+    ("claims --resume --out nowhere", ["nowhere", "resume"]),
+    ("report nowhere", ["nowhere", "study"]),
+    ("sample nowhere", ["nowhere", "study"]),
+    ("sample . --length 0", ["--length", "1 or more"]),
+    ("show swigul", ["swigul", "swiglu"]),
+    ("show --out page.html", ["--html"]),
+]
+
+# In one process: each call by the program's own main, with torch out of reach.
+CODE = """
+import contextlib, io, json, sys
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":  # transformers is looked for, not loaded
+            raise AssertionError(f"{name} is imported before the mistake is found")
+
+sys.meta_path.insert(0, NoTorch())
+from nonlin.cli import main
+
+for call in json.loads(sys.argv[1]):
+    out, err, status = io.StringIO(), io.StringIO(), None
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(call.split())
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([call, status, out.getvalue(), err.getvalue(), bool({"torch", "transformers"} & set(sys.modules))]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    here = tmp_path_factory.mktemp("mistakes")
+    (here / "empty").mkdir()
+    (here / "notes.txt").write_text("a note\n" * 20000)
+    (here / "half.gguf").write_bytes(b"GG")
+    for name, config in (("pickled", {}), ("remote", {"auto_map": {"AutoModel": "code.Model"}}), ("model", {}),
+                         ("quantized", {"quantization_config": {"quant_method": "gptq"}})):
+        (here / name).mkdir()
+        (here / name / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
+    (here / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    done = subprocess.run([sys.executable, "-c", CODE, json.dumps([call for call, _ in MISTAKES])], cwd=here,
+                          capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not (here / "runs").exists()
+    return {call: rest for call, *rest in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize(("call", "words"), MISTAKES)
+def test_a_mistake_is_found_before_torch_is_loaded(told, call, words):
+    status, out, err, torch_loaded = told[call]
+    assert status == 2 and out == "" and not torch_loaded, err
+    for word in words:
+        assert word in err, err
+    assert "Traceback" not in err and "Measuring" not in err
+
+
+def _numbers():
+    for name in _COMMANDS:
+        for option in program.get_command(None, name).params:
+            if isinstance(option, click.Option) and not option.is_flag:
+                yield name, option
+
+
+def test_every_option_that_takes_a_number_has_bounds_and_says_them():
+    """A plain integer or float would let a person guess its least value."""
+    known = 0
+    for command, option in _numbers():
+        plain = click.types.IntParamType | click.types.FloatParamType
+        assert not isinstance(option.type, plain), (command, option.opts)
+        if isinstance(option.type, Number):
+            known += 1
+            said = option.help.lower()
+            assert option.type.must in said, (command, option.opts, option.help)
+            for bad in _outside(option.type):
+                with pytest.raises(click.BadParameter, match="must be"):
+                    option.type.convert(bad, option, None)
+            if isinstance(option.default, int | float):
+                assert option.type.convert(str(option.default), option, None) == option.default
+    assert known > 20
+
+
+def _outside(kind):
+    bad = ["nan", "x", str(kind.least - 1)]
+    if kind.above:
+        bad.append(str(kind.least))
+    if kind.most < float("inf"):
+        bad.append(str(kind.most + 1))
+    return bad if not kind.whole else [*bad, "1.5"]
+
+
+@pytest.mark.parametrize(("option", "near"), [
+    ("--device", "--devices-per-trial"), ("--seed", "--seeds"), ("--learning", "--learning-rate"),
+    ("--activatoins", "--activations"), ("--gpu", None), ("--epochs", None), ("--model", None)])
+def test_an_option_is_suggested_only_where_it_is_near(option, near, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", option, "1"])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and option in err
+    assert (near in err if near else "mean" not in err), err
+    assert "--dim" not in err
+
+
+def test_a_shell_completes_names_of_activations(tmp_path):
+    """As bash asks for it: by the environment, one candidate a line."""
+    def offered(words):
+        done = CliRunner().invoke(program, prog_name="nonlin", env={
+            "_NONLIN_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)})
+        return [line.partition(",")[2] for line in done.output.splitlines() if line]
+
+    assert set(offered("nonlin show swig")) == {"swiglu", "swiglu_oai", "swiglu_clamped"}
+    assert offered("nonlin compare --activations gelu,swiglu_o") == ["gelu,swiglu_oai"]
+    assert "gelu,gelu" not in offered("nonlin compare --activations gelu,gel")
+    assert offered("nonlin compare --baseline mis") == ["mish"]
+    (tmp_path / "plan.json").write_text(json.dumps({"arms": [{"name": "gelu"}, {"name": "mine"}]}))
+    assert offered(f"nonlin sample {tmp_path} --arm m") == ["mine"]
+    assert offered("nonlin sample nowhere --arm m") == []
