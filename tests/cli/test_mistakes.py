@@ -78,7 +78,8 @@ for call in json.loads(sys.argv[1]):
             main(call.split())
         except SystemExit as ended:
             status = ended.code
-    print(json.dumps([call, status, out.getvalue(), err.getvalue(), bool({"torch", "transformers"} & set(sys.modules))]), flush=True)
+    loaded = bool({"torch", "transformers"} & set(sys.modules))
+    print(json.dumps([call, status, out.getvalue(), err.getvalue(), loaded]), flush=True)
 """
 
 

@@ -90,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         # click returns the status of a command that ended by Exit, and else the command's own value, None
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.NoSuchOption as error:
-        error.possibilities = _near_options(error)
-        error.show()
+        click.NoSuchOption(error.option_name, possibilities=_near_options(error), ctx=error.ctx).show()
         status = _USER
     except click.ClickException as error:
         error.show()

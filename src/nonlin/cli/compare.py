@@ -29,7 +29,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE|FILE",
               help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
-              shell_complete=completion.activations, help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
+              shell_complete=completion.activations,
+              help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
 @click.option("--baseline", metavar="NAME", shell_complete=completion.activation,
               help="The arm to compare the others with. Default: gelu, or the first.")
 @number("--minutes", defaults.MINIMUM_MINUTES, "Time that the study may take: its judged runs are then as long as "

@@ -1,4 +1,4 @@
-"""What a shell offers for names of activations; docs/how-to/terminal.md says how to switch it on."""
+"""Names of activations for a shell that completes words; docs/how-to/terminal.md says how to switch it on."""
 
 from pathlib import Path
 

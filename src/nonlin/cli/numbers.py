@@ -1,4 +1,4 @@
-"""Options that take a number: what they take stands in the help, and anything else is refused before the command runs."""
+"""Options that take a number: their bounds stand in the help, and are checked before the command runs."""
 
 import math
 from collections.abc import Callable
