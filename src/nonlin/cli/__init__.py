@@ -74,11 +74,13 @@ class _Interrupts:
         os._exit(_INTERRUPTED)  # workers end with their parent; finished runs are on the disk
 
 
-def _near_options(error: click.NoSuchOption) -> list[str]:
-    """The command's options that the unknown one may be a slip for."""
+def _near_option(error: click.NoSuchOption) -> click.UsageError:
+    """Return the error with the command's options that the unknown one may be a slip for, if any is near."""
     command = error.ctx.command if error.ctx else program
     known = [name.lstrip("-") for option in command.params for name in (*option.opts, *option.secondary_opts)]
-    return [f"--{name}" for name in near(error.option_name.lstrip("-"), [name for name in known if len(name) > 1])]
+    close = near(error.option_name.lstrip("-"), [name for name in known if len(name) > 1])
+    hint = f" Did you mean {' or '.join(f'--{name}' for name in close)}?" if close else ""
+    return click.UsageError(f"no such option {error.option_name!r}.{hint}", error.ctx)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         # click returns the status of a command that ended by Exit, and else the command's own value, None
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.NoSuchOption as error:
-        click.NoSuchOption(error.option_name, possibilities=_near_options(error), ctx=error.ctx).show()
+        _near_option(error).show()
         status = _USER
     except click.ClickException as error:
         error.show()
