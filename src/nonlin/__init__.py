@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted, NonlinError, UserError
     from nonlin.functions import Definition, define, get, names
-    from nonlin.outcome import Study, load_study
+    from nonlin.outcome import Study, load_study, watch
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
     from nonlin.patching.swap import swap
@@ -42,7 +42,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "load_study", "Study", "claims", "advise", "check", "Checkup",
+    "compare", "resume_study", "load_study", "watch", "Study", "claims", "advise", "check", "Checkup",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
@@ -54,6 +54,7 @@ _HOMES = {
     "compare": "nonlin.comparison",
     "resume_study": "nonlin.comparison",
     "load_study": "nonlin.outcome",
+    "watch": "nonlin.outcome",
     "Study": "nonlin.outcome",
     "advise": "nonlin.advice",
     "check": "nonlin.checkup",

@@ -272,11 +272,13 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
 
     Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
     """
+    from nonlin.report import LivePage
+
     choice = choice or EngineChoice()
     with open_engine(choice, store.directory) as engine:
         environment = ask(engine, {"do": "describe"})
         plan = planned(store, request, engine, environment, progress.say, choice.parallel)
-        with progress:
+        with progress, LivePage(store.directory):
             results = finite(run_study(plan, store, engine, progress, environment))
         folder = StudyFolder(store.directory, plan, results)
         if results["status"] == "interrupted":
@@ -330,7 +332,7 @@ def finish(folder: StudyFolder, engine: ProcessEngine) -> dict[str, str]:
     """
     from nonlin.report import build
 
-    results = folder.results or {}
+    results = folder.results
     trials = {arm["name"]: best_trial(results, arm["name"]) for arm in results["arms"]}
     made = _write_samples(folder, trials, engine)
     key = trials[results["winner"]]

@@ -193,11 +193,14 @@ def only_ours(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yield whether it is ours. A killed process holds nothing."""
+def lock(path: Path, wait: bool | float = False) -> Iterator[bool]:
+    """Hold a lock file while the block runs; yield whether it is ours. A killed process holds nothing.
+
+    ``wait``: for as long as it takes, or so many seconds.
+    """
     from filelock import FileLock, Timeout
 
-    holder = FileLock(path, timeout=-1 if wait else 0, mode=0o644)
+    holder = FileLock(path, timeout=-1 if wait is True else float(wait), mode=0o644)
     try:
         holder.acquire()
     except Timeout:

@@ -1,8 +1,9 @@
 """A study as an object: what ``nonlin.compare`` and ``nonlin.load_study`` return."""
 
+import time
 import webbrowser
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from nonlin.errors import UserError, unknown_name
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
 from nonlin.study.engines import ask
-from nonlin.study.records import ArmResult, ArmVerdict, Results
+from nonlin.study.records import ArmResult, ArmVerdict, Results, Snapshot
+from nonlin.study.snapshot import Watcher
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -72,7 +74,6 @@ class Study:
     @cached_property
     def results(self) -> Results:
         """The values of results.json, typed."""
-        assert self.folder.results is not None
         return Results.from_dict(self.folder.results, str(self.directory / "results.json"))
 
     @property
@@ -121,7 +122,7 @@ class Study:
         """Return the hash of an arm's judged run of least loss; UserError where it has none."""
         if name not in self.arms:
             raise unknown_name("activation of this study", name, self.arms)
-        key = best_trial(self.folder.results or {}, name)
+        key = best_trial(self.folder.results, name)
         if key is None:
             damaged = "".join(f" {note}" for note in self.folder.notes)
             raise UserError(f"{self.directory}: {name} must have a finished judged run; it has none.{damaged} "
@@ -162,7 +163,7 @@ class Study:
     def __repr__(self) -> str:
         from nonlin.report import terminal
 
-        return f"{terminal.text(self.folder.results or {})}\nStudy in {self.directory} ({self.status})"
+        return f"{terminal.text(self.folder.results)}\nStudy in {self.directory} ({self.status})"
 
     def _repr_html_(self) -> str:
         from nonlin.report import notebook
@@ -173,16 +174,31 @@ class Study:
 def load_study(directory: str | Path) -> Study:
     """Return the study that lies in a folder; UserError where there is none.
 
-    A study that was stopped before it wrote results is judged as far as its runs go; its status is "partial".
+    One that runs, or was stopped, is judged as far as its runs go; its status is "partial" or "interrupted".
     """
-    folder = load(directory)
-    if folder.results is None:
-        from nonlin.files import finite
-        from nonlin.study.results import results
+    return Study(load(directory))
 
-        records = {key: record for key, (_, record) in folder.trials().items()}
-        folder = replace(folder, results=finite(results(folder.plan, records)))
-    return Study(folder)
+
+def watch(directory: str | Path, *, seconds: float = 2.0) -> Iterator[Snapshot]:
+    """Yield how far the study in a folder is, every few seconds while it runs, and once more when it has ended.
+
+    A study that does not run is looked at once. Watching changes nothing there, and any process may do it. Raises
+    UserError where the folder holds no study.
+
+    >>> from nonlin.study import Store, simulated
+    >>> folder = getfixture("tmp_path") / "study"
+    >>> Store(folder).create(simulated.plan(arms=2))
+    >>> for now in watch(folder):
+    ...     print(now.state, now.judging.done, "of", now.judging.total)
+    stopped 0 of 16
+    """
+    watcher = Watcher(directory)
+    while True:
+        now = watcher.look()
+        yield now
+        if now.state != "running":
+            return
+        time.sleep(seconds)
 
 
 def best_trial(results: Mapping[str, Any], arm: str) -> str | None:

@@ -14,7 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-_TITLES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
+#: The stages of long work, in words.
+STAGES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
            "claims": "Running experiments"}
 _QUIET_SECONDS = 20.0  # between two plain lines of one stage
 _QUIET_BYTES_SECONDS = 5.0  # before the first line of reading or writing, and between two
@@ -112,7 +113,7 @@ class Lines:
         if event["stage"] == self.stage and not ended and time.monotonic() - self.told < _QUIET_SECONDS:
             return
         self.told, self.stage = time.monotonic(), event["stage"]
-        parts = [f"{_TITLES[event['stage']]}: {event['done']}/{event['total']}",
+        parts = [f"{STAGES[event['stage']]}: {event['done']}/{event['total']}",
                  f"{span(event['seconds_left'])} left", ranking_text(event["ranking"])]
         self.say("  ".join(filter(None, parts)))
 
@@ -144,7 +145,7 @@ class Terminal:
         running = ", ".join(f"{r['name']} {r['step']}/{r['steps']}" for r in event["running"])
         row = Table.grid(padding=(0, 1))
         row.add_row(
-            Text(_TITLES[event["stage"]], style="bold"),
+            Text(STAGES[event["stage"]], style="bold"),
             ProgressBar(total=max(1, event["total"]), completed=_done(event), width=28),
             Text(f"{event['done']}/{event['total']}"), Text(f"{span(event['seconds_left'])} left", style="cyan"))
         return Group(row, Text(ranking_text(event["ranking"])), Text(running, style="dim"))
@@ -176,7 +177,7 @@ class Notebook:
             self.__exit__()
             self.stage = event["stage"]
             self.bar = _tqdm()(
-                desc=_TITLES[self.stage], total=event["total"],
+                desc=STAGES[self.stage], total=event["total"],
                 bar_format="{l_bar}{bar}| {n:.1f}/{total_fmt} {postfix}")
         bar = self.bar
         bar.total, bar.n = event["total"], _done(event)

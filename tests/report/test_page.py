@@ -155,7 +155,7 @@ def test_an_unfinished_study_says_so(tmp_path):
 
     studies.run(tmp_path / "judged", studies.plan("gelu", "swiglu"), stop)
     text = build(tmp_path / "judged").read_text()
-    assert "This study is not finished (interrupted)" in text and "No samples" in text
+    assert "This study is not finished: it was stopped" in text and "No samples" in text
 
     def stop_early(event):
         if event["done"] >= 1:

@@ -81,9 +81,9 @@ def _from_table(table: Table, far: float) -> Evidence:
 
 
 def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | None:
-    """Return a study's say by its own verdicts; None where it has no results yet."""
+    """Return a study's say by its own verdicts; None where none of its judged runs is done."""
     results = folder.results
-    if results is None or not results["arms"]:
+    if not any(arm["judged"] for arm in results["arms"]):
         return None
     arms, baseline = results["arms"], results["baseline"]
     groups = {v: [a["name"] for a in arms if a["verdict"] == v] for v in ("better", "tie", "worse", "undecided")}

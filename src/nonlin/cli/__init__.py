@@ -19,7 +19,8 @@ _COMMANDS = {
     "compare": "Train small language models that differ in the activation alone; say which to use.",
     "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
     "claims": "Put to the test what articles say about activation functions.",
-    "report": "Build a study's page again.",
+    "watch": "Watch a study that runs: how far it is, what is known.",
+    "report": "Build a study's page again, of one that runs or was stopped too.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",
 }

@@ -130,7 +130,7 @@ def _weights(text: str | None) -> list[float] | None:
 def _print(study: "Study", as_json: bool) -> None:
     from nonlin.report.terminal import print_table, reasons
 
-    results = study.folder.results or {}
+    results = study.folder.results
     print_json(results) if as_json else print_table(results)
     for line in (*reasons(results), results["advice"], *results["remarks"]):
         say(line)

@@ -1,5 +1,18 @@
-"""A study's page and figures: records in, one HTML file out. No torch, no statistics."""
+"""A study's page and figures: records in, one HTML file out. No torch, no statistics.
 
-from nonlin.report.page import build
+The names load on first use: drawing takes a library that a study need not wait for.
+"""
 
-__all__ = ["build"]
+from typing import TYPE_CHECKING
+
+from nonlin import _lazy
+
+if TYPE_CHECKING:
+    from nonlin.report.live import LivePage
+    from nonlin.report.page import build
+
+__all__ = ["build", "LivePage"]
+
+if not TYPE_CHECKING:
+    __getattr__ = _lazy.attributes(__name__, {"build": "nonlin.report.page", "LivePage": "nonlin.report.live"})
+    __dir__ = _lazy.listing(__all__)

@@ -14,7 +14,6 @@ _CURVES = "Training loss against tokens"
 def html(folder: StudyFolder) -> str:
     """Return the study's verdicts, and the curves of its judged runs where there are some; colours are the page's."""
     results = folder.results
-    assert results is not None
     study = read(folder)
     header, rows = tables.differences(study)
     parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['advice'])}</p>", table(header, rows),

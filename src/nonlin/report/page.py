@@ -1,38 +1,44 @@
 """The page: one self-contained HTML file, readable offline, light and dark."""
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError
-from nonlin.files import Unreadable, read_json, write_atomically, writing
+from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
-from nonlin.report import explorer, figures, style, tables
+from nonlin.progress import span
+from nonlin.report import explorer, figures, style, tables, terminal
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
+from nonlin.study.records import Snapshot
+from nonlin.study.snapshot import Watcher
 from nonlin.study.verdict import calibration_text
 
+REFRESH_SECONDS = 15  # between two loadings of the page of a study that runs
 _VERDICTS = ("better", "worse", "tie", "undecided", "baseline")
 
 
 def build(directory: str | Path) -> Path:
     """Write report.html and figures/ of the study in a folder, and return the page's path.
 
-    Every figure is in the page with its table, and beside it as SVG and PNG. Raises UserError where the folder
-    holds no study, or one without results.
+    Every figure is in the page with its table, and beside it as SVG and PNG. The page of a study that runs, or was
+    stopped, says how far it is and shows what is known; while it runs, the page loads itself anew. Raises UserError
+    where the folder holds no study.
     """
     folder = load(directory)
-    if folder.results is None:
-        raise UserError(f"report: {directory} must hold a study with results; it has none yet. "
-                        f"Continue it: nonlin compare --resume --out {directory}")
     with writing(folder.directory):
-        return _build(folder)
+        study = read(folder)
+        return write_page(folder, study, draw(folder, study), Watcher(directory, folder.plan).look())
 
 
-def _build(folder: StudyFolder) -> Path:
-    study = read(folder)
+def draw(folder: StudyFolder, study: Study) -> dict[str, dict[str, Any]]:
+    """Write the study's figures and return them with their tables, by name; none before the first judged run."""
+    drawn: dict[str, dict[str, Any]] = {}
+    if not any(arm["judged"] for arm in study.arms):
+        return drawn
     target = folder.directory / "figures"
     target.mkdir(exist_ok=True)
-    drawn: dict[str, dict[str, Any]] = {}
     with style.settings():
         for name, (draw, title) in figures.FIGURES.items():
             figure = draw(study)
@@ -40,13 +46,26 @@ def _build(folder: StudyFolder) -> Path:
             drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
                            "rows": rows}
             style.write_files(figure, target, name)
-    arms = _definitions(study)
-    page = explorer.with_its_script(explorer.environment().get_template("report.html").render(
+    return drawn
+
+
+def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now: Snapshot) -> Path:
+    """Write report.html with these figures, as of ``now``, and return its path.
+
+    The activations to look at stand on it when the study has ended: a page that loads itself anew is none to play on.
+    """
+    values: dict[str, Any] = {"explorer_data": None}
+    if now.state != "running":
+        arms = _definitions(study)
+        values = {"explorer_address": False, **explorer.values(arms, compared=[d.name for d in arms[1:]])}
+    page = explorer.environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
-        calibration=calibration_text(),
-        trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]],
-        explorer_address=False, **explorer.values(arms, compared=[d.name for d in arms[1:]])))
+        calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
+        left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now), directory=printable(str(folder.directory)),
+        trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)
+    if now.state != "running":
+        page = explorer.with_its_script(page)
     path = folder.directory / "report.html"
     write_atomically(path, page)
     return path

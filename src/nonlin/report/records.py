@@ -41,8 +41,7 @@ class Study:
 
 
 def read(folder: StudyFolder) -> Study:
-    """Return what a folder's page shows; its results must be there."""
-    assert folder.results is not None
+    """Return what a folder's page shows."""
     results: dict[str, Any] = folder.results | {"remarks": [*folder.notes, *folder.results["remarks"]]}
     order = {name: i for i, name in enumerate(results["ranking"])}
     arms = sorted(results["arms"], key=lambda arm: order[arm["name"]])

@@ -4,10 +4,14 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
+from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.tables import number
+from nonlin.study.records import Snapshot
 
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
 _GRADES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
@@ -52,16 +56,55 @@ def _table(results: Mapping[str, Any]) -> Table:
             arm["name"], number(arm["bits_per_byte"], ".4f"),
             number(d["mean"], "+.4f") if d else "–",
             f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–",
-            f"[{_STYLES[arm['verdict']]}]{arm['verdict']}[/]",
+            f"[{_STYLES[arm['verdict']]}]{_shown(results, arm)}[/]",
             number(arm["learning_rate"], ".3g"), number(arm["learning_rate_sensitivity"], ".3f"),
             number(arm["dead_share"], ".1%"), number(timing["tokens_per_second"], ",.0f"),
             f"{memory / 2**20:,.0f} MB" if memory else "–")
     return table
 
 
+def _shown(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
+    """The verdict in the table: a study that is not finished has none."""
+    return "not yet" if results["status"] != "complete" and arm["verdict"] == "undecided" else arm["verdict"]
+
+
+def in_flight(now: Snapshot) -> str:
+    """Return the runs in flight in one line: "swiglu 120/500, gelu 80/500"."""
+    return ", ".join(f"{run.name} {run.step:,}/{run.steps:,}" for run in now.running)
+
+
+def snapshot_panel(now: Snapshot) -> Group:
+    """Return how far a study is, to draw in a terminal: its bars, the ranking so far, the runs in flight."""
+    bars = Table.grid(padding=(0, 1))
+    for stage, count in (("tune", now.tuning), ("judge", now.judging)):
+        bars.add_row(STAGES[stage], ProgressBar(total=max(1, count.total), completed=count.done, width=28),
+                     f"{count.done}/{count.total}")
+    words = [_state(now), ranking_text([row.as_dict() for row in now.ranking])]
+    return Group(Text(words[0], style="bold"), bars, *(Text(word) for word in words[1:] if word),
+                 *([Text(in_flight(now), style="dim")] if now.running else []))
+
+
+def snapshot_text(now: Snapshot) -> str:
+    """Return how far a study is as lines of text."""
+    lines = [_state(now), *(f"{STAGES[stage]}: {count.done}/{count.total}"
+                            for stage, count in (("tune", now.tuning), ("judge", now.judging)))]
+    lines += filter(None, (ranking_text([row.as_dict() for row in now.ranking]),
+                           f"in flight: {in_flight(now)}" if now.running else ""))
+    return "\n".join(lines)
+
+
+def _state(now: Snapshot) -> str:
+    if now.state == "complete":
+        return f"Study {now.name}: complete."
+    left = span(now.seconds_left or 0.0)
+    return f"Study {now.name}: " + (f"running, about {left} left." if now.state == "running"
+                                    else f"stopped, about {left} of work missing.")
+
+
 def reasons(results: Mapping[str, Any]) -> list[str]:
     """Return what is to be said beside the table: why undecided, which rates lie on an edge."""
-    lines = [f"{arm['name']}: {arm['reason']}" for arm in results["arms"] if arm["reason"]]
+    early = results["status"] != "complete"
+    lines = [f"{arm['name']}: {arm['reason']}" for arm in results["arms"] if arm["reason"] and not early]
     lines += [f"{arm['name']}: its best learning rate, {arm['learning_rate']:g}, lies on the edge of what was tried"
               for arm in results["arms"] if arm["learning_rate_at_edge"] and arm["learning_rate"] is not None]
     return lines

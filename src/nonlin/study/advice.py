@@ -16,7 +16,7 @@ def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) ->
     if runs_left:
         total = len(plan.arms) * len(plan.judge_seeds)
         return (f"No advice yet: {total - runs_left} of {total} judged runs are done, and the rule was fixed for all "
-                "of them; give the same command again to continue.")
+                "of them.")
     if not any(arm["judged"] for arm in arms):
         return "No advice: every activation diverged at every learning rate; try much lower ones."
     lost = next(a["diverged_runs"] for a in arms if a["name"] == base)

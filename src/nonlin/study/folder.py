@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,14 +18,14 @@ _OF_A_CALL = ("environment", "timing")  # what no record says
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """A study on disk: its plan, its results (None before the first are written) and its trials.
+    """A study on disk: its plan, its results as far as its runs go, and its trials.
 
     ``notes`` say what of the folder was damaged or changed.
     """
 
     directory: Path
     plan: Plan
-    results: dict[str, Any] | None
+    results: dict[str, Any]
     notes: tuple[str, ...] = ()
 
     def trials(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
@@ -55,7 +55,7 @@ def _measures(lines: list[bytes]) -> list[dict[str, Any]]:
 
 
 def load(directory: str | Path) -> StudyFolder:
-    """Return the study in a folder. UserError where there is none.
+    """Return the study in a folder, one that runs or was stopped too. UserError where there is none.
 
     Its results are made from its records; where results.json says something else, the notes name it.
     """
@@ -65,8 +65,14 @@ def load(directory: str | Path) -> StudyFolder:
     if store is None or plan is None:
         raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")
     if not os.path.lexists(directory / "results.json"):
-        return StudyFolder(directory, plan, None)
+        trials, notes = _trials(store)
+        return StudyFolder(directory, plan, _made(plan, trials, False), tuple(notes))
     return StudyFolder(directory, plan, *_results(store, plan))
+
+
+def _made(plan: Plan, trials: Mapping[str, tuple[Any, dict[str, Any]]], interrupted: bool) -> dict[str, Any]:
+    records = {key: record for key, (_, record) in trials.items()}
+    return json.loads(json.dumps(finite(results_of(plan, records, interrupted=interrupted))))
 
 
 def _trials(store: Store) -> tuple[dict[str, tuple[dict[str, Any], dict[str, Any]]], list[str]]:
@@ -93,15 +99,31 @@ def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]
     trials, notes = _trials(store)
     if not trials and not notes:  # results that were copied without their runs
         return written, ("There are no runs' records here to check results.json with.",)
-    records = {key: record for key, (_, record) in trials.items()}
-    made = json.loads(json.dumps(finite(results_of(plan, records, interrupted=written.get("status") == "interrupted"))))
+    made = _made(plan, trials, written.get("status") == "interrupted")
     made |= {key: written[key] for key in _OF_A_CALL if _like(made[key], written.get(key))}
-    changed = list(_differences(made, written))
+    changed = [] if _went_on(made, written) else list(_differences(made, written))
     if changed:
         places = ", ".join(changed[:3]) + (", …" if len(changed) > 3 else "")
         notes.append(f"results.json does not say what the runs' records say ({places}): it was edited, or written by "
                      "another version of nonlin. The figures shown are made from the records.")
     return made, tuple(notes)
+
+
+def _went_on(made: Mapping[str, Any], written: Mapping[str, Any]) -> bool:
+    """Whether the study has more runs by now, or a plan that was extended, than when its results were written."""
+    plan = _mapping(written.get("plan"))
+    if plan is not None and plan.get("hash") in [stage["hash"] for stage in made["plan"].get("history") or ()]:
+        return True
+    ours, theirs = _run_hashes(made), _run_hashes(written)
+    return theirs is not None and ours is not None and theirs < ours
+
+
+def _run_hashes(results: Mapping[str, Any]) -> set[str] | None:
+    """The hashes of all runs in results; None where they have another form."""
+    try:
+        return {run["config_hash"] for arm in results["arms"] for run in (*arm["tuning"], *arm["judged"])}
+    except (KeyError, TypeError):
+        return None
 
 
 def _mapping(value: Any) -> dict[str, Any] | None:

@@ -151,6 +151,56 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     learning_rate_extensions: int | None = None
 
 
+class Count(Record, frozen=True, kw_only=True):
+    """Runs that are done, and all that are planned so far."""
+
+    done: int
+    total: int
+
+
+class RankedArm(Record, frozen=True, kw_only=True):
+    """An arm's mean over the judged runs that are done; None where there is none."""
+
+    name: str
+    bits_per_byte: float | None
+    seeds: int
+
+
+class RunInFlight(Record, frozen=True, kw_only=True):
+    """A run that trains now: its arm and its step."""
+
+    name: str
+    purpose: str
+    learning_rate: float
+    seed: int
+    step: int
+    steps: int
+    loss_nats: float | None = None
+
+
+class InFlight(Record, frozen=True, kw_only=True):
+    """progress.json: what the process that runs a study says of its runs; gone when it ends."""
+
+    seconds_left: float | None = None
+    running: list[RunInFlight] = []
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """How far a study is: runs done of those planned, seconds left, the ranking so far, the runs in flight.
+
+    ``state`` is "running", "stopped" with runs missing, or "complete". Of a stopped study ``seconds_left`` is the
+    predicted time of what is missing. The ranking is no verdict: those fall when all runs are there.
+    """
+
+    name: str
+    state: Literal["running", "stopped", "complete"]
+    tuning: Count
+    judging: Count
+    seconds_left: float | None
+    ranking: list[RankedArm]
+    running: list[RunInFlight] = []
+
+
 class Results(Record, frozen=True, kw_only=True):
     """results.json: the verdicts and numbers of a study.
 

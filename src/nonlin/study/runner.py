@@ -10,6 +10,7 @@ from nonlin.study.jobs import Jobs
 from nonlin.study.plan import Plan
 from nonlin.study.results import csv_rows, ranking, results
 from nonlin.study.schedule import Schedule
+from nonlin.study.snapshot import Pulse
 from nonlin.study.store import Store
 from nonlin.study.tuning import Trial, tuning
 
@@ -38,6 +39,7 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
             interrupted = True
         finally:
             study.jobs.stop()
+            study.pulse.end()
         found = results(plan, study.records, environment, study.seconds(), interrupted)
         found["timing"]["lost_attempts"] = dict(study.jobs.lost)
         store.write_results(found, csv_rows(found))
@@ -60,7 +62,7 @@ class _Study:
         self.plan, self.engine, self.listener = plan, engine, listener
         self.jobs = Jobs(store, engine, lambda text: self.tell(message=text))
         self.records = self.jobs.records
-        self.schedule = Schedule(plan)
+        self.schedule, self.pulse = Schedule(plan), Pulse(store.directory)
         self.began, self.told, self.telling = time.monotonic(), 0.0, 0.0
         self.spent, self.predicted = 0.0, 0.0  # seconds of finished runs: measured, and as planned
 
@@ -132,10 +134,12 @@ class _Study:
         begin = time.monotonic()
         self.stage = self.schedule.stage
         done, total = self.schedule.counts(self.stage)
-        self.listener({
+        event = {
             "stage": self.stage, "done": done, "total": total, "seconds_left": self._seconds_left(),
             "ranking": ranking(self.plan, self.records), "message": message,
-            "running": [self._running(run.job, run.progress) for run in self.jobs.running.values()]})
+            "running": [self._running(run.job, run.progress) for run in self.jobs.running.values()]}
+        self.pulse(event)
+        self.listener(event)
         self.told = time.monotonic()
         self.telling = self.told - begin
 

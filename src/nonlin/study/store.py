@@ -31,6 +31,7 @@ from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _PRESENT = 2  # the format of plans whose runs this version can add to
 _BEFORE = {"precision": "auto"}  # of plans from before it could be asked for
+_MOMENT = 0.5  # seconds to wait for a study's lock: whoever looks whether it runs holds it for less
 _TRIAL = re.compile(r"[0-9a-f]{16}\Z")
 # Names that a study's folder may hold before its plan is written.
 _KNOWN = {"data", "trials", "running", "machine.json", "studies", "calibration.json"}
@@ -79,7 +80,7 @@ class Store:
         """Hold the study for this process. UserError where another does; a killed process holds nothing."""
         with contextlib.ExitStack() as held:
             with writing(self.directory):
-                ours = held.enter_context(lock(self.directory / ".lock"))
+                ours = held.enter_context(lock(self.directory / ".lock", _MOMENT))
             if not ours:
                 raise UserError(f"the study in {self.directory} must have one process; another one runs it now. "
                                 "Wait for it, or choose another folder.")

@@ -1,0 +1,67 @@
+"""The better arms compared with each other, after the comparisons with the baseline and without touching them."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nonlin.study import statistics
+from nonlin.study.response import Fit, Run
+from nonlin.study.verdict import Verdict, by_interval, difference_of
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The answer about two arms that are both better than the baseline; ``difference`` is first − second.
+
+    The first is the one of less loss. ``verdict``: "better" (than the second), "tie" or "undecided".
+    """
+
+    first: str
+    second: str
+    verdict: str
+    difference: dict[str, float]
+    seeds_needed: int | None
+    reason: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the values of results.json."""
+        return {"first": self.first, "second": self.second, "verdict": self.verdict, "difference": self.difference,
+                "seeds_needed": self.seeds_needed, "reason": self.reason}
+
+
+def error_rate(rule_: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> float:
+    """Return the family-wise error at which pairs are tested.
+
+    Where every arm is told from the baseline, no true difference to it is left to be missed: the pairs get the whole
+    error of the rule. Else some comparison with the baseline may spend that error, and the pairs get a part on top.
+    """
+    alpha = 1 - rule_["confidence"]
+    told = all(v.difference is not None and v.difference["p_value"] <= alpha
+               for v in verdicts.values() if v.verdict != "baseline")
+    return alpha if told else alpha * rule_["pairs"]
+
+
+def judge_pairs(rule_: Mapping[str, Any], verdicts: Mapping[str, Verdict],
+                responses: Mapping[str, Sequence[Run]], baseline: str) -> list[Pair]:
+    """Return the comparisons of all arms found better, the best pair first; none by rules of older studies.
+
+    Holm's correction runs over the pairs, at :func:`error_rate`; the margin is the rule's.
+    """
+    better = [arm for arm, found in verdicts.items() if found.verdict == "better"]
+    if "pairs" not in rule_ or len(better) < 2:
+        return []
+    compared = [arm for arm, found in verdicts.items() if found.difference is not None or arm == baseline]
+    fit = Fit({arm: responses[arm] for arm in (compared if set(better) <= set(compared) else better)})
+    order = sorted(better, key=fit.whole.__getitem__)
+    effects = {pair: fit.effect(*pair) for pair in itertools.combinations(order, 2)}
+    p_values = [effect.p_value for effect in effects.values()]
+    error = error_rate(rule_, verdicts)
+    rule_of_pairs = {**rule_, "confidence": 1 - error}
+    levels = statistics.holm_confidences(p_values, 1 - error)
+    found = []
+    for (pair, effect), level, p_value in zip(effects.items(), levels, statistics.holm(p_values), strict=True):
+        at_level = statistics.effect_of(effect.mean, effect.standard_error, effect.seeds, level)
+        verdict, needed, reason = by_interval(rule_of_pairs, at_level, p_value)
+        found.append(Pair(*pair, verdict, difference_of(rule_of_pairs, at_level, p_value), needed, reason))
+    return found
