@@ -122,6 +122,15 @@ def test_interrupted_then_killed_then_resumed_gives_equal_results(nonlin, study,
                 assert (ours / name).read_bytes() == (other / name).read_bytes()
 
 
+def test_watching_a_study_that_has_ended(nonlin, study, tmp_path):
+    found = json.loads(nonlin.call("watch", study.folder, "--json").stdout)
+    assert (found["state"], found["judging"]) == ("complete", {"done": 16, "total": 16})
+    assert [row["name"] for row in found["ranking"]] == study.results["ranking"]
+    text = nonlin.call("watch", study.folder).stdout
+    assert "complete" in text and "Judging on fresh seeds: 16/16" in text
+    assert "must hold a study" in nonlin.call("watch", tmp_path / "none", status=2).stderr
+
+
 @pytest.mark.parametrize("match", ["time", "width"])
 def test_other_ways_to_match(nonlin, text, tmp_path, match):
     nonlin.call("compare", "--data", text, "--activations", "gelu,swiglu", "--match", match, *SMALL,

@@ -62,7 +62,8 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
         number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
-        left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now), directory=printable(str(folder.directory)),
+        left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
+        directory=printable(str(folder.directory)),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)
     if now.state != "running":
         page = explorer.with_its_script(page)
