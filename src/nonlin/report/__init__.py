@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "LivePage"]
 
+_HOMES = {"build": "nonlin.report.page", "LivePage": "nonlin.report.live"}
+
 if not TYPE_CHECKING:
-    __getattr__ = _lazy.attributes(__name__, {"build": "nonlin.report.page", "LivePage": "nonlin.report.live"})
+    __getattr__ = _lazy.attributes(__name__, _HOMES)
     __dir__ = _lazy.listing(__all__)
