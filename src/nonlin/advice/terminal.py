@@ -4,11 +4,11 @@ import io
 
 from rich.console import Console
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from nonlin.advice.records import Advice, Source
 from nonlin.advice.sizes import size_text
+from nonlin.columns import Column, print_columns
 
 _SURENESS = {"likely": "bold green", "plausible": "bold yellow", "guess": "bold red"}
 _WIDTH = 110  # where there is no terminal
@@ -58,13 +58,13 @@ def _part(console: Console, title: str, lines: list[str]) -> None:
 
 def _evidence(console: Console, evidence: list[Source]) -> None:
     console.print("\n[bold]Evidence[/], the nearest decides")
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in ("  source", "params", "tokens", "how far", "favours"):
-        table.add_column(name, overflow="fold")
-    for e in sorted(evidence, key=lambda e: e["distance"]):
-        table.add_row(f"  {e['source']}", size_text(e["params"]), size_text(e["tokens"]),
-                      f"{e['nearness']} (× {e['distance']:.2g})", ", ".join(e["favours"]) or "nothing")
-    console.print(table)
+    shown = sorted(evidence, key=lambda e: e["distance"])
+    print_columns(console, [
+        Column("  source", [f"  {e['source']}" for e in shown], fold=20),
+        Column("params", [size_text(e["params"]) for e in shown], 1),
+        Column("tokens", [size_text(e["tokens"]) for e in shown], 1),
+        Column("how far", [f"{e['nearness']} (× {e['distance']:.2g})" for e in shown]),
+        Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim")
 
 
 def _options(console: Console, found: Advice) -> None:
@@ -73,23 +73,21 @@ def _options(console: Console, found: Advice) -> None:
              f"one block, {costs['tokens']} tokens, float32 on this {costs['device']}, {costs['threads']} threads"
              + (", scaled from a narrower block" if costs["scaled"] else ""))
     console.print(f"\n[bold]Options[/] at equal parameters; step and memory: {where}")
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("  activation", no_wrap=True)
-    for name in ("hidden", "params", "step,\nms", "saved,\nbytes per\ntoken"):
-        table.add_column(name, justify="right")
-    for e in found["evidence"]:
+    options, evidence = found["options"], found["evidence"]
+    columns = [
+        Column("  activation", [f"{'▸' if o['name'] == found['choice'] else ' '} {o['name']}" for o in options]),
+        Column("hidden", [f"{o['hidden']:,}" for o in options], 2, right=True),
+        Column("params", [size_text(o["parameters"]) for o in options], 5, right=True),
+        Column("step,\nms", ["–" if o["step_ms"] is None else f"{o['step_ms']:.1f}" for o in options], 1, right=True),
+        Column("saved,\nbytes per\ntoken", ["–" if o["saved_bytes_per_token"] is None else
+                                            f"{o['saved_bytes_per_token']:,}" for o in options], 3, right=True)]
+    for i, e in enumerate(sorted(evidence, key=lambda e: e["distance"])):
         what = "your study, against its baseline" if e["own"] else f"{e['source'].split(' (')[0]}, against gelu"
-        table.add_column(f"{what}, {e['unit']}", min_width=15)
-    table.add_column("Hugging\nFace")
-    table.add_column("llama.cpp")
-    for o in found["options"]:
-        mark = "▸" if o["name"] == found["choice"] else " "
-        table.add_row(
-            f"{mark} {o['name']}", f"{o['hidden']:,}", size_text(o["parameters"]),
-            "–" if o["step_ms"] is None else f"{o['step_ms']:.1f}",
-            "–" if o["saved_bytes_per_token"] is None else f"{o['saved_bytes_per_token']:,}",
-            *(o["found"].get(e["source"], "–") for e in found["evidence"]),
-            "yes" if o["huggingface"]["exports"] else "no", "yes" if o["llama_cpp"]["exports"] else
-            "other model" if o["llama_cpp"]["architectures"] else "no",
-            style="bold" if o["name"] == found["choice"] else None)
-    console.print(table)
+        columns.append(Column(f"{what}, {e['unit']}", [o["found"].get(e["source"], "–") for o in options],
+                              6 + i if i else 0, fold=15))
+    columns += [
+        Column("Hugging\nFace", ["yes" if o["huggingface"]["exports"] else "no" for o in options], 4),
+        Column("llama.cpp", ["yes" if o["llama_cpp"]["exports"] else "other model" if o["llama_cpp"]["architectures"]
+                             else "no" for o in options], 4)]
+    print_columns(console, columns, header="dim",
+                  rows=["bold" if o["name"] == found["choice"] else "" for o in options])

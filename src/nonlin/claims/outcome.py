@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape as escape_markup
 
 from nonlin.claims.records import ClaimResult, ClaimsResults
+from nonlin.columns import Column, print_columns
 
 _MARKS = {"holds": "green", "does not hold here": "red", "depends": "cyan", "not settled": "yellow"}
 _WIDTH = 140  # where there is no terminal
@@ -76,14 +77,10 @@ def print_table(values: Mapping[str, Any], numbers: Sequence[int], console: Cons
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", justify="right")
-    table.add_column(_COLUMNS[0], ratio=3)
-    table.add_column(_COLUMNS[1], no_wrap=True)
-    table.add_column(_COLUMNS[2], ratio=5)
-    for row in values["claims"]:
-        if row["number"] in numbers:
-            verdict = row["verdict"] or "not run"
-            table.add_row(str(row["number"]), row["statement"], f"[{_MARKS.get(verdict, 'dim')}]{verdict}[/]",
-                          row["summary"])
-    console.print(table)
+    rows = [row for row in values["claims"] if row["number"] in numbers]
+    verdicts = [row["verdict"] or "not run" for row in rows]
+    print_columns(console, [
+        Column("", [str(row["number"]) for row in rows], right=True),
+        Column(_COLUMNS[0], [escape_markup(row["statement"]) for row in rows], fold=18),
+        Column(_COLUMNS[1], [f"[{_MARKS.get(verdict, 'dim')}]{verdict}[/]" for verdict in verdicts]),
+        Column(_COLUMNS[2], [escape_markup(row["summary"]) for row in rows], fold=30)])

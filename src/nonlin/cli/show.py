@@ -57,14 +57,14 @@ def _page(selected: "Definition | None", out: Path, as_json: bool) -> None:
 
 def _catalog(found: list) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.markup import escape
 
-    table = Table(show_lines=False, box=None, pad_edge=False)
-    for column in ("activation", "kind", "formula", "used by"):
-        table.add_column(column, overflow="fold")
-    for d in found:
-        table.add_row(d.name, d.kind, d.formula, ", ".join(d.used_by))
-    Console().print(table)
+    from nonlin.columns import Column, print_columns
+
+    print_columns(Console(), [
+        Column("activation", [d.name for d in found]), Column("kind", [d.kind for d in found], 2),
+        Column("formula", [escape(d.formula) for d in found], fold=24),
+        Column("used by", [escape(", ".join(d.used_by)) for d in found], 1, fold=16)])
 
 
 def _one(definition) -> None:

@@ -1,7 +1,7 @@
 """A study's results, and a check's, as tables of text."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nonlin.columns import Column, print_columns
 from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.tables import number
 from nonlin.study.records import Snapshot
@@ -25,7 +26,7 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
         console.width = max(console.width, _WIDTH)
     console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
                   f"{results['rule']['confidence']:.0%} intervals:", highlight=False)
-    console.print(_table(results))
+    print_columns(console, _columns(results))
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -40,27 +41,26 @@ def _plain(file: io.StringIO, width: int) -> Console:
     return Console(file=file, width=max(width, Console().width), force_terminal=False, force_jupyter=False)
 
 
-def _table(results: Mapping[str, Any]) -> Table:
+def _columns(results: Mapping[str, Any]) -> list[Column]:
     order = {name: i for i, name in enumerate(results["ranking"])}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("activation", style="bold", no_wrap=True)
-    for name in ("bits/byte", "difference", "interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for name in ("learning\nrate", "sensi-\ntivity", "dead", "tokens/s", "memory"):
-        table.add_column(name, justify="right")
-    for arm in sorted(results["arms"], key=lambda a: order[a["name"]]):
-        d, timing = arm["difference"], arm["timing"]
-        memory = timing["peak_memory_bytes"]
-        table.add_row(
-            arm["name"], number(arm["bits_per_byte"], ".4f"),
-            number(d["mean"], "+.4f") if d else "–",
-            f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–",
-            f"[{_STYLES[arm['verdict']]}]{_shown(results, arm)}[/]",
-            number(arm["learning_rate"], ".3g"), number(arm["learning_rate_sensitivity"], ".3f"),
-            number(arm["dead_share"], ".1%"), number(timing["tokens_per_second"], ",.0f"),
-            f"{memory / 2**20:,.0f} MB" if memory else "–")
-    return table
+    arms = sorted(results["arms"], key=lambda a: order[a["name"]])
+    differences = [arm["difference"] for arm in arms]
+    memory = [arm["timing"]["peak_memory_bytes"] for arm in arms]
+
+    def numbers(header: str, values: list[Any], form: str, rank: int) -> Column:
+        return Column(header, [number(value, form) for value in values], rank, right=True)
+
+    return [
+        Column("activation", [arm["name"] for arm in arms], style="bold"),
+        numbers("bits/byte", [arm["bits_per_byte"] for arm in arms], ".4f", 0),
+        numbers("difference", [d and d["mean"] for d in differences], "+.4f", 0),
+        Column("interval", [f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–" for d in differences], 1, right=True),
+        Column("verdict", [f"[{_STYLES[arm['verdict']]}]{_shown(results, arm)}[/]" for arm in arms]),
+        numbers("learning\nrate", [arm["learning_rate"] for arm in arms], ".3g", 3),
+        numbers("sensi-\ntivity", [arm["learning_rate_sensitivity"] for arm in arms], ".3f", 5),
+        numbers("dead", [arm["dead_share"] for arm in arms], ".1%", 4),
+        numbers("tokens/s", [arm["timing"]["tokens_per_second"] for arm in arms], ",.0f", 2),
+        Column("memory", [f"{m / 2**20:,.0f} MB" if m else "–" for m in memory], 6, right=True)]
 
 
 def _shown(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
@@ -128,24 +128,31 @@ def print_health(record: Mapping[str, Any], console: Console | None = None) -> N
                   f"{record['text']}", highlight=False)
     for note in record["notes"]:
         console.print(f"Note: {note}.", style="yellow", highlight=False)
-    with_gradients = any(b["gradients"] for b in record["blocks"])
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("block", style="bold", overflow="fold")
-    table.add_column("activation", overflow="fold")
-    for name in ("dead", "satu-\nrated", "always\non", "spar-\nsity", "hidden\nrms", "hidden\nlargest",
-                 "kurto-\nsis", "channel\n/median", *(["gradient\nrms"] if with_gradients else [])):
-        table.add_column(name, justify="right")
-    for b in record["blocks"]:
-        hidden = b["streams"]["hidden"]
-        ratio = b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
-        cells = [b["name"] or "(all)", b["activation"]["computed"], *(f"{b[k]['share']:.1%}" for k in (
-            "dead", "saturated", "always_on")), number(b["sparsity"], ".1%"), number(hidden["rms"], ".3g"),
-            number(hidden["largest"], ".3g"), number(hidden["kurtosis"], ".3g"), number(ratio, ".3g")]
-        if with_gradients:
-            cells.append(number((b["gradients"] or {}).get("rms"), ".2e"))
-        table.add_row(*cells)
-    console.print(table)
+    print_columns(console, _blocks(record["blocks"]))
     console.print(f"\n{summary(record)}", style="bold", highlight=False)
     for f in record["findings"]:
         console.print(f"[{_GRADES[f['grade']]}]{f['grade']:<8}[/]", end=" ")
         console.print(f"{f['text']} {f['action']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _blocks(blocks: list[dict[str, Any]]) -> list[Column]:
+    hidden = [b["streams"]["hidden"] for b in blocks]
+
+    def numbers(header: str, values: Iterable[float | None], form: str, rank: int) -> Column:
+        return Column(header, [number(value, form) for value in values], rank, right=True)
+
+    columns = [
+        Column("block", [b["name"] or "(all)" for b in blocks], fold=12, style="bold"),
+        Column("activation", [b["activation"]["computed"] for b in blocks], fold=10),
+        numbers("dead", (b["dead"]["share"] for b in blocks), ".1%", 0),
+        numbers("satu-\nrated", (b["saturated"]["share"] for b in blocks), ".1%", 1),
+        numbers("always\non", (b["always_on"]["share"] for b in blocks), ".1%", 5),
+        numbers("spar-\nsity", (b["sparsity"] for b in blocks), ".1%", 4),
+        numbers("hidden\nrms", (h["rms"] for h in hidden), ".3g", 3),
+        numbers("hidden\nlargest", (h["largest"] for h in hidden), ".3g", 2),
+        numbers("kurto-\nsis", (h["kurtosis"] for h in hidden), ".3g", 6),
+        numbers("channel\n/median", (b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
+                                     for b in blocks), ".3g", 7)]
+    if any(b["gradients"] for b in blocks):
+        columns.append(numbers("gradient\nrms", ((b["gradients"] or {}).get("rms") for b in blocks), ".2e", 2))
+    return columns
