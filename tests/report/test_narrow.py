@@ -12,8 +12,8 @@ ARM = {"bits_per_byte": 2.34567, "difference": {"mean": -0.04934, "low": -0.0661
        "verdict": "better", "learning_rate": 0.0141, "learning_rate_sensitivity": 0.1234, "dead_share": 0.1234,
        "timing": {"tokens_per_second": 123456.7, "peak_memory_bytes": 1234 * 2**20}, "reason": "",
        "learning_rate_at_edge": False}
-RESULTS = {"status": "complete", "baseline": "gelu", "ranking": ["swiglu_clamped", "gelu"], "rule": {"confidence": 0.95}, "advice": "",
-           "remarks": [], "arms": [ARM | {"name": "swiglu_clamped"},
+RESULTS = {"status": "complete", "baseline": "gelu", "ranking": ["swiglu_clamped", "gelu"],
+           "rule": {"confidence": 0.95}, "advice": "", "remarks": [], "arms": [ARM | {"name": "swiglu_clamped"},
                                    ARM | {"name": "gelu", "difference": None, "verdict": "baseline"}]}
 
 
