@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from nonlin import own_model
 from nonlin.data import Sources, intact
 from nonlin.errors import Interrupted, NonlinError, UserError, rule
 from nonlin.files import finite, write_json
@@ -24,6 +25,7 @@ from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, 
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
+from nonlin.subject.asking import Model
 
 #: Compared where nobody says which.
 ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")
@@ -37,13 +39,14 @@ _REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "ste
             "precision")
 
 
-def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseline: str | None = None,
-            minutes: float | None = None, match: str = "params", tokenizer: str | int | Path = "bytes",
+def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model: Model | None = None,
+            from_checkpoint: bool = False, baseline: str | None = None, minutes: float | None = None,
+            match: str = "params", tokenizer: str | int | Path | None = None,
             weights: Sequence[float] | None = None, validation: Data = None,
-            layers: int = defaults.LAYERS, dim: int = defaults.DIM, heads: int = defaults.HEADS,
-            kv_heads: int | None = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
+            layers: int | None = None, dim: int | None = None, heads: int | None = None,
+            kv_heads: int | None = None, context: int | None = None, batch: int = defaults.BATCH,
             steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
-            precision: str = defaults.PRECISION, learning_rate: float = defaults.LEARNING_RATE,
+            precision: str = defaults.PRECISION, learning_rate: float | None = None,
             learning_rates: int = defaults.LEARNING_RATES,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
@@ -56,9 +59,14 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, baseli
     ``data``: text to train on, as files, folders, or a Hugging Face dataset's name, one or several; without it, the
     text of Python's standard library. ``activations``: names, formulas of your own (``"mine=x*sigmoid(2*x)"``) and
     definitions; ``baseline``, gelu or the first, is the one that the others are compared with. ``match``: what the
-    arms have in common, "params", "time" or "width". ``tokenizer``: "bytes", the size of a byte-pair vocabulary, or
-    the tokenizer.json of a model. ``weights``, one for each of the data's paths, are the shares of a batch that come
-    from each. ``validation``: text to judge by, as ``data``; without it, a tenth of the data.
+    arms have in common, "params", "flops", "time" or "width". ``tokenizer``: "bytes", the size of a byte-pair
+    vocabulary, or the tokenizer.json of a model. ``weights``, one for each of the data's paths, are the shares of a
+    batch that come from each. ``validation``: text to judge by, as ``data``; without it, a tenth of the data.
+
+    ``model`` is your own model, whose feed-forward blocks are replaced: a config.json of ``transformers`` or a folder
+    with one, an architecture's name ("qwen3", of the sizes given), a configuration, or a function, at the top of a
+    file, that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the weights in
+    the folder, whose matrices stay: what is measured then is recovery.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes, ``batch``
     the sequences a step. ``steps`` is the length of judged runs: 500, the same on every machine, or as many as the
@@ -109,22 +117,24 @@ class Asked:
 
     data: Data
     activations: Activations
+    model: Any
+    from_checkpoint: bool
     baseline: str | None
     minutes: float | None
     match: str
-    tokenizer: str | int | Path
+    tokenizer: str | int | Path | None
     weights: Sequence[float] | None
     validation: Data
-    layers: int
-    dim: int
-    heads: int
+    layers: int | None
+    dim: int | None
+    heads: int | None
     kv_heads: int | None
-    context: int
+    context: int | None
     batch: int
     steps: int | None
     precision: str
     seeds: int
-    learning_rate: float
+    learning_rate: float | None
     learning_rates: int
     margin: float
     confidence: float
@@ -140,20 +150,31 @@ class Asked:
                 raise _wrong(name, "be a path, or a list of paths", data)
         if not (self.weights is None or _all(self.weights, numbers.Real)):
             raise _wrong("weights", "be a list of numbers", self.weights)
+        if self.from_checkpoint and self.model is None:
+            raise _wrong("from_checkpoint", "come with the folder of a trained model as model", True)
+        unsaid = _UNSAID if self.model is None else own_model.defaults_of(self)
+        for name, value in unsaid.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
     @property
     def sources(self) -> Sources:
         """The sources of the text."""
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
-        return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer))
+        return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer or "bytes"))
 
     def sizes(self) -> dict[str, Any]:
         """Return the model's sizes, but for its vocabulary; UserError where they make no model."""
-        found = {name: getattr(self, name) for name in _SIZES}
+        found: dict[str, Any] = {name: getattr(self, name) for name in _SIZES}
         found["kv_heads"] = self.heads if self.kv_heads is None else self.kv_heads
         ModelConfig(**found)
         return found
 
+
+#: Values of arguments that are left out, for our own small model.
+_UNSAID: dict[str, Any] = {
+    "layers": defaults.LAYERS, "dim": defaults.DIM, "heads": defaults.HEADS, "context": defaults.CONTEXT,
+    "tokenizer": "bytes", "learning_rate": defaults.LEARNING_RATE}
 
 #: By the type of a field: the numbers it takes, what it must be, and None where that is a value.
 _TYPES: dict[Any, tuple[type, Callable[[Any], Any], str]] = {
@@ -193,35 +214,49 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
     UserError for a mistake in what is asked for, before anything is written.
     """
     definitions, sources = _definitions(asked.activations), asked.sources
-    _request(asked, definitions, {"sha256": ""}, 256)  # before a text is read, which may take minutes
+    subject = None
+    if asked.model is not None:
+        sources.check()
+        subject = own_model.subject(asked, definitions, sources)
+    first = _request(asked, definitions, {"sha256": ""}, 256, subject)  # before a text is read: that may take minutes
     sources.check()
     for definition in definitions:
         _check_defined(definition)
     corpus = sources.read(out, words)
     about = sources.about(corpus)
     if out is None:
-        text = json.dumps(_request(asked, definitions, about, 256).as_dict(), sort_keys=True)
+        text = json.dumps(_request(asked, definitions, about, 256, subject).as_dict(), sort_keys=True)
         out = Path("runs") / f"compare-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    store = Store(out)
+    new, store = not out.exists(), Store(out)
     info = sources.prepare(corpus, out, words)
-    _check_length(asked.context, info)
+    try:
+        _check_length(first.model["context"], info)
+    except UserError:
+        if new:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
     about |= {key: info[key] for key in ("train_tokens", "validation_tokens", "train_bytes", "validation_bytes")}
-    return _request(asked, definitions, about, info["vocabulary"]), store
+    return _request(asked, definitions, about, info["vocabulary"], subject), store
 
 
-def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int) -> Request:
+def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int,
+             subject: own_model.Subject | None = None) -> Request:
+    values = {name: getattr(asked, name) for name in _REQUEST}
+    if asked.minutes is None and asked.steps is None:
+        values["steps"] = defaults.STEPS
+    if subject is not None:
+        return Request(subject.arms, subject.baseline(asked.baseline), subject.model | {"vocabulary": vocabulary},
+                       dict(data), **values)
     sizes = asked.sizes()
     arms: list[Arm] = []
     for d in definitions:
-        hidden = 4 * asked.dim if asked.match == "width" else matched_hidden(asked.dim, d.kind)
+        dim = sizes["dim"]
+        hidden = 4 * dim if asked.match == "width" else matched_hidden(dim, d.kind)
         config = ModelConfig(**sizes, vocabulary=vocabulary, hidden=hidden)
         arms.append(Arm(d.name, d.kind, hidden, parameter_count(config, d.gated, len(d.parameters)),
                         d.formula if d.user_defined else None))
     known = [d.name for d in definitions]
     baseline = get(asked.baseline or ("gelu" if "gelu" in known else known[0])).name
-    values = {name: getattr(asked, name) for name in _REQUEST}
-    if asked.minutes is None and asked.steps is None:
-        values["steps"] = defaults.STEPS
     return Request(arms, baseline, sizes | {"vocabulary": vocabulary}, dict(data), **values)
 
 

@@ -26,8 +26,12 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--weights", metavar="LIST", help="Shares of a batch that come from each --data, in its order: 3,1.")
 @click.option("--validation", multiple=True, metavar="PATH", help="Text to judge by, as --data; may be repeated. "
               "Default: a tenth of the text.")
-@click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE|FILE",
-              help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
+@click.option("--tokenizer", metavar="bytes|SIZE|FILE", help="Bytes, a byte-pair tokenizer of SIZE trained on the "
+              "text, or a model's tokenizer.json. Default: the one beside --model, or bytes.")
+@click.option("--model", metavar="PATH|NAME", help="Compare inside your own model: a config.json of transformers, a "
+              "folder with one, or an architecture's name (qwen3). Default: nonlin's own small model.")
+@click.option("--from-checkpoint", is_flag=True, help="Begin with the weights in the folder --model, and measure how "
+              "they recover from another activation.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
               shell_complete=completion.activations,
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
@@ -35,13 +39,15 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               help="The arm to compare the others with. Default: gelu, or the first.")
 @number("--minutes", defaults.MINIMUM_MINUTES, "Time that the study may take: its judged runs are then as long as "
         "that allows on this machine.", whole=False)
-@click.option("--match", type=click.Choice(["params", "time", "width"]), default="params", show_default=True,
+@click.option("--match", type=click.Choice(["params", "flops", "time", "width"]), default="params", show_default=True,
               help="The quantity that all arms share.")
-@number("--layers", 1, default=defaults.LAYERS, show_default=True)
-@number("--dim", 2, "Width of the model, an even multiple of --heads.", default=defaults.DIM, show_default=True)
-@number("--heads", 1, default=defaults.HEADS, show_default=True)
+@number("--layers", 1, f"Default: {defaults.LAYERS}, or those of --model.")
+@number("--dim", 2, f"Width of the model, an even multiple of --heads. Default: {defaults.DIM}, or that of "
+        "--model.")
+@number("--heads", 1, f"Default: {defaults.HEADS}, or those of --model.")
 @number("--kv-heads", 1, "A divisor of --heads; default: as many.")
-@number("--context", 1, "Tokens a sequence.", default=defaults.CONTEXT, show_default=True)
+@number("--context", 1, f"Tokens a sequence. Default: {defaults.CONTEXT}; in a --model of your own as many as it has "
+        "positions, 512 at most.")
 @number("--batch", 1, "Sequences a step.", default=defaults.BATCH, show_default=True)
 @number("--steps", 1, f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as long as --minutes "
         "allow.")
@@ -49,8 +55,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               show_default=True, help="Numbers to train with; auto: those that are faster here.")
 @number("--seeds", defaults.MINIMUM_SEEDS, "Judged runs an arm.", most=defaults.FIRST_TUNE_SEED - 1,
         default=defaults.JUDGE_SEEDS, show_default=True)
-@number("--learning-rate", 0, "Middle of the grid of learning rates.", above=True, whole=False,
-        default=defaults.LEARNING_RATE, show_default=True)
+@number("--learning-rate", 0, f"Middle of the grid of learning rates. Default: {defaults.LEARNING_RATE:g}; in a "
+        "--model of your own 0.001, from a checkpoint 0.0001.", above=True, whole=False)
 @number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
 @number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
         default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)

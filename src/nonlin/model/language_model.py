@@ -154,6 +154,10 @@ class LanguageModel(nn.Module):
             x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
         return normalized(x_BTD, self.norm, self.config, self.engine)
 
+    def cross_entropy(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats per token."""
+        return self.engine.cross_entropy(logits_BTV, targets_BT)
+
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return the mean cross-entropy in nats per token."""
-        return self.engine.cross_entropy(self(tokens_BT, watch), targets_BT)
+        return self.cross_entropy(self(tokens_BT, watch), targets_BT)

@@ -12,6 +12,7 @@ from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
+from nonlin.subject.words import headline, own_lines
 
 
 class Sealed:
@@ -89,7 +90,7 @@ class Plan(Sealed):
         if purpose == "tune":  # only its final loss counts
             training |= {"evaluations": 1, "probe_every": training["steps"]}
         spec = Arm(arm["name"], arm["kind"], arm["hidden"], arm["parameters"], arm["formula"], arm.get("stream"),
-                   arm.get("activation"))
+                   arm.get("activation"), arm.get("own"))
         return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed, self.format)
 
     def trial_seconds(self, name: str, purpose: str) -> float:
@@ -102,21 +103,27 @@ class Plan(Sealed):
         return [f"The text is short: a judged run reads it {times:.1f} times, and more than "
                 f"{defaults.MAXIMUM_EPOCHS} says little about new text."] if times > defaults.MAXIMUM_EPOCHS else []
 
+    def _model(self) -> str:
+        if "own" not in self.model:
+            return f"{self.model['layers']} layers, width {self.model['dim']}"
+        return headline(self.model["own"])
+
     def describe(self) -> str:
         """Return the plan in words."""
         tokens = self.training["batch"] * self.model["context"]
         lengths = [arm["judge_steps"] * tokens for arm in self.arms]
         length = f"{min(lengths):,}" + (f" to {max(lengths):,}" if max(lengths) > min(lengths) else "")
-        widths = {"params": "as many parameters", "width": "the same hidden width",
+        widths = {"params": "as many parameters", "flops": "as many operations", "width": "the same hidden width",
                   "time": "as many parameters and the same training time"}[self.match]
         worst = max(abs(arm["parameters_relative_error"]) for arm in self.arms)
         rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
         return "\n".join([
             f"Compare {', '.join(arm['name'] for arm in self.arms)} with {self.baseline} as the baseline.",
             f"Data: {self.data.get('description', self.data['sha256'][:16])}.",
-            f"Model: {self.model['layers']} layers, width {self.model['dim']}, context {self.model['context']}, "
+            f"Model: {self._model()}, context {self.model['context']}, "
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
             f"(they differ by at most {worst:.1%}).",
+            *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
             f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
             f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",
@@ -157,7 +164,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     if request.minutes is not None and predicted.minutes > request.minutes:
         raise _too_small(request, predicted.minutes, steps)
     base = next(arm.parameters for arm in request.arms if arm.name == request.baseline)
-    arms = [asdict(arm) | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
+    arms = [arm.as_dict() | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
             for arm in request.arms]
     asked = request.as_dict()
     return Plan(

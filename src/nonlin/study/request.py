@@ -9,7 +9,7 @@ from typing import Any
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.study import defaults
 
-MATCHES = ("params", "time", "width")
+MATCHES = ("params", "flops", "time", "width")
 PRECISIONS = ("float32", "bfloat16", "auto")  # auto: whichever trains faster on the machine
 
 
@@ -19,6 +19,7 @@ class Arm:
 
     ``stream`` names the random stream of its feed-forward weights: arms of one stream and shape begin with the same
     weights. By default it is the kind. ``activation`` is the activation's name where the arm is called otherwise.
+    ``own``, in a study of a user's own model, has the "widths" of each group of its blocks and "flops_per_token".
     """
 
     name: str
@@ -28,13 +29,19 @@ class Arm:
     formula: str | None = None
     stream: str | None = None
     activation: str | None = None
+    own: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the arm as JSON values; without ``own`` in a study of our model."""
+        return {key: value for key, value in asdict(self).items() if key != "own" or value is not None}
 
 
 @dataclass(frozen=True)
 class Request:
     """The question of a study. Two calls with the same request continue the same study.
 
-    ``model``: layers, dim, heads, kv_heads, context, vocabulary. ``data``: sha256, tokenizer, description, and
+    ``model``: layers, dim, heads, kv_heads, context, vocabulary; or context, vocabulary, and as "own" the description
+    of a user's own model (see :mod:`nonlin.subject`). ``data``: sha256, tokenizer, description, and
     what else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged
     runs; without it they are as long as ``minutes`` allow. ``precision`` is one of ``PRECISIONS``.
     ``replicate`` numbers studies that differ in their seeds alone.
@@ -89,7 +96,7 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as JSON values."""
-        return json.loads(json.dumps(asdict(self) | {"arms": [asdict(arm) for arm in self.arms]}))
+        return json.loads(json.dumps(asdict(self) | {"arms": [arm.as_dict() for arm in self.arms]}))
 
     def measure_configs(self, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return one configuration an arm, to measure its speed with."""
@@ -123,7 +130,7 @@ def trial_config(arm: Arm, model: Mapping[str, Any], data: Mapping[str, Any], tr
     config = {
         "format": version, "purpose": purpose,
         "activation": {"name": arm.activation or arm.name, "formula": arm.formula},
-        "model": {**model, "hidden": arm.hidden},
+        "model": {**model, "hidden": arm.hidden, **({"widths": list(arm.own["widths"])} if arm.own else {})},
         "data": {"sha256": data["sha256"], "tokenizer": data["tokenizer"]},
         "training": dict(training), "seed": seed, "machine": dict(machine)}
     return config if version == 1 else config | {"streams": {"feed_forward": arm.stream or arm.kind}}

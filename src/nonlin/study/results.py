@@ -30,14 +30,27 @@ def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None 
     arms = [_arm(plan, arm, states[arm["name"]], verdicts[arm["name"]], records) for arm in plan.arms]
     done = complete(plan, records)
     status = "complete" if done else "interrupted" if interrupted else "partial"
+    unlike = _unlike(plan, records)
     left = sum(len(plan.judge_seeds) - len(run) for run in runs.values())
     return {
         "format": 1, "name": plan.name, "status": status, "rule": plan.rule, "baseline": plan.baseline,
-        "advice": advice(plan, arms, left), "remarks": [] if left else remarks(plan, arms),
+        "advice": advice(plan, arms, left), "remarks": unlike + ([] if left else remarks(plan, arms)),
         "winner": winner(arms, plan.baseline), "ranking": [row["name"] for row in ranking(plan, records)], "arms": arms,
         "plan": plan.as_dict(), "data": plan.data, "environment": dict(environment or {}),
         "timing": {"seconds": seconds,
                    "trial_seconds": math.fsum(r["timing"]["seconds"] for r in records.values())}}
+
+
+def _unlike(plan: Plan, records: Records) -> list[str]:
+    """Return a remark for each seed whose runs began with other tensors outside the feed-forward blocks."""
+    found: dict[int, set[str]] = {}
+    for arm in (a["name"] for a in plan.arms if a.get("own")):
+        state = tuning(plan, arm, records)
+        for t in (*tune_trials(plan, arm, state.rates), *judge_trials(plan, arm, records)):
+            if t.key in records and records[t.key].get("outside_sha256"):
+                found.setdefault(t.seed, set()).add(records[t.key]["outside_sha256"])
+    return [f"runs of seed {seed} began with different weights outside the feed-forward blocks: they differ in more "
+            "than the activation" for seed, hashes in found.items() if len(hashes) > 1]
 
 
 def ranking(plan: Plan, records: Records) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class SeveralDevices(OneDevice):
 
     def loss(self, inputs: Tensor, targets: Tensor, watched: Any) -> Tensor:
         """Return the mean over this process' tokens: parts are of equal size, and gradients are averaged."""
-        return self.model.engine.cross_entropy(self.wrapped(inputs, watched), targets)
+        return self.model.cross_entropy(self.wrapped(inputs, watched), targets)
 
     def mean(self, loss: Tensor) -> float:
         """Return the mean over all processes' parts, which are of equal size."""

@@ -34,6 +34,19 @@ def candidates(precision: str = "auto") -> list[dict[str, Any]]:
     return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e in engines for d in dtypes]
 
 
+def own_candidates(precision: str = "auto") -> list[dict[str, Any]]:
+    """Return the settings worth measuring for a user's own model, which computes by torch; see :func:`candidates`.
+
+    bfloat16 is autocast's: weights and moments stay float32.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtypes = [precision]
+    if precision == "auto":
+        fast = device == "cuda" or {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
+        dtypes = ["bfloat16", "float32"] if fast else ["float32"]
+    return [{"engine": "torch", "dtype": d, "threads": 1, "device": device} for d in dtypes]
+
+
 def prepare_process(threads: int = 1) -> None:
     """Set this process up for training: its threads, and denormals flushed to zero."""
     torch.set_num_threads(threads)

@@ -24,10 +24,12 @@ class Watched:
 
     def __init__(self):
         self.blocks: list[Any] = []
+        self.of: list[Any] = []  # which block each is of, where a model says it
 
-    def append(self, found: Any) -> None:
-        """Take what a block saw."""
+    def append(self, found: Any, of: Any = None) -> None:
+        """Take what a block saw, and which block it was."""
         self.blocks.append(found)
+        self.of.append(of)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.blocks)

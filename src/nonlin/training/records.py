@@ -27,7 +27,8 @@ class TrialRecord(Record, frozen=True, kw_only=True):
 
     ``bits_per_byte`` is None where the run diverged. ``config_hash`` is the hash of config.json beside it, ``files``
     has the SHA-256 of every file that the run wrote, ``checksum`` that of this record. ``attempt`` says which try
-    made it, ``processor`` on which machine.
+    made it, ``processor`` on which machine. ``outside_sha256``, in a study of a user's own model, is the hash of all
+    tensors outside the feed-forward blocks at the start: arms of one seed have the same.
     """
 
     format: int
@@ -45,6 +46,7 @@ class TrialRecord(Record, frozen=True, kw_only=True):
     sparsity: float | None = None
     layers: list[LayerMeasures] | None = None
     weights_sha256: str | None = None
+    outside_sha256: str | None = None
     attempt: int | None = None
     processor: str | None = None
     files: dict[str, str] = {}

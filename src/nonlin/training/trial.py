@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from nonlin.kernels.transformer.engine import engine
 from nonlin.model import ModelConfig, export_model, flops_per_token
 from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
+from nonlin.subject.saving import save as save_own
+from nonlin.subject.watching import layer_measures as own_layer_measures
+from nonlin.subject.watching import sparsity as own_sparsity
+from nonlin.subject.widths import flops_per_token as own_flops
 from nonlin.training import machine, probes, recipe
 from nonlin.training.checkpoint import Checkpoints
 from nonlin.training.config import METRICS, config_hash, definition_of
@@ -33,9 +37,16 @@ _INITIAL_SHARE = 0.125
 _DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
 
 
-def build_model(config: dict[str, Any]) -> LanguageModel:
-    """Return the untrained model of a configuration, on its device."""
+def build_model(config: dict[str, Any]) -> Any:
+    """Return the untrained model of a configuration, on its device: ours, or the user's own."""
     settings = config["machine"]
+    if "own" in config["model"]:
+        from nonlin.subject import build
+
+        own = build(config, definition_of(config)).to(settings.get("device", "cpu"))
+        if settings.get("compile"):
+            own.compile_steps()
+        return own
     chosen = engine(settings["engine"], settings["dtype"])
     model = LanguageModel(ModelConfig(**config["model"]), definition_of(config), chosen, config["seed"],
                           config.get("streams", {}).get("feed_forward"))  # older studies name none
@@ -58,6 +69,7 @@ class Run:
         machine.prepare_process(config["machine"]["threads"])
         self.devices = devices_of(config)
         self.model = build_model(config)
+        self.outside = self.model.outside() if "own" in config["model"] else None
         self.devices.wrap(self.model)
         self.optimizer = recipe.make_optimizer(
             self.model, self.recipe["learning_rate"], self.recipe["weight_decay"])
@@ -86,7 +98,9 @@ class Run:
         self.index += 1
         return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
 
-    def _layers(self, watched: Iterable[Any]) -> list[dict[str, float]]:
+    def _layers(self, watched: Any) -> list[dict[str, float]]:
+        if "own" in self.config["model"]:
+            return own_layer_measures(watched)
         everywhere = self.devices.gathered(watched)
         with self.devices.whole():
             return probes.layer_measures(self.model, everywhere)
@@ -103,6 +117,8 @@ class Run:
         watched: Any = probes.Watched()
         with torch.no_grad():
             self.model(torch.from_numpy(tokens).to(self.device), watched)
+        if "own" in self.config["model"]:
+            return own_sparsity(watched)
         with self.devices.whole():
             shares = [probes.sparsity(hidden, block.feed_forward.down.weight)  # type: ignore[union-attr]
                       for block, (_, hidden, _) in zip(self.model.blocks, watched, strict=True)]
@@ -138,15 +154,11 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     trial_dir.mkdir(parents=True, exist_ok=True)
     machine.reset_peak_memory()
     outcome, run = _run(config, dataset, trial_dir, progress or (lambda _: None), checkpoints)
-    gated = run.model.definition.kind == "gated"
     record = {
         "format": 1, "config_hash": config_hash(config), **outcome,
         "parameters": sum(p.numel() for p in run.model.parameters()), "hidden": config["model"]["hidden"],
-        "flops_per_token": flops_per_token(run.model.config, gated),
-        "weights_sha256": None,
+        "weights_sha256": None, **_of_model(config, run),
     }
-    if run.model.config.norm == "layer" and config["machine"]["engine"] == "native":
-        record["served_by_torch"] = ["layer_norm"]  # the transformer kernels have none
     record["timing"]["peak_memory_bytes"] = machine.peak_memory_bytes()
     kept = config["purpose"] == "judge" and config["training"].get("keep_weights", True)
     if kept and record["status"] == "finished":
@@ -154,6 +166,18 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
         if run.devices.rank == 0:
             record["weights_sha256"] = _save_weights(weights, trial_dir / WEIGHTS)
     return finite(record)
+
+
+def _of_model(config: dict[str, Any], run: Run) -> dict[str, Any]:
+    """Return what a record says of the model alone."""
+    if "own" in config["model"]:
+        own = config["model"]["own"]
+        return {"flops_per_token": own_flops(own, config["model"]["widths"], run.model.gated),
+                "outside_sha256": run.outside}
+    found: dict[str, Any] = {"flops_per_token": flops_per_token(run.model.config, run.model.definition.gated)}
+    if run.model.config.norm == "layer" and config["machine"]["engine"] == "native":
+        found["served_by_torch"] = ["layer_norm"]  # the transformer kernels have none
+    return found
 
 
 def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Progress,
@@ -281,8 +305,11 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> 
             "peak_memory_bytes": machine.peak_memory_bytes()}
 
 
-def load_trained(trial_dir: Path) -> LanguageModel:
-    """Return the trained model of a finished trial's folder, on the CPU, computed by torch."""
+def load_trained(trial_dir: Path) -> Any:
+    """Return the trained model of a finished trial's folder, on the CPU, computed by torch.
+
+    It is a :class:`nonlin.model.LanguageModel`, or a :class:`nonlin.subject.OwnModel` around the user's own.
+    """
     try:
         config = json.loads((trial_dir / "config.json").read_text())
         config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
@@ -299,11 +326,12 @@ def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, t
            seed: int = 0) -> str:
     """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest."""
     model, dataset = load_trained(trial_dir), Dataset(dataset_dir)
+    context = json.loads((trial_dir / "config.json").read_text())["model"]["context"]
     generator = torch.Generator().manual_seed(streams.torch_seed("sampling", seed))
     tokens = list(dataset.encode(prompt)) or list(dataset.encode("\n"))
     start = len(tokens) if prompt else 0
     for _ in range(length):
-        logits = model(torch.tensor([tokens[-model.config.context:]]))[0, -1]
+        logits = model(torch.tensor([tokens[-context:]]))[0, -1]
         if temperature <= 0:
             tokens.append(int(logits.argmax()))
         else:
@@ -314,7 +342,8 @@ def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, t
 
 def export_winner(trial_dir: Path, dataset_dir: Path, out_dir: Path) -> dict[str, str]:
     """Save a trial's model to ``out_dir`` (see :func:`nonlin.model.export_model`), its tokenizer beside it."""
-    described = export_model(load_trained(trial_dir), out_dir)
+    model = load_trained(trial_dir)
+    described = export_model(model, out_dir) if isinstance(model, LanguageModel) else save_own(model, out_dir)
     tokenizer = dataset_dir / "tokenizer.json"
     if tokenizer.exists():
         (out_dir / "tokenizer.json").write_bytes(tokenizer.read_bytes())

@@ -1,7 +1,7 @@
 """A process that trains: one JSON request per line on standard input, one JSON answer per line on standard output.
 
-Requests: {"do": "trial" | "measure" | "machine" | "describe" | "sample" | "export", ...}; answers: any number of
-{"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input ends the process.
+Requests: {"do": "trial" | "measure" | "machine" | "describe" | "subject" | "sample" | "export", ...}; answers: any
+number of {"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input ends it.
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 from nonlin.errors import NonlinError
 from nonlin.training import machine, ranks, trial
 from nonlin.training.checkpoint import Checkpoints, Stopped
+from nonlin.training.resources import available_memory_bytes
 
 
 def _answer(message: dict[str, Any]) -> None:
@@ -26,13 +27,20 @@ def _answer(message: dict[str, Any]) -> None:
 
 def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
-    options = machine.candidates(request.get("precision", "auto"))
+    own = "own" in request["config"]["model"]
+    options = (machine.own_candidates if own else machine.candidates)(request.get("precision", "auto"))
     measured = []
     for option in options:
         config = request["config"] | {"machine": option}
         measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
     best = max(range(len(options)), key=lambda i: measured[i]["tokens_per_second"])
     return {"machine": options[best], "measured": measured}
+
+
+def _describe_subject(request: dict[str, Any]) -> dict[str, Any]:
+    from nonlin.subject import describe
+
+    return describe(request | {"memory_bytes": available_memory_bytes()})
 
 
 def train(request: dict[str, Any], told: trial.Progress) -> Any:
@@ -55,6 +63,8 @@ def handle(request: dict[str, Any]) -> Any:
     if do in ("trial", "measure"):
         several = request["config"]["machine"].get("devices", 1) > 1
         return (ranks.run if several else train)(request, lambda progress: _answer({"progress": progress}))
+    if do == "subject":
+        return _describe_subject(request)
     if do == "machine":
         return _choose_machine(request)
     if do == "describe":

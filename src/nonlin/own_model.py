@@ -1,0 +1,108 @@
+"""From a user's own model to a study's arms: described in a process that may load torch, before anything is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nonlin.data import Sources
+from nonlin.data.tokenizing import load_tokenizer, vocabulary_of
+from nonlin.errors import UserError, rule, unknown_name
+from nonlin.functions import Definition, get
+from nonlin.functions.registry import gate_of
+from nonlin.study import Arm, ProcessEngine, defaults
+from nonlin.study.engines import ask
+from nonlin.study.request import MATCHES
+from nonlin.subject.asking import Wanted, wanted
+from nonlin.subject.widths import main_group
+
+_SIZES = ("layers", "dim", "heads", "kv_heads")
+_LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model's description, and what each arm's model is."""
+
+    own: Mapping[str, Any]
+    described: Sequence[Mapping[str, Any]]
+    definitions: Sequence[Definition]
+    context: int
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The plan's model, but for the vocabulary."""
+        return {"context": self.context, "layers": self.own["layers"], "dim": self.own["dim"], "own": dict(self.own)}
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The arms, each with the widths of its blocks."""
+        main = main_group(self.own)
+        return [Arm(d.name, one["kind"], one["widths"][main], one["parameters"],
+                    d.formula if d.user_defined else None,
+                    own={"widths": one["widths"], "flops_per_token": one["flops_per_token"]})
+                for d, one in zip(self.definitions, self.described, strict=True)]
+
+    def baseline(self, asked: str | None) -> str:
+        """Return the arm that the others are compared with: the family's own activation where it is one of them."""
+        names = [d.name for d in self.definitions]
+        if asked is not None:
+            return get(asked).name
+        own = self.own["blocks"][main_group(self.own)]["computes"]
+        gate = _gate(own) if self.own.get("checkpoint") else None
+        return next((name for name in (own, gate, "gelu") if name in names), names[0])
+
+
+def _gate(name: str) -> str | None:
+    try:
+        act = gate_of(get(name))
+    except ValueError:
+        return None
+    return None if act is None else act.name
+
+
+def wanted_of(asked: Any) -> Wanted:
+    """Return the model that is asked for."""
+    return wanted(asked.model, asked.from_checkpoint)
+
+
+def defaults_of(asked: Any) -> dict[str, Any]:
+    """Return the values of what is not said of a user's own model; UserError for sizes that its configuration says."""
+    model = wanted_of(asked)
+    given = [name for name in _SIZES if getattr(asked, name) is not None]
+    if given and not model.sized:
+        raise UserError(rule("compare", " and ".join(given), "be left to the model's configuration",
+                             getattr(asked, given[0]), "Leave it out, or change the configuration."))
+    found: dict[str, Any] = {"learning_rate": _TRAINED_LEARNING_RATE if asked.from_checkpoint else _LEARNING_RATE}
+    own = None if model.folder is None else model.folder / "tokenizer.json"
+    found["tokenizer"] = str(own) if own is not None and own.is_file() else "bytes"
+    if model.sized:
+        found |= {"layers": defaults.LAYERS, "dim": defaults.DIM, "heads": defaults.HEADS, "context": defaults.CONTEXT}
+    return found
+
+
+def _vocabulary(sources: Sources) -> int:
+    """Return the number of tokens that the text can have, before it is read."""
+    if sources.tokenizer == "bytes":
+        return 256
+    if isinstance(sources.tokenizer, int):
+        return sources.tokenizer
+    return vocabulary_of(load_tokenizer(Path(sources.tokenizer)))
+
+
+def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> Subject:
+    """Return the description of the model that is asked for; UserError where no study can be made in it."""
+    if asked.match not in MATCHES:
+        raise unknown_name("match", asked.match, MATCHES)
+    model, vocabulary = wanted_of(asked), _vocabulary(sources)
+    values = dict(model.values)
+    if model.sized:
+        values["sizes"] = {"layers": asked.layers, "dim": asked.dim, "heads": asked.heads,
+                           "kv_heads": asked.kv_heads or asked.heads, "context": asked.context,
+                           "vocabulary": vocabulary}
+    request = {"do": "subject", "wanted": values, "vocabulary": vocabulary, "context": asked.context,
+               "rows": asked.batch, "match": asked.match, "seed": defaults.FIRST_JUDGE_SEED,
+               "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}
+    with ProcessEngine(".", 1) as engine:
+        found = ask(engine, request)
+    return Subject(found["own"], found["arms"], definitions, found["context"])

@@ -1,0 +1,139 @@
+"""A configuration of ``transformers``: read from where it lies, or made of an architecture's name and sizes.
+
+Nothing is fetched, and code that a folder brings along is not run.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError, rule, unknown_name
+from nonlin.model import folder
+
+_CALL = "compare"
+_NOT_COUNTED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
+
+
+def described(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {"class", "config", "sha256"} of a path, of values, or of a name with sizes; UserError for none."""
+    if "name" in wanted:
+        config, shown = _of_name(wanted["name"], wanted["sizes"]), wanted["name"]
+    else:
+        shown = str(wanted.get("path", "the configuration"))
+        config = _of_values(wanted["config"] if "config" in wanted else _read(Path(shown)), shown)
+    cls = class_of(config, shown)
+    values = json.loads(json.dumps(config.to_dict(), default=str, sort_keys=True))
+    counted = {key: value for key, value in values.items() if key not in _NOT_COUNTED}
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
+    return {"class": cls.__name__, "config": counted, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise UserError(f"{_CALL}: --model must have the package transformers to build it; it is not installed. "
+                        "Install it: pip install 'nonlin[hf]'.") from error
+    return transformers
+
+
+def configuration(values: Mapping[str, Any]) -> Any:
+    """Return the configuration of these values, of the class that their model_type names."""
+    transformers = _transformers()
+    kind = values["model_type"]
+    return transformers.AutoConfig.for_model(**{**values, "model_type": kind})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if not path.is_dir():
+            return folder.read_json(path)
+        folder.must_be_regular(path)
+        return folder.read_config(path)
+    except folder.Unfit as error:
+        raise UserError(f"{_CALL}: model {path} must {error}. Pass a config.json of transformers, or the folder that "
+                        "holds one.") from error
+    except OSError as error:
+        raise UserError(f"{_CALL}: model must be a file that can be read; {error}. Check its path.") from error
+
+
+def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
+    """Return the configuration of these values; UserError for one that nonlin does not build."""
+    code, quantized, kind = (raw.get(key) for key in ("auto_map", "quantization_config", "model_type"))
+    if code:
+        raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names "
+                             f"{', '.join(map(str, code.values()))}", "Remove auto_map where transformers has the "
+                             "architecture, or pass nonlin.compare a function that returns the module."))
+    if quantized:
+        raise UserError(rule(_CALL, "the model's weights", "be floating-point, not quantized to 8 or 4 bits",
+                             quantized.get("quant_method", "a quantized checkpoint"),
+                             "Pass the configuration of the model that it was quantized from."))
+    if not isinstance(kind, str):
+        raise UserError(rule(_CALL, "model", "have a model_type in its config.json", shown,
+                             "Pass a configuration of transformers."))
+    _known(kind)
+    try:
+        return configuration(raw)
+    except Exception as error:  # each class checks its fields in its own way
+        raise UserError(f"{_CALL}: model {shown} must be a configuration that transformers can read; "
+                        f"{' '.join(str(error).split())[:200]}. Correct the field.") from error
+
+
+def _known(kind: str) -> None:
+    from transformers.models.auto import configuration_auto
+
+    known: Any = configuration_auto.CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
+    if kind not in known:
+        raise unknown_name(f"architecture of transformers {_transformers().__version__}", kind, list(known))
+
+
+def class_of(config: Any, shown: str) -> Any:
+    """Return the causal language model class of a configuration; UserError where it has none."""
+    transformers = _transformers()
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as known
+
+    named = [name for name in getattr(config, "architectures", None) or [] if name in known.values()]
+    name = named[0] if named else known.get(config.model_type)
+    if name is None or not hasattr(transformers, name):
+        raise UserError(rule(_CALL, "model", "be a causal language model's", f"{shown}, whose model_type is "
+                             f"{config.model_type!r}", "Pass the configuration of a decoder, such as qwen3."))
+    return getattr(transformers, name)
+
+
+def _of_name(name: str, sizes: Mapping[str, Any]) -> Any:
+    _known(name)
+    transformers = _transformers()
+    try:
+        plain = transformers.AutoConfig.for_model(name)
+        cls = type(plain)
+    except Exception as error:
+        raise UserError(f"{_CALL}: model must be an architecture with sizes by default; got {name!r} ("
+                        f"{' '.join(str(error).split())[:160]}). Pass its config.json.") from error
+    try:
+        return cls(**_sized(plain, sizes))
+    except Exception as error:
+        raise UserError(f"{_CALL}: layers, dim, heads, kv-heads and context must make a model of {name}; got "
+                        f"{dict(sizes)} ({' '.join(str(error).split())[:160]}). Choose other sizes, or pass its "
+                        "config.json.") from error
+
+
+def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a configuration that give a model these sizes, by transformers' common names."""
+    dim, heads = sizes["dim"], sizes["heads"]
+    found = {"hidden_size": dim, "num_hidden_layers": sizes["layers"], "num_attention_heads": heads,
+             "vocab_size": sizes["vocabulary"], "max_position_embeddings": sizes["context"]}
+    if hasattr(plain, "num_key_value_heads"):
+        found["num_key_value_heads"] = sizes["kv_heads"]
+    if hasattr(plain, "head_dim"):
+        found["head_dim"] = dim // heads
+    hidden, width = getattr(plain, "intermediate_size", None), getattr(plain, "hidden_size", None)
+    if isinstance(hidden, int) and isinstance(width, int):
+        found["intermediate_size"] = max(8, round(dim * hidden / width / 8) * 8)
+    for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        value = getattr(plain, token, None)
+        if isinstance(value, int) and value >= sizes["vocabulary"]:
+            found[token] = None
+    renamed = getattr(type(plain), "attribute_map", {})
+    return {renamed.get(key, key): value for key, value in found.items()}

@@ -1,0 +1,126 @@
+"""A subject's model in training: loss, logits, and what its feed-forward blocks compute.
+
+Shapes: B batch, T time, V vocabulary, D model width, H hidden width.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin.errors import UserError, rule
+from nonlin.functions import Definition
+from nonlin.subject.blocks import Replaced
+from nonlin.subject.naming import layer_of
+from nonlin.subject.watching import hooks
+
+
+class OwnModel(nn.Module):
+    """The user's model with an arm's blocks.
+
+    ``forward(tokens)`` gives logits, ``loss(tokens, targets)`` nats per token. ``inner`` is the model itself. Under
+    ``dtype`` bfloat16 the products are computed by autocast.
+    """
+
+    def __init__(self, inner: nn.Module, own: Mapping[str, Any], definition: Definition, replaced: Sequence[Replaced],
+                 widths: Sequence[int],
+                 context: int, dtype: str = "float32"):
+        super().__init__()
+        self.inner, self.own, self.definition, self.context = inner, own, definition, context
+        self.widths = list(widths)
+        self.replaced, self.dtype = tuple(replaced), getattr(torch, dtype)
+        self._options = {"use_cache": False} if own.get("use_cache") else {}
+        self._compiled: Any = None
+
+    def compile_steps(self) -> None:
+        """Let torch.compile make the steps that nothing watches."""
+        self._compiled = torch.compile(self.inner, dynamic=False)
+
+    @property
+    def gated(self) -> bool:
+        """Whether the arm's blocks have a gate."""
+        return self.replaced[0].definition.gated
+
+    def outside(self) -> str:
+        """Return the hash of every tensor that is no block's: names, values, and which names are one tensor."""
+        owned = {name for block in self.replaced for name in block.owned}
+        return outside_hash(self.inner, owned)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The layers that hold the blocks, in order."""
+        return [self.inner.get_submodule(name) for name in self.layers]
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that hold the blocks, in order."""
+        return list(dict.fromkeys(layer_of(block.name) for block in self.replaced))
+
+    def forward(self, tokens_BT: Tensor, watch: Any = None) -> Tensor:
+        """Return logits (B, T, V); into ``watch`` goes what each block computed."""
+        return self._answer(tokens_BT, watch)[0]
+
+    def _answer(self, tokens_BT: Tensor, watch: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and the router's loss where the configuration asks for one."""
+        run = self.inner if watch is not None or self._compiled is None else self._compiled
+        with self._watching(watch), torch.autocast(tokens_BT.device.type, torch.bfloat16,
+                                                   enabled=self.dtype is torch.bfloat16):
+            out = run(tokens_BT, **self._options)
+        if isinstance(out, Tensor):
+            return out, None
+        logits = out.logits if hasattr(out, "logits") else out[0]
+        return logits, getattr(out, "aux_loss", None)
+
+    def cross_entropy(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats per token, computed in float32."""
+        return nn.functional.cross_entropy(logits_BTV.float().flatten(0, 1), targets_BT.flatten())
+
+    def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: Any = None) -> Tensor:
+        """Return the mean cross-entropy in nats per token; in training, with the router's loss if there is one."""
+        logits, router = self._answer(tokens_BT, watch)
+        loss = self.cross_entropy(logits, targets_BT)
+        weight = self.own.get("router_loss")
+        return loss + weight * router if self.training and weight and router is not None else loss
+
+    @contextlib.contextmanager
+    def _watching(self, watch: Any) -> Iterator[None]:
+        handles: list[Any] = []
+        if watch is not None:
+            for block in self.replaced:
+                handles += hooks(block, watch)
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def generate(self, tokens: list[int]) -> Tensor:
+        """Return the logits (V,) of the token that follows."""
+        device = next(self.parameters()).device
+        return self(torch.tensor([tokens[-self.context:]], device=device))[0, -1].float()
+
+
+def outside_hash(model: nn.Module, owned: Collection[str]) -> str:
+    """Return the hash of all tensors of a model but the owned: names, values, and which names are one tensor."""
+    whole, ties = hashlib.sha256(), dict[int, str]()
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in sorted(tensors, key=lambda pair: pair[0]):
+        if name in owned:
+            continue
+        first = ties.setdefault(id(value), name)
+        whole.update(f"{name}={first}:{value.dtype}{tuple(value.shape)}".encode())
+        if first == name:
+            whole.update(memoryview(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return whole.hexdigest()
+
+
+def must_fit_context(context: int, own: Mapping[str, Any]) -> None:
+    """Raise UserError for a context beyond the model's positions."""
+    most = own.get("positions")
+    if most is not None and context > most:
+        raise UserError(rule("compare", "context", f"be at most the model's {most:,} positions", context,
+                             f"Take --context {most}, or another configuration."))

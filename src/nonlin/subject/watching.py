@@ -1,0 +1,132 @@
+"""What a subject's blocks compute on a step, and the measures of it: the same as of our own model's.
+
+Shapes: N tokens, H hidden width, D model width, E experts.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin import metrics
+from nonlin.patching.blocks import split
+from nonlin.subject.blocks import Replaced, stored
+from nonlin.subject.naming import layer_of
+
+
+def hooks(block: Replaced, watch: Any) -> list[Any]:
+    """Hook a block, so that what it computes goes to ``watch``; return the handles."""
+    return _hook_experts(block, watch) if block.stacked else _hook(block, watch)
+
+
+def _hook(block: Replaced, watch: Any) -> list[Any]:
+    """Return the handles of hooks on a block's products, which hand what they saw to ``watch``."""
+    products: list[Tensor] = []
+    hidden: list[Tensor] = []
+
+    def came_in(module: nn.Module, args: Any, out: Tensor) -> None:
+        products.append(out)
+
+    def goes_out(module: nn.Module, args: Any) -> None:
+        hidden.append(args[0])
+
+    def came_out(module: nn.Module, args: Any, out: Tensor) -> None:
+        watch.append((block.inputs(list(products)), hidden[-1], out), block)
+        products.clear()
+        hidden.clear()
+
+    into = [m for m in (block.gate, block.up) if m is not None]
+    return [*(m.register_forward_hook(came_in) for m in into), block.down.register_forward_pre_hook(goes_out),
+            block.down.register_forward_hook(came_out)]
+
+
+def _hook_experts(block: Replaced, watch: Any) -> list[Any]:
+    """Return the handle of a hook on stacked experts, which recomputes what each expert saw."""
+
+    def came_out(module: nn.Module, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
+        given = [*args, *kwargs.values()]
+        if len(given) < 2 or not isinstance(out, Tensor):
+            return
+        x, index = given[0].detach().reshape(-1, given[0].shape[-1]), given[1]
+        seen = []
+        with torch.no_grad():
+            for expert in index.unique().tolist():
+                if 0 <= expert < len(expert_down(block)):
+                    rows = x[(index.reshape(x.shape[0], -1) == expert).any(-1)]
+                    inputs = expert_inputs(block, expert, rows)
+                    seen.append((inputs, block.activation(*inputs), expert))
+        watch.append((seen, None, out), block)
+
+    return [block.module.register_forward_hook(came_out, with_kwargs=True)]
+
+
+def expert_down(block: Replaced) -> Tensor:
+    """Return the experts' down projections (E, D, H)."""
+    down: Any = block.module.down_proj
+    return down.transpose(-1, -2) if block.transposed else down
+
+
+def expert_inputs(block: Replaced, expert: int, rows: Tensor) -> tuple[Tensor, ...]:
+    """Return (gate, up), or (x,), that an expert computes of rows (N, D)."""
+    module: Any = block.module
+    key = "gate_up_proj" if block.definition.gated else "up_proj"
+    weight, bias = getattr(module, key)[expert], getattr(module, f"{key}_bias", None)
+    product = nn.functional.linear(rows, (weight.t() if block.transposed else weight).to(rows.dtype),
+                                   None if bias is None else bias[expert].to(rows.dtype))
+    if not block.definition.gated:
+        return (product,)
+    first, second = ("first", "second") if block.layout == "concatenated" else ("even", "odd")
+    return split(product, first), split(product, second)  # type: ignore[arg-type]
+
+
+def _experts_seen(entry: Any, block: Replaced) -> Iterator[tuple[tuple[Tensor, ...], Tensor, Tensor]]:
+    """Yield (inputs, hidden, down) of one entry, or of each expert that took part."""
+    inputs, hidden, _ = entry
+    if not block.stacked:
+        yield inputs, hidden, stored(block.down)
+        return
+    for given, made, expert in inputs:
+        yield given, made, expert_down(block)[expert]
+
+
+def _by_layer(watched: Any) -> Iterator[list[tuple[Any, Replaced]]]:
+    found: dict[str, list[tuple[Any, Replaced]]] = defaultdict(list)
+    for entry, block in zip(watched, watched.of, strict=True):
+        found[layer_of(block.name)].append((entry, block))
+    yield from found.values()
+
+
+def layer_measures(watched: Any) -> list[dict[str, float]]:
+    """Return one record a layer, over all its blocks and experts that took part; call after backward."""
+    records = []
+    for entries in _by_layer(watched):
+        dead, zero, units, values = 0.0, 0.0, 0, 0
+        for entry, block in entries:
+            for inputs, hidden, _ in _experts_seen(entry, block):
+                wide = tuple(x.detach().float() for x in inputs)
+                dead += float(metrics.dead_units(block.activation, wide).sum())
+                zero += float((hidden.detach() == 0).sum())
+                units, values = units + hidden.shape[-1], values + hidden.numel()
+        outs = [entry[2] for entry, _ in entries]
+        records.append({
+            "gradient_rms": _rms([o.grad for o in outs if o.grad is not None]),
+            "output_rms": _rms([o.detach() for o in outs]),
+            "dead_share": dead / max(1, units), "zero_output_share": zero / max(1, values)})
+    return records
+
+
+def sparsity(watched: Any) -> float:
+    """Return the mean over layers of the share of units that a token can do without (see :mod:`nonlin.metrics`)."""
+    layers = []
+    for entries in _by_layer(watched):
+        shares = [metrics.sparsity(hidden.float(), down.float(), exact=False) for entry, block in entries
+                  for _, hidden, down in _experts_seen(entry, block)]
+        layers.append(sum(shares) / max(1, len(shares)))
+    return sum(layers) / max(1, len(layers))
+
+
+def _rms(parts: list[Tensor]) -> float:
+    count = sum(p.numel() for p in parts)
+    return (sum(float(p.float().square().sum()) for p in parts) / max(1, count)) ** 0.5

@@ -1,0 +1,35 @@
+"""A subject in words: what of it is replaced, what stays and why, what each arm costs; no torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def headline(own: Mapping[str, Any]) -> str:
+    """Return the model in a few words."""
+    sizes = ", ".join(f"{words} {own[key]}" for key, words in (("layers", "layers"), ("dim", "width")) if own.get(key))
+    start = f", trained, from {own['checkpoint']['folder']}" if own.get("checkpoint") else ""
+    return f"{own['name']}{start}{f' ({sizes})' if sizes else ''}"
+
+
+def own_lines(own: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the plan's lines on the blocks and the arms."""
+    lines = []
+    for group in own["blocks"]:
+        kind = f"{group['experts']} experts each, " if group["experts"] else ""
+        lines.append(f"Replaced: {len(group['names'])} × {group['class']} ({_span(group['names'])}), {kind}"
+                     f"{group['computes']}, {group['layout']}, {group['dim']} to {group['hidden']}.")
+    for one in own["left"]:
+        lines.append(f"Left alone: {len(one['names'])} × {one['class']} ({_span(one['names'])}): {one['reason']}.")
+    if own["router_loss"]:
+        lines.append(f"The router's loss counts {own['router_loss']:g} in training, as the configuration says.")
+    for arm in arms:
+        widths = ", ".join(f"{width:,}" for width in arm["own"]["widths"])
+        flops = arm["own"]["flops_per_token"]
+        cost = f", {flops / 1e6:,.4g} MFLOPs a token" if flops else ""
+        lines.append(f"  {arm['name']}: hidden {widths}, {arm['parameters']:,} parameters{cost}.")
+    lines.append("Outside the blocks all arms begin with the same tensors, ties included: proved.")
+    return lines
+
+
+def _span(names: Sequence[str]) -> str:
+    return names[0] or "the model itself" if len(names) == 1 else f"{names[0]} … {names[-1]}"

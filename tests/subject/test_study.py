@@ -1,0 +1,136 @@
+"""A study inside a user's own model, from the call to the report; and the mistakes that are said before anything is."""
+
+import json
+import shutil
+
+import pytest
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.study import load
+from tests.subject.subjects import configuration
+
+SMALL = {"steps": 8, "seeds": 4, "learning_rates": 2, "context": 16, "batch": 4}
+FACTORY = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(256, 16), nn.Linear(16, 256)
+        self.block = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        return self.head(x + self.block(x))
+
+def make():
+    return Tiny()
+"""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"{i}: the quick brown fox jumps over {i * i % 89} lazy dogs\n" for i in range(1500)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    path.write_text(json.dumps(configuration("llama", vocab_size=256)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(text, config, tmp_path_factory):
+    return nonlin.compare(text, ["swiglu", "relu"], model=config, out=tmp_path_factory.mktemp("studies") / "own",
+                          progress=False, **SMALL)
+
+
+def test_a_study_of_an_own_model_is_a_study(study):
+    assert study.status == "complete" and list(study.arms) == ["swiglu", "relu"]
+    assert study.plan.baseline == "swiglu"  # the family's own activation
+    assert {run.parameters for run in study.runs()} == {next(a["parameters"] for a in study.plan.arms)}
+    assert {run.hidden for run in study.runs() if run.activation == "relu"} == {60}
+    assert all(run.flops_per_token for run in study.runs())
+    assert study.report.exists() and "LlamaForCausalLM" in study.report.read_text()
+    layers = study.arms["relu"].layers
+    assert len(layers) == 2 and layers[0]["zero_output_share"] > 0.2
+    assert study.arms["swiglu"].layers[0]["gradient_rms"] > 0
+    assert study.arms["relu"].sparsity is not None
+
+
+def test_runs_of_a_seed_begin_alike_outside_the_blocks(study):
+    found = {}
+    for config, record in load(study.directory).trials().values():
+        found.setdefault(config["seed"], set()).add(record["outside_sha256"])
+    assert len(found) == 6 and all(len(hashes) == 1 for hashes in found.values())
+    assert len(set().union(*found.values())) == 6
+
+
+def test_the_configuration_and_its_hash_are_in_the_plan_and_in_every_run(study):
+    own = study.plan.model["own"]
+    assert own["config"]["model_type"] == "llama" and len(own["sha256"]) == 64
+    assert all(config["model"]["own"] == own for config, _ in load(study.directory).trials().values())
+    words = study.plan.describe()
+    assert "Replaced: 2 × LlamaMLP" in words and "relu: hidden 60" in words and "MFLOPs" in words
+
+
+def test_the_same_call_goes_on_and_a_run_made_again_is_the_same_run(study, text, config):
+    trials = study.directory / "trials"
+    first = sorted(trials.iterdir())[0]
+    before = json.loads((first / "result.json").read_text())
+    shutil.rmtree(first)
+    again = nonlin.compare(text, ["swiglu", "relu"], model=config, out=study.directory, progress=False, **SMALL)
+    after = json.loads((first / "result.json").read_text())
+    assert after["bits_per_byte"] == before["bits_per_byte"] and after["outside_sha256"] == before["outside_sha256"]
+    assert again.plan.hash == study.plan.hash
+
+
+def test_a_model_and_its_samples(study):
+    assert study.sample("1: ", "relu", length=4).startswith("1: ")
+    assert type(study.model("relu").inner).__name__ == "LlamaForCausalLM"
+
+
+def test_a_function_that_returns_a_module_is_a_model(text, tmp_path):
+    """The function lies in a file, which the processes that train run too."""
+    path = tmp_path / "tiny_factory.py"
+    path.write_text(FACTORY)
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("tiny_factory", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    study = nonlin.compare(text, ["gelu", "swiglu"], model=module.make, out=tmp_path / "study", progress=False, **SMALL)
+    assert study.status == "complete" and study.arms["swiglu"].hidden == 21
+    with pytest.raises(UserError, match="top of a Python file"):
+        nonlin.compare(text, ["gelu", "swiglu"], model=lambda: None, out=tmp_path / "other", progress=False)
+    with pytest.raises(UserError, match="pass a function"):
+        nonlin.compare(text, ["gelu", "swiglu"], model=module.make(), out=tmp_path / "other", progress=False)
+
+
+@pytest.mark.parametrize(("changes", "call", "words"), [
+    ({"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, {}, "need no code of its own"),
+    ({"quantization_config": {"quant_method": "gptq"}}, {}, "not quantized .* got gptq"),
+    ({"vocab_size": 100}, {}, "at most the model's 100 tokens; got 256"),
+    ({}, {"context": 500}, "at most the model's 64 positions"),
+    ({"model_type": "lamma"}, {}, "Did you mean llama"), ({"model_type": "mamba"}, {}, "feed-forward block"),
+    ({"hidden_size": 1 << 20, "intermediate_size": 1 << 22}, {}, "GiB of memory that are free"),
+    ({}, {"layers": 3}, "be left to the model's configuration"),
+    ({}, {"from_checkpoint": True}, "folder that holds safetensors"), ({}, {"match": "size"}, "match")])
+def test_mistakes_are_said_before_anything_is_built_or_written(text, tmp_path, changes, call, words):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(configuration("llama", vocab_size=256) | changes))
+    with pytest.raises(UserError, match=words):
+        nonlin.compare(text, ["swiglu", "relu"], model=path, out=tmp_path / "out", progress=False,
+                       **SMALL | call)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["qwen", "no/such/config.json"])
+def test_a_model_that_is_not_there_is_named(text, tmp_path, name):
+    with pytest.raises(UserError, match=r"model|architecture"):
+        nonlin.compare(text, ["swiglu", "relu"], model=name, out=tmp_path / "out", progress=False, **SMALL)
