@@ -58,7 +58,8 @@ def predict(request: Request, costs: Costs, workers: int, steps: int) -> Predict
         each = {kind: overhead + chosen[arm][f"{kind}_steps"] * request.tokens_per_step / sustained
                 for kind in ("tune", "judge")}
         seconds[arm] = {f"{kind}_seconds": value for kind, value in each.items()}
-        runs = request.learning_rates * defaults.TUNE_SEEDS * (1 + defaults.EXTENSION_ALLOWANCE)
+        runs = request.tuning_rates * defaults.TUNE_SEEDS
+        runs *= 1 if request.role in ("checked", "carried") else 1 + defaults.EXTENSION_ALLOWANCE  # a grid that grows
         jobs += [each["tune"]] * math.ceil(runs) + [each["judge"]] * request.seeds
     minutes = (makespan(jobs, workers) + defaults.RESERVE_SECONDS) / 60
     return Prediction(minutes, chosen, seconds)

@@ -9,6 +9,7 @@ MARGIN_BITS_PER_BYTE = 0.005
 CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_SEEDS = 4
+MINIMUM_RUNG_SEEDS = 3  # of a rung of a ladder, whose forecast joins several rungs
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
 CALIBRATION = (("default size, no difference", 1000, 24), ("small size, no difference", 1000, 41))
@@ -25,6 +26,7 @@ LEARNING_RATES = 3
 LEARNING_RATE_FACTOR = 2.0
 LEARNING_RATE_EXTENSIONS = 2
 RATE_STEPS = 4  # the chosen rate lies on a grid as many times finer: on the parabola through the best three rates
+CHECKED_RATES = 3  # around a carried rate
 TUNE_FRACTION = 1.0  # steps of a tuning run, of a judged run's: shorter ones choose rates too high for some arms
 
 # The recipe.

@@ -108,6 +108,26 @@ class Plan(Sealed):
             return f"{self.model['layers']} layers, width {self.model['dim']}"
         return headline(self.model["own"])
 
+    def tuning_rates(self, name: str) -> list[float]:
+        """Return the rates that an arm is tuned at before its grid grows, around its own where that was carried."""
+        own = self.arm(name).get("learning_rate")
+        if own is None:
+            return list(self.learning_rates)
+        around = defaults.CHECKED_RATES if self.request.get("role") == "checked" else 0
+        return learning_rate_grid(own, around, self.learning_rate_factor)
+
+    def _tuning_text(self) -> str:
+        role, length = self.request.get("role"), f"{self.training['tune_steps']:,} steps"
+        own = ", ".join(f"{arm['name']} {arm['learning_rate']:g}" for arm in self.arms if arm.get("learning_rate"))
+        if role == "carried":
+            return f"Learning rates, carried from smaller models: {own}."
+        if role == "checked":
+            return (f"Learning rates, carried from smaller models: {own}. Checked at each of them and a neighbour on "
+                    f"either side, {len(self.tune_seeds)} seeds, {length}.")
+        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
+        return (f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
+                f"{length}; more where the best lies on the edge.")
+
     def describe(self) -> str:
         """Return the plan in words."""
         tokens = self.training["batch"] * self.model["context"]
@@ -116,7 +136,6 @@ class Plan(Sealed):
         widths = {"params": "as many parameters", "flops": "as many operations", "width": "the same hidden width",
                   "time": "as many parameters and the same training time"}[self.match]
         worst = max(abs(arm["parameters_relative_error"]) for arm in self.arms)
-        rates = ", ".join(f"{rate:g}" for rate in self.learning_rates)
         return "\n".join([
             f"Compare {', '.join(arm['name'] for arm in self.arms)} with {self.baseline} as the baseline.",
             f"Data: {self.data.get('description', self.data['sha256'][:16])}.",
@@ -124,8 +143,7 @@ class Plan(Sealed):
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
             f"(they differ by at most {worst:.1%}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
-            f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
-            f"{self.training['tune_steps']:,} steps; more where the best lies on the edge.",
+            self._tuning_text(),
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",
             f"Rule: {self.rule['text']}",
             *self._repeats(max(lengths)),

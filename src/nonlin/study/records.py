@@ -125,6 +125,7 @@ class PlannedArm(Record, frozen=True, kw_only=True):
     judge_steps: int | None = None
     stream: str | None = None
     activation: str | None = None
+    learning_rate: float | None = None
 
 
 class PlanRecord(Record, frozen=True, kw_only=True):

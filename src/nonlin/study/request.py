@@ -11,6 +11,7 @@ from nonlin.study import defaults
 
 MATCHES = ("params", "flops", "time", "width")
 PRECISIONS = ("float32", "bfloat16", "auto")  # auto: whichever trains faster on the machine
+ROLES = ("tuned", "checked", "carried")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Arm:
     ``stream`` names the random stream of its feed-forward weights: arms of one stream and shape begin with the same
     weights. By default it is the kind. ``activation`` is the activation's name where the arm is called otherwise.
     ``own``, in a study of a user's own model, has the "widths" of each group of its blocks and "flops_per_token".
+    ``learning_rate`` is the rate of its judged runs where it was carried here from a smaller model.
     """
 
     name: str
@@ -30,10 +32,12 @@ class Arm:
     stream: str | None = None
     activation: str | None = None
     own: Mapping[str, Any] | None = None
+    learning_rate: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the arm as JSON values; without ``own`` in a study of our model."""
-        return {key: value for key, value in asdict(self).items() if key != "own" or value is not None}
+        """Return the arm as JSON values; without ``own`` in a study of our model, and a rate that was not carried."""
+        return {key: value for key, value in asdict(self).items()
+                if key not in ("own", "learning_rate") or value is not None}
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Request:
     what else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged
     runs; without it they are as long as ``minutes`` allow. ``precision`` is one of ``PRECISIONS``.
     ``replicate`` numbers studies that differ in their seeds alone.
+    ``role`` is that of a ladder's rung: "tuned" as any study, "carried" at each arm's own ``learning_rate`` without
+    tuning, or "checked": carried, and tuned at that rate and a neighbour on either side to see where the best one lies.
     Raises UserError for values that make no study.
     """
 
@@ -63,6 +69,7 @@ class Request:
     batch: int = defaults.BATCH
     precision: str = defaults.PRECISION
     replicate: int = 0
+    role: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -77,7 +84,13 @@ class Request:
             raise unknown_name("match", self.match, MATCHES)
         if self.precision not in PRECISIONS:
             raise unknown_name("precision", self.precision, PRECISIONS)
-        self._check("seeds", self.seeds >= defaults.MINIMUM_SEEDS, f"be {defaults.MINIMUM_SEEDS} or more")
+        least = defaults.MINIMUM_SEEDS if self.role is None else defaults.MINIMUM_RUNG_SEEDS
+        self._check("seeds", self.seeds >= least, f"be {least} or more")
+        if self.role not in (None, *ROLES):
+            raise unknown_name("role of a rung", self.role, ROLES)
+        carried = self.role in ("checked", "carried")
+        self._check("arms", all((arm.learning_rate is not None) == carried for arm in self.arms),
+                    "have a learning rate of their own where the rung's rates are carried, and only there")
         self._check("seeds", self.seeds < defaults.FIRST_TUNE_SEED, f"be fewer than {defaults.FIRST_TUNE_SEED}")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")
         self._check("learning_rates", self.learning_rates >= 2, "be 2 or more")
@@ -96,7 +109,15 @@ class Request:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as JSON values."""
-        return json.loads(json.dumps(asdict(self) | {"arms": [arm.as_dict() for arm in self.arms]}))
+        values = asdict(self) | {"arms": [arm.as_dict() for arm in self.arms]}
+        if self.role is None:  # as studies of their own have always been written
+            del values["role"]
+        return json.loads(json.dumps(values))
+
+    @property
+    def tuning_rates(self) -> int:
+        """The learning rates that each arm is tuned at, before its grid grows."""
+        return {"carried": 0, "checked": defaults.CHECKED_RATES}.get(self.role or "", self.learning_rates)
 
     def measure_configs(self, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return one configuration an arm, to measure its speed with."""

@@ -140,7 +140,7 @@ def _sensitivity(plan: Plan, arm: str, state: Tuning, records: Records) -> float
 
     Over the shared grid even where this arm's grew, so that all arms are measured over the same rates.
     """
-    if not state.done or state.best is None:
+    if not state.done or state.best is None or plan.arm(arm).get("learning_rate") is not None:
         return None
     capped = []
     for t in tune_trials(plan, arm, plan.learning_rates):

@@ -72,13 +72,17 @@ def tuning(plan: Plan, arm: str, records: Records) -> Tuning:
     """Return the state of an arm's tuning.
 
     The grid grows by one point towards the edge that holds the best, and downwards where every run diverged,
-    ``plan.learning_rate_extensions`` times at most.
+    ``plan.learning_rate_extensions`` times at most. An arm whose rate was carried here keeps it, whatever its
+    neighbours say.
     """
-    rates = list(plan.learning_rates)
+    rates, carried = plan.tuning_rates(arm), plan.arm(arm).get("learning_rate")
     for grown in range(plan.learning_rate_extensions + 1):
         losses = [tune_loss(plan, arm, rate, records) for rate in rates]
         if None in losses:
             return Tuning(rates, losses, False, None, False)
+        if carried is not None:
+            near = tuple(rate for rate, loss in zip(rates, losses, strict=True) if loss is not None and loss < math.inf)
+            return Tuning(rates, losses, True, carried, False, near)
         best = min(range(len(rates)), key=losses.__getitem__)  # type: ignore[arg-type]
         diverged = losses[best] == math.inf
         low, high = best == 0 or diverged, best == len(rates) - 1 and not diverged
