@@ -56,8 +56,11 @@ def plan(arms: int, seeds: int = 8) -> Plan:
     return make_plan(request, {arm.name: 1e5 for arm in made}, {"engine": "torch"})
 
 
-class _Runs:
-    """The losses of one simulated study, drawn as they are asked for."""
+class Runs:
+    """The losses of one simulated study, drawn as they are asked for.
+
+    ``best`` are the arms' best rates, in grid steps from the plan's middle one.
+    """
 
     def __init__(self, world: World, plan: Plan, number: int):
         self.world, self.random = world, streams.generator("simulated study", number)
@@ -91,7 +94,12 @@ class _Runs:
 
 def study(world: World, plan: Plan, number: int) -> dict[str, Any]:
     """Return the results of a study whose runs are the world's, the ``number``-th of them."""
-    runs, schedule = _Runs(world, plan, number), Schedule(plan)
+    return finished(Runs(world, plan, number), plan)
+
+
+def finished(runs: Runs, plan: Plan) -> dict[str, Any]:
+    """Return the results of a plan whose every run has the loss that ``runs`` say."""
+    schedule = Schedule(plan)
     waiting = list(schedule.first)
     while waiting:
         trial = waiting.pop()
