@@ -18,8 +18,8 @@ import numpy as np
 from scipy import special
 
 FORMS = ("constant", "power law", "changing sign")
-_EXPONENTS = np.linspace(-0.4, 1.0, 57)  # of the number of parameters: effects that grow, and that vanish quickly
-_BENDS = np.linspace(0.0, 0.6, 13)  # from a line over the logarithm to one that nears its limit quickly
+_EXPONENTS = np.linspace(-0.4, 1.0, 29)  # of the number of parameters: effects that grow, and that vanish quickly
+_BENDS = np.linspace(0.0, 0.6, 7)  # from a line over the logarithm to one that nears its limit quickly
 _REJECTED = 0.01  # the probability of a misfit at which a form is set aside
 _LEAST = 1e-18  # of a variance: a twin shows none
 _NOISE_TREND = 0.3  # how much noise usually changes with size: the std of the exponent of its variance
@@ -98,9 +98,14 @@ def _exponent(points: Mapping[str, Sequence[Point]]) -> float:
 
 def fits(points: Mapping[str, Sequence[Point]], noise: Mapping[str, Noise], size: float) -> dict[str, list[Fit]]:
     """Return each arm's fits of all forms, at a size. Every arm needs two rungs or more."""
-    weights = [_weights(form, points, noise) for form in _SHAPES]
-    return {arm: [_mixed(form, rungs, noise[arm], size, shares) for form, shares in zip(_SHAPES, weights, strict=True)]
-            for arm, rungs in points.items()}
+    found: dict[str, list[Fit]] = {arm: [] for arm in points}
+    for shape in _SHAPES:
+        each = {arm: np.array([_at(shape, rungs, noise[arm], a, size) for a in shape.exponents])
+                for arm, rungs in points.items()}
+        weights = _weights(each, noise)
+        for arm in points:
+            found[arm].append(_mixed(shape.name, each[arm], noise[arm], weights))
+    return found
 
 
 def _linear(columns: np.ndarray, at: np.ndarray, rungs: Sequence[Point], noise: Noise
@@ -148,22 +153,20 @@ def _at(shape: _Shape, rungs: Sequence[Point], noise: Noise, exponent: float, si
     return _linear(columns, shape.columns(np.array([size / noise.reference]), exponent)[0], rungs, noise)
 
 
-def _weights(shape: _Shape, points: Mapping[str, Sequence[Point]], noise: Mapping[str, Noise]) -> np.ndarray:
-    """Return how likely each exponent is, by all arms together."""
-    misfits = np.array([[_at(shape, rungs, noise[arm], a, noise[arm].reference)[2] for arm, rungs in points.items()]
-                        for a in shape.exponents])
-    freedom = np.array([noise[arm].freedom for arm in points])
+def _weights(each: Mapping[str, np.ndarray], noise: Mapping[str, Noise]) -> np.ndarray:
+    """Return how likely each exponent is, by the misfits of all arms together."""
+    misfits = np.stack([fitted[:, 2] for fitted in each.values()], axis=1)
+    freedom = np.array([noise[arm].freedom for arm in each])
     together = np.sum((freedom + 1) / 2 * np.log1p(misfits / freedom), axis=1)
-    together = together / (1 + (len(points) - 1) / 4)  # arms share the baseline's runs
+    together = together / (1 + (len(each) - 1) / 4)  # arms share the baseline's runs
     weights = np.exp(together.min() - together)
     return weights / weights.sum()
 
 
-def _mixed(shape: _Shape, rungs: Sequence[Point], noise: Noise, size: float, weights: np.ndarray) -> Fit:
+def _mixed(name: str, each: np.ndarray, noise: Noise, weights: np.ndarray) -> Fit:
     """Return a form's fit: the mixture over its exponents, so that its error covers theirs."""
-    each = np.array([_at(shape, rungs, noise, a, size) for a in shape.exponents])
     mean = float(weights @ each[:, 0])
     variance = float(weights @ (each[:, 1] + (each[:, 0] - mean) ** 2))
     misfit, left = float(each[:, 2].min()), int(each[0, 3])
     chance = special.fdtrc(left, noise.freedom, misfit / left) if left > 0 else 1.0
-    return Fit(shape.name, mean, math.sqrt(variance), bool(chance < _REJECTED))
+    return Fit(name, mean, math.sqrt(variance), bool(chance < _REJECTED))
