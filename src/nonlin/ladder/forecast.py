@@ -214,9 +214,9 @@ def text() -> str:
     """Return the rule of the forecast in words."""
     return (
         "Differences to the baseline are forecast by three forms over the parameters without embeddings: "
-        f"{', '.join(FORMS[:-1])}, and {FORMS[-1]} (a constant and a power law); "
-        "exponents are shared by all activations. A form that the rungs reject at 1 % is set aside. The interval is the "
-        "hull of the others' intervals for the mean of a rung of as many seeds, widened by what best learning rates that "
-        "moved may cost; with Bonferroni's correction all intervals hold at once. Better or worse: the interval lies on one side of zero and the mean "
-        "exceeds the margin. Tie: the interval lies within the margin. Beyond ten times the compute of the largest "
-        "rung all forms must agree.")
+        f"{', '.join(FORMS[:-1])}, and {FORMS[-1]} (a constant and a power law). Exponents are shared by all "
+        "activations. A form that the rungs reject at 1 % is set aside. The interval is the hull of the others' "
+        "intervals for the mean of a rung of as many seeds. It is widened by the cost of best learning rates that "
+        "moved; with Bonferroni's correction all intervals hold at once. Better or worse: the interval lies on one "
+        "side of zero and the mean exceeds the margin. Tie: the interval lies within the margin. Beyond ten times the "
+        "compute of the largest rung all forms must agree.")
