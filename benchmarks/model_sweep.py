@@ -1,6 +1,6 @@
 """Every family of the installed transformers that shrinks to a tiny model: accelerate, swap, save, watch, check, copy.
 
-    python benchmarks/model_sweep.py [--only KIND ...] [--record FILE] [--page FILE]
+    python -m benchmarks.model_sweep [--only KIND ...] [--record FILE] [--page FILE]
 
 writes a record and, from it, the table of docs/models.md. A fault is anything that is neither equal nor a refusal
 with its reason; the slow test tests/patching/test_every_family.py holds the sweep to having none.
@@ -13,7 +13,6 @@ import copy
 import io
 import json
 import pickle
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,13 +23,11 @@ import torch
 from torch import Tensor, nn
 
 import nonlin
+from benchmarks.tiny_models import VOCABULARY, build, families
 from nonlin.errors import UserError
 from nonlin.patching.anew import roots
 from nonlin.patching.configuration import field, tree
 from nonlin.patching.finding import find_blocks
-
-sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import VOCABULARY, build, families
 
 ROOT = Path(__file__).parents[1]
 RECORD, PAGE = ROOT / "benchmarks" / "records" / "models.json", ROOT / "docs" / "models.md"
@@ -275,8 +272,8 @@ def page(record: dict[str, Any]) -> str:
         f"products ({len(record['rows']) - len(rows)} more do not shrink that way). Each was accelerated, "
         "restored, swapped to another activation, saved, loaded, copied, pickled, watched and checked. The outputs "
         "were compared with the untouched model's: equal, or refused with the reason, nothing else.", "",
-        f"{len(done)} families are accelerated, {len(some) - len(done)} refused. Made by `python "
-        "benchmarks/model_sweep.py`; the slow test `tests/patching/test_every_family.py` runs it again.", "",
+        f"{len(done)} families are accelerated, {len(some) - len(done)} refused. Made by `python -m "
+        "benchmarks.model_sweep`; the slow test `tests/patching/test_every_family.py` runs it again.", "",
         "*swap*: \"written\" is a checkpoint that loads as the swapped function; \"said\" one that loads with the old "
         "activation, and the report says why. *as untouched*: the untouched model cannot do it either. *not run*: no "
         "input of the sweep's runs the model, so no outputs were compared; its blocks were proved equal, and nothing "

@@ -99,11 +99,13 @@ def _umask() -> int:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` for a library to write to, and move what it wrote there; nothing, where it fails."""
+    """Yield a path beside ``path`` to write to, and move what was written there; nothing, where that fails."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
+        sync(temporary)
         os.replace(temporary, path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,25 +1,11 @@
 """Every family of transformers that shrinks to a tiny model: accelerated or refused with a reason, never wrong."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("transformers", reason="transformers is not installed")
-ROOT = Path(__file__).parents[2]
 
+from benchmarks import model_sweep as sweep
 
-def _load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-_load("tiny_models")
-sweep = _load("model_sweep")
 RECORD = sweep.read()
 # One of each kind that once failed: plain and gated blocks in one model, heads that read the same field, norms
 # before the block, products of other shapes, mixers of positions, fields that a class reads its own way.
@@ -51,5 +37,5 @@ def test_every_family(kind):
 
 
 def test_the_page_is_the_records():
-    assert (ROOT / "docs" / "models.md").read_text() == sweep.page(RECORD)
+    assert sweep.PAGE.read_text() == sweep.page(RECORD)
     assert not any(sweep.faults(row) for row in RECORD["rows"].values())

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from nonlin.data.corpus import Corpus, Progress
 from nonlin.data.splitting import SEPARATOR, Part, left_out
 from nonlin.data.splitting import sides as both_sides
 from nonlin.errors import UserError, rule
-from nonlin.files import Unreadable, lock, plain_name, read_json, write_atomically, writing
+from nonlin.files import Unreadable, lock, plain_name, read_json, replacing, write_atomically, writing
 
 SIDES = ("train", "validation")
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
@@ -160,16 +159,8 @@ def _ended(part: Part) -> Iterator[bytes]:
 @contextlib.contextmanager
 def _file(path: Path) -> Iterator[Callable[[bytes], Any]]:
     """Write a file in pieces; it appears under its name when it is whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file.write
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        yield file.write
 
 
 def _sha256(path: Path) -> str:

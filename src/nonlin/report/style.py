@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 
+from nonlin.files import write_atomically
+
 # Drawn in colours that stand for roles: the page replaces them by its own, a file by those of paper.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#fefefe"
 _ROLES = {INK: ("var(--ink)", "#1c2024"), MUTED: ("var(--muted)", "#60646c"), GRID: ("var(--grid)", "#e0e1e6"),
@@ -66,7 +68,7 @@ def write_files(figure: Figure, folder: Path, name: str) -> None:
     text = _svg(figure, name)
     for role, (_, paper) in _ROLES.items():
         text = text.replace(role, paper)
-    (folder / f"{name}.svg").write_text(text, encoding="utf-8")
+    write_atomically(folder / f"{name}.svg", text)
     for artist in figure.findobj():
         _repaint(artist)
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")

@@ -6,7 +6,6 @@ was never stopped, to the last bit.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from nonlin.files import replacing
 from nonlin.training.config import CHECKPOINT
 
 
@@ -44,11 +44,8 @@ class Checkpoints:
             tensors |= {f"optimizer.{number}.{name}": value.cpu().contiguous() for name, value in state.items()}
         tensors["generator"] = torch.get_rng_state()
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-        temporary = self.path.with_suffix(".tmp")
-        save_file(tensors, temporary, {"config_hash": key, "position": json.dumps(position)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            save_file(tensors, temporary, {"config_hash": key, "position": json.dumps(position)})
         self._last = time.monotonic()
         if self.asked():
             raise Stopped
@@ -74,8 +71,7 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove the checkpoint: the run has ended."""
-        for path in (self.path, self.path.with_suffix(".tmp")):
-            path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
 
 
 def _put_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:

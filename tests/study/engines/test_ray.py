@@ -13,33 +13,19 @@ from nonlin.study import ProcessEngine, Store, run_study
 from nonlin.study.engines import Request, ask
 from tests.study import studies
 from tests.study.engines.comparing import comparable, tokens
+from tests.study.engines.ray_cluster import three_nodes
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
 from nonlin.study.engines.ray import RayEngine, different_versions  # noqa: E402
 
-STORE_BYTES = 80 * 2**20  # the least that Ray takes
-
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """Three nodes of one core each; the driver's is the first."""
-    from ray.cluster_utils import Cluster
-
-    small = {"num_cpus": 1, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    try:
-        made = Cluster(initialize_head=True, head_node_args=small)
-    except Exception as error:
-        pytest.skip(f"Ray does not start here: {error}")
-    made.small = {k: v for k, v in small.items() if k != "include_dashboard"}
-    for _ in range(2):
-        made.add_node(**made.small)
-    os.environ["FAKE_SECONDS"] = "0.25"
-    yield made
-    os.environ.pop("FAKE_SECONDS", None)
-    ray.shutdown()
-    made.shutdown()
+    with three_nodes(ray) as made:
+        yield made
 
 
 @pytest.fixture

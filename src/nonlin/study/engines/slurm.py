@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError, UserError
+from nonlin.files import write_atomically
 from nonlin.study.engines import slurm_job
 from nonlin.study.engines.protocol import Event, Handle, Request, Slot
 from nonlin.study.engines.worker_process import COMMAND
@@ -121,9 +122,9 @@ class SlurmEngine:
             folder = self.directory / "slurm" / "questions" / f"{time.time_ns()}-{handle}"
         folder = folder.resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        slurm_job.write(folder / slurm_job.REQUEST, {
+        write_atomically(folder / slurm_job.REQUEST, json.dumps({
             "body": dict(request.body), "command": self.command, "dataset": str(self.directory / "data"),
-            "versions": slurm_job.versions(), "processor": self.processor})
+            "versions": slurm_job.versions(), "processor": self.processor}))
         self._jobs[handle] = _Job(request, folder)
         self._new.append(handle)
         return handle
@@ -173,7 +174,7 @@ class SlurmEngine:
                             "correct --slurm and give the command again.") from None
         for handle, number in zip(new, numbers, strict=True):
             self._jobs[handle].id = number
-            slurm_job.write(self._jobs[handle].folder / slurm_job.JOB, {"job": number})
+            write_atomically(self._jobs[handle].folder / slurm_job.JOB, json.dumps({"job": number}))
         self._looked = time.monotonic()
 
     def _hear(self, handle: Handle) -> list[Event]:

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nonlin.files import write_atomically
 from nonlin.study.engines.ray_tasks import versions
 from nonlin.study.engines.worker_process import WorkerProcess, device_of, fate
 from nonlin.training.resources import out_of_memory_kills, processor_name
@@ -24,16 +25,6 @@ REQUEST, ANSWER, PROGRESS, OWNER, JOB = "request.json", "answer.json", "progress
 OURS = (REQUEST, ANSWER, PROGRESS, OWNER, JOB)
 _TELL_SECONDS = 2.0
 _SAVE_SECONDS = 60.0  # that a run may take to write its checkpoint when it is told to end
-
-
-def write(path: Path, value: Any) -> None:
-    """Write JSON values so that a reader sees all of them, or the ones before."""
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 class SlurmTrial:
@@ -56,7 +47,7 @@ class SlurmTrial:
             value = {**value, "processor": processor_name(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
         with contextlib.suppress(FileNotFoundError):
             if (place / REQUEST).exists() and (place / OWNER).read_text() == me:
-                write(place / ANSWER, [kind, value])
+                write_atomically(place / ANSWER, json.dumps([kind, value]))
 
     def _run(self, wanted: dict[str, Any], place: Path) -> tuple[str, Any]:
         heard: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
@@ -77,7 +68,7 @@ class SlurmTrial:
             if time.monotonic() - told > _TELL_SECONDS:
                 told = time.monotonic()
                 with contextlib.suppress(OSError):
-                    write(place / PROGRESS, answer[1])
+                    write_atomically(place / PROGRESS, json.dumps(answer[1]))
 
     def checkpoint(self, folder: str) -> Any:
         """Let the run write its checkpoint; return what SLURM is to start again."""
