@@ -12,12 +12,12 @@ from nonlin.study import simulated
 
 EFFECTS = (0, -0.04, -0.03, 0, 0.02, 0.04)
 WORLDS = {
-    "default size, no difference": simulated.DEFAULT,
-    "small size, no difference": simulated.SMALL,
+    "2 × 96, no difference": simulated.DEFAULT,
+    "1 × 48, no difference": simulated.SMALL,
     "rates that share nearly all noise, no difference": replace(simulated.DEFAULT, kept_share=0.95),
     "heavy tails, no difference": replace(simulated.DEFAULT, tails=4),
     "curvatures and best rates that differ, no difference": replace(simulated.DEFAULT, bends=0.3, places=0.7),
-    "default size, four true differences": replace(simulated.DEFAULT, effects=EFFECTS, places=0.5),
+    "2 × 96, four true differences": replace(simulated.DEFAULT, effects=EFFECTS, places=0.5),
 }
 
 

@@ -1,7 +1,7 @@
 """The numbers a study starts from, in one place; ``docs/log.md`` has the measurements behind them."""
 
 # The model.
-LAYERS, DIM, HEADS, KV_HEADS, CONTEXT = 2, 96, 3, 3, 64
+LAYERS, DIM, HEADS, KV_HEADS, CONTEXT = 2, 64, 2, 2, 64
 BATCH = 8
 
 # The rule: fixed before the first run.
@@ -12,7 +12,7 @@ MINIMUM_SEEDS = 4
 MINIMUM_RUNG_SEEDS = 3  # of a rung of a ladder, whose forecast joins several rungs
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
-CALIBRATION = (("default size, no difference", 1000, 24), ("small size, no difference", 1000, 41))
+CALIBRATION = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2
@@ -41,7 +41,7 @@ TRAINING = {
 
 # The length and precision of judged runs where nobody asks for others: one protocol on every machine, chosen so that
 # the default study ends inside ten minutes on two cores with AVX2.
-STEPS = 500
+STEPS = 1000
 PRECISION = "float32"
 
 # The budget, where minutes are asked for.
