@@ -114,7 +114,7 @@ class PlainRun:
         x, y = (self.torch.from_numpy(a) for a in batch(self.dataset, self.index, BATCH, SHAPE["context"],
                                                         self.config["seed"]))
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.index, train["steps"], RATE, train["warmup_fraction"])
+            group["lr"] = learning_rate(train, self.index)
         loss = self.model.loss(x, y)
         self.optimizer.zero_grad()
         loss.backward()
@@ -135,7 +135,7 @@ def config_for(sha256, seed, steps, machine):
 def child(arm, folder, seconds, steps, seed, machine):
     """Run one arm in this process; print {"tokens_per_second", "bits_per_byte"}."""
     from nonlin.data import Dataset, evaluation_batches
-    from nonlin.training import recipe
+    from nonlin.training.evaluation import evaluate
     from nonlin.training.trial import Run
 
     dataset = Dataset(Path(folder))
@@ -152,7 +152,7 @@ def child(arm, folder, seconds, steps, seed, machine):
     result = {"tokens_per_second": rate}
     if steps:
         batches = evaluation_batches(dataset, 65536, BATCH, SHAPE["context"])
-        result["bits_per_byte"] = recipe.evaluate(run.model, batches, 1.0)
+        result["bits_per_byte"] = evaluate(run.model, batches, 1.0)
     print(json.dumps(result))
 
 

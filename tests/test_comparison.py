@@ -206,3 +206,60 @@ def test_outside_of_a_terminal_progress_is_lines(text, tmp_path):
     for words in ("Compare gelu, relu", "Tuning learning rates: 0/", "Judging on fresh seeds: 8/8"):
         assert words in done.stderr, done.stderr
     assert "gelu" in done.stdout and "Study in" in done.stdout and "Judging" not in done.stdout
+
+
+def test_a_recipe_of_ones_own(text, tmp_path):
+    """From Python and the command line by the same words: one study; in its plan, its runs and its page."""
+    file = tmp_path / "arguments.json"
+    file.write_text(json.dumps({"weight_decay": 0.02, "optim": "adamw_torch", "seed": 7, "adam_beta2": 0.99}))
+    words = {"optimizer": "muon", "schedule": "wsd", "decay": 0.5, "warmup": 4, "clip": 0.5, "precision": "bfloat16",
+             "batch": "64tokens", "accumulation": 2, "recipe": file}
+    small = SMALL | {"steps": 16} | words
+    found = nonlin.compare(text, ["gelu", "swiglu"], out=tmp_path / "study", progress=False, **small)
+    assert found.status == "complete"
+    recipe = {"optimizer": "muon", "schedule": "wsd", "decay_fraction": 0.5, "warmup_steps": 4, "clip": 0.5,
+              "accumulation": 2, "beta2": 0.99, "weight_decay": 0.02, "batch": 4}
+    assert found.plan.training.items() >= recipe.items() and found.plan.machine["dtype"] == "bfloat16"
+    for config, record in found.folder.trials().values():
+        assert config["training"].items() >= recipe.items() and record["status"] == "finished"
+    for said in ("Muon for the matrices", "warm-up over 4 steps", "batches of 4 sequences (64 tokens) in 2 parts",
+                 "bfloat16", "seed = 7", "optim = "):
+        assert said in found.plan.describe()
+    page = found.report.read_text()
+    assert "Muon for the matrices" in page and "seed = 7" in page
+    with pytest.raises(UserError, match="another study: its training differs"):
+        nonlin.compare(text, ["gelu", "swiglu"], out=found.directory, progress=False, **small | {"clip": 1.0})
+    with pytest.raises(UserError, match="recipe must be the path of a file"):
+        nonlin.compare(text, ["gelu", "swiglu"], progress=False, recipe=3)
+
+
+def test_the_command_line_says_a_recipe_by_the_same_words(tmp_path, monkeypatch):
+    from click.testing import CliRunner
+
+    from nonlin.cli.compare import compare
+    from nonlin.comparison import requested
+    from nonlin.progress import Silent
+
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over lazy dogs\n" * 3000)
+    (tmp_path / "arguments.json").write_text(json.dumps({"weight_decay": 0.02}))
+    words = {"optimizer": "muon", "schedule": "wsd", "decay": 0.5, "warmup": 4.0, "clip": 0.5, "precision": "bfloat16",
+             "batch": "64tokens", "accumulation": 2, "recipe": tmp_path / "arguments.json", "context": 16, "steps": 20,
+             "learning_rate": 0.003}
+    asked = []
+
+    def stop(**given):
+        del given["engine"], given["out"]
+        asked.append(Asked(**given))
+        raise UserError("enough")
+
+    monkeypatch.setattr("nonlin.comparison.compare", stop)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
+    CliRunner().invoke(compare, ["--data", str(tmp_path / "text.txt"), *options])
+    CliRunner().invoke(compare, ["--data", str(tmp_path / "text.txt")])
+    said, plain = (requested(one, tmp_path / str(i), Silent())[0] for i, one in enumerate(asked))
+    assert said.training.items() >= {"optimizer": "muon", "schedule": "wsd", "decay_fraction": 0.5, "warmup_steps": 4,
+                                     "clip": 0.5, "accumulation": 2, "weight_decay": 0.02}.items()
+    assert (said.batch, said.steps, said.precision, said.learning_rate) == (4, 20, "bfloat16", 0.003)
+    from nonlin.study import defaults
+    assert plain.training == defaults.TRAINING and plain.batch == defaults.BATCH
+    assert (plain.learning_rate, plain.precision) == (defaults.LEARNING_RATE, defaults.PRECISION)

@@ -25,6 +25,7 @@ from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, 
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
+from nonlin.study.recipe import WORDS, recipe_values
 from nonlin.subject.asking import Model
 
 #: Compared where nobody says which.
@@ -35,8 +36,7 @@ Activations = str | Sequence[str | Definition]
 
 _TEMPERATURE, _LENGTH = 0.7, 240  # of the samples
 _SIZES = ("layers", "dim", "heads", "context")
-_REQUEST = ("minutes", "match", "seeds", "learning_rate", "learning_rates", "steps", "margin", "confidence", "batch",
-            "precision")
+_REQUEST = ("minutes", "match", "seeds", "learning_rates", "margin", "confidence")
 
 
 def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model: Model | None = None,
@@ -44,10 +44,12 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
             match: str = "params", tokenizer: str | int | Path | None = None,
             weights: Sequence[float] | None = None, validation: Data = None,
             layers: int | None = None, dim: int | None = None, heads: int | None = None,
-            kv_heads: int | None = None, context: int | None = None, batch: int = defaults.BATCH,
+            kv_heads: int | None = None, context: int | None = None, batch: int | str | None = None,
             steps: int | None = None, seeds: int = defaults.JUDGE_SEEDS,
-            precision: str = defaults.PRECISION, learning_rate: float | None = None,
-            learning_rates: int = defaults.LEARNING_RATES,
+            learning_rate: float | None = None, learning_rates: int = defaults.LEARNING_RATES,
+            optimizer: str | None = None, schedule: str | None = None, weight_decay: float | None = None,
+            warmup: float | None = None, decay: float | None = None, clip: float | None = None,
+            precision: str | None = None, accumulation: int | None = None, recipe: str | Path | None = None,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
             out: str | Path | None = None, progress: bool = True) -> Study:
@@ -68,11 +70,16 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     file, that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the weights in
     the folder, whose matrices stay: what is measured then is recovery.
 
-    ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes, ``batch``
-    the sequences a step. ``steps`` is the length of judged runs: 500, the same on every machine, or as many as the
-    ``minutes`` allow here where those are given. ``precision`` is "float32", "bfloat16", or "auto", the faster here.
-    ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
+    ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
+    the length of judged runs: 500, the same on every machine, or as many as the ``minutes`` allow here where those are
+    given. ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
     Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
+
+    The recipe is the same for all arms: ``batch`` of so many sequences, or of ``"4096tokens"``, computed in
+    ``accumulation`` parts; ``optimizer`` "adamw" or "muon"; ``schedule`` "linear", "cosine" or "wsd"; ``warmup`` and,
+    for wsd, ``decay``, as shares of the steps, or as steps from 1 on; ``weight_decay``; ``clip``, the largest norm of
+    the gradient (0: no limit); ``precision`` of matrix products, "float32", "bfloat16" or "auto", the faster here.
+    ``recipe`` is the path of a JSON file of ``transformers.TrainingArguments``: it says what the call leaves open.
 
     ``engine`` is where the runs are computed: "processes" on this machine, "ray", "slurm", or an
     :class:`nonlin.study.engines.EngineChoice`; ``workers`` runs at once, by default as many as cores and memory
@@ -130,14 +137,22 @@ class Asked:
     heads: int | None
     kv_heads: int | None
     context: int | None
-    batch: int
+    batch: int | str | None
     steps: int | None
-    precision: str
     seeds: int
     learning_rate: float | None
     learning_rates: int
     margin: float
     confidence: float
+    optimizer: str | None = None
+    schedule: str | None = None
+    weight_decay: float | None = None
+    warmup: float | None = None
+    decay: float | None = None
+    clip: float | None = None
+    precision: str | None = None
+    accumulation: int | None = None
+    recipe: str | Path | None = None
 
     def __post_init__(self):
         for one in fields(self):
@@ -148,13 +163,16 @@ class Asked:
         for name, data in (("data", self.data), ("validation", self.validation)):
             if not (data is None or isinstance(data, str | Path) or _all(data, str | Path)):
                 raise _wrong(name, "be a path, or a list of paths", data)
+        recipe: Any = self.recipe
+        if not (recipe is None or isinstance(recipe, str | Path)):
+            raise _wrong("recipe", "be the path of a file", recipe)
         if not (self.weights is None or _all(self.weights, numbers.Real)):
             raise _wrong("weights", "be a list of numbers", self.weights)
         if self.from_checkpoint and self.model is None:
             raise _wrong("from_checkpoint", "come with the folder of a trained model as model", True)
         unsaid = _UNSAID if self.model is None else own_model.defaults_of(self)
         for name, value in unsaid.items():
-            if getattr(self, name) is None:
+            if name != "learning_rate" and getattr(self, name) is None:
                 object.__setattr__(self, name, value)
 
     @property
@@ -162,6 +180,12 @@ class Asked:
         """The sources of the text."""
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
         return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer or "bytes"))
+
+    def recipe_values(self, context: int | None) -> dict[str, Any]:
+        """Return the request's fields that the recipe decides; UserError where it is none."""
+        unsaid = _UNSAID if self.model is None else own_model.defaults_of(self)
+        return recipe_values({word: getattr(self, word) for word in WORDS}, self.recipe, context,
+                             unsaid["learning_rate"])
 
     def sizes(self) -> dict[str, Any]:
         """Return the model's sizes, but for its vocabulary; UserError where they make no model."""
@@ -177,10 +201,12 @@ _UNSAID: dict[str, Any] = {
     "tokenizer": "bytes", "learning_rate": defaults.LEARNING_RATE}
 
 #: By the type of a field: the numbers it takes, what it must be, and None where that is a value.
-_TYPES: dict[Any, tuple[type, Callable[[Any], Any], str]] = {
+_TYPES: dict[Any, tuple[Any, Callable[[Any], Any], str]] = {
     int: (numbers.Integral, int, "be a whole number"), float: (numbers.Real, float, "be a number"),
     str: (str, str, "be a text"), int | None: (numbers.Integral, int, "be a whole number"),
-    float | None: (numbers.Real, float, "be a number"), str | None: (str, str, "be a text")}
+    float | None: (numbers.Real, float, "be a number"), str | None: (str, str, "be a text"),
+    int | str | None: (numbers.Integral | str, lambda value: value if isinstance(value, str) else int(value),
+                       "be a whole number, or a text")}
 
 
 def _checked(name: str, wanted: Any, value: Any) -> Any:
@@ -242,7 +268,8 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
 def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int,
              subject: own_model.Subject | None = None) -> Request:
     values = {name: getattr(asked, name) for name in _REQUEST}
-    if asked.minutes is None and asked.steps is None:
+    values |= asked.recipe_values(asked.context if subject is None else subject.context)
+    if asked.minutes is None and values["steps"] is None:
         values["steps"] = defaults.STEPS
     if subject is not None:
         return Request(subject.arms, subject.baseline(asked.baseline), subject.model | {"vocabulary": vocabulary},

@@ -101,7 +101,8 @@ def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> 
                            "kv_heads": asked.kv_heads or asked.heads, "context": asked.context,
                            "vocabulary": vocabulary}
     request = {"do": "subject", "wanted": values, "vocabulary": vocabulary, "context": asked.context,
-               "rows": asked.batch, "match": asked.match, "seed": defaults.FIRST_JUDGE_SEED,
+               "rows": asked.recipe_values(asked.context)["batch"], "match": asked.match,
+               "seed": defaults.FIRST_JUDGE_SEED,
                "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}
     with ProcessEngine(".", 1) as engine:
         found = ask(engine, request)

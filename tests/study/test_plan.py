@@ -13,6 +13,7 @@ from nonlin.study import Plan, make_plan
 from nonlin.study.budget import makespan
 from nonlin.study.plan import learning_rate_grid
 from nonlin.study.tuning import trials_of, tuning
+from nonlin.training import config_hash
 from tests.study import studies
 
 
@@ -73,7 +74,7 @@ def test_fewer_seeds_than_four_are_refused():
 
 
 @pytest.mark.parametrize("changes, words", [
-    ({"baseline": "mish"}, "baseline"), ({"match": "flops"}, "match"), ({"learning_rate": -1.0}, "learning_rate"),
+    ({"baseline": "mish"}, "baseline"), ({"match": "depth"}, "match"), ({"learning_rate": -1.0}, "learning_rate"),
     ({"minutes": math.inf}, "minutes"), ({"margin": -1}, "margin"), ({"confidence": 1.0}, "confidence")])
 def test_bad_requests_are_explained(changes, words):
     with pytest.raises(UserError, match=words):
@@ -127,3 +128,54 @@ def test_rates_that_diverge_are_never_chosen_and_lower_ones_are_tried():
     state = _records(studies.plan(), 0.02, diverges=lambda rate: rate > 0.002)
     assert state.best == 0.00125 and min(state.rates) < 0.0025
     assert _records(studies.plan(), 0.02, diverges=lambda rate: True).best is None
+
+
+def test_the_default_recipe_keeps_the_names_of_runs_from_before_there_was_a_choice():
+    plan = studies.plan()
+    assert {purpose: config_hash(plan.config("swiglu", purpose, 0.01, 1)) for purpose in ("tune", "judge")} == {
+        "tune": "cffd4ceed5fd5ddc", "judge": "c4b81637cb65419e"}
+    same = studies.plan(training={"optimizer": "adamw", "schedule": "linear", "beta2": 0.95, "accumulation": 1})
+    assert same.hash == plan.hash and same.request == plan.request
+    values = plan.as_dict()
+    del values["notes"]  # a plan from before recipes had files
+    assert Plan.from_dict(values) == plan
+
+
+@pytest.mark.parametrize("recipe", [
+    {"optimizer": "muon"}, {"schedule": "cosine"}, {"schedule": "wsd", "decay_fraction": 0.4}, {"weight_decay": 0.2},
+    {"warmup_steps": 10}, {"clip": 0.0}, {"accumulation": 2}, {"beta1": 0.8}, {"epsilon": 1e-6},
+    {"final_fraction": 0.1, "schedule": "cosine"}, {"momentum": 0.9, "optimizer": "muon"}], ids=str)
+def test_a_recipe_is_in_the_hash_the_runs_and_the_words(recipe):
+    plan, plain = studies.plan(training=recipe), studies.plan()
+    assert plan.hash != plain.hash and plan.describe() != plain.describe()
+    config = plan.config("swiglu", "judge", 0.01, 1)
+    assert config["training"].items() >= recipe.items()
+    assert config_hash(config) != config_hash(plain.config("swiglu", "judge", 0.01, 1))
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+    assert ("warmup_fraction" in config["training"]) != ("warmup_steps" in recipe)
+
+
+def test_what_a_file_says_that_is_not_used_is_in_the_plan_and_decides_nothing():
+    plan = studies.plan(left_out=["a study has its own seeds: seed = 3"])
+    assert "Not used of the recipe's file, a study has its own seeds: seed = 3." in plan.describe()
+    assert plan.hash == studies.plan().hash and plan.request == studies.plan().request
+
+
+def test_the_plan_says_which_engine_computes_the_recipe_and_why():
+    wide = dict(studies.MODEL, dim=1040, heads=2)
+    made = make_plan(studies.request(model=wide), {arm.name: 1e5 for arm in studies.request().arms},
+                     {"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cpu"})
+    assert "in bfloat16 by the torch engine, since the transformer kernels take heads of up to 512" in made.describe()
+    assert "in float32 by the native engine." in studies.plan().describe()
+
+
+def test_recipes_that_no_study_can_follow():
+    for changes, words in [({"training": {"accumulation": 3}}, r"accumulation must divide the batch of 8.*--batch 9"),
+                           ({"training": {"optimizer": "lion"}}, "unknown optimizer 'lion'"),
+                           ({"precision": "float16"}, "unknown precision 'float16'")]:
+        with pytest.raises(UserError, match=words):
+            studies.request(**changes)
+    for training in ({"warmup_steps": 300}, {"warmup_steps": 200, "decay_steps": 100, "schedule": "wsd"}):
+        with pytest.raises(UserError, match=r"must leave steps of a run between them; they take 300 steps of 300"):
+            studies.plan(training=training)
+    assert studies.plan(training={"warmup_steps": 200, "decay_steps": 100}).hash  # linear has no decay of its own

@@ -10,6 +10,7 @@ import torch
 from nonlin.errors import UserError
 from nonlin.kernels.transformer import native
 from nonlin.training import Run, config_hash, export_winner, load_trained, measure, recipe, run_trial, sample
+from nonlin.training.evaluation import evaluate
 
 ENGINES = ["torch", pytest.param("native", marks=pytest.mark.skipif(
     native.library() is None, reason=f"no native engine: {native.unavailable()}"))]
@@ -54,7 +55,8 @@ def test_the_engines_train_to_the_same_loss(config, dataset, tmp_path, engine):
 
 def test_metrics_are_a_line_each(config, dataset, tmp_path):
     seen = []
-    record, lines = run(config(), dataset, tmp_path, seen.append)
+    made = config()
+    record, lines = run(made, dataset, tmp_path, seen.append)
     assert [p["step"] for p in seen] == [1, 21] and all(p["steps"] == 40 for p in seen)
     by_kind = {kind: [line for line in lines if line["kind"] == kind] for kind in ("train", "evaluation", "probe")}
     assert sum(map(len, by_kind.values())) == len(lines)
@@ -63,7 +65,7 @@ def test_metrics_are_a_line_each(config, dataset, tmp_path):
     assert [line["step"] for line in by_kind["train"]] == [1, 6, 11, 16, 21, 26, 31, 36, 40]
     for line in by_kind["train"]:
         assert line["tokens"] == line["step"] * 64
-        assert line["learning_rate"] == recipe.learning_rate(line["step"] - 1, 40, 0.01, 0.1)
+        assert line["learning_rate"] == recipe.learning_rate(made["training"], line["step"] - 1)
     assert by_kind["evaluation"][-1]["bits_per_byte"] == record["bits_per_byte"]
     assert by_kind["probe"][-1]["layers"] == record["layers"]
     assert record["best_bits_per_byte"] == min(line["bits_per_byte"] for line in by_kind["evaluation"])
@@ -143,7 +145,7 @@ def test_bits_per_byte_divides_by_bytes_not_by_tokens():
     import numpy as np
 
     batches = [(np.zeros((4, 8)), np.zeros((4, 8))), (np.zeros((1, 8)), np.zeros((1, 8)))]
-    assert recipe.evaluate(Known(), batches, 2.5) == pytest.approx(3 / math.log(2) / 2.5, rel=1e-12)
+    assert evaluate(Known(), batches, 2.5) == pytest.approx(3 / math.log(2) / 2.5, rel=1e-12)
 
 
 def test_one_step_of_a_run_is_one_step_of_the_recipe(config, dataset):
@@ -182,15 +184,6 @@ def test_norms_and_activation_parameters_do_not_decay(config, dataset):
     assert {names[id(p)].split(".")[-1] for p in others["params"]} == {"weight", "alpha_p", "alpha_n"}
     assert all("norm" in names[id(p)] or "alpha" in names[id(p)] for p in others["params"])
     assert len(decayed["params"]) + len(others["params"]) == len(names)
-
-
-def test_learning_rate_rises_and_falls_in_straight_lines():
-    rates = [recipe.learning_rate(s, 100, 0.5, 0.1) for s in range(100)]
-    assert rates[9] == rates[10] == max(rates) == 0.5 and rates[0] == 0.05
-    assert rates[:10] == pytest.approx([0.05 * (i + 1) for i in range(10)])
-    assert rates[10:] == pytest.approx([0.5 * (100 - s) / 90 for s in range(10, 100)])
-    assert rates[99] > 0  # the last step still learns
-    assert recipe.learning_rate(0, 1, 0.5, 0.1) == 0.5 and recipe.learning_rate(1, 2, 0.5, 0.0) == 0.5
 
 
 def test_measure_says_how_fast_the_median_step_is(config, dataset, monkeypatch):

@@ -93,7 +93,7 @@ def train(networks: Networks, x: Tensor, y: Tensor, rates: Sequence[float], step
         rows = torch.randint(len(x), (batch,), generator=generator)
         loss_R = loss(networks.forward(x[rows]), y[rows])
         gradients = torch.autograd.grad(loss_R.sum(), parameters)
-        share = recipe.learning_rate(step, steps, 1.0, 0.05)
+        share = recipe.learning_rate({"steps": steps, "learning_rate": 1.0, "warmup_fraction": 0.05}, step)
         with torch.no_grad():
             good = torch.stack([g.flatten(1).isfinite().all(1) for g in gradients]).all(0).view(-1, 1, 1)
             for p, g, m, v in zip(parameters, gradients, first, second, strict=True):

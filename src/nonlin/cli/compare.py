@@ -9,6 +9,7 @@ from nonlin.cli import completion
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
+from nonlin.cli.recipe_options import recipe_options
 from nonlin.errors import UserError
 from nonlin.study import defaults
 
@@ -48,16 +49,14 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @number("--kv-heads", 1, "A divisor of --heads; default: as many.")
 @number("--context", 1, f"Tokens a sequence. Default: {defaults.CONTEXT}; in a --model of your own as many as it has "
         "positions, 512 at most.")
-@number("--batch", 1, "Sequences a step.", default=defaults.BATCH, show_default=True)
 @number("--steps", 1, f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as long as --minutes "
         "allow.")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16", "auto"]), default=defaults.PRECISION,
-              show_default=True, help="Numbers to train with; auto: those that are faster here.")
 @number("--seeds", defaults.MINIMUM_SEEDS, "Judged runs an arm.", most=defaults.FIRST_TUNE_SEED - 1,
         default=defaults.JUDGE_SEEDS, show_default=True)
 @number("--learning-rate", 0, f"Middle of the grid of learning rates. Default: {defaults.LEARNING_RATE:g}; in a "
         "--model of your own 0.001, from a checkpoint 0.0001.", above=True, whole=False)
 @number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
+@recipe_options
 @number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
         default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)
 @number("--confidence", 0, "Of the intervals.", above=True, whole=False, most=1, default=defaults.CONFIDENCE,

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
@@ -13,6 +13,7 @@ from nonlin.study.budget import choose_steps, predict
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
 from nonlin.subject.words import headline, own_lines
+from nonlin.training import recipe
 
 
 class Sealed:
@@ -38,7 +39,8 @@ class Sealed:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the plan of :meth:`as_dict`; UserError if its hash says that it was changed since."""
         try:
-            plan = cls(**{f.name: values[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+            named = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+            plan = cls(**{name: value for name, value in values.items() if name in named})
             good = plan.hash == values["hash"]
         except (KeyError, TypeError, ValueError):
             good = False
@@ -52,7 +54,7 @@ class Sealed:
 class Plan(Sealed):
     """All that decides what runs; JSON-able. The clock decides nothing once this is written."""
 
-    UNCOUNTED = ("name", "budget", "workers")  # neither its name nor times decide a study's results
+    UNCOUNTED = ("name", "budget", "workers", "notes")  # none of them decides a study's results
 
     name: str
     request: dict[str, Any]
@@ -72,6 +74,7 @@ class Plan(Sealed):
     budget: dict[str, Any]
     data: dict[str, Any]
     format: int = 2
+    notes: list[str] = field(default_factory=list)
 
     @property
     def predicted_minutes(self) -> float:
@@ -143,6 +146,8 @@ class Plan(Sealed):
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
             f"(they differ by at most {worst:.1%}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
+            recipe.describe(self.training, self.model, self.machine),
+            *self.notes,
             self._tuning_text(),
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",
             f"Rule: {self.rule['text']}",
@@ -181,6 +186,8 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     predicted = predict(request, costs, workers, steps)
     if request.minutes is not None and predicted.minutes > request.minutes:
         raise _too_small(request, predicted.minutes, steps)
+    for lengths in predicted.steps.values():
+        recipe.check_length(request.training, min(lengths.values()))
     base = next(arm.parameters for arm in request.arms if arm.name == request.baseline)
     arms = [arm.as_dict() | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
             for arm in request.arms]
@@ -199,6 +206,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
         learning_rate_extensions=defaults.LEARNING_RATE_EXTENSIONS,
         tune_seeds=request.tune_seeds, judge_seeds=request.judge_seeds,
         match=request.match, machine=dict(machine), workers=workers,
+        notes=[f"Not used of the recipe's file, {line}." for line in request.left_out],
         budget={"minutes": request.minutes,
                 "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}},
         data=asked["data"])

@@ -150,6 +150,7 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     judge_seeds: list[int] = []
     learning_rate_factor: float | None = None
     learning_rate_extensions: int | None = None
+    notes: list[str] = []
 
 
 class Count(Record, frozen=True, kw_only=True):

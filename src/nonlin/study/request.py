@@ -8,9 +8,9 @@ from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.study import defaults
+from nonlin.training import recipe
 
 MATCHES = ("params", "flops", "time", "width")
-PRECISIONS = ("float32", "bfloat16", "auto")  # auto: whichever trains faster on the machine
 ROLES = ("tuned", "checked", "carried")
 
 
@@ -47,8 +47,9 @@ class Request:
     ``model``: layers, dim, heads, kv_heads, context, vocabulary; or context, vocabulary, and as "own" the description
     of a user's own model (see :mod:`nonlin.subject`). ``data``: sha256, tokenizer, description, and
     what else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged
-    runs; without it they are as long as ``minutes`` allow. ``precision`` is one of ``PRECISIONS``.
-    ``replicate`` numbers studies that differ in their seeds alone.
+    runs; without it they are as long as ``minutes`` allow. ``replicate`` numbers studies that differ in their seeds
+    alone. ``training`` is the recipe, in the words of :mod:`nonlin.training.recipe`, and ``precision`` that of its
+    matrix products; ``left_out`` names what a recipe's file says that is not used.
     ``role`` is that of a ladder's rung: "tuned" as any study, "carried" at each arm's own ``learning_rate`` without
     tuning, or "checked": carried, and tuned at that rate and a neighbour on either side to see where the best one lies.
     Raises UserError for values that make no study.
@@ -71,9 +72,10 @@ class Request:
     replicate: int = 0
     role: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
+    left_out: Sequence[str] = ()
 
     def __post_init__(self):
-        object.__setattr__(self, "training", defaults.TRAINING | dict(self.training or {}))
+        object.__setattr__(self, "training", _training(self.training or {}))
         names = [arm.name for arm in self.arms]
         if len(set(names)) < max(2, len(names)):
             raise UserError(rule("compare", "activations", "be two or more, each named once", names,
@@ -82,8 +84,6 @@ class Request:
             raise unknown_name("baseline among the study's activations", self.baseline, names)
         if self.match not in MATCHES:
             raise unknown_name("match", self.match, MATCHES)
-        if self.precision not in PRECISIONS:
-            raise unknown_name("precision", self.precision, PRECISIONS)
         least = defaults.MINIMUM_SEEDS if self.role is None else defaults.MINIMUM_RUNG_SEEDS
         self._check("seeds", self.seeds >= least, f"be {least} or more")
         if self.role not in (None, *ROLES):
@@ -102,6 +102,13 @@ class Request:
         self._check("confidence", 0 < self.confidence < 1, "lie between 0 and 1")
         self._check("batch", self.batch >= 1, "be positive")
         self._check("replicate", self.replicate >= 0, "be zero or more")
+        if self.precision not in recipe.PRECISIONS:
+            raise unknown_name("precision", self.precision, recipe.PRECISIONS)
+        recipe.check(self.training)
+        parts = recipe.choice(self.training, "accumulation")
+        if self.batch % parts:
+            raise UserError(rule("compare", "accumulation", f"divide the batch of {self.batch} sequences", parts,
+                                 f"Try --batch {parts * -(-self.batch // parts)}."))
 
     def _check(self, name: str, good: bool, must: str) -> None:
         if not good:
@@ -110,6 +117,7 @@ class Request:
     def as_dict(self) -> dict[str, Any]:
         """Return the request as JSON values."""
         values = asdict(self) | {"arms": [arm.as_dict() for arm in self.arms]}
+        del values["left_out"]  # it decides nothing
         if self.role is None:  # as studies of their own have always been written
             del values["role"]
         return json.loads(json.dumps(values))
@@ -121,8 +129,8 @@ class Request:
 
     def measure_configs(self, machine: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Return one configuration an arm, to measure its speed with."""
-        recipe = {"steps": 100, "batch": self.batch, "learning_rate": self.learning_rate} | dict(self.training)
-        return {arm.name: trial_config(arm, self.model, self.data, recipe, machine, "judge",
+        training = {"steps": 100, "batch": self.batch, "learning_rate": self.learning_rate} | dict(self.training)
+        return {arm.name: trial_config(arm, self.model, self.data, training, machine, "judge",
                                        self.judge_seeds[0]) for arm in self.arms}
 
     @property
@@ -140,6 +148,13 @@ class Request:
     def tokens_per_step(self) -> int:
         """Tokens that one step trains on."""
         return self.batch * self.model["context"]
+
+
+def _training(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe whole; a length in steps takes the place of the one as a share."""
+    made = recipe.without_defaults(defaults.TRAINING | dict(asked))
+    return {name: value for name, value in made.items()
+            if not name.endswith("_fraction") or name.replace("_fraction", "_steps") not in made}
 
 
 def trial_config(arm: Arm, model: Mapping[str, Any], data: Mapping[str, Any], training: Mapping[str, Any],

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING
 
 from nonlin import _lazy
-from nonlin.training.config import config_hash, definition_of
 
 if TYPE_CHECKING:
+    from nonlin.training.config import config_hash, definition_of
     from nonlin.training.trial import Run, build_model, export_winner, load_trained, measure, run_trial, sample
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "config_hash": "nonlin.training.config",
+    "definition_of": "nonlin.training.config",
     "run_trial": "nonlin.training.trial",
     "measure": "nonlin.training.trial",
     "sample": "nonlin.training.trial",
@@ -23,5 +25,5 @@ _HOMES = {
     "Run": "nonlin.training.trial",
 }
 
-if not TYPE_CHECKING:  # these load torch
+if not TYPE_CHECKING:  # most of these load torch, and the command line's help reads a recipe's words alone
     __getattr__, __dir__ = _lazy.attributes(__name__, _HOMES), _lazy.listing(__all__)

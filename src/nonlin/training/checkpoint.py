@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from nonlin.files import replacing
 from nonlin.training.config import CHECKPOINT
+from nonlin.training.optimizer import Optimizers
 
 
 class Stopped(Exception):
@@ -36,11 +37,11 @@ class Checkpoints:
             return True
         return self.seconds is not None and time.monotonic() - self._last >= self.seconds
 
-    def save(self, key: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer, position: dict[str, Any],
+    def save(self, key: str, model: torch.nn.Module, optimizer: Optimizers, position: dict[str, Any],
              losses: list[float]) -> None:
         """Write the checkpoint of the configuration ``key``; raise Stopped where the run is asked to stop."""
         tensors = {f"model.{name}": value.detach().cpu().contiguous() for name, value in model.named_parameters()}
-        for number, state in optimizer.state_dict()["state"].items():
+        for number, state in optimizer.moments().items():
             tensors |= {f"optimizer.{number}.{name}": value.cpu().contiguous() for name, value in state.items()}
         tensors["generator"] = torch.get_rng_state()
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
@@ -50,7 +51,7 @@ class Checkpoints:
         if self.asked():
             raise Stopped
 
-    def load(self, key: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+    def load(self, key: str, model: torch.nn.Module, optimizer: Optimizers
              ) -> tuple[dict[str, Any], list[float]] | None:
         """Put a run back to where its checkpoint was; return (position, losses), None where there is none to use."""
         try:
@@ -74,11 +75,10 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
 
-def _put_moments(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    state = optimizer.state_dict()
-    state["state"] = {}
+def _put_moments(optimizer: Optimizers, tensors: dict[str, torch.Tensor]) -> None:
+    moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):
             _, number, key = name.split(".", 2)
-            state["state"].setdefault(int(number), {})[key] = value
-    optimizer.load_state_dict(state)
+            moments.setdefault(int(number), {})[key] = value
+    optimizer.put_moments(moments)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
+from nonlin.training.recipe import choice
 
 
 class OneDevice:
@@ -32,6 +33,11 @@ class OneDevice:
     def loss(self, inputs: Tensor, targets: Tensor, watched: Any) -> Tensor:
         """Return the mean loss over this process' part, whose gradients become those of the mean over all."""
         return self.model.loss(inputs, targets, watched)
+
+    @contextlib.contextmanager
+    def accumulating(self, more: bool) -> Iterator[None]:
+        """Within this context gradients add up; other processes' are wanted once no ``more`` parts come."""
+        yield
 
     def mean(self, loss: Tensor) -> float:
         """Return the mean over all tokens of the batch."""
@@ -60,13 +66,19 @@ class OneDevice:
 
 
 class SeveralDevices(OneDevice):
-    """This process as one of a group that is joined already; ``strategy`` is "ddp" or "fsdp"."""
+    """This process as one of a group that is joined already; ``strategy`` is "ddp" or "fsdp".
 
-    def __init__(self, strategy: str, batch: int):
+    ``batch`` is the sequences of a step, which each process takes in ``accumulation`` parts.
+    """
+
+    def __init__(self, strategy: str, batch: int, accumulation: int = 1):
         self.rank, self.size, self.strategy = dist.get_rank(), dist.get_world_size(), strategy
         if batch % self.size:
             raise UserError(rule("engine", "devices-per-trial", f"divide the batch of {batch} sequences", self.size,
                                  f"Try --batch {self.size * -(-batch // self.size)}."))
+        if batch // self.size % accumulation:
+            raise UserError(rule("recipe", "accumulation", f"divide the {batch // self.size} sequences of a device",
+                                 accumulation, f"Try --batch {self.size * accumulation}."))
 
     def wrap(self, model: Any) -> None:
         """Prepare a model that was made whole, by every process alike."""
@@ -88,6 +100,14 @@ class SeveralDevices(OneDevice):
     def loss(self, inputs: Tensor, targets: Tensor, watched: Any) -> Tensor:
         """Return the mean over this process' tokens: parts are of equal size, and gradients are averaged."""
         return self.model.cross_entropy(self.wrapped(inputs, watched), targets)
+
+    @contextlib.contextmanager
+    def accumulating(self, more: bool) -> Iterator[None]:
+        """Within this context the processes exchange gradients, unless ``more`` parts of the batch come."""
+        if self.strategy == "fsdp":
+            self.model.set_requires_gradient_sync(not more)
+        with self.wrapped.no_sync() if more and self.strategy == "ddp" else contextlib.nullcontext():
+            yield
 
     def mean(self, loss: Tensor) -> float:
         """Return the mean over all processes' parts, which are of equal size."""
@@ -146,4 +166,5 @@ def devices_of(config: dict[str, Any]) -> OneDevice:
     settings = config["machine"]
     if settings.get("devices", 1) == 1:
         return OneDevice()
-    return SeveralDevices(settings.get("parallel", "ddp"), config["training"]["batch"])
+    return SeveralDevices(settings.get("parallel", "ddp"), config["training"]["batch"],
+                          choice(config["training"], "accumulation"))

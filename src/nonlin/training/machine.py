@@ -6,6 +6,7 @@ denormals and keeps its memory; the processes' environment is set where they are
 
 import contextlib
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
+from nonlin.training.recipe import native_cannot
 from nonlin.training.resources import processor, usable_cores
 
 
-def candidates(precision: str = "auto") -> list[dict[str, Any]]:
-    """Return the settings worth measuring on this machine, the expected best first.
+def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the settings worth measuring on this machine for a model's sizes, the expected best first.
 
     ``precision`` is "float32" or "bfloat16", or "auto" for whichever trains faster here.
     With "auto", bfloat16 is a candidate only where the processor has instructions for it: without, its products are
@@ -30,7 +32,7 @@ def candidates(precision: str = "auto") -> list[dict[str, Any]]:
     if precision == "auto":
         fast = {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
         dtypes = ["bfloat16", "float32"] if fast else ["float32"]
-    engines = ["native", "torch"] if native.library() else ["torch"]
+    engines = ["native", "torch"] if native.library() and not (model and native_cannot(model)) else ["torch"]
     return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e in engines for d in dtypes]
 
 

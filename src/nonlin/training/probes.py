@@ -41,6 +41,27 @@ def gradient_outputs(watched: Iterable[Any]) -> None:
         out.retain_grad()
 
 
+def joined(parts: list[Watched]) -> Watched:
+    """Return what was watched on the parts of a batch as of one, after all parts' backward.
+
+    Experts, which see other tokens in each part, stay apart.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    whole = Watched()
+    for *entries, of in zip(*parts, parts[0].of, strict=True):
+        inputs, hidden, outs = zip(*entries, strict=True)
+        out = torch.cat([one.detach() for one in outs])
+        if all(one.grad is not None for one in outs):
+            out.grad = torch.cat([one.grad for one in outs])
+        if hidden[0] is None:
+            whole.append(([one for seen in inputs for one in seen], None, out), of)
+        else:
+            whole.append((tuple(torch.cat([x.detach() for x in xs]) for xs in zip(*inputs, strict=True)),
+                          torch.cat([one.detach() for one in hidden]), out), of)
+    return whole
+
+
 def _rms(x: Tensor) -> float:
     return float(x.square().mean().sqrt())
 

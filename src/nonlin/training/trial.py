@@ -26,10 +26,11 @@ from nonlin.subject.saving import save as save_own
 from nonlin.subject.watching import layer_measures as own_layer_measures
 from nonlin.subject.watching import sparsity as own_sparsity
 from nonlin.subject.widths import flops_per_token as own_flops
-from nonlin.training import machine, probes, recipe
+from nonlin.training import evaluation, machine, probes, recipe
 from nonlin.training.checkpoint import Checkpoints
 from nonlin.training.config import METRICS, config_hash, definition_of
 from nonlin.training.devices import devices_of
+from nonlin.training.optimizer import make_optimizer, set_rate
 
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
@@ -53,11 +54,6 @@ def build_model(config: dict[str, Any]) -> Any:
     return model.to(settings.get("device", "cpu"))
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 class Run:
     """A model in training: ``step()`` does one step and returns the values to log.
 
@@ -71,8 +67,8 @@ class Run:
         self.model = build_model(config)
         self.outside = self.model.outside() if "own" in config["model"] else None
         self.devices.wrap(self.model)
-        self.optimizer = recipe.make_optimizer(
-            self.model, self.recipe["learning_rate"], self.recipe["weight_decay"])
+        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
         self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
         self.index = 0
@@ -83,16 +79,21 @@ class Run:
             self.devices.part(torch.from_numpy(part)).to(self.device)
             for part in batch(self.dataset, self.index, self.recipe["batch"], self.config["model"]["context"],
                               self.config["seed"]))
-        rate = recipe.learning_rate(
-            self.index, self.recipe["steps"], self.recipe["learning_rate"], self.recipe["warmup_fraction"])
-        _set_rate(self.optimizer, rate)
-        watched: Any = probes.Watched() if probe else None
-        loss = self.devices.loss(inputs, targets, watched)
-        if watched is not None:
-            probes.gradient_outputs(watched)
-        loss.backward()
-        layers = None if watched is None else self._layers(watched)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"])
+        rate = recipe.learning_rate(self.recipe, self.index)
+        set_rate(self.optimizer, rate)
+        losses, seen = [], []
+        for number, rows in enumerate(zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True), 1):
+            watched: Any = probes.Watched() if probe else None
+            with self.devices.accumulating(number < self.parts):
+                loss = self.devices.loss(*rows, watched)
+                if watched is not None:
+                    probes.gradient_outputs(watched)
+                    seen.append(watched)
+                (loss / self.parts if self.parts > 1 else loss).backward()
+            losses.append(loss.detach())
+        loss = torch.stack(losses).mean() if self.parts > 1 else losses[0]
+        layers = self._layers(probes.joined(seen)) if probe else None
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"] or math.inf)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.index += 1
@@ -108,8 +109,9 @@ class Run:
     def evaluate(self, share: float = 1.0) -> float:
         """Return bits per byte on the fixed evaluation tokens, or on a fixed share of them."""
         tokens = max(1, int(share * self.recipe["evaluation_tokens"]))
-        batches = evaluation_batches(self.dataset, tokens, self.recipe["batch"], self.config["model"]["context"])
-        return recipe.evaluate(self.model, batches, self.dataset.info["bytes_per_token_validation"])
+        rows = max(1, self.recipe["batch"] // self.parts)
+        batches = evaluation_batches(self.dataset, tokens, rows, self.config["model"]["context"])
+        return evaluation.evaluate(self.model, batches, self.dataset.info["bytes_per_token_validation"])
 
     def sparsity(self) -> float:
         """Return the mean over layers of :func:`probes.sparsity` on validation text."""

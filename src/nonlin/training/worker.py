@@ -27,8 +27,9 @@ def _answer(message: dict[str, Any]) -> None:
 
 def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
-    own = "own" in request["config"]["model"]
-    options = (machine.own_candidates if own else machine.candidates)(request.get("precision", "auto"))
+    config, precision = request["config"], request.get("precision", "auto")
+    own = "own" in config.get("model", ())
+    options = machine.own_candidates(precision) if own else machine.candidates(precision, config.get("model"))
     measured = []
     for option in options:
         config = request["config"] | {"machine": option}

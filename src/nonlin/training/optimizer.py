@@ -1,0 +1,104 @@
+"""The optimizers of a recipe: torch's own AdamW, or torch's own Muon beside it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nonlin.errors import UserError
+from nonlin.training.recipe import choice
+
+
+class Optimizers:
+    """Several of torch's optimizers as one, each with parameters of its own; their states are numbered through."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all parts, one after the other."""
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        """Do one step of each."""
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters."""
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def _numbered(self) -> list[tuple[range, torch.optim.Optimizer]]:
+        found, start = [], 0
+        for part in self.parts:
+            end = start + sum(len(group["params"]) for group in part.param_groups)
+            found.append((range(start, end), part))
+            start = end
+        return found
+
+    def moments(self) -> dict[int, dict[str, Tensor]]:
+        """Return the state of each parameter by its number."""
+        return {numbers.start + number: state for numbers, part in self._numbered()
+                for number, state in part.state_dict()["state"].items()}
+
+    def put_moments(self, moments: Mapping[int, dict[str, Tensor]]) -> None:
+        """Put the states of :meth:`moments` back."""
+        for numbers, part in self._numbered():
+            ours = {number - numbers.start: moments[number] for number in numbers if number in moments}
+            part.load_state_dict(part.state_dict() | {"state": ours})
+
+
+def make_optimizer(model: nn.Module, training: Mapping[str, Any]) -> Optimizers:
+    """Return the optimizers of a recipe for a model's parameters.
+
+    Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW, fused. "muon" is Muon
+    for the matrices inside the layers and AdamW for the embedding, the output weights and all that is no matrix; its
+    updates have the root mean square of AdamW's (arXiv:2502.16982), so that one rate serves both.
+    """
+    named = dict(model.named_parameters())
+    hidden = _inside(model, named) if choice(training, "optimizer") == "muon" else set()
+    decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
+    others = [p for p in named.values() if not _decays(p)]
+    adamw = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": training["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
+        lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
+        eps=choice(training, "epsilon"), fused=True)
+    return Optimizers(*_muon([named[name] for name in named if name in hidden], training), adamw)
+
+
+def set_rate(optimizer: Optimizers, rate: float) -> None:
+    """Set the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _decays(p: Tensor) -> bool:
+    return p.ndim >= 2 and not getattr(p, "_no_weight_decay", False)
+
+
+def _inside(model: nn.Module, named: Mapping[str, Tensor]) -> set[str]:
+    """Return the names of the matrices inside the layers."""
+    layers: Any = getattr(model, "layers", None)  # their names, in a user's own model
+    places = ("blocks.",)
+    if layers is not None:
+        paths = [name.rpartition(".") for name in layers]
+        places = tuple(f"inner.{path}." if path and last.isdecimal() else f"inner.{path}{dot}{last}".rstrip(".") + "."
+                       for path, dot, last in paths)
+    outer = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    return {name for name, p in named.items()
+            if p.ndim == 2 and _decays(p) and name.startswith(places) and id(p) not in outer}
+
+
+def _muon(matrices: Iterable[Tensor], training: Mapping[str, Any]) -> list[torch.optim.Optimizer]:
+    matrices = list(matrices)
+    if not matrices:
+        return []
+    kind = getattr(torch.optim, "Muon", None)
+    if kind is None:
+        raise UserError(f"recipe: optimizer muon must come with torch 2.9 or later; this is {torch.__version__}. "
+                        "Install a later torch, or choose --optimizer adamw.")
+    return [kind(matrices, lr=training["learning_rate"], weight_decay=training["weight_decay"],
+                 momentum=choice(training, "momentum"), adjust_lr_fn="match_rms_adamw")]
