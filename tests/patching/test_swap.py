@@ -1,5 +1,7 @@
 """swap: the model computes what transformers computes with that activation; the map, the config, the way back."""
 
+import copy
+import pickle
 import re
 import subprocess
 import sys
@@ -61,6 +63,23 @@ def test_a_swapped_model_saves_as_a_checkpoint_that_computes_the_same(name, acce
     assert list(model.state_dict()) == list(state)
     fresh = family.build().config
     assert all(getattr(model.config, name) == getattr(fresh, name) for name, _, _ in report.config)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+@pytest.mark.parametrize("accelerated", [False, True], ids=["plain", "accelerated"])
+def test_copies_and_pickles_stay_swapped_and_are_restored_alone(name, accelerated):
+    family = FAMILIES[name]
+    model = awake(family.build())
+    original = output(model, family)
+    if accelerated:
+        nonlin.accelerate(model)
+    nonlin.swap(model, "relu" if family.activation == "swiglu" else "silu")
+    swapped = output(model, family)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(output(twin, family), swapped)
+        nonlin.restore(twin)
+        assert torch.equal(output(twin, family), original)
+    assert torch.equal(output(model, family), swapped)
 
 
 def test_the_parameter_map_says_what_is_kept_added_and_dropped():

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from nonlin.data import Corpus, prepare
 from nonlin.errors import UserError
-from nonlin.study import ProcessEngine, Store, run_study
-from nonlin.study.engines import ask
+from nonlin.study import ProcessEngine, Store, defaults, run_study
+from nonlin.study.engines import Request, ask
 from nonlin.study.engines.slurm_job import refusal
+from nonlin.training.config import CHECKPOINT
 from tests.study import studies
 from tests.study.engines import slurm_cluster
 from tests.study.engines.comparing import comparable
@@ -186,6 +188,45 @@ def test_a_preempted_job_runs_again(cluster, tmp_path, monkeypatch):
     assert urgent and beat.exists() and results["status"] == "complete"
     records = [json.loads(path.read_text()) for path in (tmp_path / "study" / "trials").glob("*/result.json")]
     assert any(record["restarts"] >= 1 for record in records)
+
+
+@pytest.mark.slow
+def test_a_run_longer_than_the_time_limit_goes_on_from_its_checkpoint(cluster, tmp_path):
+    """A job of one minute, told to save after half of it, whose run takes two or more."""
+    text = b"the same words again and again, in every order\n" * 2000
+    info = prepare(Corpus((("a.txt", text),), "a text", "user"), tmp_path / "data")
+    model = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": 2, "context": 32, "vocabulary": 256, "hidden": 64}
+    training = {"steps": 1000, "batch": 8, "learning_rate": 1e-2} | defaults.TRAINING | {"evaluation_tokens": 1024}
+    config = {"format": 2, "purpose": "judge", "activation": {"name": "gelu", "formula": None}, "model": model,
+              "data": {"sha256": info["sha256"], "tokenizer": "bytes"}, "training": training,
+              "seed": 1, "streams": {"feed_forward": "pointwise"},
+              "machine": {"engine": "torch", "dtype": "float32", "threads": 1, "device": "cpu"}}
+    with ProcessEngine(tmp_path / "data", 1) as here:
+        speed = ask(here, {"do": "measure", "config": config, "seconds": 2.0})["tokens_per_second"]
+        training["steps"] = int(100 * speed / 256)
+        here.start(_trial(config, tmp_path / "at-once"), next(iter(here.free())))
+        whole = _answer(here)
+    with SlurmEngine(tmp_path, {"time": "1", "signal_delay_s": "30"}, 1, look_seconds=1.0) as slurm:
+        slurm.start(request := _trial(config, tmp_path / "in-parts"), next(iter(slurm.free())))
+        parts = _answer(slurm)
+    assert parts.pop("restarts") >= 1 and parts.pop("processor")
+    assert studies.without_timing(parts) == studies.without_timing(whole)
+    assert not (request.folder / CHECKPOINT).exists()
+
+
+def _trial(config, folder):
+    folder.mkdir()
+    return Request({"do": "trial", "config": config, "checkpoint_seconds": 60.0}, "a run", 1, folder)
+
+
+def _answer(engine):
+    deadline = time.monotonic() + 1200
+    while time.monotonic() < deadline:
+        for event in engine.poll(1.0):
+            assert event.kind in ("progress", "done", "told"), event
+            if event.kind == "done":
+                return dict(event.value)
+    raise AssertionError("no answer")
 
 
 def test_nodes_that_differ_are_refused_or_left_out():
