@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
     from nonlin.patching.swap import swap
+    from nonlin.surroundings import Doctor, doctor
 
     claims: ClaimsPackage
 
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "compare", "resume_study", "load_study", "watch", "Study", "claims", "advise", "check", "Checkup",
+    "doctor", "Doctor",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
@@ -59,6 +61,8 @@ _HOMES = {
     "advise": "nonlin.advice",
     "check": "nonlin.checkup",
     "Checkup": "nonlin.checkup",
+    "doctor": "nonlin.surroundings",
+    "Doctor": "nonlin.surroundings",
     "get": "nonlin.functions",
     "names": "nonlin.functions",
     "define": "nonlin.functions",

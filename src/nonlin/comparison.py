@@ -343,6 +343,7 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
         with progress, LivePage(store.directory):
             results = finite(run_study(plan, store, engine, progress, environment))
         folder = StudyFolder(store.directory, plan, results)
+        Study(folder).write_runs()
         if results["status"] == "interrupted":
             raise Interrupted(f"Stopped; every finished run is kept in {store.directory}. The same call continues.",
                               Study(folder))
@@ -362,6 +363,8 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
             say(line)
         return plan
     assert request is not None  # load() found a plan where none was given
+    if not environment["compiler"] and not environment["native_engine"]:
+        say("No C++ compiler is here: torch trains the models, which is slower. `nonlin doctor` says how to get one.")
     say("Measuring this machine …")
     arm = request.arms[0]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]

@@ -1,5 +1,7 @@
 """A study as an object: what ``nonlin.compare`` and ``nonlin.load_study`` return."""
 
+import csv
+import io
 import time
 import webbrowser
 from collections.abc import Iterator, Mapping
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nonlin.errors import UserError, unknown_name
+from nonlin.files import write_atomically, writing
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
 from nonlin.study.engines import ask
@@ -117,6 +120,32 @@ class Study:
             raise UserError("Study.to_pandas: pandas must be installed; it is not. pip install pandas, or read "
                             "Study.runs(), which needs nothing.") from error
         return pandas.DataFrame([run.as_dict() for run in self.runs()], columns=list(Run.__struct_fields__))
+
+    def write_runs(self) -> Path:
+        """Write runs.csv in the study's folder, the table of :meth:`to_pandas`; return its path."""
+        path = self.directory / "runs.csv"
+        buffer = io.StringIO()
+        rows = csv.writer(buffer, lineterminator="\n")
+        rows.writerow(Run.__struct_fields__)
+        rows.writerows(run.as_dict().values() for run in self.runs())
+        with writing(self.directory):
+            write_atomically(path, buffer.getvalue())
+        return path
+
+    def to_latex(self) -> str:
+        """Return the verdicts as a table for LaTeX (package booktabs), the best first, the rule in its caption."""
+        from nonlin.report import paper
+
+        return paper.table(self.folder.results or {})
+
+    def write_paper(self, inches: float = 3.25) -> list[Path]:
+        """Write paper/ in the study's folder: the table for LaTeX and the figures as PDF; return their paths.
+
+        ``inches`` is the width of a column; drawings side by side are as wide as a page of two.
+        """
+        from nonlin.report import paper
+
+        return paper.write(self.directory, inches)
 
     def best_trial(self, name: str) -> str:
         """Return the hash of an arm's judged run of least loss; UserError where it has none."""

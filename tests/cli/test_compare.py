@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -23,8 +24,8 @@ def test_a_study_from_end_to_end(study):
         assert arm["learning_rate"] in {run["learning_rate"] for run in arm["tuning"]}
         assert arm["timing"]["tokens_per_second"] > 0 and arm["timing"]["peak_memory_bytes"] > 1e7
     assert {path.name for path in study.folder.iterdir() if path.name[0] != "."} == {
-        "data", "figures", "model", "plan.json", "report.html", "results.csv", "results.json", "samples.json",
-        "trials"}
+        "data", "figures", "model", "plan.json", "report.html", "results.csv", "results.json", "runs.csv",
+        "samples.json", "trials"}
     runs = {path.name for path in (study.folder / "trials").iterdir()}
     known = {run["config_hash"] for arm in study.arms.values() for run in (*arm["judged"], *arm["tuning"])}
     assert runs == known
@@ -61,6 +62,40 @@ def test_results_csv_holds_the_same_numbers(study):
     assert list(rows) == list(study.arms)
     for name, arm in study.arms.items():
         assert float(rows[name]["bits_per_byte"]) == arm["bits_per_byte"] and rows[name]["verdict"] == arm["verdict"]
+
+
+def test_runs_csv_has_one_row_a_run_and_every_seed(study):
+    with (study.folder / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["config_hash"] for row in rows}) == len(rows)
+    for name, arm in study.arms.items():
+        for purpose, runs in (("judge", arm["judged"]), ("tune", arm["tuning"])):
+            mine = [row for row in rows if (row["activation"], row["purpose"]) == (name, purpose)]
+            assert sorted((r["config_hash"], int(r["seed"]), float(r["bits_per_byte"])) for r in mine) == sorted(
+                (run["config_hash"], run["seed"], run["bits_per_byte"]) for run in runs)
+
+
+def test_a_paper_gets_a_table_and_figures_of_its_size(nonlin, study):
+    pandas = pytest.importorskip("pandas")
+    from nonlin import load_study
+
+    told = json.loads(nonlin.call("report", study.folder, "--latex", "--json").stdout)
+    names = {path.rsplit("/", 1)[1] for path in told["paper"]}
+    assert names == {"verdicts.tex"} | {f"{path.stem}.pdf" for path in (study.folder / "figures").glob("*.svg")}
+    tex = (study.folder / "paper" / "verdicts.tex").read_text()
+    assert tex == load_study(study.folder).to_latex()
+    body = tex.split(r"\midrule")[1].split(r"\bottomrule")[0]
+    assert len(body.strip().splitlines()) == len(study.arms) and body.count(" & ") == 5 * len(study.arms)
+    for arm in study.arms.values():
+        assert f"{arm['bits_per_byte']:.4f}" in body
+    for pdf in (study.folder / "paper").glob("*.pdf"):
+        found = re.search(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+)", pdf.read_bytes())
+        assert found and round(float(found[1]) / 72, 2) in (3.25, 6.75), (pdf, found)
+        assert b"/Subtype /Image" not in pdf.read_bytes()  # drawn, not painted
+    frame = load_study(study.folder).to_pandas()
+    again = pandas.read_csv(study.folder / "runs.csv", dtype={"config_hash": str})
+    assert list(again.columns) == list(frame.columns) and len(again) == len(frame)
+    shutil.rmtree(study.folder / "paper")  # other tests list the folder
 
 
 def test_the_winners_model_loads_in_transformers_with_equal_logits(study):

@@ -23,6 +23,7 @@ _COMMANDS = {
     "report": "Build a study's page again, of one that runs or was stopped too.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",
+    "doctor": "Say what is here for nonlin, what is missing, and how to get it.",
 }
 _USER, _FAILED, _INTERRUPTED = 2, 3, 130
 _PATIENCE = 3  # interrupts until the program ends at once

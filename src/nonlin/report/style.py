@@ -69,8 +69,7 @@ def write_files(figure: Figure, folder: Path, name: str) -> None:
     for role, (_, paper) in _ROLES.items():
         text = text.replace(role, paper)
     write_atomically(folder / f"{name}.svg", text)
-    for artist in figure.findobj():
-        _repaint(artist)
+    repaint(figure)
     figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
 
 
@@ -79,6 +78,12 @@ def _svg(figure: Figure, name: str) -> str:
     with matplotlib.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def repaint(figure: Figure) -> None:
+    """Turn a figure's role colours into those of paper."""
+    for artist in figure.findobj():
+        _repaint(artist)
 
 
 def _repaint(artist) -> None:

@@ -5,6 +5,7 @@ the hash that its name ends with.
 """
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -65,6 +67,14 @@ def compiler() -> str | None:
     return None
 
 
+def version(command: str) -> str:
+    """Return the first line of what a compiler says of itself, or an empty text."""
+    try:
+        return (_run([command, "--version"]).splitlines() or [""])[0]
+    except FAILURES:
+        return ""
+
+
 def interleaving(command: str) -> tuple[str, ...]:
     """Return the flags that make a C++ compiler interleave independent chains of instructions.
 
@@ -82,6 +92,16 @@ def including(headers: Iterable[Path]) -> list[str]:
     return [flag for folder in dict.fromkeys(header.parent for header in headers) for flag in ("-iquote", str(folder))]
 
 
+class NoCompiler(OSError):
+    """There is no C++ compiler on the PATH."""
+
+
+@functools.cache
+def _say_once() -> None:
+    warnings.warn("no C++ compiler (g++, c++ or clang++) is on the PATH: torch computes what did not come compiled "
+                  "with the package, which is slower. `nonlin doctor` says how to get one.", stacklevel=2)
+
+
 def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequence[Path]) -> Path:
     """Compile C++ text to a shared object in the cache and return its path; a second call compiles nothing.
 
@@ -89,7 +109,8 @@ def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequ
     """
     command = compiler()
     if command is None:
-        raise OSError("no C++ compiler (g++, c++ or clang++) on the PATH")
+        _say_once()
+        raise NoCompiler("no C++ compiler (g++, c++ or clang++) on the PATH")
     included = "".join(header.read_text() for header in headers)
     text = "\0".join((source, included, _run([command, "--version"]), " ".join(flags), _processor()))
     folder = private_folder(cache_folder())

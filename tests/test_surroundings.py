@@ -1,0 +1,87 @@
+"""``nonlin doctor``: what is here and what is missing, on a machine whole and on one with parts taken away."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+import nonlin
+from nonlin import surroundings
+from nonlin.cli import program
+from nonlin.kernels.cpu import build
+
+# In a process of its own, where neither a compiler nor the installed library can be found.
+WITHOUT = """
+import sys, warnings
+from nonlin.kernels.cpu import build
+build.installed_library = lambda: None
+import torch, nonlin
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    x = torch.linspace(-3, 3, 7)
+    for name in ("silu", "mish", "gelu"):
+        assert torch.isfinite(nonlin.nn.Activation(name)(x)).all()
+found = nonlin.doctor()
+print(len([w for w in said if "no C++ compiler" in str(w.message)]), found.grade, found.part("compiler").here)
+print(found)
+"""
+
+
+def test_every_part_is_said_with_what_it_is_for():
+    found = nonlin.doctor()
+    assert found.part("compiler").here == (build.compiler() is not None)
+    assert found.part("GPU").found and found.torch and found.cores >= 1
+    assert {f"nonlin[{extra}]" for extra in surroundings.EXTRAS} <= {part.name for part in found.parts}
+    for part in found.parts:
+        assert part.serves and (part.here or part.get), part
+    assert (found.grade == "fine") == (found.part("kernels").here and found.part("transformer kernels").here)
+
+
+def test_extras_are_those_of_the_package():
+    """An extra that a person can install is one that the doctor knows."""
+    import tomllib
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) - {"dev", "docs"} == set(surroundings.EXTRAS)
+
+
+def test_what_is_missing_comes_with_how_to_get_it(monkeypatch):
+    real = surroundings.importlib.util.find_spec
+    monkeypatch.setattr(surroundings.importlib.util, "find_spec",
+                        lambda name, *a: None if name == "ray" else real(name, *a))
+    part = nonlin.doctor().part("nonlin[ray]")
+    assert not part.here and "ray" in part.found and part.get == "pip install 'nonlin[ray]'"
+    assert "pip install 'nonlin[ray]'" in str(nonlin.doctor())
+
+
+def test_without_a_compiler_it_is_said_once_and_torch_computes(tmp_path):
+    environment = {"PATH": str(tmp_path), "NONLIN_CACHE": str(tmp_path), "PYTHONPATH": ":".join(sys.path),
+                   "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, *rest = done.stdout.splitlines()
+    assert first == "1 serious False", done.stdout
+    text = "\n".join(rest)
+    assert "✗ compiler" in text and surroundings.compiler_advice() in text
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin", "Windows", "Plan9"])
+def test_every_system_has_an_advice(monkeypatch, system):
+    monkeypatch.setattr(surroundings.platform, "system", lambda: system)
+    assert surroundings.compiler_advice()
+
+
+def test_the_command_prints_json_and_its_status_is_a_finding():
+    done = CliRunner().invoke(program, ["doctor", "--json"])
+    told = json.loads(done.stdout)
+    assert done.exit_code == (1 if told["grade"] == "serious" else 0)
+    assert told["nonlin"] == nonlin.__version__ and any(part["name"] == "kernels" for part in told["parts"])
+
+
+def test_a_compiler_that_says_nothing_is_no_mistake(tmp_path):
+    assert build.version(str(tmp_path / "none")) == ""
+    assert build.version(shutil.which("true") or "true") == ""
