@@ -36,7 +36,7 @@ def test_every_part_is_said_with_what_it_is_for():
     assert found.part("GPU").found and found.torch and found.cores >= 1
     assert {f"nonlin[{extra}]" for extra in surroundings.EXTRAS} <= {part.name for part in found.parts}
     for part in found.parts:
-        assert part.serves and (part.here or part.get), part
+        assert part.serves and (part.here or part.remedy), part
     assert (found.grade == "fine") == (found.part("kernels").here and found.part("transformer kernels").here)
 
 
@@ -54,7 +54,7 @@ def test_what_is_missing_comes_with_how_to_get_it(monkeypatch):
     monkeypatch.setattr(surroundings.importlib.util, "find_spec",
                         lambda name, *a: None if name == "ray" else real(name, *a))
     part = nonlin.doctor().part("nonlin[ray]")
-    assert not part.here and "ray" in part.found and part.get == "pip install 'nonlin[ray]'"
+    assert not part.here and "ray" in part.found and part.remedy == "pip install 'nonlin[ray]'"
     assert "pip install 'nonlin[ray]'" in str(nonlin.doctor())
 
 

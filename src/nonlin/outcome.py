@@ -141,7 +141,7 @@ class Study:
     def write_paper(self, inches: float = 3.25) -> list[Path]:
         """Write paper/ in the study's folder: the table for LaTeX and the figures as PDF; return their paths.
 
-        ``inches`` is the width of a column; drawings side by side are as wide as a page of two.
+        ``inches`` is the width of a column; drawings of two panels are as wide as a page of two columns.
         """
         from nonlin.report import paper
 

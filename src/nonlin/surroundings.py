@@ -32,11 +32,11 @@ class Part(Record, frozen=True, kw_only=True):
     here: bool
     found: str
     serves: str
-    get: str | None = None
+    remedy: str | None = None
 
 
 class Doctor(Record, frozen=True, kw_only=True):
-    """What a machine has for nonlin. ``grade`` is "serious" where computing is slow without need, else "fine"."""
+    """The parts of a machine that nonlin uses. ``grade`` is "serious" where computing is slow without need, else "fine"."""
 
     nonlin: str
     python: str
@@ -63,7 +63,7 @@ class Doctor(Record, frozen=True, kw_only=True):
         for p in self.parts:
             lines.append(f"{'✓' if p.here else '✗'} {p.name:<{width}}  {p.found}")
             if not p.here:
-                lines.append(f"  {'':<{width}}  for {p.serves}" + (f". To get it: {p.get}" if p.get else ""))
+                lines.append(f"  {'':<{width}}  for {p.serves}" + (f". To get it: {p.remedy}" if p.remedy else ""))
         return "\n".join(lines)
 
 
@@ -101,7 +101,7 @@ def _compiler() -> Part:
 
     path = build.compiler()
     version = "none of g++, c++ and clang++ is on the PATH" if path is None else f"{path}, {build.version(path)}"
-    return Part(name="compiler", here=path is not None, found=version, get=compiler_advice(),
+    return Part(name="compiler", here=path is not None, found=version, remedy=compiler_advice(),
                 serves="kernels of formulas of your own, and of the small model; all others come with the package")
 
 
@@ -124,10 +124,10 @@ def _kernels() -> list[Part]:
     transformer = native.library() is not None
     without = f"a compiler ({compiler_advice()})" if build.compiler() is None else "see the reason"
     return [
-        Part(name="kernels", here=says.backend == "compiled", found=says.reason, get=without,
+        Part(name="kernels", here=says.backend == "compiled", found=says.reason, remedy=without,
              serves="fast activations and feed-forward blocks on the CPU; torch computes instead"),
         Part(name="transformer kernels", here=transformer, found="compiled for this processor" if transformer else
-             native.unavailable(), get=without, serves="fast training of the small model; torch computes instead")]
+             native.unavailable(), remedy=without, serves="fast training of the small model; torch computes instead")]
 
 
 def _gpu(torch: str | None) -> list[Part]:
@@ -140,7 +140,7 @@ def _gpu(torch: str | None) -> list[Part]:
     built = library.version.cuda or library.version.hip
     found = ", ".join(names) if here else ("none that torch can use" if built else
                                            "none, and this torch is built for the CPU alone")
-    return [Part(name="GPU", here=here, found=found, serves="larger models", get="a machine with one, and a torch that "
+    return [Part(name="GPU", here=here, found=found, serves="larger models", remedy="a machine with one, and a torch that "
                  "is built for it (pytorch.org/get-started)")]
 
 
@@ -151,6 +151,6 @@ def _extras() -> list[Part]:
         versions = [f"{m} {_version({'sklearn': 'scikit-learn'}.get(m, m)) or ''}".strip() for m in modules
                     if m not in missing]
         parts.append(Part(name=f"nonlin[{extra}]", here=not missing, serves=serves,
-                          get=f"pip install 'nonlin[{extra}]'", found=", ".join(versions) if not missing else
+                          remedy=f"pip install 'nonlin[{extra}]'", found=", ".join(versions) if not missing else
                           f"{', '.join(missing)} not installed"))
     return parts

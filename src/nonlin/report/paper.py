@@ -17,7 +17,7 @@ COLUMN_INCHES, PAGE_INCHES = 3.25, 6.75
 """The widths of one column and of both, in the usual styles of two columns."""
 
 _LARGEST, _SMALLEST = 8.0, 6.0  # points, of the letters in a figure
-_ON_A_PAGE = ("curves", "layers", "costs")  # drawings side by side
+_ON_A_PAGE = ("curves", "layers", "costs")  # drawings of two panels
 _SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -25,7 +25,7 @@ _SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": 
 def write(directory: str | Path, inches: float = COLUMN_INCHES) -> list[Path]:
     """Write paper/verdicts.tex and paper/*.pdf for the study in a folder; return their paths.
 
-    ``inches`` is the width of a column; drawings side by side are as wide as two with their gap. Raises UserError
+    ``inches`` is the width of a column; drawings of two panels are as wide as two with their gap. Raises UserError
     where the folder holds no study.
     """
     folder = load(directory)
@@ -48,7 +48,7 @@ def _draw(study: Study, name: str, target: Path, inches: float) -> Path:
         drawn, height = figure.get_size_inches()
         figure.set_size_inches(width, height * max(width / drawn, 0.6))
         for text in figure.findobj(Text):
-            text.set_fontsize(max(_SMALLEST, min(_LARGEST, text.get_fontsize() * _LARGEST / 10)))
+            text.set_fontsize(max(_SMALLEST, min(_LARGEST, float(text.get_fontsize()) * _LARGEST / 10)))
         style.repaint(figure)
         path = target / f"{name}.pdf"
         figure.savefig(path, format="pdf", facecolor="white", metadata={"CreationDate": None})
