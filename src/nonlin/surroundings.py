@@ -36,7 +36,7 @@ class Part(Record, frozen=True, kw_only=True):
 
 
 class Doctor(Record, frozen=True, kw_only=True):
-    """The parts of a machine that nonlin uses. ``grade`` is "serious" where computing is slow without need, else "fine"."""
+    """The parts of a machine that nonlin uses. ``grade`` is "serious" where something missing makes it slow."""
 
     nonlin: str
     python: str
@@ -140,8 +140,8 @@ def _gpu(torch: str | None) -> list[Part]:
     built = library.version.cuda or library.version.hip
     found = ", ".join(names) if here else ("none that torch can use" if built else
                                            "none, and this torch is built for the CPU alone")
-    return [Part(name="GPU", here=here, found=found, serves="larger models", remedy="a machine with one, and a torch that "
-                 "is built for it (pytorch.org/get-started)")]
+    return [Part(name="GPU", here=here, found=found, serves="larger models",
+                 remedy="a machine with one, and a torch that is built for it (pytorch.org/get-started)")]
 
 
 def _extras() -> list[Part]:
