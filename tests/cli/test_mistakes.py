@@ -33,7 +33,7 @@ MISTAKES = [
     ("compare --minutes ten", ["--minutes", "number", "ten"]),
     ("compare --seeds 3", ["--seeds", "4"]),
     ("compare --dim 97", ["dim", "even multiple of heads"]),
-    ("compare --kv-heads 2", ["kv-heads", "divide"]),
+    ("compare --dim 96 --heads 3 --kv-heads 2", ["kv-heads", "divide"]),
     ("compare --activations gelu", ["two or more"]),
     ("compare --activations gelu,swigul", ["swigul", "swiglu"]),
     ("compare --activations gelu,mine=sqrt(x)", ["mine", "value", "near zero"]),
@@ -146,7 +146,7 @@ def _outside(kind):
 
 @pytest.mark.parametrize(("option", "near"), [
     ("--device", "--devices-per-trial"), ("--seed", "--seeds"), ("--learning", "--learning-rate"),
-    ("--activatoins", "--activations"), ("--gpu", None), ("--epochs", None), ("--model", None)])
+    ("--activatoins", "--activations"), ("--gpu", None), ("--epochs", None), ("--widths", None)])
 def test_an_option_is_suggested_only_where_it_is_near(option, near, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["compare", option, "1"])

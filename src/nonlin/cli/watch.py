@@ -5,12 +5,13 @@ from typing import Any
 
 import click
 
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Between two looks.")
+@number("--seconds", 0.1, "Between two looks.", whole=False, default=2.0, show_default=True)
 @json_option
 def watch(directory: Path, seconds: float, as_json: bool) -> None:
     """Show how far the study in DIRECTORY is, and what is known, until it ends.
