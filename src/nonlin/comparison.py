@@ -50,6 +50,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
             optimizer: str | None = None, schedule: str | None = None, weight_decay: float | None = None,
             warmup: float | None = None, decay: float | None = None, clip: float | None = None,
             precision: str | None = None, accumulation: int | None = None, recipe: str | Path | None = None,
+            transfer: str | None = None,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
             out: str | Path | None = None, progress: bool = True) -> Study:
@@ -80,6 +81,8 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     for wsd, ``decay``, as shares of the steps, or as steps from 1 on; ``weight_decay``; ``clip``, the largest norm of
     the gradient (0: no limit); ``precision`` of matrix products, "float32", "bfloat16" or "auto", the faster here.
     ``recipe`` is the path of a JSON file of ``transformers.TrainingArguments``: it says what the call leaves open.
+    ``transfer`` "completep" scales rates, initial values, epsilon and decay from the default study's model to this one,
+    by parameter group: then ``learning_rate`` is that of the default study.
 
     ``engine`` is where the runs are computed: "processes" on this machine, "ray", "slurm", or an
     :class:`nonlin.study.engines.EngineChoice`; ``workers`` runs at once, by default as many as cores and memory
@@ -153,6 +156,7 @@ class Asked:
     precision: str | None = None
     accumulation: int | None = None
     recipe: str | Path | None = None
+    transfer: str | None = None
 
     def __post_init__(self):
         for one in fields(self):

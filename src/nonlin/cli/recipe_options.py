@@ -9,6 +9,7 @@ import click
 from nonlin.cli.numbers import number
 from nonlin.study import defaults
 from nonlin.training.recipe import DEFAULTS, OPTIMIZERS, PRECISIONS, SCHEDULES
+from nonlin.training.transfer import RULES
 
 
 # An option that is not given is None: then a recipe's file may say it.
@@ -35,6 +36,8 @@ _OPTIONS = (
     _number("--clip", 0, "Largest norm of the gradient; 0 for none.", defaults.TRAINING["clip"]),
     _choice("--precision", click.Choice(PRECISIONS), "Of matrix products; auto is the faster one.",
             defaults.PRECISION),
+    click.option("--transfer", type=click.Choice(RULES), help="Scale rates, initial values, epsilon and decay by "
+                 "parameter group, from the default study's model to this one. Default: no transfer."),
 )
 
 

@@ -98,11 +98,12 @@ class Queue:
 class Jobs:
     """The records of finished jobs, the jobs that run, and those that wait; ``told`` gets what people should know.
 
-    ``lost`` counts the attempts that came to nothing, by cause; ``failed`` holds what failed by itself.
+    ``lost`` counts the attempts that came to nothing, by cause; ``failed`` holds what failed by itself. ``trunks`` is
+    a folder in which runs that differ in their length share their beginning (see :mod:`nonlin.training.trunks`).
     """
 
-    def __init__(self, store: Store, engine: Engine, told: Callable[[str], None]):
-        self.store, self.engine, self.told = store, engine, told
+    def __init__(self, store: Store, engine: Engine, told: Callable[[str], None], trunks: Path | None = None):
+        self.store, self.engine, self.told, self.trunks = store, engine, told, trunks
         self.records: dict[str, dict[str, Any]] = {}
         self.running: dict[Handle, Running] = {}
         self.waiting = Queue()
@@ -137,9 +138,9 @@ class Jobs:
             self.store.clear(folder)
         self.waiting.push(job, priority, group)
 
-    @staticmethod
-    def _body(job: Job) -> dict[str, Any]:
-        return {"do": job.request, "config": job.config, "checkpoint_seconds": _CHECKPOINT_SECONDS}
+    def _body(self, job: Job) -> dict[str, Any]:
+        body = {"do": job.request, "config": job.config, "checkpoint_seconds": _CHECKPOINT_SECONDS}
+        return body if self.trunks is None else body | {"trunks": str(self.trunks.absolute())}
 
     @property
     def busy(self) -> bool:

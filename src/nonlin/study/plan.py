@@ -13,7 +13,7 @@ from nonlin.study.budget import choose_steps, predict
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
 from nonlin.subject.words import headline, own_lines
-from nonlin.training import recipe
+from nonlin.training import recipe, transfer
 
 
 class Sealed:
@@ -100,6 +100,10 @@ class Plan(Sealed):
         """Return how long a trial takes by the measured speeds."""
         return self.budget["timing"]["trials"][name][f"{purpose}_seconds"]
 
+    def _transfer_text(self, tokens: int) -> list[str]:
+        asked = self.training.get("transfer")
+        return [transfer.describe(asked, self.model, tokens)] if asked else []
+
     def _repeats(self, tokens: int) -> list[str]:
         """A word on text that is read more often than new text is worth."""
         times = tokens / self.data.get("train_tokens", math.inf)
@@ -147,6 +151,7 @@ class Plan(Sealed):
             f"(they differ by at most {worst:.1%}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
             recipe.describe(self.training, self.model, self.machine),
+            *self._transfer_text(max(lengths)),
             *self.notes,
             self._tuning_text(),
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",

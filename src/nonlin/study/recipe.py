@@ -10,12 +10,16 @@ from nonlin.errors import UserError, rule
 from nonlin.study import defaults
 from nonlin.training.arguments import read_training_arguments
 from nonlin.training.recipe import without_defaults
+from nonlin.training.transfer import transfer_of
 
 #: The words of a recipe: options of ``nonlin compare`` and arguments of :func:`nonlin.compare`.
 WORDS = ("learning_rate", "batch", "steps", "optimizer", "schedule", "weight_decay", "warmup", "decay", "clip",
-         "precision", "accumulation")
+         "precision", "accumulation", "transfer")
 _TRAINING = ("optimizer", "schedule", "weight_decay", "clip", "accumulation", "final_fraction", "beta1", "beta2",
              "epsilon")
+#: The model whose learning rates a transfer carries over: that of the default study.
+_BASE = {"layers": defaults.LAYERS, "dim": defaults.DIM, "heads": defaults.HEADS, "kv_heads": defaults.KV_HEADS,
+         "tokens": defaults.STEPS * defaults.BATCH * defaults.CONTEXT}
 _TOKENS = re.compile(r"(\d{1,15})\s*tokens\Z")
 
 
@@ -34,6 +38,9 @@ def recipe_values(asked: Mapping[str, Any], file: str | Path | None, context: in
     for word in ("warmup", "decay"):
         if word in words:
             training |= _length(word, words[word])
+    if "transfer" in words:
+        training["transfer"] = transfer_of(words["transfer"], _BASE,
+                                           words.get("learning_rate", learning_rate))
     return {
         "learning_rate": words.get("learning_rate", learning_rate),
         "batch": _sequences(words.get("batch", defaults.BATCH), context),

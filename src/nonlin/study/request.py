@@ -8,7 +8,7 @@ from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.study import defaults
-from nonlin.training import recipe
+from nonlin.training import recipe, transfer
 
 MATCHES = ("params", "flops", "time", "width")
 ROLES = ("tuned", "checked", "carried")
@@ -105,6 +105,8 @@ class Request:
         if self.precision not in recipe.PRECISIONS:
             raise unknown_name("precision", self.precision, recipe.PRECISIONS)
         recipe.check(self.training)
+        if "transfer" in self.training:
+            transfer.check_model(self.training["transfer"], self.training, self.model)
         parts = recipe.choice(self.training, "accumulation")
         if self.batch % parts:
             raise UserError(rule("compare", "accumulation", f"divide the batch of {self.batch} sequences", parts,

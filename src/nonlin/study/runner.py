@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
@@ -20,8 +21,11 @@ _TELLING_SHARE = 0.05  # of the time, at most, goes into telling
 
 
 def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | None = None,
-              environment: Mapping[str, Any] | None = None) -> dict[str, Any]:
+              environment: Mapping[str, Any] | None = None, trunks: Path | None = None) -> dict[str, Any]:
     """Run what is missing of a plan and return its results, written to the store too.
+
+    Studies of one model that differ in the length of their runs share the beginnings of those of "wsd" where they are
+    given one folder for ``trunks``; no result depends on it.
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
@@ -31,7 +35,7 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
     store.must_go_on(plan)
     with store.lock():
         store.create(plan)
-        study = _Study(plan, store, engine, listener or (lambda _: None))
+        study = _Study(plan, store, engine, listener or (lambda _: None), trunks)
         interrupted = False
         try:
             study.run()
@@ -58,9 +62,9 @@ def _all_diverged(plan: Plan, study: "_Study") -> UserError:
 
 
 class _Study:
-    def __init__(self, plan: Plan, store: Store, engine: Engine, listener: Listener):
+    def __init__(self, plan: Plan, store: Store, engine: Engine, listener: Listener, trunks: Path | None = None):
         self.plan, self.engine, self.listener = plan, engine, listener
-        self.jobs = Jobs(store, engine, lambda text: self.tell(message=text))
+        self.jobs = Jobs(store, engine, lambda text: self.tell(message=text), trunks)
         self.records = self.jobs.records
         self.schedule, self.pulse = Schedule(plan), Pulse(store.directory)
         self.began, self.told, self.telling = time.monotonic(), 0.0, 0.0

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError
+from nonlin.training import transfer
 from nonlin.training.recipe import choice
 
 
@@ -51,28 +52,61 @@ class Optimizers:
             part.load_state_dict(part.state_dict() | {"state": ours})
 
 
-def make_optimizer(model: nn.Module, training: Mapping[str, Any]) -> Optimizers:
-    """Return the optimizers of a recipe for a model's parameters.
+def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping[str, Any] | None = None
+                   ) -> Optimizers:
+    """Return the optimizers of a recipe for a model's parameters; ``shape``, the model's sizes, is for a transfer.
 
     Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW, fused. "muon" is Muon
     for the matrices inside the layers and AdamW for the embedding, the output weights and all that is no matrix; its
     updates have the root mean square of AdamW's (arXiv:2502.16982), so that one rate serves both.
     """
     named = dict(model.named_parameters())
+    if "transfer" in training:
+        assert shape is not None
+        return Optimizers(_adamw(_transferred(named, training, shape), training))
     hidden = _inside(model, named) if choice(training, "optimizer") == "muon" else set()
     decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
     others = [p for p in named.values() if not _decays(p)]
-    adamw = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": training["weight_decay"]}, {"params": others, "weight_decay": 0.0}],
-        lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
-        eps=choice(training, "epsilon"), fused=True)
+    adamw = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
+                    {"params": others, "weight_decay": 0.0}], training)
     return Optimizers(*_muon([named[name] for name in named if name in hidden], training), adamw)
+
+
+def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any]) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        groups, lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
+        eps=choice(training, "epsilon"), fused=True)
+
+
+def _transferred(named: Mapping[str, Tensor], training: Mapping[str, Any], shape: Mapping[str, Any]
+                 ) -> list[dict[str, Any]]:
+    """Return a group a role, with its factor on the rate, its epsilon, and its decay independent of the rate."""
+    asked, found = training["transfer"], []
+    longer = transfer.horizon(asked, training["steps"] * training["batch"] * shape["context"])
+    for role, group in transfer.groups(asked, shape).items():
+        params = [p for name, p in named.items() if transfer.role_of(name) == role]
+        factor = group.rate * longer
+        # AdamW multiplies the decay by the rate.
+        decay = training["weight_decay"] * asked["learning_rate"] / (training["learning_rate"] * factor)
+        found.append({"params": params, "weight_decay": decay if group.decays else 0.0, "rate_factor": factor,
+                      "eps": choice(training, "epsilon") * group.epsilon})
+    return [group for group in found if group["params"]]
+
+
+@torch.no_grad()
+def scale_initial(model: nn.Module, training: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    """Give a model that was just made the initial values that its recipe's transfer wants."""
+    if "transfer" not in training:
+        return
+    factors = transfer.groups(training["transfer"], shape)
+    for name, p in model.named_parameters():
+        p.mul_(factors[transfer.role_of(name)].initial)
 
 
 def set_rate(optimizer: Optimizers, rate: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def _decays(p: Tensor) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
+from nonlin.training import transfer
 
 OPTIMIZERS = ("adamw", "muon")
 SCHEDULES = ("linear", "cosine", "wsd")
@@ -52,6 +53,8 @@ def check(training: Mapping[str, Any]) -> None:
     for name in ("beta1", "beta2", "momentum"):  # at 1 a moment never moves
         if choice(training, name) == 1:
             raise _wrong(name, "be below 1", 1)
+    if "transfer" in training:
+        transfer.check(training["transfer"])
     count = choice(training, "accumulation")
     if not isinstance(count, int) or count < 1:
         raise _wrong("accumulation", "be a whole number from 1 on", count)

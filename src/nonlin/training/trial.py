@@ -30,7 +30,8 @@ from nonlin.training import evaluation, machine, probes, recipe
 from nonlin.training.checkpoint import Checkpoints
 from nonlin.training.config import METRICS, config_hash, definition_of
 from nonlin.training.devices import devices_of
-from nonlin.training.optimizer import make_optimizer, set_rate
+from nonlin.training.optimizer import make_optimizer, scale_initial, set_rate
+from nonlin.training.trunks import Trunks
 
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
@@ -51,6 +52,7 @@ def build_model(config: dict[str, Any]) -> Any:
     chosen = engine(settings["engine"], settings["dtype"])
     model = LanguageModel(ModelConfig(**config["model"]), definition_of(config), chosen, config["seed"],
                           config.get("streams", {}).get("feed_forward"))  # older studies name none
+    scale_initial(model, config["training"], config["model"])
     return model.to(settings.get("device", "cpu"))
 
 
@@ -67,7 +69,7 @@ class Run:
         self.model = build_model(config)
         self.outside = self.model.outside() if "own" in config["model"] else None
         self.devices.wrap(self.model)
-        self.optimizer = make_optimizer(self.model, self.recipe)
+        self.optimizer = make_optimizer(self.model, self.recipe, config["model"])
         self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
         self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
@@ -128,10 +130,11 @@ class Run:
 
 
 class _Log:
-    """metrics.jsonl: a new file each run, or the beginning of one that a checkpoint knows."""
+    """metrics.jsonl: a new file each run, which may begin as another, or the part of one that a checkpoint knows."""
 
-    def __init__(self, path: Path, known_bytes: int = 0):
+    def __init__(self, path: Path, known_bytes: int = 0, begin: str = ""):
         self.file = path.open("r+" if known_bytes else "w", buffering=1)
+        self.file.write(begin)
         if known_bytes:
             self.file.truncate(known_bytes)
             self.file.seek(known_bytes)
@@ -141,10 +144,12 @@ class _Log:
 
 
 def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
-              progress: Progress | None = None, checkpoints: Checkpoints | None = None) -> dict[str, Any]:
+              progress: Progress | None = None, checkpoints: Checkpoints | None = None, trunks: Path | None = None
+              ) -> dict[str, Any]:
     """Train one model and return its record; metrics go to ``trial_dir/metrics.jsonl`` as they come.
 
     With ``checkpoints`` the run goes on from the checkpoint that lies there, and may be asked to stop (Stopped).
+    ``trunks`` is a folder in which runs of "wsd" that differ in their length share their beginning.
 
     A run whose loss stops being a number, or climbs 3 nats above its first, is "diverged": a result.
     Everything outside the record's "timing" is a function of ``config`` and the data alone, on one machine.
@@ -155,7 +160,7 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
                         "Start a new study in another folder.")
     trial_dir.mkdir(parents=True, exist_ok=True)
     machine.reset_peak_memory()
-    outcome, run = _run(config, dataset, trial_dir, progress or (lambda _: None), checkpoints)
+    outcome, run = _run(config, dataset, trial_dir, progress or (lambda _: None), checkpoints, trunks)
     record = {
         "format": 1, "config_hash": config_hash(config), **outcome,
         "parameters": sum(p.numel() for p in run.model.parameters()), "hidden": config["model"]["hidden"],
@@ -183,11 +188,12 @@ def _of_model(config: dict[str, Any], run: Run) -> dict[str, Any]:
 
 
 def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Progress,
-         checkpoints: Checkpoints | None) -> tuple[dict[str, Any], Run]:
+         checkpoints: Checkpoints | None, trunks: Path | None) -> tuple[dict[str, Any], Run]:
     """Train from the start, or from where a checkpoint lies, to the end; return what came out, and the run."""
     run, metrics = Run(config, dataset), trial_dir / METRICS
     if run.devices.size > 1:  # no checkpoints of these; and only the first process writes
-        checkpoints, metrics = None, metrics if run.devices.rank == 0 else Path(os.devnull)
+        checkpoints, trunks, metrics = None, None, metrics if run.devices.rank == 0 else Path(os.devnull)
+    trunk = Trunks(trunks, config) if trunks else None
     found = checkpoints and checkpoints.load(config_hash(config), run.model, run.optimizer)
     if found and metrics.exists() and metrics.stat().st_size >= found[0]["log_bytes"]:
         course = _Course(**found[0]["course"], losses=found[1])
@@ -195,10 +201,12 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
     else:
         if found:  # it does not belong to these metrics
             run = Run(config, dataset)
-        course, log = _Course(), _Log(metrics)
+        begun = trunk.load(run.model, run.optimizer) if trunk else None
+        course = _Course(**begun[0]["course"], losses=begun[1]) if begun else _Course()
+        log = _Log(metrics, begin=begun[0]["metrics"] if begun else "")
     run.index = course.step
     try:
-        outcome = _train(run, log, progress, course, checkpoints)
+        outcome = _train(run, log, progress, course, checkpoints, trunk)
     finally:
         log.file.close()
     if checkpoints:
@@ -224,8 +232,8 @@ class _Course:
         return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "losses"}
 
 
-def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints: Checkpoints | None
-           ) -> dict[str, Any]:
+def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints: Checkpoints | None,
+           trunk: Trunks | None) -> dict[str, Any]:
     recipe_, steps = run.recipe, run.recipe["steps"]
     before, start = course.seconds, time.perf_counter()
     if course.initial is None:
@@ -255,6 +263,10 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
             course.final = run.evaluate()
             course.best = min(course.best, course.final)
             log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=course.final)
+        if trunk and trunk.shared and done == trunk.at:
+            course.seconds = before + time.perf_counter() - start
+            trunk.save(run.model, run.optimizer, {
+                "metrics": Path(log.file.name).read_text(), "course": course.position()}, course.losses)
         if checkpoints and done < steps and checkpoints.due():
             course.seconds = before + time.perf_counter() - start
             checkpoints.save(config_hash(run.config), run.model, run.optimizer,

@@ -53,7 +53,8 @@ def train(request: dict[str, Any], told: trial.Progress) -> Any:
     checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
     _Stop.running = config["machine"].get("devices", 1) == 1
     try:
-        return trial.run_trial(config, dataset, folder, told, checkpoints)
+        trunks = request.get("trunks")
+        return trial.run_trial(config, dataset, folder, told, checkpoints, Path(trunks) if trunks else None)
     finally:
         _Stop.running = False
 
