@@ -169,16 +169,20 @@ def families() -> list[str]:
     return [kind for kind in sorted(CONFIG_MAPPING_NAMES) if model_class(kind)]
 
 
-def build(kind: str, **changes: Any) -> tuple[Any, str]:
-    """Return (a tiny random model in evaluation mode, "") or (None, why there is none)."""
+def build(kind: str, class_name: str | None = None, **changes: Any) -> tuple[Any, str]:
+    """Return (a tiny random model in evaluation mode, "") or (None, why there is none).
+
+    Without ``class_name`` it is the family's model class with a head.
+    """
     import transformers
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    name = model_class(kind)
+    name = class_name or model_class(kind)
     reason = "no model class"
     try:
         cls = getattr(transformers, name or "")
-        config_class = getattr(cls, "config_class", None) or CONFIG_MAPPING[kind]
+        own = None if class_name else getattr(cls, "config_class", None)
+        config_class = own or CONFIG_MAPPING[kind]
         values = small_values(config_class) | changes
     except Exception as error:
         return None, f"{type(error).__name__}: {error}".splitlines()[0][:160]

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
     from nonlin.patching.swap import swap
+    from nonlin.subject.loading import load
     from nonlin.surroundings import Doctor, doctor
 
     claims: ClaimsPackage
@@ -46,7 +47,7 @@ __all__ = [
     "compare", "resume_study", "load_study", "watch", "Study", "claims", "advise", "check", "Checkup",
     "doctor", "Doctor",
     "get", "names", "define", "Definition",
-    "accelerate", "restore", "swap", "register_with_transformers",
+    "accelerate", "restore", "swap", "load", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
     "advice", "data", "errors", "functional", "functions", "health", "kernels", "metrics", "model", "nn", "patching",
     "report", "study", "training",
@@ -70,6 +71,7 @@ _HOMES = {
     "accelerate": "nonlin.patching.accelerate",
     "restore": "nonlin.patching.accelerate",
     "swap": "nonlin.patching.swap",
+    "load": "nonlin.subject.loading",
     "register_with_transformers": "nonlin.patching.act2fn",
     "NonlinError": "nonlin.errors",
     "UserError": "nonlin.errors",

@@ -277,7 +277,7 @@ def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str,
         values["steps"] = defaults.STEPS
     if subject is not None:
         return Request(subject.arms, subject.baseline(asked.baseline), subject.model | {"vocabulary": vocabulary},
-                       dict(data), **values)
+                       dict(data), training=subject.training, **values)
     sizes = asked.sizes()
     arms: list[Arm] = []
     for d in definitions:

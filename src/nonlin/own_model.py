@@ -17,6 +17,7 @@ from nonlin.subject.asking import Wanted, wanted
 from nonlin.subject.widths import main_group
 
 _SIZES = ("layers", "dim", "heads", "kv_heads")
+_EVALUATIONS = 10  # of a run from trained weights
 _LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
 
 
@@ -33,6 +34,11 @@ class Subject:
     def model(self) -> dict[str, Any]:
         """The plan's model, but for the vocabulary."""
         return {"context": self.context, "layers": self.own["layers"], "dim": self.own["dim"], "own": dict(self.own)}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The part of the recipe that a trained model asks for: more evaluations, to see it recover."""
+        return {"evaluations": _EVALUATIONS} if self.own.get("checkpoint") else {}
 
     @property
     def arms(self) -> list[Arm]:

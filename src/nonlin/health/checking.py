@@ -17,7 +17,8 @@ from nonlin.health.collect import Collector
 from nonlin.health.findings import judge
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
-from nonlin.patching.loading import Loaded, load
+from nonlin.patching.loading import Loaded
+from nonlin.subject.loading import loaded as load
 
 TOKENS, CONTEXT = 4096, 512
 _OWN_TOKENS = 1 << 20  # of a study's text, at most

@@ -204,4 +204,6 @@ class Anew:
                     made = build(root, root.config)
                     self._blocks |= {f"{outer}.{b.name}" if outer else b.name: b for b in find_blocks(made)}
         block = self._blocks.get(name)
-        return None if block is None else identify(block)
+        if block is None or any(p.weight.is_meta for p in block.projections.values()):
+            return None  # none of that name, or one of other weights than the model's
+        return identify(block)

@@ -108,7 +108,7 @@ def _copies(model: nn.Module, plans: Sequence[Plan], fields: list[Field]) -> lis
     return undo
 
 
-def _candidates(config: Any, name: str) -> list[Field]:
+def candidates(config: Any, name: str) -> list[Field]:
     """Return every field of the configuration, and of those in it, that can name the new activation."""
     found = []
     for path, inner in tree(config):
@@ -136,7 +136,7 @@ def _is_activation(value: str) -> bool:
 
 def _true_fields(root: nn.Module, outer: str, plans: list[Plan], name: str) -> tuple[list[Field], str]:
     """Return the fields with which the model, built anew, is the one in hand; or none, and the reason."""
-    fields, blocks = _candidates(root.config, name), {p.block.name for p in plans}
+    fields, blocks = candidates(root.config, name), {p.block.name for p in plans}
     if not fields:
         return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
     try:

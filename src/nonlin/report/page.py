@@ -8,7 +8,7 @@ from typing import Any
 from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
 from nonlin.progress import span
-from nonlin.report import explorer, figures, style, tables, terminal
+from nonlin.report import explorer, figures, recovery, style, tables, terminal
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
 from nonlin.study.records import Snapshot
@@ -40,9 +40,12 @@ def draw(folder: StudyFolder, study: Study) -> dict[str, dict[str, Any]]:
     target = folder.directory / "figures"
     target.mkdir(exist_ok=True)
     with style.settings():
-        for name, (draw, title) in figures.FIGURES.items():
+        wanted = [(name, draw, title, tables.TABLES[name]) for name, (draw, title) in figures.FIGURES.items()]
+        if recovery.has(study):
+            wanted.append(("recovery", recovery.figure, recovery.TITLE, recovery.table))
+        for name, draw, title, tabled in wanted:
             figure = draw(study)
-            header, rows = tables.TABLES[name](study)
+            header, rows = tabled(study)
             drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
                            "rows": rows}
             style.write_files(figure, target, name)

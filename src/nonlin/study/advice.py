@@ -38,6 +38,9 @@ def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) ->
 def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return what is to be known beside the advice, a sentence each: other winners, and ties."""
     base, made = plan.baseline, []
+    if plan.model.get("own", {}).get("checkpoint"):
+        made.append("The runs began with trained weights: a short run measures how the model recovers from another "
+                    "activation, not the activation.")
     if others := _group(arms, "better")[1:]:
         made.append(f"{_names(others)} {_are(others)} better than {base} too; this study does not compare the better "
                     "ones with each other.")

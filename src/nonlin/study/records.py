@@ -67,6 +67,18 @@ class ArmTiming(Record, frozen=True, kw_only=True):
     peak_memory_bytes: int | None = None
 
 
+class Recovery(Record, frozen=True, kw_only=True):
+    """How a trained model recovers from an arm's activation, averaged over judged seeds; losses in bits per byte.
+
+    ``before`` is the loss with the model's own activation, ``points`` the [tokens, loss] since the swap, and
+    ``back_at_tokens`` the first of them at which the loss is no more than ``before`` and the margin; None for none.
+    """
+
+    before: float
+    points: list[list[float]]
+    back_at_tokens: int | None
+
+
 class ArmResult(ArmVerdict, frozen=True, kw_only=True):
     """All that a study found of one arm: its verdict, its runs, its measures averaged over judged seeds."""
 
@@ -88,6 +100,7 @@ class ArmResult(ArmVerdict, frozen=True, kw_only=True):
     parameters_relative_error: float = 0.0
     flops_per_token: float | None = None
     layers: list[dict[str, float | None]] = []
+    recovery: Recovery | None = None
     timing: ArmTiming = ArmTiming()
 
 

@@ -111,9 +111,21 @@ def _arm(plan: Plan, arm: Mapping[str, Any], state: Tuning, found: verdict.Verdi
         "parameters": judged[0]["parameters"] if judged else arm["parameters"],
         "parameters_relative_error": arm["parameters_relative_error"],
         "flops_per_token": judged[0]["flops_per_token"] if judged else None, "layers": layers,
+        **_recovery(plan, finished),
         "timing": {"tokens_per_second": _mean(r["timing"].get("tokens_per_second") for r in judged),
                    "peak_memory_bytes": max((r["timing"].get("peak_memory_bytes") or 0 for r in judged),
                                             default=None)}}
+
+
+def _recovery(plan: Plan, finished: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how a trained model recovers, as {"recovery": ...}; nothing in a study from scratch."""
+    runs = [record["evaluations"] for record in finished if record.get("evaluations")]
+    if not runs:
+        return {}
+    before = math.fsum(r["before_bits_per_byte"] for r in finished) / len(finished)
+    points = [[at[0][0], math.fsum(loss for _, loss in at) / len(at)] for at in zip(*runs, strict=False)]
+    back = next((int(tokens) for tokens, loss in points if loss <= before + plan.rule["margin"]), None)
+    return {"recovery": {"before": before, "points": points, "back_at_tokens": back}}
 
 
 def _run(key: str, seed: int, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,13 +18,15 @@ from nonlin.functions import Definition
 from nonlin.nn import Activation
 from nonlin.patching.blocks import Layout, split
 from nonlin.patching.patch import Recipe, install, part
+from nonlin.subject import stacking
+from nonlin.subject.stacking import ACTIVATION
 
-GATE, ACTIVATION = "nonlin_gate", "nonlin_activation"
-"""Names of the parts that a block gets where its family has none: a gate, and an activation that learns."""
-_STYLES = ("block", "layer", "experts")
+GATE = "nonlin_gate"
+"""The name of the gate that a block gets where its family has none."""
+_STACKED = ("experts", *stacking.STYLES)
 
 
-class Entry(nn.Module):
+class FeedForwardEntry(nn.Module):
     """The first projection of a block that its layer computes: it returns the activated values (..., H) of x (..., D).
 
     ``up`` is the family's own projection; ``gate`` stands beside it where the arm is gated.
@@ -102,12 +104,13 @@ def replace(model: nn.Module, name: str, group: Mapping[str, Any], definition: D
     """Give the block ``name`` an arm's matrices, of undrawn values, and its activation; return what is there now."""
     module = model.get_submodule(name)
     before = {path for path, _ in module.named_parameters()}
-    made: dict[str, Any] = (_experts if group["style"] == "experts" else _entered if group["style"] == "entered" else _recipe)(
-        name, module, group, definition, hidden)
+    stacked = group["style"] in _STACKED
+    put_in = _experts if stacked else _entered if group["style"] == "entered" else _recipe
+    made: dict[str, Any] = put_in(name, module, group, definition, hidden)
     prefix = f"{name}." if name else ""
     held = tuple(f"{path}." for path in (group["gate"], group["up"], group["down"]) if path)
     inside = [path for path, _ in module.named_parameters()
-              if path not in before or group["style"] == "experts" or path.startswith(held)]
+              if path not in before or stacked or path.startswith(held)]
     return Replaced(**made, owned=tuple(prefix + path for path in inside))
 
 
@@ -161,7 +164,7 @@ def _entered(name: str, module: nn.Module, group: Mapping[str, Any], definition:
     resize(up, outputs=hidden)
     resize(down, inputs=hidden)
     holder = Activation(definition).to(up.weight.device)
-    put(module, group["gate"] or group["up"], Entry(up, gate, holder))
+    put(module, group["gate"] or group["up"], FeedForwardEntry(up, gate, holder))
     if group["gate"]:
         put(module, group["up"], One())
     put(module, group["activation"], nn.Identity())
@@ -175,25 +178,27 @@ def _experts(name: str, module: Any, group: Mapping[str, Any], definition: Defin
 
     The class's implementations of the products read ``has_gate``, and call ``_apply_gate`` or ``act_fn``.
     """
-    count, dim, turned = group["experts"], group["dim"], group["transposed"]
+    dim, turned = group["dim"], group["transposed"]
     layout = "plain" if not definition.gated else group["layout"] if group["gated"] else "concatenated"
     before, into = ("gate_up_proj" if g else "up_proj" for g in (group["gated"], definition.gated))
     outputs = hidden * (2 if definition.gated else 1)
     old: Any = dict(module.named_parameters(recurse=False))
-    some = old["down_proj"]
+    some, counts = old["down_proj"], {into: old[before].shape[0], "down_proj": group["experts"]}
     for key in [key for key in old if key.startswith(before)]:
         delattr(module, key)
-    shapes = {into: (count, outputs, dim), "down_proj": (count, dim, hidden)}
-    for key, (experts, rows, columns) in shapes.items():
-        setattr(module, key, nn.Parameter(some.new_empty((experts, columns, rows) if turned else
-                                                         (experts, rows, columns))))
+    for key, (rows, columns) in {into: (outputs, dim), "down_proj": (dim, hidden)}.items():
+        shape = (counts[key], columns, rows) if turned else (counts[key], rows, columns)
+        setattr(module, key, nn.Parameter(some.new_empty(shape)))
     if f"{before}_bias" in old:
-        setattr(module, f"{into}_bias", nn.Parameter(some.new_zeros(count, outputs)))
+        setattr(module, f"{into}_bias", nn.Parameter(some.new_zeros(group["experts"], outputs)))
     function = ExpertsActivation(definition, layout).to(some.device)
     module.has_gate = definition.gated
     if hasattr(module, "intermediate_dim"):
         module.intermediate_dim = hidden
-    if definition.gated:
+    if group["style"] in stacking.STYLES:
+        module.add_module(ACTIVATION, function)
+        stacking.exchange(module, group["style"], turned)
+    elif definition.gated:
         module.add_module(ACTIVATION, function)
         object.__setattr__(module, "_apply_gate", function)  # the class has a method of this name
     else:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from nonlin import streams
 from nonlin.errors import UserError, rule
-from nonlin.functions import Definition
+from nonlin.functions import Definition, define, get
 from nonlin.functions.registry import gated_by
 from nonlin.subject import configuration
 from nonlin.subject.blocks import Replaced, draw, replace
 from nonlin.subject.model import OwnModel
+from nonlin.subject.naming import moved, renamed
 
 
 def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
@@ -127,35 +128,42 @@ def put_arm(model: nn.Module, own: Mapping[str, Any], definition: Definition, wi
         if own.get("checkpoint") and group["gated"] and definition.kind == "pointwise":
             kept = gated_by(definition)
         for name in group["names"]:
-            before = _tensors(model, name, group) if own.get("checkpoint") else {}
+            before = _tensors(model, name) if own.get("checkpoint") else {}
             block = replace(model, name, group, kept, hidden)
             if own.get("checkpoint"):
-                _put_back(model, before)
+                _put_back(model, own, before)
             else:
                 draw(block, group, seed, stream or definition.kind)
             done.append(block)
     return done
 
 
-def _tensors(model: nn.Module, name: str, group: Mapping[str, Any]) -> dict[str, Tensor]:
+def _tensors(model: nn.Module, name: str) -> dict[str, Tensor]:
     """Return a trained block's own tensors, by their names in the model."""
     prefix = f"{name}." if name else ""
     return {prefix + path: value.detach() for path, value in model.get_submodule(name).named_parameters()}
 
 
 @torch.no_grad()
-def _put_back(model: nn.Module, trained: Mapping[str, Tensor]) -> None:
-    now = dict(model.named_parameters())
+def _put_back(model: nn.Module, own: Mapping[str, Any], trained: Mapping[str, Tensor]) -> None:
+    now, beginnings = dict(model.named_parameters()), moved(own)
     for path, value in trained.items():
-        inner = path if path in now else _entered(path)
+        inner = renamed(path, beginnings)
         if inner in now and now[inner].data_ptr() != value.data_ptr():
             now[inner].copy_(value)
 
 
-def _entered(path: str) -> str:
-    """Return the name that a projection's tensor has within an entry."""
-    module, _, name = path.rpartition(".")
-    return f"{module}.up.{name}"
+def untouched(config: Mapping[str, Any]) -> OwnModel:
+    """Return the subject's model of a run's configuration with the family's own blocks."""
+    model, own = config["model"], config["model"]["own"]
+    return OwnModel(family_model(own, config["seed"]), own, definition_named(config), (), (), model["context"],
+                    config["machine"].get("dtype", "float32"))
+
+
+def definition_named(config: Mapping[str, Any]) -> Definition:
+    """Return the activation that a run's configuration names."""
+    act = config["activation"]
+    return define(act["name"], act["formula"]) if act.get("formula") else get(act["name"])
 
 
 def build(config: Mapping[str, Any], definition: Definition) -> OwnModel:

@@ -19,7 +19,7 @@ from nonlin.patching.blocks import Block
 from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.plan import class_name, plan_all
 from nonlin.patching.verify import Plan
-from nonlin.subject import building, configuration, entering
+from nonlin.subject import building, configuration, entering, stacking
 from nonlin.subject.looking import TOKENS, Look
 from nonlin.subject.model import must_fit_context, outside_hash
 from nonlin.subject.widths import arm_widths, flops_per_token
@@ -118,8 +118,9 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
             stay.append((one.name, one.kind, one.reason if block is None else _UNUSED))
             continue
         try:
-            found.append(entering.fields(model, block, look.logits))
-        except entering.Refused as error:
+            found.append(stacking.fields(model, block) if block.experts else
+                         entering.fields(model, block, look.logits))
+        except (entering.Refused, stacking.Refused) as error:
             stay.append((one.name, one.kind, str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
     found.sort(key=lambda one: order[one["block"].name])

@@ -1,9 +1,9 @@
 """Blocks that their layer computes in its own forward, entered rather than replaced; and the proof that this works.
 
-The first projection becomes an :class:`nonlin.subject.blocks.Entry`, which returns the activated values; the layer's
-activation becomes the identity, and the second factor of a gated block the number one. Norms, dropouts and residuals
-of the layer stay. Which part is the activation is found by trying: with the right one, what reaches the down
-projection is what the entry returned, and with the family's own activation the model's logits are as before.
+The first projection becomes an :class:`nonlin.subject.blocks.FeedForwardEntry`, which returns the activated values.
+The layer's activation becomes the identity, and the second factor of a gated block the number one. Norms, dropouts and
+residuals of the layer stay. The part that is the activation is found by trying: with the right one, the down projection
+gets what the entry returned, and with the family's own activation the model's logits are as before.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from nonlin.nn import Activation
 from nonlin.patching.blocks import Block
 from nonlin.patching.identification import evaluating, identify
 from nonlin.patching.patch import part
-from nonlin.subject.blocks import Entry, One, put
+from nonlin.subject.blocks import FeedForwardEntry, One, put
 
 _EQUAL = 1e-4  # of the logits' norm: the activation is computed by another kernel
 
@@ -28,8 +28,6 @@ class Refused(Exception):
 
 def fields(model: nn.Module, block: Block, logits: Callable[[], Tensor]) -> dict[str, Any]:
     """Return how a block is entered, as the fields of its description; raise Refused, with the reason."""
-    if block.experts:
-        raise Refused("its experts apply the activation inside their forward")
     found = identify(block, logits)
     block = found.block
     if block.layout not in ("plain", "separate"):
@@ -71,7 +69,7 @@ def _works(block: Block, paths: dict[str, str], path: str, definition: Definitio
     plain = get("bilinear") if gate is not None else get("identity")
     try:
         for known, goal in ((plain, None), (definition, truth)):
-            entry = Entry(kept[paths["up"]], gate, Activation(known).to(block.up.weight.device))
+            entry = FeedForwardEntry(kept[paths["up"]], gate, Activation(known).to(block.up.weight.device))
             put(module, at, entry)
             if gate is not None:
                 put(module, paths["up"], One())

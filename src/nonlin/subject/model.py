@@ -32,7 +32,7 @@ class OwnModel(nn.Module):
         self.inner, self.own, self.definition, self.context = inner, own, definition, context
         self.widths = list(widths)
         self.replaced, self.dtype = tuple(replaced), getattr(torch, dtype)
-        self._options = {"use_cache": False} if own.get("use_cache") else {}
+        self.options = {"use_cache": False} if own.get("use_cache") else {}
         self._compiled: Any = None
 
     def compile_steps(self) -> None:
@@ -68,7 +68,7 @@ class OwnModel(nn.Module):
         run = self.inner if watch is not None or self._compiled is None else self._compiled
         with self._watching(watch), torch.autocast(tokens_BT.device.type, torch.bfloat16,
                                                    enabled=self.dtype is torch.bfloat16):
-            out = run(tokens_BT, **self._options)
+            out = run(tokens_BT, **self.options)
         if isinstance(out, Tensor):
             return out, None
         logits = out.logits if hasattr(out, "logits") else out[0]

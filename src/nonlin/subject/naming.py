@@ -1,4 +1,32 @@
-"""The layer that a block lies in, by its name."""
+"""Names: of the layer that a block lies in, and of a tensor in its family and in an arm's model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def moved(own: Mapping[str, Any]) -> dict[str, str]:
+    """Return the beginnings of names that entered blocks change: the family's to ours.
+
+    >>> moved({"blocks": [{"style": "entered", "names": ["layers.0"], "gate": None, "up": "fc1"}]})
+    {'layers.0.fc1.': 'layers.0.fc1.up.'}
+    """
+    found = {}
+    for group in own["blocks"]:
+        for name in group["names"] if group["style"] == "entered" else ():
+            at = f"{name}.{group['gate'] or group['up']}" if name else group["gate"] or group["up"]
+            up = f"{name}.{group['up']}" if name else group["up"]
+            found[f"{up}."] = f"{at}.up."
+            if group["gate"]:
+                found[f"{at}."] = f"{at}.gate."
+    return found
+
+
+def renamed(name: str, beginnings: Mapping[str, str]) -> str:
+    """Return a name with its beginning changed."""
+    for old, new in beginnings.items():
+        if name.startswith(old):
+            return new + name[len(old):]
+    return name
 
 
 def layer_of(name: str) -> str:

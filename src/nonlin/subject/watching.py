@@ -47,14 +47,16 @@ def _hook_experts(block: Replaced, watch: Any) -> list[Any]:
 
     def came_out(module: nn.Module, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         given = [*args, *kwargs.values()]
-        if len(given) < 2 or not isinstance(out, Tensor):
+        if not isinstance(out, Tensor):
             return
-        x, index = given[0].detach().reshape(-1, given[0].shape[-1]), given[1]
-        seen = []
+        x, count, seen = given[0].detach().reshape(-1, given[0].shape[-1]), len(expert_down(block)), []
+        # Without the experts' numbers the rows are those of all experts, one after the other.
+        index = given[1].reshape(x.shape[0], -1) if len(given) > 1 else torch.arange(
+            count, device=x.device).repeat_interleave(x.shape[0] // count)[:, None]
         with torch.no_grad():
             for expert in index.unique().tolist():
-                if 0 <= expert < len(expert_down(block)):
-                    rows = x[(index.reshape(x.shape[0], -1) == expert).any(-1)]
+                if 0 <= expert < count:
+                    rows = x[(index == expert).any(-1)]
                     inputs = expert_inputs(block, expert, rows)
                     seen.append((inputs, block.activation(*inputs), expert))
         watch.append((seen, None, out), block)

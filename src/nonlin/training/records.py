@@ -28,7 +28,8 @@ class TrialRecord(Record, frozen=True, kw_only=True):
     ``bits_per_byte`` is None where the run diverged. ``config_hash`` is the hash of config.json beside it, ``files``
     has the SHA-256 of every file that the run wrote, ``checksum`` that of this record. ``attempt`` says which try
     made it, ``processor`` on which machine. ``outside_sha256``, in a study of a user's own model, is the hash of all
-    tensors outside the feed-forward blocks at the start: arms of one seed have the same.
+    tensors outside the feed-forward blocks at the start: arms of one seed have the same. From trained weights,
+    ``before_bits_per_byte`` is the loss before the swap, ``evaluations`` the [tokens, bits per byte] after it.
     """
 
     format: int
@@ -47,6 +48,8 @@ class TrialRecord(Record, frozen=True, kw_only=True):
     layers: list[LayerMeasures] | None = None
     weights_sha256: str | None = None
     outside_sha256: str | None = None
+    before_bits_per_byte: float | None = None
+    evaluations: list[list[float]] | None = None
     attempt: int | None = None
     processor: str | None = None
     files: dict[str, str] = {}

@@ -1,5 +1,6 @@
 """One run: a pure function from its configuration (and the data it names) to its record."""
 
+import functools
 import hashlib
 import json
 import math
@@ -66,6 +67,7 @@ class Run:
         self.config, self.dataset, self.recipe = config, dataset, config["training"]
         machine.prepare_process(config["machine"]["threads"])
         self.devices = devices_of(config)
+        self.trained = bool(config["model"].get("own", {}).get("checkpoint"))
         self.model = build_model(config)
         self.outside = self.model.outside() if "own" in config["model"] else None
         self.devices.wrap(self.model)
@@ -111,14 +113,29 @@ class Run:
     def evaluate(self, share: float = 1.0) -> float:
         """Return bits per byte on the fixed evaluation tokens, or on a fixed share of them."""
         tokens = max(1, int(share * self.recipe["evaluation_tokens"]))
+        self.model.eval()  # a user's own model may have dropout
+        try:
+            return self._loss(self.model, tokens)
+        finally:
+            self.model.train()
+
+    def _loss(self, model: Any, tokens: int) -> float:
         rows = max(1, self.recipe["batch"] // self.parts)
         batches = evaluation_batches(self.dataset, tokens, rows, self.config["model"]["context"])
-        return evaluation.evaluate(self.model, batches, self.dataset.info["bytes_per_token_validation"])
+        return evaluation.evaluate(model, batches, self.dataset.info["bytes_per_token_validation"])
+
+    @functools.cached_property
+    def before(self) -> float:
+        """Bits per byte of the trained model before another activation was put in, on the same evaluation tokens."""
+        from nonlin.subject.building import untouched
+
+        return self._loss(untouched(self.config).to(self.device).eval(), self.recipe["evaluation_tokens"])
 
     def sparsity(self) -> float:
         """Return the mean over layers of :func:`probes.sparsity` on validation text."""
         tokens, _ = next(iter(evaluation_batches(self.dataset, 1, 1, self.config["model"]["context"])))
         watched: Any = probes.Watched()
+        self.model.eval()
         with torch.no_grad():
             self.model(torch.from_numpy(tokens).to(self.device), watched)
         if "own" in self.config["model"]:
@@ -226,6 +243,7 @@ class _Course:
     seconds: float = 0.0
     training_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    evaluations: list[list[float]] = field(default_factory=list)  # [tokens, bits per byte]
 
     def position(self) -> dict[str, Any]:
         """Return it without the losses."""
@@ -237,7 +255,9 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
     recipe_, steps = run.recipe, run.recipe["steps"]
     before, start = course.seconds, time.perf_counter()
     if course.initial is None:
-        course.initial = course.best = run.evaluate(_INITIAL_SHARE)  # it only tells what an untrained model knows
+        # Without trained weights it only tells what an untrained model knows.
+        course.initial = course.best = run.evaluate(1.0 if run.trained else _INITIAL_SHARE)
+        course.evaluations.append([0, course.initial])
         log.write(kind="evaluation", step=0, tokens=0, bits_per_byte=course.initial)
     evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
     status = "finished"
@@ -262,6 +282,7 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
         if done in evaluate_at:
             course.final = run.evaluate()
             course.best = min(course.best, course.final)
+            course.evaluations.append([tokens, course.final])
             log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=course.final)
         if trunk and trunk.shared and done == trunk.at:
             course.seconds = before + time.perf_counter() - start
@@ -279,6 +300,8 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
         "spike_score": probes.spike_score(course.losses),
         "dead_share": _mean(course.layers, "dead_share"), "layers": course.layers,
         "sparsity": run.sparsity() if status == "finished" else None,
+        **({"before_bits_per_byte": run.before, "evaluations": course.evaluations}
+           if run.trained and run.config["purpose"] == "judge" else {}),
         "timing": {"tokens_per_second": len(course.losses) * run.tokens_a_step / max(course.training_seconds, 1e-9),
                    "seconds": before + time.perf_counter() - start},
     }

@@ -1,0 +1,78 @@
+"""Each arm's model on disk: the family's checkpoint where it can express it, else nonlin's own form."""
+
+import json
+
+import pytest
+import torch
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.health import check
+from nonlin.subject import build, describe
+from nonlin.subject.building import family_model
+from nonlin.subject.saving import save
+from tests.subject.subjects import CONTEXT, VOCABULARY, described, request, run_config
+
+TOKENS = torch.randint(0, VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("name", "arm", "act"), [
+    ("llama", "geglu", "gelu"), ("gpt2", "relu", "relu"), ("opt", "gelu", "gelu")])
+def test_an_arm_that_the_family_can_express_is_its_checkpoint(name, arm, act, tmp_path):
+    """Loaded by transformers alone, in this process and, before it is written, in one without nonlin."""
+    from transformers import AutoModelForCausalLM
+
+    model = build(run_config(described(name), arm), nonlin.get(arm)).eval()
+    told = save(model, tmp_path / "model")
+    assert told["format"] == "huggingface", told
+    there = sorted(p.name for p in (tmp_path / "model").iterdir())
+    assert "model.safetensors" in there and not any("nonlin" in n or "proof" in n or "logits" in n for n in there)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert act in {config.get("hidden_act"), config.get("activation_function")}
+    with torch.no_grad():
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()(TOKENS).logits
+        assert torch.allclose(theirs, model(TOKENS), atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "arm", "reason"), [
+    ("llama", "relu", "no gate"), ("gpt2", "swiglu", "a gate"), ("llama", "swiglu_oai", "no activation"),
+    ("qwen3_moe", "relu", "no gate"), ("opt", "swiglu", "a gate"), ("gpt2", "prelu", "no activation")])
+def test_an_arm_that_the_family_cannot_express_is_our_form(name, arm, reason, tmp_path):
+    from tests.subject.subjects import configuration
+
+    found = describe(request({"config": configuration(name)}, arms=(arm,)))
+    model = build(run_config(found, arm), nonlin.get(arm)).eval()
+    told = save(model, tmp_path)
+    assert told["format"] == "nonlin" and reason in told["note"] and "nonlin.load" in told["note"]
+    loaded = nonlin.load(tmp_path)
+    assert type(loaded) is type(family_model(found["own"], 0))
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKENS).logits, model(TOKENS))
+    assert check(tmp_path, tokens=32, context=16)["blocks"][0]["activation"]["computed"] == arm
+
+
+def test_a_damaged_form_is_named(tmp_path):
+    model = build(run_config(described("llama"), "relu"), nonlin.get("relu"))
+    save(model, tmp_path)
+    (tmp_path / "nonlin.safetensors").write_bytes(b"no")
+    with pytest.raises(UserError, match="whole folder that nonlin wrote"):
+        nonlin.load(tmp_path)
+    with pytest.raises(UserError, match=r"folder or a \.gguf file that exists"):
+        nonlin.load(tmp_path / "none")
+
+
+def test_trained_weights_stay_and_a_pointwise_activation_becomes_the_gates(tmp_path):
+    """From a checkpoint, an arm is the trained model with another activation: as nonlin.swap makes it."""
+    family = family_model(described("llama")["own"], 7)
+    family.save_pretrained(tmp_path)
+    found = describe(request({"path": str(tmp_path), "checkpoint": True}, arms=("swiglu", "relu")))
+    assert [a["kind"] for a in found["arms"]] == ["gated", "gated"] and found["arms"][1]["widths"] == [40]
+    same, swapped = (build(run_config(found, arm), nonlin.get(arm)).eval() for arm in ("swiglu", "relu"))
+    with torch.no_grad():
+        assert torch.allclose(same(TOKENS), family.eval()(TOKENS).logits, atol=1e-5)
+        with pytest.warns(UserWarning, match="further"):
+            nonlin.swap(family, "relu")
+        assert torch.allclose(swapped(TOKENS), family(TOKENS).logits, atol=1e-5)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-8] + b"otherone")
+    with pytest.raises(UserError, match="the one that the study began with"):
+        build(run_config(found, "relu"), nonlin.get("relu"))
