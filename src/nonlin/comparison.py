@@ -276,8 +276,9 @@ def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str,
     if asked.minutes is None and values["steps"] is None:
         values["steps"] = defaults.STEPS
     if subject is not None:
+        values["training"] = subject.training | values["training"]
         return Request(subject.arms, subject.baseline(asked.baseline), subject.model | {"vocabulary": vocabulary},
-                       dict(data), training=subject.training, **values)
+                       dict(data), **values)
     sizes = asked.sizes()
     arms: list[Arm] = []
     for d in definitions:
