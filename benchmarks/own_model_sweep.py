@@ -38,6 +38,20 @@ LEFT_OUT = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
 """Families without a feed-forward block by design: they count as neither dense nor a mixture of experts."""
 
 
+SPECIAL: dict[str, dict[str, Any]] = {
+    "codegen": {"rotary_dim": 4}, "gptj": {"rotary_dim": 4}, "zaya": {"num_experts_per_tok": 1},
+    "mimo_v2_flash": {"head_dim": 24, "v_head_dim": 16}, "longcat_flash": {"qk_head_dim": 16},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
+                     "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
+    "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]}, "mellum": {"num_mtp_layers": 1},
+    "qwen4_exp_text": {"indexer_n_heads": None, "indexer_head_dim": None, "linear_conv_kernel_dim": 4},
+    "musicgen": {"decoder": {"vocab_size": 99, "max_position_embeddings": 64, "num_hidden_layers": 2, "ffn_dim": 56,
+                             "num_attention_heads": 4, "hidden_size": 32, "audio_channels": 1}},
+    "dbrx": {"attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0}}}
+"""Fields that a family needs to agree beside the sizes that are made small by their names."""
+
+
 def classes() -> dict[str, str]:
     """Return the causal language model class of each model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -47,7 +61,7 @@ def classes() -> dict[str, str]:
 
 def configuration(kind: str) -> tuple[dict[str, Any] | None, str]:
     """Return (the JSON values of a tiny configuration, "") or (None, why there is none)."""
-    model, why = tiny_models.build(kind, classes()[kind])
+    model, why = tiny_models.build(kind, classes()[kind], **SPECIAL.get(kind, {}))
     if model is None:
         return None, why
     config = model.config

@@ -181,8 +181,9 @@ def build(kind: str, class_name: str | None = None, **changes: Any) -> tuple[Any
     reason = "no model class"
     try:
         cls = getattr(transformers, name or "")
-        own = None if class_name else getattr(cls, "config_class", None)
-        config_class = own or CONFIG_MAPPING[kind]
+        own, ours = getattr(cls, "config_class", None), CONFIG_MAPPING[kind]
+        # A class of the text alone takes the configuration of the text.
+        config_class = ours if class_name and own not in getattr(ours, "sub_configs", {}).values() else own or ours
         values = small_values(config_class) | changes
     except Exception as error:
         return None, f"{type(error).__name__}: {error}".splitlines()[0][:160]

@@ -42,7 +42,8 @@ def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
 def _built(own: Mapping[str, Any]) -> Any:
     if "factory" in own:
         return factory_of(own["factory"])()
-    return model_class(own)(configuration.configuration(own["config"]))
+    cls = model_class(own)
+    return cls(configuration.for_class(cls, own["config"]))
 
 
 def model_class(own: Mapping[str, Any]) -> Any:

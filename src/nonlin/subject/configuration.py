@@ -46,6 +46,13 @@ def configuration(values: Mapping[str, Any]) -> Any:
     return transformers.AutoConfig.for_model(**{**values, "model_type": kind})
 
 
+def for_class(cls: Any, values: Mapping[str, Any]) -> Any:
+    """Return the configuration that a class takes: of a model of several kinds of input, that of its text."""
+    config = configuration(values)
+    text = getattr(type(config), "sub_configs", {}).get("text_config")
+    return config.get_text_config() if text is not None and getattr(cls, "config_class", None) is text else config
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         if not path.is_dir():

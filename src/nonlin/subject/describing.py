@@ -78,7 +78,8 @@ def _on_meta(own: Mapping[str, Any]) -> int | None:
         return None
     try:
         with torch.device("meta"), building.quiet():
-            model = building.model_class(own)(configuration.configuration(own["config"]))
+            cls = building.model_class(own)
+            model = cls(configuration.for_class(cls, own["config"]))
         return sum(p.numel() for p in model.parameters())
     except Exception:  # what is wrong with it is said when it is built
         return None

@@ -145,7 +145,7 @@ def _groups(model: OwnModel) -> Iterator[tuple[Mapping[str, Any], int, Any]]:
 
 def _configurations(own: Mapping[str, Any], name: str | None, same: bool) -> Iterator[Any]:
     """Yield configurations that may name the activation: the family's own, all fields changed, each alone."""
-    plain = configuration.configuration(own["config"])
+    plain = configuration.for_class(building.model_class(own), own["config"])
     if same:
         yield plain
     if name is None:
