@@ -1,6 +1,6 @@
 """Every causal language model class of the installed transformers as the subject of a study: replaced, trained, saved.
 
-    python benchmarks/own_model_sweep.py [--only KIND ...] [--record FILE] [--page FILE]
+    python -m benchmarks.own_model_sweep [--only KIND ...] [--record FILE] [--page FILE]
 
 builds each family as a tiny random model and puts two arms in it, one gated and one plain. It checks that the arms are
 equal outside their blocks, that a training step is finite, that a gradient reaches every weight that was replaced, and
@@ -13,7 +13,6 @@ import collections
 import contextlib
 import io
 import json
-import sys
 import tempfile
 import time
 import warnings
@@ -23,19 +22,15 @@ from typing import Any
 import torch
 
 import nonlin
+from benchmarks import tiny_models
+from benchmarks.tiny_models import VOCABULARY
 from nonlin.errors import UserError
 from nonlin.subject import build, describe
 from nonlin.subject.saving import save
 
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_models
-from tiny_models import VOCABULARY
-
 ROOT = Path(__file__).parents[1]
 RECORD, PAGE = ROOT / "benchmarks" / "records" / "own-models.json", ROOT / "docs" / "own-models.md"
 ARMS, CONTEXT = ("swiglu", "relu"), 16
-LEFT_OUT = {"mamba", "mamba2", "falcon_mamba", "rwkv", "xlstm"}
-"""Families without a feed-forward block by design: they count as neither dense nor a mixture of experts."""
 
 
 SPECIAL: dict[str, dict[str, Any]] = {
@@ -48,7 +43,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen4_exp_text": {"indexer_n_heads": None, "indexer_head_dim": None, "linear_conv_kernel_dim": 4},
     "musicgen": {"decoder": {"vocab_size": 99, "max_position_embeddings": 64, "num_hidden_layers": 2, "ffn_dim": 56,
                              "num_attention_heads": 4, "hidden_size": 32, "audio_channels": 1}},
-    "dbrx": {"attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0}}}
+    "reformer": {"is_decoder": True}, "xmod": {"default_language": "en_XX"},
+    "dbrx": {"attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0, "clip_qkv": 8.0}}}
 """Fields that a family needs to agree beside the sizes that are made small by their names."""
 
 
@@ -67,8 +63,9 @@ def configuration(kind: str) -> tuple[dict[str, Any] | None, str]:
     config = model.config
     text = config.get_text_config()
     for one in {id(config): config, id(text): text}.values():
-        if hasattr(one, "is_decoder"):
-            one.is_decoder = True
+        for name in ("is_decoder", "causal"):
+            if hasattr(one, name):
+                setattr(one, name, True)
     values = json.loads(json.dumps(config.to_dict(), default=str))
     return values | {"architectures": [type(model).__name__], "model_type": config.model_type}, ""
 
@@ -148,7 +145,7 @@ def page(record: dict[str, Any]) -> str:
         f"Every causal language model class of transformers {record['transformers']} ({len(rows)} families), built as "
         "a tiny random model, with two arms: SwiGLU and ReLU at equal parameters. *Supported* means: the arms are "
         "equal outside their blocks, a training step is finite, a gradient reaches every weight that was replaced, and "
-        "each arm's model loads again with equal logits. Made by `python benchmarks/own_model_sweep.py`; the slow test "
+        "each arm's model loads again with equal logits. Made by `python -m benchmarks.own_model_sweep`; the slow test "
         "`tests/subject/test_every_family.py` runs it again.", "",
         f"{len(good)} families are supported, {len(refused)} refused with the reason, "
         f"{sum('not built' in r for r in rows.values())} have no tiny configuration that builds.", "",
@@ -192,7 +189,7 @@ def main() -> None:
         rows[kind] = sweep(kind)
         print(kind, json.dumps({k: v for k, v in rows[kind].items() if k != "saved"}), flush=True)
         record = {"transformers": transformers.__version__, "torch": torch.__version__, "nonlin": nonlin.__version__,
-                  "command": "python benchmarks/own_model_sweep.py", "rows": dict(sorted(rows.items()))}
+                  "command": "python -m benchmarks.own_model_sweep", "rows": dict(sorted(rows.items()))}
         given.record.write_text(json.dumps(record, indent=1) + "\n")
         given.page.write_text(page(record))
 

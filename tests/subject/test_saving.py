@@ -48,7 +48,8 @@ def test_an_arm_that_the_family_cannot_express_is_our_form(name, arm, reason, tm
     assert type(loaded) is type(family_model(found["own"], 0))
     with torch.no_grad():
         assert torch.equal(loaded(TOKENS).logits, model(TOKENS))
-    assert check(tmp_path, tokens=32, context=16)["blocks"][0]["activation"]["computed"] == arm
+    seen = check(tmp_path, tokens=32, context=16)["blocks"][0]["activation"]["computed"]
+    assert seen.partition("(")[0] == arm  # learned values follow in brackets
 
 
 def test_a_damaged_form_is_named(tmp_path):
