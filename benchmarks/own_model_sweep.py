@@ -38,6 +38,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mimo_v2_flash": {"head_dim": 24, "v_head_dim": 16}, "longcat_flash": {"qk_head_dim": 16},
     "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
                      "layer_types": ["sliding_attention", "full_attention"]},
+    "gemma4_unified_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
     "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
     "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]}, "mellum": {"num_mtp_layers": 1},
     "qwen4_exp_text": {"indexer_n_heads": None, "indexer_head_dim": None, "linear_conv_kernel_dim": 4},

@@ -35,8 +35,8 @@ def test_an_arm_that_the_family_can_express_is_its_checkpoint(name, arm, act, tm
 
 
 @pytest.mark.parametrize(("name", "arm", "reason"), [
-    ("llama", "relu", "no gate"), ("gpt2", "swiglu", "a gate"), ("llama", "swiglu_oai", "no activation"),
-    ("qwen3_moe", "relu", "no gate"), ("opt", "swiglu", "a gate"), ("gpt2", "prelu", "no activation")])
+    ("llama", "relu", "have a gate"), ("gpt2", "swiglu", "have no gate"), ("llama", "swiglu_oai", "no activation"),
+    ("qwen3_moe", "relu", "have a gate"), ("opt", "swiglu", "have no gate"), ("gpt2", "prelu", "no activation")])
 def test_an_arm_that_the_family_cannot_express_is_our_form(name, arm, reason, tmp_path):
     from tests.subject.subjects import configuration
 

@@ -107,10 +107,10 @@ def _expressed(model: OwnModel) -> Any:
     own = model.own
     if own["kind"] != "transformers":
         raise Inexpressible("transformers does not build this model")
-    if any(group["gated"] != block.definition.gated or group["hidden"] != width for group, width, block in _groups(
-            model)):
-        kind = "a gate" if model.gated else "no gate"
-        raise Inexpressible(f"the family's blocks cannot have {kind} and this width")
+    if any(group["gated"] != block.definition.gated for group, _, block in _groups(model)):
+        raise Inexpressible(f"the family's blocks have {'no' if model.gated else 'a'} gate")
+    if any(group["hidden"] != width for group, width, _ in _groups(model)):
+        raise Inexpressible("the blocks have another width than the configuration says")
     definition = model.replaced[0].definition
     act = gate_of(definition) if definition.gated else definition
     name = None if act is None or definition.parameters else hidden_act(act)
