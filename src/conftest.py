@@ -2,7 +2,8 @@
 
 import importlib.util
 
-_NEEDS = {"triton": ["nonlin/kernels/triton/*"], "ray": ["nonlin/study/engines/ray*"]}
+_NEEDS = {"triton": ["nonlin/kernels/triton/*"], "ray": ["nonlin/study/engines/ray*"],
+          **{name: [f"nonlin/tracking/to_{name}.py"] for name in ("wandb", "mlflow", "tensorboard", "trackio")}}
 _MISSING = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 
 collect_ignore_glob = [pattern for name in _MISSING for pattern in _NEEDS[name]]

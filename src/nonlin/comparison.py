@@ -27,6 +27,7 @@ from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.recipe import WORDS, recipe_values
 from nonlin.subject.asking import Model
+from nonlin.tracking import Following, chosen_trackers
 
 #: Compared where nobody says which.
 ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")
@@ -53,7 +54,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
             transfer: str | None = None,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
-            out: str | Path | None = None, progress: bool = True) -> Study:
+            out: str | Path | None = None, track: str | Sequence[str] | None = None, progress: bool = True) -> Study:
     """Train small language models that differ in the activation alone, and return the study with its verdicts.
 
     The study is planned, and its rule fixed, before the first run. Every finished run is kept: the same call a study
@@ -88,7 +89,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     :class:`nonlin.study.engines.EngineChoice`; ``workers`` runs at once, by default as many as cores and memory
     allow. Neither is part of the study: another call may continue it elsewhere.
 
-    ``out`` is the study's folder, by default runs/compare-HASH. ``progress`` shows a bar in a notebook and on a
+    ``out`` is the study's folder, by default runs/compare-HASH. ``track`` names where finished runs are logged too:
+    "wandb", "mlflow", "tensorboard", "trackio", or several; a tracker that fails is said and costs the study nothing.
+    ``progress`` shows a bar in a notebook and on a
     terminal, and lines elsewhere.
 
     Raises UserError for values that make no study, where the folder holds another one, or where the disk is full;
@@ -101,24 +104,25 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     """
     given = locals()
     chosen_engine(engine, workers)  # what is wrong with the call is said before anything is written
+    trackers = chosen_trackers(track)
     asked, words = Asked(**{one.name: given[one.name] for one in fields(Asked)}), listener(progress)
     request, store = requested(asked, None if out is None else Path(out), words)
-    return run(store, request, words, chosen_engine(engine, workers))
+    return run(store, request, words, chosen_engine(engine, workers), trackers)
 
 
 def resume_study(directory: str | Path, *, engine: str | EngineChoice = "processes", workers: int | None = None,
-                 progress: bool = True) -> Study:
+                 track: str | Sequence[str] | None = None, progress: bool = True) -> Study:
     """Run what is missing of the study in a folder, as it was planned, and return it.
 
     Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
     """
-    directory, words = Path(directory), listener(progress)
+    directory, words, trackers = Path(directory), listener(progress), chosen_trackers(track)
     data = load(directory).plan.request["data"]
     store = Store(directory)
     if not intact(directory / "data"):  # the runs check what text they are of
         sources = Sources.of_plan(data)
         sources.prepare(sources.read(directory, words), directory, words)
-    return run(store, None, words, chosen_engine(engine, workers))
+    return run(store, None, words, chosen_engine(engine, workers), trackers)
 
 
 @dataclass(frozen=True)
@@ -334,7 +338,8 @@ def _check_length(context: int, info: Mapping[str, Any]) -> None:
                         f"{part}); got {context}. Add text with --data, or take a smaller --context.")
 
 
-def run(store: Store, request: Request | None, progress: Progress, choice: EngineChoice | None = None) -> Study:
+def run(store: Store, request: Request | None, progress: Progress, choice: EngineChoice | None = None,
+        trackers: Sequence[str] = ()) -> Study:
     """Plan a request, or take the plan that lies in the store; run what is missing, finish, and return the study.
 
     Without a request the study in the store goes on as planned. Raises Interrupted at Ctrl-C.
@@ -345,7 +350,7 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
     with open_engine(choice, store.directory) as engine:
         environment = ask(engine, {"do": "describe"})
         plan = planned(store, request, engine, environment, progress.say, choice.parallel)
-        with progress, LivePage(store.directory):
+        with progress, LivePage(store.directory), Following(store.directory, trackers, progress.say):
             results = finite(run_study(plan, store, engine, progress, environment))
         folder = StudyFolder(store.directory, plan, results)
         Study(folder).write_runs()

@@ -9,7 +9,8 @@ from typing import Literal
 from nonlin.errors import near
 from nonlin.records import Record
 
-#: By extra: a package that stands for it, and what it is for.
+#: By extra: the packages that stands for it, and what it is for.
+_PACKAGES = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # that have another name than their module
 EXTRAS = {
     "hf": (("transformers", "gguf", "accelerate"), "models of Hugging Face and GGUF files"),
     "gpu": (("triton",), "kernels on a GPU"),
@@ -17,6 +18,10 @@ EXTRAS = {
     "claims": (("sklearn",), "the claims about images"),
     "ray": (("ray",), "--engine ray"),
     "slurm": (("submitit",), "--engine slurm"),
+    "wandb": (("wandb",), "--track wandb"),
+    "mlflow": (("mlflow", "sqlalchemy", "alembic"), "--track mlflow"),
+    "tensorboard": (("tensorboard",), "--track tensorboard"),
+    "trackio": (("trackio",), "--track trackio"),
 }
 COMPILER = {
     "Linux": "apt-get install g++, dnf install gcc-c++ or pacman -S gcc",
@@ -148,7 +153,7 @@ def _extras() -> list[Part]:
     parts: list[Part] = []
     for extra, (modules, serves) in EXTRAS.items():
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
-        versions = [f"{m} {_version({'sklearn': 'scikit-learn'}.get(m, m)) or ''}".strip() for m in modules
+        versions = [f"{m} {_version(_PACKAGES.get(m, m)) or ''}".strip() for m in modules
                     if m not in missing]
         parts.append(Part(name=f"nonlin[{extra}]", here=not missing, serves=serves,
                           remedy=f"pip install 'nonlin[{extra}]'", found=", ".join(versions) if not missing else

@@ -12,13 +12,14 @@ from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
 from nonlin.errors import UserError
 from nonlin.study import defaults
+from nonlin.tracking.names import TRACKERS
 
 if TYPE_CHECKING:
     from nonlin.outcome import Study
 
 _ARMS = "relu,gelu,silu,swiglu,geglu,relu_squared"
 # Options that a resumed study may be called with: where it runs is no part of a plan.
-_FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
+_FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
 
 
 @click.command()
@@ -65,11 +66,13 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @number("--aa", 1, "Run the set-up as so many studies of identical arms instead, each as long as the study itself, "
         "and say how often a verdict is false.")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
+@click.option("--track", multiple=True, type=click.Choice(list(TRACKERS)), help="Log finished runs there too; may be "
+              "repeated.")
 @engine_options
 @json_option
 @click.pass_context
 def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, engine: EngineChoice,
-            aa: int | None, **options: Any) -> None:
+            aa: int | None, track: tuple[str, ...], **options: Any) -> None:
     """Train small language models that differ in the activation alone, and say which to use.
 
     The study is planned, and its rule fixed, before the first run. It can be stopped at any time: the same command
@@ -85,8 +88,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
         return _calibrate(aa, out, engine, as_json, options)
     try:
         options["weights"] = _weights(options["weights"])
-        study = (resume_study(out, engine=engine) if resume and out is not None
-                 else compare(out=out, engine=engine, **options))
+        study = (resume_study(out, engine=engine, track=track) if resume and out is not None
+                 else compare(out=out, engine=engine, track=track, **options))
     except Interrupted as stopped:
         study = stopped.found
         _print(study, as_json)
