@@ -221,7 +221,8 @@ def test_compare_takes_it(tmp_path):
 
     (tmp_path / "text.txt").write_text("".join(f"{i}: the quick brown fox {i * i % 89}\n" for i in range(4000)))
     study = nonlin.compare(tmp_path / "text.txt", ["gelu", "silu"], steps=10, seeds=4, learning_rates=2, layers=1,
-                           dim=8, heads=1, context=8, batch=2, out=tmp_path / "study", track="tensorboard", progress=False)
+                           dim=8, heads=1, context=8, batch=2, out=tmp_path / "study", track="tensorboard",
+                           progress=False)
     logged = {path.parent.name.rsplit("-", 1)[1] for path in
               (tmp_path / "study" / "tracking" / "tensorboard").rglob("events*") if path.parent.parent.name in ARMS}
     assert logged == {run.config_hash for run in study.runs()}
