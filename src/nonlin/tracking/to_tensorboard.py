@@ -1,5 +1,6 @@
 """TensorBoard: a folder of events a trial, in a folder per activation; written without torch."""
 
+# pyright: reportAttributeAccessIssue=false  (names that protobuf makes when it is imported)
 import time
 from pathlib import Path
 

@@ -47,7 +47,9 @@ class WandbTracker:
         """Log the table, its numbers as the summary, and the advice."""
         made = self._start("verdicts", "verdicts", "verdicts", f"verdicts-{verdicts.key}", {})
         try:
-            made.log({"verdicts": wandb.Table(columns=verdicts.header, data=verdicts.rows)})
+            columns: Any = verdicts.header
+            data: Any = verdicts.rows
+            made.log({"verdicts": wandb.Table(columns=columns, data=data)})
             made.summary.update({**verdicts.numbers, "winner": verdicts.winner, "advice": verdicts.advice})
         finally:
             made.finish()
