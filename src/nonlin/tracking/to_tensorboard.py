@@ -1,6 +1,7 @@
 """TensorBoard: a folder of events a trial, in a folder per activation; written without torch."""
 
-# pyright: reportAttributeAccessIssue=false  (names that protobuf makes when it is imported)
+# Names that protobuf makes when it is imported:
+# pyright: reportAttributeAccessIssue=false
 import time
 from pathlib import Path
 
