@@ -212,7 +212,8 @@ def test_heads_of_another_width_keep_the_size_of_their_logits(sized, dataset):
 
 
 @pytest.mark.parametrize(("model", "training", "words"), [
-    ({"kv_heads": 2}, {}, "kv_heads must be to heads as the base's, 1 to 2"), ({"norm": "layer"}, {}, "nonlin's small model"),
+    ({"kv_heads": 2}, {}, "kv_heads must be to heads as the base's, 1 to 2"),
+    ({"norm": "layer"}, {}, "nonlin's small model"),
     ({"attention": False}, {}, "nonlin's small model"), ({"own": {}}, {}, "nonlin's small model"),
     ({}, {"optimizer": "muon"}, "optimizer must be adamw")])
 def test_models_and_recipes_without_a_rule(model, training, words):

@@ -65,7 +65,8 @@ def check_model(transfer: Mapping[str, Any], training: Mapping[str, Any], model:
         raise UserError(rule("transfer", "optimizer", "be adamw: the rule is Adam's", training["optimizer"],
                              "Leave --transfer or --optimizer out."))
     if model["heads"] * base["kv_heads"] != model["kv_heads"] * base["heads"]:
-        raise UserError(rule("transfer", "kv_heads", f"be to heads as the base's, {base['kv_heads']} to {base['heads']}",
+        raise UserError(rule("transfer", "kv_heads",
+                             f"be to heads as the base's, {base['kv_heads']} to {base['heads']}",
                              f"{model['kv_heads']} to {model['heads']}", "Take another --kv-heads or --heads."))
 
 
