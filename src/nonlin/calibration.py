@@ -12,6 +12,7 @@ from typing import Any
 from nonlin.comparison import Asked, changes, environment_of, requested
 from nonlin.errors import Interrupted, UserError, rule
 from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.numbers import number
 from nonlin.progress import listener
 from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
@@ -46,8 +47,10 @@ class Calibration:
                 "results": self.results}
 
     def __str__(self) -> str:
-        told = (f"{self.false} of {self.studies} A/A studies have a false verdict: {self.false / self.studies:.0%} "
-                f"(95 % interval {self.low:.0%} to {self.high:.0%}); the rule states at most {self.stated:.0%}.")
+        share, low, high, stated = (number(v, ".0%") for v in (self.false / self.studies, self.low, self.high,
+                                                               self.stated))
+        told = (f"{self.false} of {self.studies} A/A studies have a false verdict: {share} "
+                f"(95 % interval {low} to {high}); the rule states at most {stated}.")
         if self.detectable is None:
             return told
         return told + (f" This set-up sees a difference of {self.detectable:.3f} bits per byte four times in five; its "

@@ -36,3 +36,21 @@ def folder(tmp_path_factory):
 
     build(directory)
     return directory
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    """The folder of a study with the default activations and a twin, its runs long enough for every figure."""
+    from nonlin.report import build
+    from tests.study import studies
+
+    directory = tmp_path_factory.mktemp("full") / "study"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_LINES", "40")
+        patch.setenv("FAKE_NOISE", "0.01")
+        arms = [Arm(n, "gated" if n.endswith("glu") else "pointwise", 128, 100_000, None,
+                    *(("its own", "gelu") if n == "twin" else ()))
+                for n in ("gelu", "relu", "silu", "swiglu", "geglu", "relu_squared", "twin")]
+        studies.run(directory, studies.plan(arms=arms))
+    build(directory)
+    return directory

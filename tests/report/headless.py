@@ -30,7 +30,7 @@ def opened(made, page: Path, address: str = "", **options):
     """
     context = made.new_context(**({"viewport": {"width": 1280, "height": 900}, "bypass_csp": True} | options))
     context.set_offline(True)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)  # a busy machine is slow, and not wrong
     tab, wrong = context.new_page(), []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))

@@ -3,7 +3,8 @@
 Bits per byte: best near a learning rate of each activation's own, plus an effect and noise of the seed that all
 activations share, plus noise of (effect, seed). The environment says how to misbehave, by configuration hash:
 FAKE_SECONDS (a run's length), FAKE_DIE (a folder: the first run of a listed hash kills its process),
-FAKE_DIE_ALWAYS, FAKE_FULL (runs that find the disk full), FAKE_FAIL (TYPE:FOLDER: runs that raise), FAKE_NOISE.
+FAKE_DIE_ALWAYS, FAKE_FULL (runs that find the disk full), FAKE_FAIL (TYPE:FOLDER: runs that raise), FAKE_NOISE,
+FAKE_LINES (how many losses a run logs, falling where there are more than five).
 """
 
 import hashlib
@@ -46,12 +47,15 @@ def run(config, folder):
     steps, loss = config["training"]["steps"], loss_of(config)
     seconds = float(os.environ.get("FAKE_SECONDS", "0"))
     with (folder / "metrics.jsonl").open("w", buffering=1) as log:
-        for step in range(1, 6):
+        lines = int(os.environ.get("FAKE_LINES", "5"))
+        for step in range(1, lines + 1):
             if seconds:
-                time.sleep(seconds / 5)
-            log.write(json.dumps({"kind": "train", "step": step, "tokens": step, "loss_nats": loss,
+                time.sleep(seconds / lines)
+            fall = 3 / step if lines > 5 and loss is not None else 0
+            log.write(json.dumps({"kind": "train", "step": step, "tokens": step * (1000 if lines > 5 else 1),
+                                  "loss_nats": fall + loss if fall else loss,
                                   "learning_rate": 0.1, "gradient_norm": 1.0}) + "\n")
-            answer({"progress": {"step": steps * step // 5, "steps": steps, "loss_nats": loss}})
+            answer({"progress": {"step": steps * step // lines, "steps": steps, "loss_nats": loss}})
     if config["purpose"] == "judge":
         (folder / "weights.safetensors").write_bytes(config_hash(config).encode())
     return {
@@ -62,7 +66,8 @@ def run(config, folder):
         "layers": None if loss is None else [
             {"gradient_rms": 0.5, "dead_share": 0.25, "zero_output_share": 0.5, "output_rms": 1.0},
             {"gradient_rms": 1.0, "dead_share": float("nan"), "zero_output_share": 0.5, "output_rms": 1.0}],
-        "timing": {"tokens_per_second": 1000.0 + time.time() % 1, "seconds": seconds + 0.001,
+        "timing": {"tokens_per_second": 1000.0 + time.time() % 1 + 90 * len(config["activation"]["name"]) * (
+            "FAKE_LINES" in os.environ), "seconds": seconds + 0.001,
                    "peak_memory_bytes": os.getpid()}}
 
 

@@ -14,15 +14,22 @@ from markupsafe import Markup
 from nonlin.errors import UserError
 from nonlin.files import write_atomically
 from nonlin.functions import Definition, describe, javascript, mathml
+from nonlin.numbers import typeset
+from nonlin.report import palette
 
+_VENDOR = Path(__file__).parent / "templates" / "vendor"
 _KINDS = {"pointwise": "plain", "gated": "gated", "tensor": "not pointwise"}
 
 
 def environment(*packages: str) -> jinja2.Environment:
     """Return the environment of our pages' templates: the report's, and those of other packages."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
-    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+    made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=jinja2.StrictUndefined)
+    made.globals["colours"] = palette.variables()
+    made.globals["vendored"] = lambda name: Markup((_VENDOR / name).read_text(encoding="utf-8"))
+    made.filters["typeset"] = lambda text: typeset(text).replace(" %", "\u00a0%")  # a line must not break there
+    return made
 
 
 def write(definitions: Sequence[Definition], path: Path, selected: str | None = None) -> Path:
@@ -30,7 +37,7 @@ def write(definitions: Sequence[Definition], path: Path, selected: str | None = 
 
     It opens with ``selected``, else with the first. Raises UserError where the file cannot be written.
     """
-    page = with_its_script(
+    page = with_its_scripts(
         environment().get_template("explorer.html").render(**values(definitions, selected), explorer_address=True))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,12 +58,12 @@ def values(definitions: Sequence[Definition], selected: str | None = None, compa
             "explorer_primitives": Markup(javascript.primitives())}
 
 
-def with_its_script(page: str) -> str:
-    """Return the page with its policy opened for the one script it holds, by hash: no other can run in it."""
-    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
-    assert script is not None
-    digest = base64.b64encode(hashlib.sha256(script.group(1).encode()).digest()).decode()
-    return page.replace("script-src 'none'", f"script-src 'sha256-{digest}'", 1)
+def with_its_scripts(page: str) -> str:
+    """Return the page with its policy opened for the scripts it holds, by hash: no other can run in it."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+               for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return page.replace("script-src 'none'", f"script-src {allowed}", 1)
 
 
 def _facts(definition: Definition) -> dict[str, Any]:

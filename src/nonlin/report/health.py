@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.files import write_atomically, writing
+from nonlin.numbers import number, typeset
 from nonlin.report import style
 from nonlin.report.explorer import environment
 from nonlin.report.health_figures import FIGURES, MEASURES
-from nonlin.report.tables import Table, number
+from nonlin.report.tables import Table
 
 GRADES = ("serious", "warning", "info")
 
@@ -30,7 +31,7 @@ def grouped(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     groups: dict[tuple[str, str, str], list[str]] = {}
     for f in findings:
-        groups.setdefault((f["grade"], f.get("measure", ""), f["action"]), []).append(f["text"])
+        groups.setdefault((f["grade"], f.get("measure", ""), typeset(f["action"])), []).append(typeset(f["text"]))
     return [{"grade": grade, "action": action, "texts": texts} for (grade, _, action), texts in groups.items()]
 
 
@@ -50,14 +51,13 @@ def summary(record: Mapping[str, Any]) -> str:
 def write(record: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a record that ``nonlin check`` made, and return its path."""
     drawn: dict[str, dict[str, Any]] = {}
-    with style.settings():
-        for name, (draw, title, applies) in FIGURES.items():
-            if applies(record):
-                drawn[name] = {"svg": style.inline_svg(draw(record), name, title), "title": title}
+    for name, (draw, title, applies) in FIGURES.items():
+        if applies(record):
+            drawn[name] = {"svg": style.inline(lambda draw=draw: draw(record), name, title), "title": title}
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
         record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
-        header=header, rows=rows, number=number, grades=GRADES)
+        header=header, rows=rows, number=number, grades=GRADES, slots={})
     path = Path(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

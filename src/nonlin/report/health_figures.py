@@ -9,12 +9,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from nonlin.report.style import INK, MUTED, PALETTE, new_figure
-from nonlin.report.tables import number
+from nonlin.numbers import number
+from nonlin.report.style import INK, MUTED, narrow, new_figure, panels
 
 Record = Mapping[str, Any]
-_WIDTH = 8.4
-_BLUE, _RED = PALETTE[0], PALETTE[1]
+_BLUE, _RED = "#0072b2", "#d55e00"  # of quantities, not of activations
 
 
 def _of(stream: str, key: str) -> Callable[[Record], float | None]:
@@ -56,7 +55,7 @@ def _image(axes: Any, shades: np.ndarray, colour: str, extent: Sequence[float] |
 
 def _layers(axes: Any, count: int) -> None:
     axes.set_xlabel("feed-forward block")
-    axes.xaxis.set_major_locator(MaxNLocator(min(count, 16), integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(min(count, 6 if narrow() else 16), integer=True))
 
 
 def measures(record: Record) -> Figure:
@@ -71,7 +70,7 @@ def measures(record: Record) -> Figure:
             x = np.log10(np.where(x > 0, x, np.nan))
         low, high = (0.0 if not log else np.nanmin(x), np.nanmax(x)) if np.isfinite(x).any() else (0.0, 0.0)
         shades[i] = (x - low) / (high - low) if high > low else np.where(np.isnan(x), np.nan, 0.0)
-    figure = new_figure(_WIDTH, 0.9 + 0.3 * len(rows))
+    figure = new_figure(0.9 + 0.3 * len(rows))
     axes = figure.subplots()
     _image(axes, shades, _BLUE)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
@@ -95,11 +94,11 @@ def units(record: Record) -> Figure:
     blocks = record["blocks"]
     counts = np.array([b["positive"] for b in blocks], dtype=float).T[::-1]
     shares = counts / np.maximum(counts.sum(0), 1)
-    figure = new_figure(_WIDTH, 3.0)
+    figure = new_figure(3.0)
     axes = figure.subplots()
     _image(axes, np.sqrt(shares / max(float(shares.max()), 1e-12)), _BLUE, (-0.5, len(blocks) - 0.5, 0, 100))
     axes.set_ylabel("share of tokens on which\na unit is positive, %")
-    axes.set_title(f"strongest: {float(shares.max()):.0%} of a block's units")
+    axes.set_title(f"strongest: {number(float(shares.max()), '.0%')} of a block's units")
     _layers(axes, len(blocks))
     return figure
 
@@ -110,7 +109,7 @@ def magnitudes(record: Record) -> Figure:
     counts = np.array([b["streams"]["hidden"]["powers"] for b in blocks], dtype=float)
     shares = (counts / np.maximum(counts.sum(1, keepdims=True), 1)).T[::-1]
     half = counts.shape[1] // 2
-    figure = new_figure(_WIDTH, 3.6)
+    figure = new_figure(3.6)
     axes = figure.subplots()
     _image(axes, np.sqrt(shares / max(float(shares.max()), 1e-12)), _BLUE, (-0.5, len(blocks) - 0.5, -half, half))
     seen = np.flatnonzero(counts.sum(0)) - half
@@ -122,7 +121,7 @@ def magnitudes(record: Record) -> Figure:
         if axes.get_ylim()[0] < power < axes.get_ylim()[1]:
             axes.axhline(power, color=_RED, lw=1, ls="--")
             axes.text(len(blocks) - 0.5, power, text, color=INK, fontsize=8, ha="right", va="bottom")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"2^{v:.0f}"))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"2^{number(v, '.0f')}"))
     axes.set_ylabel("magnitude of the hidden activation")
     _layers(axes, len(blocks))
     return figure
@@ -131,8 +130,7 @@ def magnitudes(record: Record) -> Figure:
 def gradients(record: Record) -> Figure:
     """The loss's gradient at each block's output, and the share of zeros before the activation."""
     blocks = [b for b in record["blocks"] if b["gradients"]]
-    figure = new_figure(_WIDTH, 2.8)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels(2.8, 2)
     index = [b["index"] for b in blocks]
     left.plot(index, [b["gradients"]["rms"] or math.nan for b in blocks], marker="o", ms=4, color=_BLUE)
     left.set_yscale("log")
@@ -150,16 +148,17 @@ def gradients(record: Record) -> Figure:
 def alternatives(record: Record) -> Figure:
     """How much the text's loss rises with another activation in the blocks."""
     found = sorted(record["alternatives"]["others"], key=lambda o: -o["difference_nats"])
-    figure = new_figure(_WIDTH, 0.9 + 0.3 * len(found))
+    figure = new_figure(0.9 + 0.3 * len(found))
     axes = figure.subplots()
     for row, one in enumerate(found):
         colour = _RED if one["difference_nats"] < 0 else _BLUE
         axes.barh(row, one["difference_nats"], color=colour, height=0.6)
-        axes.text(max(one["difference_nats"], 0), row, f" {one['difference_nats']:+.3f}", va="center", fontsize=8,
-                  color=INK)
+        axes.text(max(one["difference_nats"], 0), row, f" {number(one['difference_nats'], '+.3f')}", va="center",
+                  fontsize=8, color=INK)
     axes.axvline(0, color=MUTED, lw=1)
     axes.set_yticks(range(len(found)), [one["activation"] for one in found])
-    axes.set_xlabel(f"loss less that with {record['alternatives']['activation']}, nats per token (left of 0 is better)")
+    axes.set_xlabel(f"loss less that with {record['alternatives']['activation']}, nats per token" + (
+        "" if narrow() else " (left of 0 is better)"))
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.14)
     return figure

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from nonlin.report import figures, style, tables
+from nonlin.report import figures, palette, style, tables
 from nonlin.report.records import read
 from nonlin.report.terminal import reasons
 from nonlin.study import StudyFolder
@@ -21,6 +21,7 @@ def html(folder: StudyFolder) -> str:
     if any(curve.tokens for curve in study.curves):
         with style.settings():
             # Several studies may lie in one notebook: a drawing's ids are its own.
+            parts.append(f"<style>{palette.variables()}</style>")
             parts.append(style.inline_svg(figures.curves(study), f"curves-{folder.plan.hash}", _CURVES))
     return f'<div style="max-width:60em;{_COLOURS}">{"".join(parts)}</div>'
 

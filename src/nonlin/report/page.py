@@ -7,8 +7,10 @@ from typing import Any
 
 from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
+from nonlin.numbers import number
 from nonlin.progress import span
-from nonlin.report import explorer, figures, recovery, style, tables, terminal
+from nonlin.report import drawing, explorer, figures, interactive, terminal
+from nonlin.report.palette import paint
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
 from nonlin.study.records import Snapshot
@@ -34,22 +36,9 @@ def build(directory: str | Path) -> Path:
 
 def draw(folder: StudyFolder, study: Study) -> dict[str, dict[str, Any]]:
     """Write the study's figures and return them with their tables, by name; none before the first judged run."""
-    drawn: dict[str, dict[str, Any]] = {}
     if not any(arm["judged"] for arm in study.arms):
-        return drawn
-    target = folder.directory / "figures"
-    target.mkdir(exist_ok=True)
-    with style.settings():
-        wanted = [(name, draw, title, tables.TABLES[name]) for name, (draw, title) in figures.FIGURES.items()]
-        if recovery.has(study):
-            wanted.append(("recovery", recovery.figure, recovery.TITLE, recovery.table))
-        for name, draw, title, tabled in wanted:
-            figure = draw(study)
-            header, rows = tabled(study)
-            drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title, "header": header,
-                           "rows": rows}
-            style.write_files(figure, target, name)
-    return drawn
+        return {}
+    return drawing.drawn(study, folder.directory / "figures")
 
 
 def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now: Snapshot) -> Path:
@@ -63,13 +52,14 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         values = {"explorer_address": False, **explorer.values(arms, compared=[d.name for d in arms[1:]])}
     page = explorer.environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
-        number=tables.number, plan_text=folder.plan.describe(), verdicts=_VERDICTS,
+        figures_data=interactive.data(study) if drawn else None, costs_words=figures.costs_words(study),
+        slots={name: p.slot for name, p in paint(figures.names(study)).items()},
+        number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
         directory=printable(str(folder.directory)),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)
-    if now.state != "running":
-        page = explorer.with_its_script(page)
+    page = explorer.with_its_scripts(page)
     path = folder.directory / "report.html"
     write_atomically(path, page)
     return path

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+import numpy as np
 
 from nonlin.errors import UserError
-from nonlin.study import StudyFolder
+from nonlin.study import StudyFolder, statistics
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,21 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A mean over seeds against tokens, and the pointwise interval of it."""
+
+    tokens: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
 class Study:
     """What the page shows: results.json, the arms best first, and the judged runs' curves."""
+
+    FIRST: ClassVar[int] = 9
+    """Curves are drawn from the tenth value on: the first fall would squeeze all that follows."""
 
     results: Mapping[str, Any]
     arms: list[Mapping[str, Any]]
@@ -38,6 +53,40 @@ class Study:
     def others(self) -> list[Mapping[str, Any]]:
         """The arms that are compared with the baseline."""
         return [arm for arm in self.arms if arm["name"] != self.baseline]
+
+
+    def means(self) -> dict[str, tuple[list[int], list[float]]]:
+        """Return each arm's tokens and smoothed training loss, the mean over its seeds, in the plan's order."""
+        found = {}
+        for name in (arm["name"] for arm in self.results["arms"]):
+            runs = [c for c in self.curves if c.arm == name and c.tokens]
+            if runs:
+                length = min(len(run.tokens) for run in runs)
+                mean = np.mean([smooth(run.loss)[:length] for run in runs], axis=0)
+                found[name] = (runs[0].tokens[:length], mean.tolist())
+        return found
+
+    def bands(self) -> dict[str, Band]:
+        """Return the paired differences of the smoothed training loss to the baseline's, from the tenth value on.
+
+        The two runs of a seed see the same batches, so that the batches' own difficulty drops out. The interval is
+        Student's at the rule's confidence over the seeds, at every place by itself, not corrected.
+        """
+        confidence = self.results["rule"]["confidence"]
+        base = {c.seed: c for c in self.curves if c.arm == self.baseline and c.tokens}
+        found: dict[str, Band] = {}
+        for name in (arm["name"] for arm in self.results["arms"] if arm["name"] != self.baseline):
+            pairs = [(c, base[c.seed]) for c in self.curves if c.arm == name and c.tokens and c.seed in base]
+            length = min((min(len(a.tokens), len(b.tokens)) for a, b in pairs), default=0)
+            if len(pairs) < 2 or length <= self.FIRST + 1:
+                continue
+            each = np.array([np.subtract(smooth(a.loss, 0.06)[:length], smooth(b.loss, 0.06)[:length])
+                             for a, b in pairs])[:, self.FIRST:]
+            mean = each.mean(0)
+            half = each.std(0, ddof=1) * statistics.half_width(1.0, len(pairs), confidence)
+            found[name] = Band(pairs[0][0].tokens[self.FIRST:length], mean.tolist(), (mean - half).tolist(),
+                               (mean + half).tolist())
+        return found
 
 
 def read(folder: StudyFolder) -> Study:

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from nonlin.report.records import Study
-from nonlin.report.style import MUTED, colours, markers, new_figure
+from nonlin.report.style import MUTED, colours, markers, narrow, new_figure
 
 TITLE = "Recovery from the swap"
 
@@ -16,9 +16,9 @@ def has(study: Study) -> bool:
 
 def figure(study: Study) -> Figure:
     """Held-out loss since the swap, averaged over seeds; the broken line is the model before it."""
-    drawn = new_figure(8.2, 3.4)
+    drawn = new_figure(3.4)
     axes = drawn.subplots()
-    names = [arm["name"] for arm in study.arms]
+    names = [arm["name"] for arm in study.results["arms"]]  # the plan's order, by which colours are given
     paint, marks = colours(names), markers(names)
     for arm in study.arms:
         if found := arm.get("recovery"):
@@ -27,9 +27,9 @@ def figure(study: Study) -> Figure:
             axes.axhline(found["before"], color=MUTED, lw=1, ls="--")
     axes.set_xlabel("tokens since the swap")
     axes.set_ylabel("bits per byte")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(3 if narrow() else 6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    drawn.legend(loc="outside lower center", ncols=min(len(names), 5))
+    drawn.legend(loc="outside lower center", ncols=min(len(names), 3 if narrow() else 5))
     return drawn
 
 

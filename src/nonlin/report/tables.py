@@ -1,32 +1,38 @@
 """The tables behind the figures: (header, rows) of text."""
 
+from nonlin.numbers import number, places
+from nonlin.report import figures, recovery
 from nonlin.report.records import Study, tuned
 
 Table = tuple[list[str], list[list[str]]]
 
 
-def number(value: float | None, form: str = "") -> str:
-    """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
-
-    >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g")
-    ('0.50', '–', '3,070')
-    """
-    if value is None:
-        return "–"
-    text = format(value, form)
-    return f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text
-
-
 def differences(study: Study) -> Table:
-    """Each arm's paired difference, interval, corrected p-value and standard std over seeds."""
+    """Each arm's paired difference, interval, corrected p-value and std over seeds, with the digits that they mean."""
     rows = []
+    digits = figures.digits(study)
     for arm in study.arms:
         d = arm["difference"] or {}
-        rows.append([arm["name"], number(arm["bits_per_byte"], ".5f"), number(arm["standard_deviation"], ".5f"),
-                     number(d.get("mean"), "+.5f"), number(d.get("low"), "+.5f"), number(d.get("high"), "+.5f"),
+        rows.append([arm["name"], number(arm["bits_per_byte"], f".{digits}f"),
+                     number(arm["standard_deviation"], f".{digits}f"),
+                     *(number(d.get(key), f"+.{digits}f") for key in ("mean", "low", "high")),
                      number(d.get("p_value"), ".2g"), arm["verdict"]])
     return ["activation", "bits per byte", "std over seeds", "difference", "low", "high", "p, corrected",
             "verdict"], rows
+
+
+def paired(study: Study) -> Table:
+    """The paired difference of the training loss at five places of the run, with its interval."""
+    bands = study.bands()
+    places_ = sorted({band.tokens[-1] for band in bands.values()})
+    last = places_[0] if places_ else 0
+    rows = []
+    for name, band in bands.items():
+        at = [max(i for i, t in enumerate(band.tokens) if i == 0 or t <= last * k / 5) for k in range(1, 6)]
+        digits = places([(band.high[i] - band.low[i]) / 2 for i in at])
+        rows.append([name, *(f"{number(band.mean[i], f'+.{digits}f')} ({number(band.low[i], f'+.{digits}f')} … "
+                             f"{number(band.high[i], f'+.{digits}f')})" for i in at)])
+    return ["activation", *(f"{last * k // 5:,} tokens" for k in range(1, 6))], rows
 
 
 def curves(study: Study) -> Table:
@@ -60,13 +66,22 @@ def layers(study: Study) -> Table:
 
 def costs(study: Study) -> Table:
     """The cost of each arm."""
-    rows = [[arm["name"], f"{arm['hidden']:,}", f"{arm['parameters']:,}", f"{arm['parameters_relative_error']:+.2%}",
-             number(arm["flops_per_token"], ",.0f"), number(arm["timing"]["tokens_per_second"], ",.0f"),
+    rows = [[arm["name"], f"{arm['hidden']:,}", f"{arm['parameters']:,}",
+             number(arm["parameters_relative_error"], "+.2%"), number(arm["flops_per_token"], ",.0f"),
+             number(arm["timing"]["tokens_per_second"], ",.0f"),
              number((arm["timing"]["peak_memory_bytes"] or 0) / 2**20, ",.0f"),
              number(arm["sparsity"], ".1%"), number(arm["spike_score"], ".2%")] for arm in study.arms]
     return ["activation", "hidden width", "parameters", "from baseline", "FLOPs per token", "tokens per second",
             "memory, MB", "sparsity", "loss spikes"], rows
 
 
-TABLES = {"differences": differences, "curves": curves, "learning_rates": learning_rates, "layers": layers,
-          "costs": costs}
+def quality(study: Study) -> Table:
+    """Bits per byte beside the costs in which the arms differ."""
+    shown = figures.differing_costs(study)
+    rows = [[arm["name"], number(arm["bits_per_byte"], ".4f"),
+             *(number(value(arm), form) for _, value, _, form in shown)] for arm in study.arms]
+    return ["activation", "bits per byte", *(f"{name}, {unit}" for name, _, unit, _ in shown)], rows
+
+
+TABLES = {"differences": differences, "paired": paired, "curves": curves, "recovery": recovery.table,
+          "learning_rates": learning_rates, "layers": layers, "quality": quality, "costs": costs}

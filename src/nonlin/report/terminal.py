@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nonlin.columns import Column, print_columns
+from nonlin.numbers import number, places, typeset
 from nonlin.progress import STAGES, ranking_text, span
-from nonlin.report.tables import number
+from nonlin.report.palette import middle, paint
 from nonlin.study.records import Snapshot
 
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
@@ -25,8 +26,8 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
-                  f"{results['rule']['confidence']:.0%} intervals:", highlight=False)
-    print_columns(console, _columns(results))
+                  f"{number(results['rule']['confidence'], '.0%')} intervals:", highlight=False)
+    print_columns(console, _columns(results, console.is_terminal))
 
 
 def text(results: Mapping[str, Any]) -> str:
@@ -41,20 +42,24 @@ def _plain(file: io.StringIO, width: int) -> Console:
     return Console(file=file, width=max(width, Console().width), force_terminal=False, force_jupyter=False)
 
 
-def _columns(results: Mapping[str, Any]) -> list[Column]:
+def _columns(results: Mapping[str, Any], dots: bool) -> list[Column]:
     order = {name: i for i, name in enumerate(results["ranking"])}
     arms = sorted(results["arms"], key=lambda a: order[a["name"]])
     differences = [arm["difference"] for arm in arms]
     memory = [arm["timing"]["peak_memory_bytes"] for arm in arms]
+    decimals = places((d["high"] - d["low"]) / 2 for d in differences if d)
+    paints = paint([arm["name"] for arm in results["arms"]])  # the plan's order, as on the page
 
     def numbers(header: str, values: list[Any], form: str, rank: int) -> Column:
         return Column(header, [number(value, form) for value in values], rank, right=True)
 
     return [
-        Column("activation", [arm["name"] for arm in arms], style="bold"),
-        numbers("bits/byte", [arm["bits_per_byte"] for arm in arms], ".4f", 0),
-        numbers("difference", [d and d["mean"] for d in differences], "+.4f", 0),
-        Column("interval", [f"{d['low']:+.4f} … {d['high']:+.4f}" if d else "–" for d in differences], 1, right=True),
+        Column("activation", [(f"[{middle(paints[arm['name']])}]●[/] " if dots else "") + arm["name"] for arm in arms],
+               style="bold"),
+        numbers("bits/byte", [arm["bits_per_byte"] for arm in arms], f".{decimals}f", 0),
+        numbers("difference", [d and d["mean"] for d in differences], f"+.{decimals}f", 0),
+        Column("interval", [" … ".join(number(d[end], f"+.{decimals}f") for end in ("low", "high")) if d else "–"
+                            for d in differences], 1, right=True),
         Column("verdict", [f"[{_STYLES[arm['verdict']]}]{_shown(results, arm)}[/]" for arm in arms]),
         numbers("learning\nrate", [arm["learning_rate"] for arm in arms], ".3g", 3),
         numbers("sensi-\ntivity", [arm["learning_rate_sensitivity"] for arm in arms], ".3f", 5),
@@ -132,7 +137,7 @@ def print_health(record: Mapping[str, Any], console: Console | None = None) -> N
     console.print(f"\n{summary(record)}", style="bold", highlight=False)
     for f in record["findings"]:
         console.print(f"[{_GRADES[f['grade']]}]{f['grade']:<8}[/]", end=" ")
-        console.print(f"{f['text']} {f['action']}", highlight=False, markup=False, soft_wrap=True)
+        console.print(typeset(f"{f['text']} {f['action']}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def _blocks(blocks: list[dict[str, Any]]) -> list[Column]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
+from nonlin.numbers import number
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
 from nonlin.study.request import Arm, Request, trial_config
@@ -148,7 +149,7 @@ class Plan(Sealed):
             f"Data: {self.data.get('description', self.data['sha256'][:16])}.",
             f"Model: {self._model()}, context {self.model['context']}, "
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
-            f"(they differ by at most {worst:.1%}).",
+            f"(they differ by at most {number(worst, '.1%')}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
             recipe.describe(self.training, self.model, self.machine),
             *self._transfer_text(max(lengths)),

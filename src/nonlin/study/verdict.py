@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlin.errors import UserError, rule
+from nonlin.numbers import number
 from nonlin.study import defaults, response, statistics
 
 #: Bits per byte by judged seed; None where the run diverged.
@@ -43,8 +44,8 @@ def calibration_text() -> str:
     """Return the evidence behind the rule, in words: how often it was wrong where nothing differed."""
     parts = []
     for world, studies, false in defaults.CALIBRATION:
-        low, high = statistics.share_interval(false, studies)
-        parts.append(f"{false} of {studies} had a false verdict ({world}; 95 % interval {low:.1%} to {high:.1%})")
+        low, high = (number(share, ".1%") for share in statistics.share_interval(false, studies))
+        parts.append(f"{false} of {studies} had a false verdict ({world}; 95 % interval {low} to {high})")
     return ("The rule was tried on simulated studies without any difference: " + "; ".join(parts)
             + ". nonlin compare --aa N tries it on your own set-up.")
 

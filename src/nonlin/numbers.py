@@ -1,0 +1,62 @@
+"""Numbers as text, alike on every page and in the terminal: a true minus sign, and a space before the per cent sign."""
+
+import math
+import re
+from collections.abc import Iterable
+
+_MINUS = re.compile(r"(?<![\w)\]^.−-])-(?=\d|\.\d|∞)")
+_EXPONENT = re.compile(r"(?<=\d)e([-+])0*(\d+)(?!\w)")
+_PERCENT = re.compile(r"(?<=\d)%(?!\w)")
+
+
+def typeset(text: str) -> str:
+    """Return a sentence with its numbers' signs and units set: −1 for -1, 95 % for 95%, 1e−5 for 1e-05.
+
+    Not for formulas or commands, which are to be copied.
+
+    >>> typeset("between -1.5 and +2 (95% of them); SHA-256, 1e-05, x-1")
+    'between −1.5 and +2 (95 % of them); SHA-256, 1e−5, x-1'
+    """
+    text = _EXPONENT.sub(lambda found: f"e{'−' if found[1] == '-' else ''}{found[2]}", text)
+    return _PERCENT.sub(" %", _MINUS.sub("−", text))
+
+
+def number(value: float | None, form: str = "") -> str:
+    """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
+
+    >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g"), number(-0.25, "+.1%"), number(2e-5, ".1e")
+    ('0.50', '–', '3,070', '−25.0 %', '2.0e−5')
+    """
+    if value is None:
+        return "–"
+    text = format(value, form)
+    return typeset(f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text)
+
+
+def parts(share: float) -> str:
+    """Return one part in how many a share is, to the two digits that such a figure means.
+
+    >>> parts(1 / 479_221), parts(0.0)
+    ('one part in 480,000', 'nothing')
+    """
+    return f"one part in {float(f'{1 / share:.2g}'):,.0f}" if share else "nothing"
+
+
+def places(uncertainties: Iterable[float | None], default: int = 4) -> int:
+    """Return how many decimals numbers mean that are known this well: two digits of the least uncertainty.
+
+    >>> places([0.014, 0.032]), places([0.0004]), places([None, 0.0])
+    (3, 5, 4)
+    """
+    known = [u for u in uncertainties if u]
+    return min(6, max(0, 1 - math.floor(math.log10(min(known))))) if known else default
+
+
+def alike(values: Iterable[float | None], share: float = 0.01) -> bool:
+    """Return whether these are equal within a share of the greatest, so that a sentence says more than bars.
+
+    >>> alike([100.0, 99.5]), alike([100.0, 90.0])
+    (True, False)
+    """
+    known = [abs(v) for v in values if v is not None]
+    return not known or max(known) - min(known) <= share * max(known)

@@ -1,0 +1,19 @@
+"""Every figure of a study: into a folder, and as pieces of its page."""
+
+from pathlib import Path
+from typing import Any
+
+from nonlin.report import figures, style, tables
+from nonlin.report.records import Study
+
+
+def drawn(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the study's figures into a folder as SVG and PNG; return them for the page, with their tables, by name."""
+    folder.mkdir(exist_ok=True)
+    found: dict[str, dict[str, Any]] = {}
+    for name, (draw, title, applies) in figures.FIGURES.items():
+        if applies(study):
+            header, rows = tables.TABLES[name](study)
+            found[name] = {"svg": style.inline(lambda draw=draw: draw(study), name, title, folder), "title": title,
+                           "header": header, "rows": rows}
+    return found

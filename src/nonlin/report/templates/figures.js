@@ -1,0 +1,290 @@
+// Figures that can be questioned, drawn by uPlot from the numbers beside them: values under the pointer, activations on
+// and off, zoom. The static drawings stay in the page for paper, and where no script runs.
+
+const DATA = JSON.parse(document.getElementById("figures-data").textContent);
+const SLOT = Object.fromEntries(DATA.arms.map((arm) => [arm.name, arm.slot]));
+const off = new Set(), plots = [], switches = [];
+
+function make(name, attributes = {}, text = null) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== null) made.textContent = text;
+  return made;
+}
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const paint = (arm) => css(`--c${SLOT[arm]}`);
+
+// ---- numbers ----
+
+const minus = (text) => text.replaceAll("-", "−");
+const short = (v, digits = 4) => String(Number(v.toPrecision(digits)));
+const FORMS = {
+  plain: (v) => minus(short(v)),
+  whole: (v) => (Number.isInteger(v) ? String(v) : ""),
+  signed: (v) => (v > 0 ? "+" : "") + minus(short(v, 3)),
+  percent: (v) => minus(`${short(100 * v, 3)} %`),
+  power: (v) => minus(v === 0 ? "0" : v.toExponential(v.toExponential(1).includes(".0") ? 0 : 1).replace("+", "")),
+  tokens: (v) => (Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
+};
+
+function linear(low, high, about) {
+  const rough = (high - low) / Math.max(about, 2), power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= rough * (1 - 1e-9)), found = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(Number((k * step).toPrecision(9)));
+  return found;
+}
+
+/** Places of the ticks: at least two of them, whatever the window is. */
+function ticks(axis, low, high, about) {
+  if (!(high > low)) return [low];
+  if (axis.rows) return axis.rows.map((_, i) => i);
+  if (axis.ticks) {
+    const inside = axis.ticks.filter((t) => t >= low && t <= high), every = Math.ceil(inside.length / about);
+    if (inside.length >= 2) return inside.filter((_, i) => i % every === 0);
+  }
+  if (axis.log && low > 0) {
+    for (const parts of [[1], [1, 2, 5], [1, 2, 3, 4, 5, 6, 7, 8, 9]]) {
+      const found = [];
+      for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++) found.push(...parts.map((m) => m * 10 ** e));
+      const inside = found.filter((t) => t >= low && t <= high);
+      if (inside.length >= 2) return inside.length <= about ? inside : inside.filter((_, i) => i % Math.ceil(inside.length / about) === 0);
+    }
+  }
+  for (let count = about; count < about + 12; count++) {
+    const found = linear(low, high, count);
+    if (found.length >= 2) return found;
+  }
+  return [low, high];
+}
+
+// ---- one panel ----
+
+function nearest(u, series, index) {
+  const values = u.data[series];
+  if (!values || values[index] != null) return index;
+  for (let d = 1; d < values.length; d++) {
+    if (values[index - d] != null) return index - d;
+    if (values[index + d] != null) return index + d;
+  }
+  return index;
+}
+
+function rangeOf(axis) {
+  return (_, low, high) => {
+    if (low == null || high == null) return axis.range ?? (axis.log ? [0.1, 1] : [0, 1]);
+    if (axis.log) return low < high ? [low / 1.08, high * 1.08] : [low / 2, high * 2];
+    const room = 0.06 * (high - low) || Math.abs(low) * 0.05 || 0.5;
+    return [low - room, Math.max(high + room, axis.least ?? -Infinity)];
+  };
+}
+
+function axisOf(axis, vertical) {
+  return {
+    stroke: () => css("--ink"), grid: {stroke: () => css("--grid"), width: 1, show: !axis.rows}, ticks: {show: false},
+    font: "12px system-ui, sans-serif", size: vertical ? (axis.rows ? 14 + 7.2 * Math.max(...axis.rows.map((r) => r.length)) : 58) : 30,
+    splits: (u, _, low, high) => ticks(axis, low, high, Math.max(2, Math.floor(vertical ? u.bbox.height / devicePixelRatio / 42 : u.bbox.width / devicePixelRatio / 76))),
+    values: (_, places) => places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : FORMS[axis.format](v))), space: 0, filter: (_, places) => places,
+  };
+}
+
+function build(panel, host, figure) {
+  const tables = [], series = [{}], bands = [], lines = [];
+  for (const line of panel.lines) {
+    const at = series.length, colour = () => paint(line.arm);
+    tables.push(line.low ? [line.x, line.y, line.low, line.high] : [line.x, line.y]);
+    series.push({
+      label: line.arm, stroke: () => colour() + (line.thin ? "59" : ""), width: line.thin ? 0.8 : 2.2, dash: line.dash, spanGaps: true,
+      ...(line.joined ? {} : {paths: () => null}),
+      points: {show: !!(line.points || line.faint), size: line.faint ? 5 : 8, width: 1.5, stroke: () => colour() + (line.faint ? "8c" : ""),
+        fill: () => (line.faint ? colour() + "8c" : css("--paper"))},
+    });
+    lines.push({...line, at, all: [at]});
+    if (line.low) {
+      for (let k = 1; k < 3; k++) series.push({stroke: "transparent", width: 0, spanGaps: true, points: {show: false}});
+      bands.push({series: [at + 2, at + 1], fill: () => colour() + "2b"});
+      lines.at(-1).all.push(at + 1, at + 2);
+    }
+  }
+  const area = make("div", {class: "f-area", tabindex: "0", role: "group",
+    "aria-label": "Plot: the left and right arrow keys read it, plus and minus zoom, 0 shows everything"});
+  const read = make("p", {class: "f-read"}), spoken = make("p", {class: "f-said", "aria-live": "polite"});
+  const head = make("div", {class: "f-head"}), buttons = make("span", {class: "f-zoom"});
+  head.append(make("p", {class: "f-title"}, panel.title ?? ""), buttons);
+  host.append(head, area, make("p", {class: "f-x"}, panel.x.label), read, spoken);
+  const state = {index: null}, main = lines.filter((l) => !l.thin && !(l.faint && !l.words));
+
+  const marks = (u) => {
+    const {ctx} = u, ratio = devicePixelRatio, px = (v) => u.valToPos(v, "x", true), py = (v) => u.valToPos(v, "y", true);
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(u.bbox.left, u.bbox.top - 2, u.bbox.width, u.bbox.height + 4);
+    ctx.clip();
+    for (const line of lines.filter((l) => !off.has(l.arm))) {
+      ctx.strokeStyle = ctx.fillStyle = paint(line.arm);
+      ctx.lineWidth = 2.6 * ratio;
+      for (const [x0, y0, x1, y1] of line.bars ?? []) {
+        ctx.beginPath();
+        ctx.moveTo(px(x0), py(y0));
+        ctx.lineTo(px(x1), py(y1));
+        ctx.stroke();
+      }
+      if (line.diamond) {
+        const [x, y] = line.diamond.map((v, i) => (i ? py(v) : px(v))), size = 6 * ratio, {left, width} = u.bbox;
+        const beyond = x < left ? -1 : x > left + width ? 1 : 0, tip = beyond < 0 ? left : left + width;
+        ctx.beginPath();
+        if (beyond) [[tip, y], [tip - beyond * 14 * ratio, y - size], [tip - beyond * 14 * ratio, y + size]].forEach(([a, b]) => ctx.lineTo(a, b));
+        else [[x, y - size], [x + size, y], [x, y + size], [x - size, y]].forEach(([a, b]) => ctx.lineTo(a, b));
+        ctx.closePath();
+        ctx.fill();
+      }
+      if (line.text) {
+        ctx.fillStyle = css("--ink");
+        ctx.font = `${12 * ratio}px system-ui, sans-serif`;
+        ctx.textAlign = "left";
+        ctx.textBaseline = "middle";
+        ctx.fillText(line.text, u.bbox.left + 6 * ratio, py(line.diamond[1] + 0.33));
+      }
+    }
+    ctx.restore();
+  };
+  const ground = (u) => {
+    if (!panel.span) return;
+    const [which, low, high] = panel.span, {ctx} = u, {left, top, width, height} = u.bbox;
+    const [a, b, zero] = [low, high, 0].map((v) => u.valToPos(v, which, true));
+    ctx.save();
+    ctx.beginPath();
+    ctx.rect(left, top, width, height);
+    ctx.clip();
+    ctx.fillStyle = css("--muted") + "29";
+    which === "x" ? ctx.fillRect(a, top, b - a, height) : ctx.fillRect(left, b, width, a - b);
+    ctx.strokeStyle = css("--muted");
+    ctx.lineWidth = devicePixelRatio;
+    ctx.beginPath();
+    which === "x" ? (ctx.moveTo(zero, top), ctx.lineTo(zero, top + height)) : (ctx.moveTo(left, zero), ctx.lineTo(left + width, zero));
+    ctx.stroke();
+    ctx.restore();
+  };
+
+  const tall = () => (panel.y.rows ? 44 + 46 * panel.y.rows.length : innerWidth < 640 ? 250 : 300);
+  const said = (line, u) => {
+    const i = u.cursor.idxs?.[line.at], v = i == null ? null : u.data[line.at][i];
+    if (v == null) return null;
+    if (line.words) return line.words[line.x.indexOf(u.data[0][i])] ?? null;
+    const form = FORMS[panel.y.format], [low, high] = line.low ? [u.data[line.at + 1][i], u.data[line.at + 2][i]] : [];
+    return form(v) + (low == null ? "" : ` (${form(low)} … ${form(high)})`);
+  };
+  let speaking = 0;
+  function tell(u) {
+    const {idx} = u.cursor;
+    const shown = idx == null ? [] : main.filter((l) => !off.has(l.arm)).map((l) => [l, said(l, u)]).filter(([, words]) => words);
+    read.replaceChildren();
+    if (!shown.length) {
+      read.append(make("span", {class: "f-hint"}, panel.both ? "Point at a mark for its numbers; drag over an area to enlarge it." :
+        "Point at the figure for its numbers; drag across it to enlarge a part."));
+      return;
+    }
+    const focus = u.series.findIndex((s, i) => i && s._focus);
+    const place = main.some((l) => l.words) ? "" : `${panel.x.label}: ${FORMS[panel.x.format](u.data[0][idx])}`;
+    if (place) read.append(make("b", {}, place));
+    for (const [line, words] of shown) {
+      const entry = make("span", focus === line.at ? {class: "near"} : {});
+      entry.append(make("i", {style: `background: var(--c${SLOT[line.arm]})`}), `${line.arm} ${words}`);
+      read.append(entry);
+    }
+    clearTimeout(speaking);
+    if (document.activeElement === area) speaking = setTimeout(() => { spoken.textContent = read.innerText; }, 300);
+  }
+
+  const u = new uPlot({
+    width: Math.max(host.clientWidth, 240), height: tall(), legend: {show: false}, series, bands, padding: [8, 14, 0, 0],
+    scales: {x: {time: false, distr: panel.x.log ? 3 : 1, range: (_, a, b) => [a, b]}, y: {distr: panel.y.log ? 3 : 1, range: rangeOf(panel.y)}},
+    axes: [axisOf(panel.x, false), axisOf(panel.y, true)],
+    cursor: {dataIdx: nearest, focus: {prox: 30}, drag: {x: true, y: !!panel.both, uni: 20, dist: 6},
+      points: {size: 8}, bind: {dblclick: () => () => { reset(); return null; }}},
+    focus: {alpha: 1},
+    hooks: {draw: [marks], drawAxes: [ground], setCursor: [tell]},
+  }, uPlot.join(tables), area);
+
+  const whole = panel.x.range ?? [u.data[0][0], u.data[0].at(-1)];
+  function window_(low, high) {
+    u.batch(() => {
+      u.setScale("x", {min: low, max: high});
+      if (low === whole[0] && high === whole[1] && panel.y.range && !off.size) u.setScale("y", {min: panel.y.range[0], max: panel.y.range[1]});
+    });
+  }
+  function reset() { window_(...whole); }
+  function zoom(factor) {
+    const {min, max} = u.scales.x, to = panel.x.log ? Math.log : (v) => v, from = panel.x.log ? Math.exp : (v) => v;
+    const at = u.cursor.idx == null ? (to(min) + to(max)) / 2 : Math.min(Math.max(to(u.data[0][u.cursor.idx]), to(min)), to(max));
+    window_(from(at + (to(min) - at) * factor), from(at + (to(max) - at) * factor));
+  }
+  function step(by, from = null) {
+    const xs = u.data[0], {min, max} = u.scales.x, inside = xs.map((_, i) => i).filter((i) => xs[i] >= min && xs[i] <= max);
+    if (!inside.length) return;
+    const here = from ?? inside.indexOf(u.cursor.idx), next = inside[here < 0 ? (by > 0 ? 0 : inside.length - 1) : Math.min(Math.max(here + by, 0), inside.length - 1)];
+    u.setCursor({left: u.valToPos(xs[next], "x"), top: u.over.clientHeight / 2});
+    tell(u);
+  }
+  area.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const action = {ArrowRight: () => step(1), ArrowLeft: () => step(-1), PageDown: () => step(10), PageUp: () => step(-10), Home: () => step(0, 0),
+      End: () => step(1e9, 0), "+": () => zoom(0.6), "=": () => zoom(0.6), "-": () => zoom(1 / 0.6), 0: reset}[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+  for (const [sign, words, action] of [["+", "Enlarge", () => zoom(0.6)], ["−", "Make smaller", () => zoom(1 / 0.6)], ["whole", "Show everything", reset],
+    ...(panel.views ?? []).map(([label, low, high]) => [label, label, () => window_(low, high)])]) {
+    const button = make("button", {type: "button", "aria-label": words}, sign);
+    button.addEventListener("click", action);
+    buttons.append(button);
+  }
+  const plot = {u, reset, show() {
+    u.batch(() => { for (const line of lines) for (const at of line.all) u.setSeries(at, {show: !off.has(line.arm)}); });
+    u.redraw();
+    tell(u);
+  }};
+  plots.push(plot);
+  host.uplot = u; // for whoever inspects the page
+  reset();
+  tell(u);
+  let width = host.clientWidth;
+  new ResizeObserver(() => {
+    if (host.clientWidth === width || !host.clientWidth) return;
+    width = host.clientWidth;
+    u.setSize({width, height: tall()});
+  }).observe(host);
+  return lines.map((l) => l.arm);
+}
+
+// ---- every figure of the page ----
+
+function switched(arm) {
+  off.has(arm) ? off.delete(arm) : off.add(arm);
+  for (const one of switches) one.setAttribute("aria-pressed", !off.has(one.dataset.arm));
+  for (const plot of plots) plot.show();
+}
+
+for (const figure of document.querySelectorAll("figure[data-figure]")) {
+  const panels = DATA.figures[figure.dataset.figure];
+  if (!panels) continue;
+  const live = make("div", {class: "f-live"}), row = make("div", {class: "f-arms", role: "group", "aria-label": "Activations shown"});
+  const grid = make("div", {class: "f-panels"});
+  live.append(row, grid);
+  figure.prepend(live);
+  figure.classList.add("f-on");
+  const seen = new Set();
+  for (const panel of panels) {
+    const host = make("div", {class: "f-panel"});
+    grid.append(host);
+    build(panel, host, figure).forEach((arm) => seen.add(arm));
+  }
+  for (const {name, slot} of DATA.arms.filter((arm) => seen.has(arm.name))) {
+    const button = make("button", {type: "button", "aria-pressed": "true", "data-arm": name});
+    button.append(make("i", {style: `background: var(--c${slot})`}), name);
+    button.addEventListener("click", () => switched(name));
+    switches.push(button);
+    row.append(button);
+  }
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const {u} of plots) u.redraw(false, true); });
