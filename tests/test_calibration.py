@@ -60,4 +60,4 @@ def test_a_study_counts_once_however_many_of_its_verdicts_are_false(tmp_path):
                                _results("c", "undecided", "tie")], request)
     assert (found.studies, found.false) == (3, 1) and found.low < 1 / 3 < found.high
     assert found.half_width == pytest.approx(0.02) and 0.01 < found.detectable < 0.03
-    assert "1 of 3 A/A studies have a false verdict: 33%" in str(found)
+    assert "1 of 3 A/A studies have a false verdict: 33 %" in str(found)

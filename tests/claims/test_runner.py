@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from html.parser import HTMLParser
 
@@ -99,16 +100,23 @@ class _Outside(HTMLParser):
         self.found += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v and re.match(r"(https?:)?//", v)]
 
 
-def test_the_page_stands_alone_and_says_every_statement(made):
+def test_the_page_stands_alone_and_says_what_was_tested_and_no_more(made):
     folder, found, _ = made
     page = build(folder, found).read_text()
     outside = _Outside()
     outside.feed(page)
     assert outside.found == [] and "<script" not in page
     text = page.replace("&#39;", "'").replace("&amp;", "&")
-    for claim in all_claims():
-        assert claim.statement in text and f'id="claim-{claim.number}"' in page
-    assert found["claims"][0]["summary"] in text and page.count("Not run yet") == 12
+    first, *others = all_claims()
+    assert first.statement in text and 'id="claim-1"' in page
+    for claim in others:
+        assert claim.statement not in text and f'id="claim-{claim.number}"' not in page
+    words = re.sub(r"<[^>]+>", "", text).replace("\u00a0", " ")
+    assert found["claims"][0]["summary"] in words and "Not run" not in words
+    assert "True of plain layers. Not of a transformer: attention and normalization are not linear." in words
+    assert words.index("True of plain layers") < words.index(found["claims"][0]["summary"])
+    for command in re.findall(r"<code>(nonlin claims .*?)</code>", text):  # each can be given as it stands
+        assert f"--out {shlex.quote(str(folder))}" in command and ("--resume" in command) != ("--minutes 20" in command)
     assert (folder / "figures" / "claim-01-linear.svg").exists()
 
 

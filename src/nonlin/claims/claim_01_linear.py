@@ -21,6 +21,8 @@ from nonlin.claims.claim import (
     Verdict,
     experiment,
 )
+from nonlin.numbers import number
+from nonlin.numbers import parts as parts_of
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh", "sigmoid")
@@ -116,10 +118,10 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     parts = {"plain networks collapse to one matrix": _is_linear(worst),
              "activations prevent it": {YES: NO, NO: YES}.get(_is_linear(others), UNSURE),
              "the language model becomes linear": _is_linear(model["additive"]["nothing else"])}
-    summary = (f"Layers without activations are one matrix to one part in {1 / max(worst, 1e-12):,.0f} at every depth "
+    summary = (f"Layers without activations are one matrix to {parts_of(worst)} at every depth "
                f"up to {measures['depths'][-1]}. A language model without activations still departs from linear by "
-               f"{model['additive']['nothing else']:.0%}; without attention and normalization too, by one part in "
-               f"{1 / max(model['additive']['both'], 1e-12):,.0f}.")
+               f"{number(model['additive']['nothing else'], '.0%')}; without attention and normalization too, by "
+               f"{parts_of(model['additive']['both'])}.")
     layers, prevented, whole = parts.values()
     if UNSURE in parts.values():
         return Verdict(OPEN, summary, None, parts)
@@ -154,8 +156,8 @@ def figure(measures: Mapping[str, Any]) -> Figure:
 
 def table(measures: Mapping[str, Any]) -> Table:
     """Every departure from linear."""
-    rows = [[name, *(f"{v:.1e}" for v in values["additive"])] for name, values in measures["networks"].items()]
-    rows += [[f"language model, identity, less {k}", f"{v:.1e}", *[""] * (len(DEPTHS) - 1)]
+    rows = [[name, *(number(v, ".1e") for v in values["additive"])] for name, values in measures["networks"].items()]
+    rows += [[f"language model, identity, less {k}", number(v, ".1e"), *[""] * (len(DEPTHS) - 1)]
              for k, v in measures["language_model"]["additive"].items()]
     return ["activation", *(f"depth {d}" for d in measures["depths"])], rows
 

@@ -23,6 +23,7 @@ from nonlin.claims.claim import (
     experiment,
 )
 from nonlin.claims.claim_07_silu import judged
+from nonlin.numbers import number
 
 ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh", "swiglu")
 TASKS = {"read a digit": 10, "do two digits match": 2}
@@ -145,7 +146,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
         axes.set_ylim(bottom=0)
         if task != LANGUAGE:
             axes.axhline(CHANCE_ERROR[task], color=draw.MUTED, lw=1, ls="--")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, ".0%")))
     return made
 
 

@@ -23,6 +23,7 @@ from nonlin.claims.claim import (
     experiment,
 )
 from nonlin.errors import UserError
+from nonlin.numbers import number
 
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "relu_squared")
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -153,7 +154,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     left.set_xticks(rates, [f"{r:g}" for r in rates])
     left.set_xlabel("learning rate   (circle: the best one)")
     left.set_title("dead units after training")
-    left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0%}"))
+    left.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, ".0%")))
     left.legend(fontsize=8)
     right.set_title("ReLU's, through training, by learning rate")
     right.set_xticks([0, PROBES - 1], ["start", "end"])

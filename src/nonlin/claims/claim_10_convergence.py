@@ -9,6 +9,7 @@ from matplotlib.ticker import LogLocator
 
 from nonlin.claims import draw
 from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.numbers import typeset
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"
 MARGIN = 0.05  # of ln(tokens)
@@ -91,7 +92,7 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
 
 def _percent(effect: Mapping[str, float]) -> str:
     mean, low, high = (100 * math.expm1(effect[k]) for k in ("mean", "low", "high"))
-    return f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})"
+    return typeset(f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})")
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:
@@ -100,7 +101,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     for name, curve in measures["curves"].items():
         left.plot([t / 1e3 for t in curve["tokens"]], curve["loss"], color=draw.colour(name), label=name)
     left.set_xlabel("thousand tokens")
-    left.set_title("training loss, nats a byte, mean over seeds")
+    left.set_title("training loss, nats per byte, mean over seeds")
     draw.plain_log(left, "x")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a run covers little more than one decade
     left.legend(fontsize=8)

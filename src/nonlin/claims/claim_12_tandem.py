@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from nonlin.claims import draw
 from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
 from nonlin.claims.plan import ATTENTION, NORMS, TANDEM_ARMS
+from nonlin.report.style import narrow
 
 MARGIN = 0.02  # bits per byte
 REFERENCE = {"activation": "gelu", "normalization": "rms-before", "attention": "on"}
@@ -106,7 +107,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
                       label=f"{name}, attention {attention}")
     left.set_xticks(range(len(NORMS)), list(NORMS), rotation=35, ha="right")
     left.set_title("bits per byte")
-    left.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.2))
+    left.legend(fontsize=7.5, ncols=2, loc="upper center", bbox_to_anchor=(0.45, -0.2 if not narrow() else -0.28))
     rows = {k.replace("activation × normalization: ", "").replace("activation × attention: ", "").replace(
         "normalization × attention: ", ""): v for k, v in measures["contrasts"].items()}
     paint = {PAIRS[0]: "#0072b2", PAIRS[1]: "#d55e00", PAIRS[2]: "#009e73"}

@@ -7,23 +7,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from nonlin.report.style import MUTED, PALETTE, PAPER, new_figure
+from nonlin.numbers import number
+from nonlin.report.palette import paint
+from nonlin.report.style import MUTED, PAPER, panels
 
-WIDTH = 8.4
-
-#: One colour and marker an activation, on every figure of the page.
-_ORDER = ("relu", "gelu", "silu", "swiglu", "tanh", "sigmoid", "relu_squared", "identity", "selu", "leaky_relu")
-_MARKS = "osD^vPX*<>"
+OTHER = "#7f7f7f"
 
 
 def colour(name: str) -> str:
-    """Return the activation's colour; grey where it has none of its own."""
-    return PALETTE[_ORDER.index(name)] if name in _ORDER else "#7f7f7f"
+    """Return the activation's colour; grey where there is no name."""
+    return paint([name])[name].light if name else OTHER
 
 
 def marker(name: str) -> str:
     """Return the activation's marker."""
-    return _MARKS[_ORDER.index(name)] if name in _ORDER else "."
+    return paint([name])[name].marker if name else "."
 
 
 def intervals(axes: Axes, rows: Mapping[str, Mapping[str, float]], colours: Mapping[str, str], margin: float | None,
@@ -49,21 +47,20 @@ def plain_log(axes: Axes, which: str = "both") -> None:
     for name, axis, scale in (("x", axes.xaxis, axes.set_xscale), ("y", axes.yaxis, axes.set_yscale)):
         if which in ("both", name):
             scale("log")
-            axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.set_major_formatter(FuncFormatter(lambda v, _: number(v, "g")))
             axis.set_minor_formatter(NullFormatter())
 
 
-def figure(height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Return a figure of the page's width and its axes."""
-    made = new_figure(WIDTH, height)
-    return made, made.subplots(rows, columns, **options)
+def figure(height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
+    """Return a figure and its axes in a row, or on a phone below each other."""
+    return panels(height, columns, **options)
 
 
 def span(effect: Mapping[str, float], form: str = "+.3f", factor: float = 1.0) -> str:
     """Return an effect in words: mean (low to high).
 
-    >>> span({"mean": 0.1, "low": 0.05, "high": 0.15})
-    '+0.100 (+0.050 to +0.150)'
+    >>> span({"mean": 0.1, "low": -0.05, "high": 0.25})
+    '+0.100 (−0.050 to +0.250)'
     """
-    mean, low, high = (format(factor * effect[key], form) for key in ("mean", "low", "high"))
+    mean, low, high = (number(factor * effect[key], form) for key in ("mean", "low", "high"))
     return f"{mean} ({low} to {high})"

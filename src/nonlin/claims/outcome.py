@@ -12,8 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
+from nonlin.claims.lessons import lesson
 from nonlin.claims.records import ClaimResult, ClaimsResults
 from nonlin.columns import Column, print_columns
+from nonlin.numbers import typeset
 
 _MARKS = {"holds": "green", "does not hold here": "red", "depends": "cyan", "not settled": "yellow"}
 _WIDTH = 140  # where there is no terminal
@@ -68,7 +70,7 @@ class Claims:
         head = "".join(f"<th>{name}</th>" for name in ("", *_COLUMNS))
         body = "".join(
             f"<tr><td>{claim.number}</td><td>{escape(claim.statement)}</td><td>{claim.verdict or 'not run'}</td>"
-            f"<td>{escape(claim.summary)}</td></tr>" for claim in self.verdicts.values())
+            f"<td>{escape(typeset(claim.summary))}</td></tr>" for claim in self.verdicts.values())
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -83,4 +85,5 @@ def print_table(values: Mapping[str, Any], numbers: Sequence[int], console: Cons
         Column("", [str(row["number"]) for row in rows], right=True),
         Column(_COLUMNS[0], [escape_markup(row["statement"]) for row in rows], fold=18),
         Column(_COLUMNS[1], [f"[{_MARKS.get(verdict, 'dim')}]{verdict}[/]" for verdict in verdicts]),
-        Column(_COLUMNS[2], [escape_markup(row["summary"]) for row in rows], fold=30)])
+        Column(_COLUMNS[2], [escape_markup(" ".join(filter(None, (lesson(row), typeset(row["summary"])))))
+                             for row in rows], fold=30)])

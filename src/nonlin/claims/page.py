@@ -1,5 +1,6 @@
 """The page of the claims: one self-contained HTML file that reads as an article."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +8,14 @@ from typing import Any
 
 from nonlin.claims import all_claims
 from nonlin.claims.claim import VERDICTS, Claim
-from nonlin.files import finite, write_atomically, writing
+from nonlin.claims.lessons import lesson
+from nonlin.files import finite, printable, write_atomically, writing
+from nonlin.functions import names
+from nonlin.numbers import typeset
 from nonlin.report import style
 from nonlin.report.explorer import environment
+from nonlin.report.glossary import Glossary
+from nonlin.report.palette import OWN, paint
 
 #: The verdicts' colours are those of a study's.
 CLASSES = dict(zip(VERDICTS, ("better", "worse", "tie", "undecided"), strict=True))
@@ -25,30 +31,50 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     target = directory / "figures"
     target.mkdir(exist_ok=True)
     known: dict[int, Claim] = {claim.number: claim for claim in all_claims()}
-    sections = []
-    with style.settings():
-        for row in finite(results)["claims"]:
-            claim = known[row["number"]]
-            sections.append({"claim": claim, "row": row, **_drawn(claim, row, target)})
-    counts = Counter(row["verdict"] for row in results["claims"] if row["verdict"])
+    words, rows = Glossary(), finite(results)["claims"]
+    # What was not asked for is not announced: a claim stands on the page when it has run.
+    sections = [{"claim": known[row["number"]], "row": row, "lesson": typeset(lesson(row)),
+                 **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target)}
+                for row in rows if row["verdict"]]
+    counts = Counter(row["verdict"] for row in rows if row["verdict"])
     page = environment("nonlin.claims").get_template("claims.html").render(
         sections=sections, results=results, counts=[(v, counts[v]) for v in VERDICTS if counts[v]], classes=CLASSES,
-        done=sum(counts.values()))
+        done=sum(counts.values()), others=[row["number"] for row in rows if not row["verdict"]],
+        command=_command(directory, results), resume=f"nonlin claims --resume --out {_quoted(directory)}",
+        notes=words.notes(), slots={name: p.slot for name, p in paint(names()).items() if name in OWN})
     path = directory / "claims.html"
     write_atomically(path, page)
     return path
 
 
+def _quoted(directory: Path) -> str:
+    return shlex.quote(printable(str(directory)))
+
+
+def _command(directory: Path, results: Mapping[str, Any]) -> str:
+    """The command of these claims, whole: it can be given again in the same place, or with numbers added."""
+    request = results["plan"]["request"]
+    return (f"nonlin claims --seed {results['plan']['seed']} --minutes {request['minutes']:g} "
+            f"--out {_quoted(directory)}")
+
+
+def _told(claim: Claim, row: Mapping[str, Any], words: Glossary) -> dict[str, Any]:
+    """The claim's texts with the field's words explained where they first stand."""
+    texts = {"background": claim.background, "summary": f"It depends on {row['on']}. {row['summary']}"
+             if row["on"] else row["summary"], "caption": claim.caption, "tested": claim.tested, "rule": claim.rule,
+             "change": claim.change}
+    return dict(zip(texts, words.mark(*map(typeset, texts.values())), strict=True))
+
+
 def _drawn(claim: Claim, row: Mapping[str, Any], target: Path) -> dict[str, Any]:
-    """The figure, the table behind it, and what is published, where the claim has run and has something to show."""
+    """The figure, the table behind it, and what is published, where the claim has something to show."""
     measures = row["measures"]
     if measures is None:
         return {"svg": None, "table": None, "literature": None}
-    table, literature = claim.table(measures), claim.literature(measures) if claim.literature else None
-    if not table[1]:
+    (header, rows), literature = claim.table(measures), claim.literature(measures) if claim.literature else None
+    table = ([typeset(cell) for cell in header], [[typeset(cell) for cell in row] for row in rows])
+    if not rows:
         return {"svg": None, "table": None, "literature": literature}
-    figure = claim.draw(measures)
     name = f"claim-{claim.number:02}-{claim.slug}"
-    svg = style.inline_svg(figure, name, claim.statement.replace('"', "'"))
-    style.write_files(figure, target, name)
+    svg = style.inline(lambda: claim.draw(measures), name, claim.statement, target)
     return {"svg": svg, "table": table, "literature": literature, "name": name}

@@ -9,6 +9,7 @@ from typing import Any
 from nonlin.claims.claim import OPEN, Claim, Found, Verdict
 from nonlin.claims.plan import ClaimsPlan
 from nonlin.errors import UserError
+from nonlin.numbers import typeset
 from nonlin.study.budget import makespan
 from nonlin.study.engines import Engine
 from nonlin.study.jobs import Jobs
@@ -146,7 +147,8 @@ def _claim(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
         return base | {"verdict": None, "summary": "Not run yet.", "on": None, "parts": {}, "measures": None}
     measures, verdict = judge(claim, found)
     seconds = sum(found.records[e.key]["timing"]["seconds"] for e in experiments)
-    return base | verdict.as_dict() | {"measures": measures, "timing": {"experiments": seconds}}
+    words = {"summary": typeset(verdict.summary), "on": typeset(verdict.on) if verdict.on else None}
+    return base | verdict.as_dict() | words | {"measures": measures, "timing": {"experiments": seconds}}
 
 
 def judge(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:

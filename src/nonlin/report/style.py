@@ -53,7 +53,7 @@ def new_figure(height: float) -> Figure:
 
 
 def panels(height: float, columns: int, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
-    """Return a figure and its axes, side by side, or below each other on a phone; ``height`` is that of one row."""
+    """Return a figure and its axes in a row, or below each other on a phone; ``height`` is that of a row."""
     if narrow() and rows == 1 and columns > 1:
         options.pop("width_ratios", None)
         if options.pop("sharey", False):
