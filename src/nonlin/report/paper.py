@@ -10,14 +10,13 @@ from matplotlib.text import Text
 from nonlin.files import write_atomically, writing
 from nonlin.report import figures, style
 from nonlin.report.records import Study, read
-from nonlin.report.tables import number
 from nonlin.study import load
 
 COLUMN_INCHES, PAGE_INCHES = 3.25, 6.75
 """The widths of one column and of both, in the usual styles of two columns."""
 
 _LARGEST, _SMALLEST = 8.0, 6.0  # points, of the letters in a figure
-_ON_A_PAGE = ("curves", "layers", "costs")  # drawings of two panels
+_ON_A_PAGE = ("curves", "layers", "costs", "quality")  # drawings of two panels
 _SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{",
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
@@ -36,7 +35,8 @@ def write(directory: str | Path, inches: float = COLUMN_INCHES) -> list[Path]:
         paths = [target / "verdicts.tex"]
         write_atomically(paths[0], table(study.results))
         if any(arm["judged"] for arm in study.arms):
-            paths += [_draw(study, name, target, inches) for name in figures.FIGURES]
+            paths += [_draw(study, name, target, inches) for name, (_, _, applies) in figures.FIGURES.items()
+                      if applies(study)]
     return paths
 
 
@@ -49,6 +49,7 @@ def _draw(study: Study, name: str, target: Path, inches: float) -> Path:
         figure.set_size_inches(width, height * max(width / drawn, 0.6))
         for text in figure.findobj(Text):
             text.set_fontsize(max(_SMALLEST, min(_LARGEST, float(text.get_fontsize()) * _LARGEST / 10)))
+        style.label_axes(figure)
         style.repaint(figure)
         path = target / f"{name}.pdf"
         figure.savefig(path, format="pdf", facecolor="white", metadata={"CreationDate": None})
@@ -84,7 +85,7 @@ def _row(arm: Mapping[str, Any], results: Mapping[str, Any]) -> str:
         f" ({std:.4f})" if std is not None else "")
     interval = f"${d['low']:+.4f}$ to ${d['high']:+.4f}$" if d else "--"
     return " & ".join([name, f"{arm['parameters']:,}".replace(",", r"\,"), bits,
-                       f"${number(d['mean'], '+.4f')}$" if d else "--", interval, arm["verdict"]]) + r" \\"
+                       f"${d['mean']:+.4f}$" if d else "--", interval, arm["verdict"]]) + r" \\"
 
 
 def escaped(text: str) -> str:
