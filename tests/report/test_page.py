@@ -51,7 +51,7 @@ class Page(HTMLParser):
 
 
 #: The figures as the page has them.
-ORDER = ("differences", "curves", "paired", "learning_rates", "layers", "costs", "quality")
+ORDER = ("differences", "curves", "paired", "recovery", "learning_rates", "layers", "costs", "quality")
 
 
 @pytest.fixture(scope="module")
