@@ -41,7 +41,8 @@ _REQUEST = ("minutes", "match", "seeds", "learning_rates", "margin", "confidence
 
 
 def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model: Model | None = None,
-            from_checkpoint: bool = False, baseline: str | None = None, minutes: float | None = None,
+            from_checkpoint: bool = False, activation_checkpointing: bool = False, compile: str = "auto",
+            baseline: str | None = None, minutes: float | None = None,
             match: str = "params", tokenizer: str | int | Path | None = None,
             weights: Sequence[float] | None = None, validation: Data = None,
             layers: int | None = None, dim: int | None = None, heads: int | None = None,
@@ -70,7 +71,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     ``model`` is your own model, whose feed-forward blocks are replaced: a config.json of ``transformers`` or a folder
     with one, an architecture's name ("qwen3", of the sizes given), a configuration, or a function, at the top of a
     file, that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the weights in
-    the folder, whose matrices stay: what is measured then is recovery.
+    the folder, whose matrices stay: what is measured then is recovery. ``activation_checkpointing`` recomputes its
+    layers in the backward pass, to save memory; ``compile`` "yes" or "no" decides over torch.compile, which "auto"
+    tries where ``steps`` make a run longer than ten minutes.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
     the length of judged runs: 500, the same on every machine, or as many as the ``minutes`` allow here where those are
@@ -160,6 +163,8 @@ class Asked:
     precision: str | None = None
     accumulation: int | None = None
     recipe: str | Path | None = None
+    activation_checkpointing: bool = False
+    compile: str | None = None
     transfer: str | None = None
 
     def __post_init__(self):
@@ -178,6 +183,8 @@ class Asked:
             raise _wrong("weights", "be a list of numbers", self.weights)
         if self.from_checkpoint and self.model is None:
             raise _wrong("from_checkpoint", "come with the folder of a trained model as model", True)
+        if self.model is None and (self.activation_checkpointing or self.compile not in (None, "auto")):
+            raise _wrong("activation_checkpointing and compile", "come with a model of your own", True)
         unsaid = _UNSAID if self.model is None else own_model.defaults_of(self)
         for name, value in unsaid.items():
             if name != "learning_rate" and getattr(self, name) is None:
@@ -378,7 +385,7 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     say("Measuring this machine …")
     arm = request.arms[0]
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
-    machine = choose_machine(engine, first, environment, parallel, request.precision)
+    machine = choose_machine(engine, first, environment, parallel, request.precision, request.steps)
     speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
     machine |= {"made_on": environment_of(environment)}
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)

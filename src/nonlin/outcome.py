@@ -159,10 +159,24 @@ class Study:
         return key
 
     def model(self, name: str | None = None) -> "LanguageModel":
-        """Return the trained model of an activation's best judged run, on the CPU; the winner's without a name."""
+        """Return the trained model of an activation's best judged run, on the CPU; the winner's without a name.
+
+        In a study inside a model of your own it is a :class:`nonlin.subject.OwnModel`; its ``inner`` is your model.
+        """
         from nonlin.training import load_trained
 
         return load_trained(self.directory / "trials" / self.best_trial(name or self.winner))
+
+    def save_model(self, folder: str | Path, name: str | None = None) -> dict[str, str]:
+        """Save the model of an activation's best judged run to a folder, its tokenizer beside it; the winner's without
+        a name.
+
+        Return {"format", "architecture", "note"}: a Hugging Face checkpoint where transformers can express the model,
+        else nonlin's own form, which :func:`nonlin.load` opens, with the reason in the note.
+        """
+        trial = self.directory / "trials" / self.best_trial(name or self.winner)
+        with ProcessEngine(self.directory / "data", 1) as engine:
+            return ask(engine, {"do": "export", "trial": str(trial), "out": str(Path(folder).absolute())})
 
     def sample(self, prompt: str = "", name: str | None = None, *, length: int = 200, temperature: float = 0.8,
                seed: int = 0) -> str:

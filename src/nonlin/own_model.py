@@ -17,6 +17,7 @@ from nonlin.subject.asking import Wanted, wanted
 from nonlin.subject.widths import main_group
 
 _SIZES = ("layers", "dim", "heads", "kv_heads")
+COMPILE = ("auto", "yes", "no")
 _EVALUATIONS = 10  # of a run from trained weights
 _LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
 
@@ -98,15 +99,19 @@ def _vocabulary(sources: Sources) -> int:
 
 def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> Subject:
     """Return the description of the model that is asked for; UserError where no study can be made in it."""
-    if asked.match not in MATCHES:
-        raise unknown_name("match", asked.match, MATCHES)
+    compiled = asked.compile or "auto"
+    for word, value, known in (("match", asked.match, MATCHES), ("compile", compiled, COMPILE)):
+        if value not in known:
+            raise unknown_name(word, value, known)
     model, vocabulary = wanted_of(asked), _vocabulary(sources)
     values = dict(model.values)
     if model.sized:
         values["sizes"] = {"layers": asked.layers, "dim": asked.dim, "heads": asked.heads,
                            "kv_heads": asked.kv_heads or asked.heads, "context": asked.context,
                            "vocabulary": vocabulary}
-    request = {"do": "subject", "wanted": values, "vocabulary": vocabulary, "context": asked.context,
+    options = {"checkpointing": asked.activation_checkpointing, "compile": compiled}
+    request = {"do": "subject", "wanted": values, "options": options, "vocabulary": vocabulary,
+               "context": asked.context,
                "rows": asked.recipe_values(asked.context)["batch"], "match": asked.match,
                "seed": defaults.FIRST_JUDGE_SEED,
                "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}

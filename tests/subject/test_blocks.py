@@ -143,3 +143,62 @@ def test_what_is_replaced_is_found_again_as_what_it_computes():
     for name, arm in (("llama", "relu"), ("llama", "geglu"), ("gpt2", "swiglu")):
         model = build(run_config(described(name), arm), nonlin.get(arm)).eval()
         assert [b.activation for b in describe_blocks(model.inner)] == [arm, arm]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_activation_checkpointing_changes_no_gradient(name):
+    found = described(name)
+    again = {**found, "own": {**found["own"], "checkpointing": True}}
+    grads = []
+    for one in (found, again):
+        model = build(run_config(one, "swiglu"), nonlin.get("swiglu"))
+        assert model.inner.is_gradient_checkpointing is (one is again)
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        model.loss(tokens(), tokens()).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    assert all(torch.equal(grads[0][n], grads[1][n]) for n in grads[0])
+
+
+def test_autocast_computes_products_in_bfloat16_and_keeps_weights_in_float32():
+    found = described("llama")
+    wide, narrow = (build(run_config(found, "relu", dtype=d), nonlin.get("relu")) for d in ("float32", "bfloat16"))
+    assert all(p.dtype is torch.float32 for p in narrow.parameters())
+    off = float((wide(tokens()) - narrow(tokens()).float()).detach().norm() / wide(tokens()).detach().norm())
+    assert 1e-4 < off < 0.05
+    narrow.loss(tokens(), tokens()).backward()
+    assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in narrow.parameters())
+
+
+def test_steps_are_compiled_and_what_is_watched_is_not(monkeypatch):
+    """The compiler gets the model itself once; a backend that only counts its graphs stands for it."""
+    calls = []
+
+    def counted(model, **options):
+        def run(*args, **kwargs):
+            calls.append(kwargs)
+            return model(*args, **kwargs)
+        return run
+
+    monkeypatch.setattr(torch, "compile", counted)
+    model = build(run_config(described("llama"), "relu"), nonlin.get("relu"))
+    plain = model.loss(tokens(), tokens())
+    model.compile_steps()
+    assert torch.equal(model.loss(tokens(), tokens()), plain) and len(calls) == 1
+    with torch.no_grad():
+        model.loss(tokens(), tokens())
+    model.eval()(tokens())
+    assert len(calls) == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_step_gives_the_plain_ones_gradients():
+    grads = []
+    for compiled in (False, True):
+        model = build(run_config(described("llama"), "swiglu"), nonlin.get("swiglu"))
+        if compiled:
+            model.compile_steps()
+        model.loss(tokens(), tokens()).backward()
+        grads.append({n: p.grad for n, p in model.named_parameters()})
+    assert all(torch.allclose(grads[0][n], grads[1][n], rtol=1e-3, atol=1e-6) for n in grads[0])

@@ -95,6 +95,31 @@ def test_a_model_and_its_samples(study):
     assert type(study.model("relu").inner).__name__ == "LlamaForCausalLM"
 
 
+def test_the_check_and_the_advice_read_the_study(study, tmp_path):
+    """The exported winner is checked on the study's own text; each arm saves, as its family's checkpoint or ours."""
+    found = nonlin.check(study.directory, tokens=64, context=16, progress=False)
+    assert [b.activation.computed for b in found.blocks] == [study.winner] * 2
+    assert "the study's own text" in found.values["text"]
+    forms = {name: study.save_model(tmp_path / name, name)["format"] for name in ("swiglu", "relu")}
+    assert forms == {"swiglu": "huggingface", "relu": "nonlin"}
+    advice = nonlin.advise(params=2e4, tokens=5e2, study=study.directory, measure=False)
+    assert any(str(study.directory) in str(line) for line in advice.values["evidence"])
+
+
+def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
+    """Every twin has the baseline's widths and a random stream of its own."""
+    from nonlin.calibration import aa_plan
+    from nonlin.study import Arm, Request
+
+    asked = {key: value for key, value in study.plan.request.items() if key not in ("arms", "left_out")}
+    request = Request(arms=[Arm(**arm) for arm in study.plan.request["arms"]], **asked)
+    plan = aa_plan(request, 0, {"swiglu": 1000.0, "relu": 1000.0}, study.plan.machine, 1)
+    configs = [plan.config(arm["name"], "judge", 0.01, plan.judge_seeds[0]) for arm in plan.arms]
+    assert {tuple(c["model"]["widths"]) for c in configs} == {(40,)}
+    assert {c["streams"]["feed_forward"] for c in configs} == {"swiglu-1", "swiglu-2"}
+    assert {c["activation"]["name"] for c in configs} == {"swiglu"}
+
+
 def test_a_function_that_returns_a_module_is_a_model(text, tmp_path):
     """The function lies in a file, which the processes that train run too."""
     path = tmp_path / "tiny_factory.py"

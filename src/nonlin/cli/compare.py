@@ -34,6 +34,10 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
               "folder with one, or an architecture's name (qwen3). Default: nonlin's own small model.")
 @click.option("--from-checkpoint", is_flag=True, help="Begin with the weights in the folder --model, and measure how "
               "they recover from another activation.")
+@click.option("--activation-checkpointing", is_flag=True, help="Recompute the layers of your own model in the backward "
+              "pass: less memory, more time.")
+@click.option("--compile", type=click.Choice(["auto", "yes", "no"]), default="auto", show_default=True,
+              help="torch.compile of your own model; auto tries it where --steps make a run longer than ten minutes.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",
               shell_complete=completion.activations,
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')

@@ -34,7 +34,7 @@ def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
     torch.manual_seed(streams.torch_seed("initialization", seed))
     with quiet():
         model = _loaded(own) if own.get("checkpoint") else _built(own)
-    if own.get("checkpointing"):
+    if own.get("checkpointing") and getattr(model, "supports_gradient_checkpointing", False):
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.float()
 

@@ -69,7 +69,11 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
             path = Path(wanted["path"])
             folder = path if path.is_dir() else path.parent
             own["checkpoint"] = {"folder": str(folder), "sha256": building.weights_hash(folder)}
-    return own | ({"checkpointing": True} if options.get("checkpointing") else {})
+    if options.get("checkpointing"):
+        own["checkpointing"] = True
+    if options.get("compile", "auto") != "auto":
+        own["compile"] = options["compile"]
+    return own
 
 
 def _on_meta(own: Mapping[str, Any]) -> int | None:
@@ -94,10 +98,17 @@ def _family(own: Mapping[str, Any]) -> nn.Module:
         what = own["name"]
         raise UserError(f"{_CALL}: model must be one that can be built; {what} raised {type(error).__name__}: "
                         f"{' '.join(str(error).split())[:200]}. Correct its configuration.") from error
+    if own.get("checkpointing") and not _checkpoints(model):
+        raise UserError(rule(_CALL, "activation-checkpointing", "come with a model that can recompute its layers",
+                             own["name"], "Leave it out."))
     if not isinstance(model, nn.Module):
         raise UserError(rule(_CALL, "model", "be a function that returns a torch module", type(model).__name__,
                              "Return the model itself."))
     return model
+
+
+def _checkpoints(model: Any) -> bool:
+    return bool(getattr(model, "is_gradient_checkpointing", False))
 
 
 def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:

@@ -65,7 +65,9 @@ class OwnModel(nn.Module):
 
     def _answer(self, tokens_BT: Tensor, watch: Any) -> tuple[Tensor, Tensor | None]:
         """Return the logits, and the router's loss where the configuration asks for one."""
-        run = self.inner if watch is not None or self._compiled is None else self._compiled
+        # Evaluations and watched steps are few, and would be compiled apart.
+        steps = self._compiled is not None and watch is None and self.training and torch.is_grad_enabled()
+        run = self._compiled if steps else self.inner
         with self._watching(watch), torch.autocast(tokens_BT.device.type, torch.bfloat16,
                                                    enabled=self.dtype is torch.bfloat16):
             out = run(tokens_BT, **self.options)

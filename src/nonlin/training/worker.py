@@ -14,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import NonlinError
+from nonlin.errors import NonlinError, UserError
 from nonlin.training import machine, ranks, trial
 from nonlin.training.checkpoint import Checkpoints, Stopped
 from nonlin.training.resources import available_memory_bytes
+
+_WORTH_COMPILING = 600.0  # seconds of a run: every process compiles each arm's model anew, in a minute or more
 
 
 def _answer(message: dict[str, Any]) -> None:
@@ -34,8 +36,35 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     for option in options:
         config = request["config"] | {"machine": option}
         measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
-    best = max(range(len(options)), key=lambda i: measured[i]["tokens_per_second"])
+    best = _fastest(measured)
+    if own and _compiles(request, measured[best]):
+        compiled = options[best] | {"compile": True}
+        try:
+            found = trial.measure(request["config"] | {"machine": compiled}, Path(request["dataset"]))
+        except Exception as error:  # whatever a compiler raises
+            if request["config"]["model"]["own"].get("compile") == "yes":
+                raise UserError(f"compare: compile must be possible here; torch.compile raised {type(error).__name__}: "
+                                f"{' '.join(str(error).split())[:160]}. Leave --compile out.") from error
+        else:
+            options.append(compiled)
+            measured.append(compiled | found)
+            forced = request["config"]["model"]["own"].get("compile") == "yes"
+            best = len(options) - 1 if forced else _fastest(measured)
     return {"machine": options[best], "measured": measured}
+
+
+def _fastest(measured: list[dict[str, Any]]) -> int:
+    return max(range(len(measured)), key=lambda i: measured[i]["tokens_per_second"])
+
+
+def _compiles(request: dict[str, Any], fastest: dict[str, Any]) -> bool:
+    """Whether torch.compile is to be tried: where it is asked for, and where a run is long enough to be worth it."""
+    model, training = request["config"]["model"], request["config"]["training"]
+    wanted, steps = model["own"].get("compile", "auto"), request.get("steps")
+    if wanted != "auto":
+        return wanted == "yes"
+    tokens = (steps or 0) * training["batch"] * model["context"]
+    return tokens / fastest["tokens_per_second"] > _WORTH_COMPILING
 
 
 def _describe_subject(request: dict[str, Any]) -> dict[str, Any]:

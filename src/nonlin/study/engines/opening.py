@@ -11,6 +11,7 @@ from nonlin.study.engines.choice import EngineChoice
 from nonlin.study.engines.processes import ProcessEngine
 from nonlin.study.engines.protocol import Engine
 from nonlin.study.store import DamagedRecord, Store
+from nonlin.training.resources import usable_cores
 
 _SHARING = (1, 2, 4, 8)  # trials on one GPU that are tried
 _WORTH_IT = 1.05  # a gain in speed below it is noise, and each trial more takes memory
@@ -44,9 +45,12 @@ def open_engine(choice: EngineChoice, directory: Path, command: Sequence[str] | 
 
 
 def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mapping[str, Any],
-                   parallel: str = "ddp", precision: str = "auto") -> dict[str, Any]:
-    """Return the machine settings that train this configuration fastest, and fit the engine to it."""
-    answer = ask(engine, {"do": "machine", "config": config, "precision": precision})
+                   parallel: str = "ddp", precision: str = "auto", steps: int | None = None) -> dict[str, Any]:
+    """Return the machine settings that train this configuration fastest, and fit the engine to it.
+
+    ``steps`` is a run's length, where that is known: a long one is worth more trying.
+    """
+    answer = ask(engine, {"do": "machine", "config": config, "precision": precision, "steps": steps})
     machine = answer["machine"]
     memory = max(option.get("peak_memory_bytes", 0) for option in answer["measured"])
     devices = getattr(engine, "devices_per_trial", 1)
@@ -55,6 +59,9 @@ def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mappi
     if machine["device"] != "cpu" and isinstance(engine, ProcessEngine) and not engine.trials_per_gpu:
         engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(engine, {**config, "machine": machine})
     engine.fit(machine["device"], environment, memory or None)
+    if "own" in config.get("model", ()) and machine["device"] == "cpu" and isinstance(engine, ProcessEngine):
+        # A model that leaves cores idle, for want of memory to train more at once, gets several of them.
+        machine = machine | {"threads": max(1, usable_cores() // (engine.total() * devices))}
     return machine
 
 
