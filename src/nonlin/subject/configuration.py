@@ -5,6 +5,7 @@ Nothing is fetched, and code that a folder brings along is not run.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def described(wanted: Mapping[str, Any]) -> dict[str, Any]:
         config = _of_values(wanted["config"] if "config" in wanted else _read(Path(shown)), shown)
     cls = class_of(config, shown)
     values = json.loads(json.dumps(config.to_dict(), default=str, sort_keys=True))
-    counted = {key: value for key, value in values.items() if key not in _NOT_COUNTED}
+    counted = {key: _as_json(value) for key, value in values.items() if key not in _NOT_COUNTED}
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     return {"class": cls.__name__, "config": counted, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -42,8 +43,28 @@ def _transformers() -> Any:
 def configuration(values: Mapping[str, Any]) -> Any:
     """Return the configuration of these values, of the class that their model_type names."""
     transformers = _transformers()
-    kind = values["model_type"]
-    return transformers.AutoConfig.for_model(**{**values, "model_type": kind})
+    return transformers.AutoConfig.for_model(**{key: _as_python(value) for key, value in values.items()})
+
+
+def _as_json(value: Any) -> Any:
+    """Return a value that JSON can write: infinite numbers, which some configurations hold, become their names.
+
+    >>> _as_json([0.0, float("inf")]), _as_python(_as_json([0.0, float("inf")]))
+    ([0.0, {'number': 'inf'}], [0.0, inf])
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"number": str(value)}
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    return {key: _as_json(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
+def _as_python(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_python(one) for one in value]
+    if not isinstance(value, Mapping):
+        return value
+    return float(value["number"]) if set(value) == {"number"} else {k: _as_python(v) for k, v in value.items()}
 
 
 def for_class(cls: Any, values: Mapping[str, Any]) -> Any:
@@ -135,9 +156,11 @@ def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
         found["num_key_value_heads"] = sizes["kv_heads"]
     if hasattr(plain, "head_dim"):
         found["head_dim"] = dim // heads
-    hidden, width = getattr(plain, "intermediate_size", None), getattr(plain, "hidden_size", None)
-    if isinstance(hidden, int) and isinstance(width, int):
-        found["intermediate_size"] = max(8, round(dim * hidden / width / 8) * 8)
+    width = getattr(plain, "hidden_size", None)
+    for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"):
+        hidden = getattr(plain, name, None)
+        if isinstance(hidden, int) and isinstance(width, int):
+            found[name] = max(8, round(dim * hidden / width / 8) * 8)
     for token in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(plain, token, None)
         if isinstance(value, int) and value >= sizes["vocabulary"]:

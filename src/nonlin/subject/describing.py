@@ -39,7 +39,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = _whole(request["wanted"], request.get("options", {}))
     definitions = [define(a["name"], a["formula"]) if a.get("formula") else get(a["name"]) for a in request["arms"]]
-    _must_fit_memory(_on_meta(own), request)
+    _must_fit_memory(_on_meta(own), own, request)
     model = _family(own).eval()
     look = Look(model, own, request["vocabulary"], request["context"] or TOKENS)
     own |= look.facts()
@@ -223,7 +223,7 @@ def _reasons(left: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
     return found
 
 
-def _must_fit_memory(parameters: int | None, request: Mapping[str, Any]) -> None:
+def _must_fit_memory(parameters: int | None, own: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     """Raise UserError for a model whose training takes more memory than there is, before it is built.
 
     In float32 that is 16 bytes a parameter (weight, gradient, two moments), and the logits with their gradient.
@@ -231,7 +231,9 @@ def _must_fit_memory(parameters: int | None, request: Mapping[str, Any]) -> None
     free = request.get("memory_bytes")
     if parameters is None or free is None:
         return
-    logits = 8 * request["rows"] * (request["context"] or _CONTEXT) * request["vocabulary"]
+    named = own["config"].get("vocab_size")
+    width = named if isinstance(named, int) else request["vocabulary"]
+    logits = 8 * request["rows"] * (request["context"] or _CONTEXT) * width
     needed = 16 * parameters + logits
     if needed > free:
         raise UserError(rule(_CALL, "model", f"be trained within the {free / 2**30:.1f} GiB of memory that are free",

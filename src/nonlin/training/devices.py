@@ -81,7 +81,10 @@ class SeveralDevices(OneDevice):
                                  accumulation, f"Try --batch {self.size * accumulation}."))
 
     def wrap(self, model: Any) -> None:
-        """Prepare a model that was made whole, by every process alike."""
+        """Prepare a model that was made whole, by every process alike; UserError for one whose loss is not its own."""
+        if getattr(model, "own", {}).get("router_loss"):
+            raise UserError(rule("engine", "devices-per-trial", "be 1 for a model whose router's loss counts",
+                                 self.size, "Set output_router_logits to false in its configuration, or take one."))
         self.model = self.wrapped = model
         if self.strategy == "ddp":
             # No device ids: the batch is on its device already, and what is watched is not to be copied.
