@@ -67,7 +67,7 @@ class OwnModel(nn.Module):
         """Return the logits, and the router's loss where the configuration asks for one."""
         # Evaluations and watched steps are few, and would be compiled apart.
         steps = self._compiled is not None and watch is None and self.training and torch.is_grad_enabled()
-        run = self._compiled if steps else self.inner
+        run: Any = self._compiled if steps else self.inner
         with self._watching(watch), torch.autocast(tokens_BT.device.type, torch.bfloat16,
                                                    enabled=self.dtype is torch.bfloat16):
             out = run(tokens_BT, **self.options)
