@@ -153,8 +153,12 @@ def _entropy(tokens: Tensor) -> float:
 
 def _own_text(model: Any) -> tuple[Tensor, str] | None:
     """Return the tokens that a study judges by, where the model is the one that it exported; None else."""
-    folder = Path(model).resolve().parent / "data" if isinstance(model, str | Path) else None
-    if folder is None or not (folder / "dataset.json").is_file():
+    if not isinstance(model, str | Path):
+        return None
+    path = Path(model).resolve()  # the study's folder, or the model's in it
+    places = (path / "data", path.parent / "data")
+    folder = next((place for place in places if (place / "dataset.json").is_file()), None)
+    if folder is None:
         return None
     try:
         data = Dataset(folder)

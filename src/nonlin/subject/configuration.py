@@ -114,7 +114,12 @@ def _known(kind: str) -> None:
 
     known: Any = configuration_auto.CONFIG_MAPPING_NAMES  # pyright: ignore[reportPrivateImportUsage]
     if kind not in known:
-        raise unknown_name(f"architecture of transformers {_transformers().__version__}", kind, list(known))
+        unknown = unknown_name(f"architecture of transformers {_version()}", kind, list(known))
+        raise UserError(f"{_CALL}: model: {unknown}")  # a process of its own says it: of its errors the text arrives
+
+
+def _version() -> str:
+    return str(_transformers().__version__)
 
 
 def class_of(config: Any, shown: str) -> Any:
@@ -122,7 +127,9 @@ def class_of(config: Any, shown: str) -> Any:
     transformers = _transformers()
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as known
 
-    named = [name for name in getattr(config, "architectures", None) or [] if name in known.values()]
+    kinds = (type(config), getattr(type(config), "sub_configs", {}).get("text_config"))
+    named = [name for name in getattr(config, "architectures", None) or [] if name in known.values()
+             and getattr(getattr(transformers, name, None), "config_class", None) in kinds]
     name = named[0] if named else known.get(config.model_type)
     if name is None or not hasattr(transformers, name):
         raise UserError(rule(_CALL, "model", "be a causal language model's", f"{shown}, whose model_type is "

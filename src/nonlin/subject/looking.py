@@ -154,7 +154,7 @@ def _own_parameters(block: Block) -> Iterator[nn.Parameter]:
 
 
 def _vocabulary(tokenizer: int, model: int) -> UserError:
-    return UserError(rule(_CALL, "tokenizer", f"have at most the model's {model:,} tokens", f"{tokenizer:,}",
+    return UserError(rule(_CALL, "tokenizer", f"have at most the model's {model:,} tokens", tokenizer,
                           "Pass the model's own tokenizer.json with --tokenizer, or a configuration with a larger "
                           "vocab_size."))
 
