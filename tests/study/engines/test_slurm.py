@@ -192,7 +192,7 @@ def test_a_preempted_job_runs_again(cluster, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_longer_than_the_time_limit_goes_on_from_its_checkpoint(cluster, tmp_path):
-    """A job of one minute, told to save after half of it, whose run takes two or more."""
+    """A job of two minutes, told to save after 30 to 90 seconds, whose run takes longer than that."""
     text = b"the same words again and again, in every order\n" * 2000
     info = prepare(Corpus((("a.txt", text),), "a text", "user"), tmp_path / "data")
     model = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": 2, "context": 32, "vocabulary": 256, "hidden": 64}
@@ -206,12 +206,28 @@ def test_a_run_longer_than_the_time_limit_goes_on_from_its_checkpoint(cluster, t
         training["steps"] = int(100 * speed / 256)
         here.start(_trial(config, tmp_path / "at-once"), next(iter(here.free())))
         whole = _answer(here)
-    with SlurmEngine(tmp_path, {"time": "1", "signal_delay_s": "30"}, 1, look_seconds=1.0) as slurm:
+    with SlurmEngine(tmp_path, {"time": "2", "signal_delay_s": "30"}, 1, look_seconds=1.0) as slurm:
         slurm.start(request := _trial(config, tmp_path / "in-parts"), next(iter(slurm.free())))
         parts = _answer(slurm)
     assert parts.pop("restarts") >= 1 and parts.pop("processor")
     assert studies.without_timing(parts) == studies.without_timing(whole)
     assert not (request.folder / CHECKPOINT).exists()
+
+
+@pytest.mark.slow
+def test_a_time_limit_too_short_to_begin_is_said(cluster, tmp_path, monkeypatch):
+    """The fake worker writes no checkpoint: each job is as one whose start takes all of its time."""
+    monkeypatch.setenv("FAKE_SECONDS", "300")
+    with engine(tmp_path, slurm={"time": "1", "signal_delay_s": "50"}) as slurm:
+        slurm.start(_trial({"seed": 1, "purpose": "judge", **_FAKE}, tmp_path / "trial"), next(iter(slurm.free())))
+        deadline, events = time.monotonic() + 600, []
+        while not events and time.monotonic() < deadline:
+            events = [event for event in slurm.poll(1.0) if event.kind in ("error", "done", "lost")]
+    assert events[0].kind == "error" and "time must be enough for a run to begin; in 4 jobs" in events[0].value["message"]
+
+
+_FAKE = {"activation": {"name": "gelu"}, "training": {"learning_rate": 0.01, "steps": 10}, "model": {"hidden": 8},
+         "machine": {"device": "cpu"}}
 
 
 def _trial(config, folder):

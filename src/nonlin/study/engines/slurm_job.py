@@ -18,12 +18,15 @@ from typing import Any
 from nonlin.files import write_atomically
 from nonlin.study.engines.ray_tasks import versions
 from nonlin.study.engines.worker_process import WorkerProcess, device_of, fate
+from nonlin.training.config import CHECKPOINT
 from nonlin.training.resources import out_of_memory_kills, processor_name
 
 REQUEST, ANSWER, PROGRESS, OWNER, JOB = "request.json", "answer.json", "progress.json", "owner", "slurm.json"
 #: The engine's files in a request's folder, beside the run's own.
 OURS = (REQUEST, ANSWER, PROGRESS, OWNER, JOB)
 _TELL_SECONDS = 2.0
+_TRIES = 3  # restarts in which no step was done
+_NEAR_SECONDS = 180.0  # before the time limit: SLURM's warning comes up to a minute before the time asked for
 _SAVE_SECONDS = 60.0  # that a run may take to write its checkpoint when it is told to end
 
 
@@ -40,14 +43,11 @@ class SlurmTrial:
             wanted = json.loads((place / REQUEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return  # another attempt has taken its place
-        me = f"{os.environ.get('SLURM_JOB_ID')}.{os.environ.get('SLURM_RESTART_COUNT', 0)}"
-        (place / OWNER).write_text(me)
+        (place / OWNER).write_text(_job())
         kind, value = refusal(wanted, versions(), processor_name()) or self._run(wanted, place)
         if kind == "done" and isinstance(value, dict) and wanted["body"]["do"] in ("trial", "experiment"):
-            value = {**value, "processor": processor_name(), "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0))}
-        with contextlib.suppress(FileNotFoundError):
-            if (place / REQUEST).exists() and (place / OWNER).read_text() == me:
-                write_atomically(place / ANSWER, json.dumps([kind, value]))
+            value = {**value, "processor": processor_name(), "restarts": _restarts()}
+        _tell(place, kind, value)
 
     def _run(self, wanted: dict[str, Any], place: Path) -> tuple[str, Any]:
         heard: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
@@ -79,10 +79,36 @@ class SlurmTrial:
             with contextlib.suppress(Exception):
                 self.worker.process.wait(_SAVE_SECONDS)
             self.worker = None
+        if _restarts() >= _TRIES and _time_is_up() and not (Path(folder) / CHECKPOINT).exists():
+            _tell(Path(folder), "error", {"type": "UserError", "message": (
+                f"slurm: time must be enough for a run to begin; in {_restarts() + 1} jobs none did a step before "
+                "SLURM said that time was nearly up. Ask for more minutes: --slurm time=60.")})
+            raise RuntimeError("the time limit is too short for a run to begin")
         return DelayedSubmission(SlurmTrial(), folder)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"worker": None}
+
+
+def _job() -> str:
+    return f"{os.environ.get('SLURM_JOB_ID')}.{_restarts()}"
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", 0))
+
+
+def _tell(place: Path, kind: str, value: Any) -> None:
+    """Write the answer, unless the request was withdrawn or another job has it."""
+    with contextlib.suppress(FileNotFoundError):
+        if (place / REQUEST).exists() and (place / OWNER).read_text() == _job():
+            write_atomically(place / ANSWER, json.dumps([kind, value]))
+
+
+def _time_is_up() -> bool:
+    """Whether the job is told to save for its time limit, and not for a more urgent one."""
+    end = os.environ.get("SLURM_JOB_END_TIME", "")
+    return end.isdecimal() and int(end) - time.time() < _NEAR_SECONDS
 
 
 def _wait_for_the_end() -> None:
