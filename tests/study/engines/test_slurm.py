@@ -223,7 +223,8 @@ def test_a_time_limit_too_short_to_begin_is_said(cluster, tmp_path, monkeypatch)
         deadline, events = time.monotonic() + 600, []
         while not events and time.monotonic() < deadline:
             events = [event for event in slurm.poll(1.0) if event.kind in ("error", "done", "lost")]
-    assert events[0].kind == "error" and "time must be enough for a run to begin; in 4 jobs" in events[0].value["message"]
+    assert events[0].kind == "error", events
+    assert "time must be enough for a run to begin; in 4 jobs" in events[0].value["message"]
 
 
 _FAKE = {"activation": {"name": "gelu"}, "training": {"learning_rate": 0.01, "steps": 10}, "model": {"hidden": 8},
