@@ -91,6 +91,7 @@ def test_a_worker_told_to_end_writes_its_checkpoint_and_the_next_goes_on(config,
 
     stopped = start(tmp_path / "run")
     first = json.loads(stopped.stdout.readline())
+    stopped.send_signal(signal.SIGUSR2)  # as SLURM does, before the job's program tells the worker to end
     stopped.send_signal(signal.SIGTERM)
     assert stopped.wait(60) == 128 + signal.SIGTERM and "progress" in first
     assert (tmp_path / "run" / CHECKPOINT).exists()

@@ -140,6 +140,9 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, _told_to_end)
+    for warning in ("SIGUSR1", "SIGUSR2"):  # SLURM's, to all processes of a job: the job's own program tells us to end
+        if hasattr(signal, warning):
+            signal.signal(getattr(signal, warning), signal.SIG_IGN)
     for line in sys.stdin:
         try:
             _answer({"done": answer(json.loads(line))})

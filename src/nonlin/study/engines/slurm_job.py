@@ -59,7 +59,7 @@ class SlurmTrial:
             answer = heard.get()
             if answer is None:
                 status = self.worker.process.wait()
-                if status in (128 + signal.SIGTERM, -signal.SIGTERM):
+                if status in (128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2):  # the last: before it was ready
                     _wait_for_the_end()
                 return fate(self.worker, out_of_memory_kills() > kills)
             if answer[0] != "progress":
