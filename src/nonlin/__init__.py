@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted, NonlinError, UserError
     from nonlin.functions import Definition, define, get, names
+    from nonlin.ladder.call import LadderPackage
+    from nonlin.ladder_outcome import Ladder, load_ladder
     from nonlin.outcome import Study, load_study, watch
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
@@ -39,13 +41,14 @@ if TYPE_CHECKING:
     from nonlin.surroundings import Doctor, doctor
 
     claims: ClaimsPackage
+    ladder: LadderPackage
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "load_study", "watch", "Study", "claims", "advise", "check", "Checkup",
-    "doctor", "Doctor",
+    "compare", "resume_study", "load_study", "watch", "Study", "ladder", "load_ladder", "Ladder", "claims", "advise",
+    "check", "Checkup", "doctor", "Doctor",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "load", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
@@ -59,6 +62,8 @@ _HOMES = {
     "load_study": "nonlin.outcome",
     "watch": "nonlin.outcome",
     "Study": "nonlin.outcome",
+    "load_ladder": "nonlin.ladder_outcome",
+    "Ladder": "nonlin.ladder_outcome",
     "advise": "nonlin.advice",
     "check": "nonlin.checkup",
     "Checkup": "nonlin.checkup",

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from nonlin.ladder.forms import FORMS, Noise, Point, fits, noises
 
 SIZES = (5e4, 1e5, 2e5, 4e5)
 RULE = f.Rule(0.005, 0.95, 3)
+RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "ladder-simulation.json"
 
 
 def rungs(truth, error=0.001, sizes=SIZES, seeds=3, noise=0.0):
@@ -146,3 +148,15 @@ def test_a_wrong_rule_of_transfer_is_noticed():
     ladder.run()
     assert ladder.check is not None
     assert ladder.check.surely("arm-1") and ladder.check.widening("arm-0", "arm-1", 3e6) > 0.01
+
+
+def test_the_record_shows_that_intervals_cover_as_often_as_stated():
+    record = json.loads(RECORD.read_text())
+    assert record["ladders"] >= 200
+    rows = {row["world"]: row for row in record["rows"]}
+    assert set(simulated.worlds()) <= set(rows)
+    for name in simulated.worlds():
+        assert rows[name]["held_out"] >= 0.92 and rows[name]["target"] >= 0.92, name  # 95 % less two standard errors
+        assert rows[name]["false"] <= 0.05, name
+    bare = rows["wrong rule of transfer, little noise, intervals not widened by rates"]
+    assert bare["held_out"] < 0.9  # the widening is for these

@@ -9,7 +9,7 @@ _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SIZE = re.compile(r"(\d+(?:[._,]\d+)*(?:e\+?\d+)?)\s*([a-z]?)\Z")
 
 
-def parse_size(text: str, name: str = "size") -> int:
+def parse_size(text: str, name: str = "size", call: str = "advise") -> int:
     """Return the number that a text like 125M, 2.5B or 1e9 stands for; raises UserError for anything else.
 
     >>> parse_size("125M"), parse_size("2.5B"), parse_size("1e9"), parse_size("1_000")
@@ -23,7 +23,7 @@ def parse_size(text: str, name: str = "size") -> int:
             value = math.nan
         if 1 <= value < 1e18:
             return round(value)
-    raise UserError(rule("advise", f"--{name}", "be a number like 125M, 2.5B or 1e9", text,
+    raise UserError(rule(call, f"--{name}", "be a number like 125M, 2.5B or 1e9", text,
                          "Write a positive number, with K, M, B or T behind it."))
 
 

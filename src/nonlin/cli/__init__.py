@@ -20,6 +20,7 @@ _COMMANDS = {
     "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
     "claims": "Put to the test what articles say about activation functions.",
     "watch": "Watch a study that runs: how far it is, what is known.",
+    "ladder": "Compare at several sizes, and forecast a size that nobody trains here.",
     "report": "Build a study's page again, of one that runs or was stopped too.",
     "sample": "Write text with the models of a study.",
     "show": "Show the catalog, or one activation.",

@@ -72,7 +72,7 @@ class ArmForecast:
 
     def holds(self, value: float) -> bool:
         """Whether the interval holds a value; no interval holds none."""
-        return self.low is not None and self.high is not None and self.low <= value <= self.high
+        return self.low is not None and self.high is not None and bool(self.low <= value <= self.high)
 
     @property
     def half_width(self) -> float | None:

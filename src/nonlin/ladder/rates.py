@@ -211,7 +211,7 @@ class Check:
     def surely(self, arm: str, confidence: float = 0.95) -> bool:
         """Whether an arm's best rate moved by more than chance."""
         moved, error = self.moved[arm]
-        return abs(moved) > -float(special.stdtrit(self.freedom, (1 - confidence) / 2)) * error
+        return bool(abs(moved) > -float(special.stdtrit(self.freedom, (1 - confidence) / 2)) * error)
 
 
 def check(carried: Carried, tuned: Sequence[Rung], one: Rung, arms: Sequence[Mapping[str, Any]]) -> Check | None:
@@ -232,7 +232,7 @@ def check(carried: Carried, tuned: Sequence[Rung], one: Rung, arms: Sequence[Map
     shared = float(np.mean(values))
     common = _beyond_chance(np.array([shared]), float(np.mean(errors**2)) / len(names), 1)
     own = _beyond_chance(values - shared, float(np.mean(errors**2)), len(names) - 1)
-    drift = {name: shared * common + (value - shared) * own for name, value in zip(names, values, strict=True)}
+    drift = {name: float(shared * common + (value - shared) * own) for name, value in zip(names, values, strict=True)}
     start = math.exp(float(np.mean([math.log(rung.parameters) for rung in tuned])))
     return Check(moved, drift, there.by_arm[names[0]].freedom, there.curvature, start, one.parameters)
 

@@ -198,6 +198,8 @@ def learning_rates(study: Study) -> Figure:
 
     Rates at which a run diverged stand at the top.
     """
+    if not any(arm["tuning"] for arm in study.results["arms"]):
+        return _nothing_tuned()
     figure = new_figure(3.6)
     axes = figure.subplots()
     paint, marks = colours(names(study)), markers(names(study))
@@ -233,6 +235,14 @@ def learning_rates(study: Study) -> Figure:
                     + ("   (lines that leave at the top: far worse)" if cut else ""))
     axes.set_ylabel("bits per byte after tuning")
     _legend(figure, axes, len(study.arms))
+    return figure
+
+
+def _nothing_tuned() -> Figure:
+    figure = new_figure(0.6)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.text(0, 0.5, "No rate was tuned here.", transform=axes.transAxes, va="center")
     return figure
 
 

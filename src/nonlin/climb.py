@@ -1,0 +1,386 @@
+"""``nonlin.ladder``: from what a person asks for to a finished ladder. The command line is a thin layer over it.
+
+A ladder is its rungs, each a study in a folder of its own. Here they are planned, run one after another, and forecast.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nonlin.advice.sizes import parse_size
+from nonlin.comparison import Activations, Asked, changes, environment_of, requested
+from nonlin.errors import Interrupted, UserError, rule
+from nonlin.files import finite, write_json
+from nonlin.functions import get
+from nonlin.ladder import design, folder, forecast, plan, results
+from nonlin.ladder.design import Rung, Settings
+from nonlin.ladder.folder import LadderFolder
+from nonlin.ladder.plan import LadderPlan
+from nonlin.ladder.points import Finished
+from nonlin.ladder.rates import Rule
+from nonlin.ladder_outcome import Ladder, ladder_of, transfer_of
+from nonlin.model import ModelConfig, parameter_count
+from nonlin.nn.widths import matched_hidden
+from nonlin.progress import Progress, listener
+from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study
+from nonlin.study.engines import Engine, EngineChoice, ask
+from nonlin.study.engines.asking import measure
+from nonlin.study.engines.choice import chosen_engine
+from nonlin.study.engines.opening import choose_machine, open_engine
+
+MINUTES = 120.0
+#: Where nobody says which: the usual ones, and the bounded gates of current models.
+ACTIVATIONS = ("gelu", "swiglu", "geglu", "relu", "relu_squared", "swiglu_clamped", "situ_glu")
+_MEASURED = (15e3, 120e3, 1e6)  # sizes whose speed is measured where nobody names sizes
+_SECONDS = 1.0  # of each measurement
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a person asks of a ladder, beside what :func:`nonlin.compare` takes."""
+
+    target: float
+    settings: Settings
+    sizes: tuple[float, ...] | None
+    minutes: float | None
+    budget: float | None
+
+    def __post_init__(self):
+        for name, value in (("target", self.target), ("minutes", self.minutes), ("budget", self.budget)):
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(rule("ladder", name, "be positive and finite", value, "Choose another value."))
+        if self.minutes is not None and self.budget is not None:
+            raise UserError("ladder: minutes and budget must not both be given; got both. Leave one of them out.")
+
+
+def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes: float | None, budget: float | None,
+           tokens_per_parameter: float, seeds: int, longer: float, context: int, batch: int, transfer: str,
+           engine: str | EngineChoice, workers: int | None, out: str | Path | None, progress: bool,
+           activations: Activations | None, **asked: Any) -> Ladder:
+    """Run a ladder; the arguments are those of ``nonlin.ladder``."""
+    settings = Settings(tokens_per_parameter, seeds, batch, context, longer=longer)
+    wanted = Wanted(_size("target", target), settings,
+                    None if sizes is None else tuple(_size("sizes", size) for size in sizes), minutes, budget)
+    arms = ",".join(ACTIVATIONS) if activations is None else activations
+    return climb(wanted, {"activations": arms, **asked}, transfer, None if out is None else Path(out),
+                 listener(progress), chosen_engine(engine, workers))
+
+
+def _size(name: str, value: float | str) -> float:
+    if isinstance(value, str):
+        return float(parse_size(value, name, "ladder"))
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(rule("ladder", name, "be a number of parameters, or a text like 125M", value,
+                             "Choose another value."))
+    return float(value)
+
+
+def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | None, words: Progress,
+          choice: EngineChoice) -> Ladder:
+    """Plan the ladder, or extend the one in the folder; run what is missing, forecast, write the page; return it.
+
+    ``asked`` are the arguments that :class:`nonlin.comparison.Asked` takes. Raises Interrupted at Ctrl-C.
+    """
+    _checked(wanted)
+    rule_ = transfer_of(transfer)
+    out = out or _default_folder(wanted, asked, transfer)
+    there = folder.plan_of(out) if out.exists() else None
+    whole, store = _request(wanted, asked, out, words)
+    settings = replace(wanted.settings, vocabulary=whole.model["vocabulary"])
+    store = folder.store_of(store.directory)
+    made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes)
+    with store.lock():
+        if made is not None and _complete(LadderFolder(store.directory, made)):  # at most another target
+            folder.keep_plan(store.directory, made)
+            return _run(LadderFolder(store.directory, made), whole, rule_, None, {}, words)
+        with open_engine(choice, store.directory) as engine:
+            environment = ask(engine, {"do": "describe"})
+            if made is None:
+                made = _planned(wanted, settings, whole, rule_, store.directory, engine, environment, choice, words)
+            else:
+                words.say(f"Continuing the ladder in {store.directory}.")
+                for line in changes(made.machine.get("made_on", {}), environment):
+                    words.say(line)
+            folder.keep_plan(store.directory, made)
+            words.say(described(made, engine.total()))
+            return _run(LadderFolder(store.directory, made), whole, rule_, engine, environment, words)
+
+
+def _complete(there: LadderFolder) -> bool:
+    return len(there.finished()) == len(there.plan.rungs)
+
+
+def resume(directory: Path, words: Progress, choice: EngineChoice) -> Ladder:
+    """Run what is missing of the ladder in a folder, as it was planned."""
+    from nonlin.data import Sources, intact
+
+    there = folder.load_ladder(directory)
+    store = folder.store_of(directory)
+    if not intact(directory / "data"):
+        sources = Sources.of_plan(there.plan.data)
+        sources.prepare(sources.read(directory, words), directory, words)
+    with store.lock(), open_engine(choice, directory) as engine:
+        environment = ask(engine, {"do": "describe"})
+        words.say(f"Continuing the ladder in {directory}.\n{described(there.plan, engine.total())}")
+        whole = _from_plan(there.plan)
+        return _run(there, whole, transfer_of(there.plan.transfer["name"]), engine, environment, words)
+
+
+def _checked(wanted: Wanted) -> None:
+    """Refuse sizes that make no ladder before a text is read."""
+    if wanted.sizes is not None:
+        design.design(wanted.sizes, wanted.settings)
+
+
+def _default_folder(wanted: Wanted, asked: Mapping[str, Any], transfer: str) -> Path:
+    values = [wanted.target, plan.settings_dict(wanted.settings), wanted.sizes, transfer,
+              {key: str(value) for key, value in asked.items()}]
+    return Path("runs") / f"ladder-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]}"
+
+
+def _request(wanted: Wanted, asked: Mapping[str, Any], out: Path, words: Progress) -> tuple[Request, Store]:
+    """Return the request that every rung's is made from, and the store of the folder, where the tokens are."""
+    small = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": None, "steps": 1, "minutes": None, "model": None,
+             "from_checkpoint": False}
+    first = Asked(**small, **asked, context=wanted.settings.context, batch=wanted.settings.batch,
+                  seeds=max(wanted.settings.seeds, defaults.MINIMUM_SEEDS))
+    return requested(first, out, words)
+
+
+def _from_plan(made: LadderPlan) -> Request:
+    """Return the request that the plan was made from; its model is that of no rung."""
+    from nonlin.study import Arm
+
+    values = {k: v for k, v in made.request.items() if k != "arms"}
+    model = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": 2, "context": made.settings["context"],
+             "vocabulary": made.settings["vocabulary"]}
+    return Request([Arm(**arm) for arm in made.request["arms"]], model=model, minutes=None, steps=1,
+                   seeds=max(made.settings["seeds"], defaults.MINIMUM_SEEDS), **values)
+
+
+def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule, out: Path, engine: Engine,
+             environment: Mapping[str, Any], choice: EngineChoice, words: Progress) -> LadderPlan:
+    """Measure this machine and return the plan of a new ladder; UserError where it could not say anything."""
+    words.say("Measuring this machine …")
+    sizes = wanted.sizes or _MEASURED
+    head = 16 if wanted.sizes is None else design.design(wanted.sizes, settings)[0].dim // design.design(
+        wanted.sizes, settings)[0].heads
+    measured = [design.rung(size, "tuned", head, settings) for size in sorted(sizes)]
+    requests = [_of_rung(whole, one, settings, None) for one in measured]
+    first = requests[-1].measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[whole.baseline]
+    machine = choose_machine(engine, first, environment, choice.parallel, whole.precision)
+    configs = {f"{one.parameters} {arm}": config
+               for i, (one, request) in enumerate(zip(measured, requests, strict=True))
+               for arm, config in request.measure_configs(machine).items() if arm == whole.baseline or i == 0}
+    speeds = measure(engine, configs, _SECONDS)
+    engine.fit(machine["device"], environment, max(s.get("peak_memory_bytes", 0) for s in speeds.values()) or None)
+    machine |= {"made_on": environment_of(environment)}
+    base = speeds[f"{measured[0].parameters} {whole.baseline}"]["tokens_per_second"]
+    ratios = {arm.name: base / speeds[f"{measured[0].parameters} {arm.name}"]["tokens_per_second"]
+              for arm in whole.arms}
+    timing = {
+        "speeds": [{"parameters": one.parameters,
+                    "tokens_per_second": defaults.SUSTAINED_SPEED
+                    * speeds[f"{one.parameters} {whole.baseline}"]["tokens_per_second"]} for one in measured],
+        "seconds_overhead": max(s.get("seconds_overhead", 0.0) for s in speeds.values()),
+        "over_baseline": ratios, "mean_over_baseline": sum(ratios.values()) / len(ratios)}
+    rungs = _rungs(wanted, settings, timing, len(whole.arms), engine.total())
+    asked = plan.request_of(whole)
+    return LadderPlan(
+        name=out.resolve().name, request=asked, settings=plan.settings_dict(settings), rungs=plan.rows(rungs),
+        baseline=whole.baseline, rule={"margin": whole.margin, "confidence": whole.confidence,
+                                       "text": forecast.text()},
+        transfer={"name": transfer.name, "source": transfer.source}, machine=machine, data=asked["data"],
+        target=wanted.target, timing=timing, workers=engine.total())
+
+
+def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: int, workers: int) -> list[Rung]:
+    """Return the rungs of the sizes, or the longest ladder that fits; UserError, with what is needed, if none does."""
+    seconds = results.seconds_of(timing)
+    unit = "FLOPs" if wanted.budget is not None else "minutes"
+    given = wanted.budget if wanted.budget is not None else wanted.minutes
+
+    def needed(rungs: Sequence[Rung]) -> float:
+        return (design.flops(rungs, settings, arms) if wanted.budget is not None
+                else design.minutes(rungs, seconds, settings, arms, workers))
+
+    if wanted.sizes is not None:
+        rungs = design.design(wanted.sizes, settings)
+        if given is not None and needed(rungs) > given:
+            raise design.too_little(rungs, needed(rungs), given, unit)
+        return rungs
+    given = MINUTES if given is None else given
+    found = design.largest_that_fits(wanted.target, settings, lambda rungs: needed(rungs) <= given)
+    if found is None:
+        least = design.smallest(settings)
+        raise design.too_little(least, needed(least), given, unit)
+    return found
+
+
+def described(made: LadderPlan, workers: int) -> str:
+    """Return a ladder's plan in words."""
+    rungs, settings = [one for one, _ in made.ordered()], made.steady
+    seconds = results.seconds_of(made.timing)
+    others = ", ".join(arm for arm in made.arms if arm != made.baseline)
+    minutes = design.minutes(rungs, seconds, settings, len(made.arms), workers)
+    return "\n".join([
+        f"Compare {others} with {made.baseline} as the baseline, for {made.target:,.0f} parameters.",
+        f"Data: {made.data.get('description', made.data['sha256'][:16])}.",
+        f"{settings.tokens_per_parameter:g} tokens a parameter (without embeddings), {settings.seeds} seeds; rates "
+        f"carried by the rule {made.transfer['name']}.",
+        *design.describe(rungs, settings, seconds, len(made.arms), workers, made.data),
+        f"Rule: {made.rule['text']}",
+        f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, {workers} "
+        "runs at a time."])
+
+
+def _of_rung(whole: Request, one: Rung, settings: Settings, rates: Mapping[str, float] | None,
+             center: float | None = None, training: Mapping[str, Any] | None = None) -> Request:
+    """Return the request of a rung's study; ``rates`` are the carried ones, None where the rung is tuned."""
+    sizes = {"layers": one.layers, "dim": one.dim, "heads": one.heads, "kv_heads": one.heads,
+             "context": settings.context}
+    arms = []
+    for arm in whole.arms:
+        if rates is not None and arm.name not in rates:
+            continue
+        hidden = 4 * one.dim if whole.match == "width" else matched_hidden(one.dim, arm.kind)
+        config = ModelConfig(**sizes, vocabulary=settings.vocabulary, hidden=hidden)
+        learned = 0 if arm.formula else len(get(arm.activation or arm.name).parameters)
+        arms.append(replace(arm, hidden=hidden, parameters=parameter_count(config, arm.kind == "gated", learned),
+                            learning_rate=None if rates is None else rates[arm.name]))
+    return replace(whole, arms=arms, model=sizes | {"vocabulary": settings.vocabulary}, minutes=None, steps=one.steps,
+                   seeds=settings.seeds, role=one.role if rates is not None else "tuned",
+                   learning_rate=center or whole.learning_rate,
+                   training={**whole.training, "keep_weights": False, **(training or {})})
+
+
+def _run(there: LadderFolder, whole: Request, transfer: Rule, engine: Engine | None, environment: Mapping[str, Any],
+         words: Progress) -> Ladder:
+    """Run the rungs that are missing, in their order; write each forecast before the rung that tests it.
+
+    Where none is missing, no engine is needed.
+    """
+    made, finished = there.plan, list[Finished]()
+    rungs = made.ordered()
+    top = max((one for one, _ in rungs if one.longer == 1), key=lambda one: one.parameters)
+    for one, name in rungs:
+        if one == top:
+            _forecast_top(there, finished, top, name, transfer, words)
+        found = _run_rung(there, whole, one, name, finished, transfer, engine, environment, words)
+        finished.append((one, found))
+    _forecast_target(there, finished, transfer)
+    return _finish(there)
+
+
+def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finished: Sequence[Finished], transfer: Rule,
+              engine: Engine | None, environment: Mapping[str, Any], words: Progress) -> Mapping[str, Any]:
+    """Run what is missing of a rung's study and return its results."""
+    made, directory = there.plan, there.directory / folder.RUNGS / name
+    done = there.study(name)
+    if done is not None and done.results is not None and done.results["status"] == "complete":
+        return done.results
+    assert engine is not None
+    settings, base = made.steady, made.ordered()[0][0]
+    rates = None
+    if one.role != "tuned":
+        carried = results.carried_of(made, finished, transfer)
+        assert carried is not None  # tuned rungs come first
+        rates = carried.to(one)
+        if made.baseline not in rates:
+            raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the "
+                            "baseline. Start in another folder with --baseline, or a lower --learning-rate.")
+    request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
+                       transfer.training(one, base))
+    store = Store(directory)
+    _link_data(there.directory, directory)
+    _take_over(there, name)
+    study = store.resume(request) or _study_plan(request, made, one, engine.total(), name)
+    words.say(f"Rung {one.name}: {one.parameters:,} parameters, {one.tokens:,} tokens")
+    with words:
+        found = finite(run_study(study, store, engine, words, environment))
+    if found["status"] == "interrupted":
+        raise Interrupted(f"Stopped; every finished run is kept in {there.directory}. The same call continues.",
+                          _finish(there))
+    _page(directory)
+    return found
+
+
+def _study_plan(request: Request, made: LadderPlan, one: Rung, workers: int, name: str) -> Plan:
+    run = results.seconds_of(made.timing | {"seconds_overhead": 0.0, "mean_over_baseline": 1.0})(one)
+    speeds = {arm.name: {"tokens_per_second": one.tokens / run / made.timing["over_baseline"][arm.name],
+                         "seconds_overhead": made.timing["seconds_overhead"]} for arm in request.arms}
+    return make_plan(request, speeds, made.machine, workers, name)
+
+
+def _link_data(ladder: Path, rung: Path) -> None:
+    """Let a rung's folder show the ladder's tokens, as any study has them."""
+    link = rung / "data"
+    if not os.path.lexists(link):
+        link.symlink_to(os.path.relpath(ladder / "data", rung), target_is_directory=True)
+
+
+def _take_over(there: LadderFolder, name: str) -> None:
+    """Give a rung of more seeds the finished runs of the one before it."""
+    before = there.plan.folder_before(name)
+    if before is None:
+        return
+    source = there.directory / folder.RUNGS / before / "trials"
+    target = there.directory / folder.RUNGS / name / "trials"
+    for trial in sorted(source.iterdir()) if source.is_dir() else ():
+        if not os.path.lexists(target / trial.name):
+            shutil.copytree(trial, target / f".{trial.name}", dirs_exist_ok=True)
+            os.rename(target / f".{trial.name}", target / trial.name)  # whole, or not at all
+
+
+def _page(directory: Path) -> None:
+    from nonlin.report import build
+
+    build(directory)
+
+
+def _forecast_top(there: LadderFolder, finished: Sequence[Finished], top: Rung, name: str, transfer: Rule,
+                  words: Progress) -> None:
+    """Write down the forecast of the top rung, unless one from the same rungs lies there."""
+    from_rungs = [one.name for one, _ in finished if one.longer == 1]
+    for made in there.forecasts():
+        tested = any(at["what"] == "held-out rung" and at["parameters"] == top.parameters for at in made["at"])
+        if tested and made["rungs"] == from_rungs and made["seeds"] == there.plan.steady.seeds:
+            return
+    sizes = {"held-out rung": float(top.parameters), "target": there.plan.target}
+    _write_forecast(there, finished, transfer, sizes, not there.begun(name))
+    words.say(f"The forecast of {top.name} is written down in {there.directory / folder.FORECASTS}.")
+
+
+def _forecast_target(there: LadderFolder, finished: Sequence[Finished], transfer: Rule) -> None:
+    """Write down the forecast of the target from all rungs, unless the last one is of the same rungs and target."""
+    from_rungs = [one.name for one, _ in finished if one.longer == 1]
+    known = there.forecasts()
+    last = known[-1] if known else {}
+    if (last.get("rungs"), last.get("seeds")) == (from_rungs, there.plan.steady.seeds) and any(
+            at["parameters"] == there.plan.target for at in last["at"]):
+        return
+    _write_forecast(there, finished, transfer, {"target": there.plan.target}, False)
+
+
+def _write_forecast(there: LadderFolder, finished: Sequence[Finished], transfer: Rule, sizes: Mapping[str, float],
+                    before: bool) -> None:
+    made = results.written_forecast(there.plan, finished, transfer, sizes, before)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    there.add_forecast(made | {"timing": {"written": now}})
+
+
+def _finish(there: LadderFolder) -> Ladder:
+    """Write results.json and the page of what is there."""
+    from nonlin.report.ladder import build
+
+    found = ladder_of(there)
+    write_json(there.directory / folder.RESULTS, found.results)
+    build(there.directory)
+    return found
+

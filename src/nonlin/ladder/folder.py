@@ -1,0 +1,106 @@
+"""A ladder on disk: plan.json, a study a rung under rungs/, numbered forecasts that are never changed, results.json."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError
+from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.ladder.plan import LadderPlan
+from nonlin.ladder.points import Finished
+from nonlin.study import StudyFolder, load
+from nonlin.study.store import Store
+
+RESULTS, FORECASTS, RUNGS, PLANS = "results.json", "forecasts", "rungs", "plans"
+
+
+@dataclass(frozen=True)
+class LadderFolder:
+    """A ladder on disk."""
+
+    directory: Path
+    plan: LadderPlan
+
+    def study(self, folder: str) -> StudyFolder | None:
+        """Return the study of a rung; None before it began."""
+        path = self.directory / RUNGS / folder
+        return load(path) if os.path.lexists(path / "plan.json") else None
+
+    def finished(self) -> list[Finished]:
+        """Return the rungs whose every run is there, with their results, in the order of the plan."""
+        found = []
+        for one, folder in self.plan.ordered():
+            study = self.study(folder)
+            if study is not None and study.results is not None and study.results["status"] == "complete":
+                found.append((one, study.results))
+        return found
+
+    def begun(self, folder: str) -> bool:
+        """Whether a rung has a run."""
+        path = self.directory / RUNGS / folder / "trials"
+        return path.is_dir() and any(path.iterdir())
+
+    def forecasts(self) -> list[dict[str, Any]]:
+        """Return the forecasts that were written down, the first one first; UserError where one is damaged."""
+        folder = self.directory / FORECASTS
+        paths = sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
+        try:
+            return [read_json(path) | {"file": f"{FORECASTS}/{path.name}"} for path in paths]
+        except (Unreadable, TypeError) as problem:
+            raise UserError(f"{folder} must hold the forecasts as they were written; {problem}. Restore the file, or "
+                            "start in another folder.") from problem
+
+    def add_forecast(self, made: Mapping[str, Any]) -> Path:
+        """Write a forecast under the next number, and return its path."""
+        folder = self.directory / FORECASTS
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{len(list(folder.glob('[0-9]*.json'))) + 1:04d}.json"
+        write_json(path, finite(dict(made)))
+        return path
+
+    def results(self) -> dict[str, Any] | None:
+        """Return results.json; None where there is none."""
+        try:
+            return read_json(self.directory / RESULTS)
+        except Unreadable:
+            return None
+
+
+def plan_of(directory: Path) -> LadderPlan | None:
+    """Return the ladder's plan in a folder; None where there is none. UserError where it holds something else."""
+    path = directory / "plan.json"
+    if not os.path.lexists(path):
+        return None
+    try:
+        values = read_json(path)
+    except Unreadable:
+        values = {}
+    if isinstance(values, dict) and "rungs" not in values and "hash" in values:
+        raise UserError(f"{directory} must hold a ladder; it holds a study. Choose another folder with --out.")
+    return LadderPlan.from_dict(values if isinstance(values, dict) else {})
+
+
+def load_ladder(directory: str | Path) -> LadderFolder:
+    """Return the ladder in a folder; UserError where there is none."""
+    directory = Path(directory)
+    plan = plan_of(directory)
+    if plan is None:
+        raise UserError(f"{directory} must hold a ladder; it has no plan.json. Give the folder of a ladder.")
+    return LadderFolder(directory, plan)
+
+
+def keep_plan(directory: Path, plan: LadderPlan) -> None:
+    """Write a plan; one that it extends stays under plans/."""
+    old = plan_of(directory)
+    if old is not None and old.hash != plan.hash:
+        kept = directory / PLANS
+        kept.mkdir(exist_ok=True)
+        write_json(kept / f"{len(list(kept.glob('*.json'))) + 1:04d}.json", old.as_dict())
+    write_json(directory / "plan.json", plan.as_dict())
+
+
+def store_of(directory: Path) -> Store:
+    """Return the store of the ladder's folder: its lock, and the check that nothing else lies there."""
+    return Store(directory, LadderPlan)

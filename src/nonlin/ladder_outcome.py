@@ -1,0 +1,81 @@
+"""A ladder as an object: what ``nonlin.ladder`` and ``nonlin.load_ladder`` return."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError, rule
+from nonlin.files import finite
+from nonlin.ladder import folder, forecast, results
+from nonlin.ladder.folder import LadderFolder
+from nonlin.ladder.plan import LadderPlan
+from nonlin.ladder.rates import Rule, Standard
+from nonlin.outcome import Study, load_study
+
+
+@dataclass(frozen=True, repr=False)
+class Ladder:
+    """A ladder of sizes: its rungs, its forecasts, its page. It reads the ladder's folder and changes nothing there."""
+
+    folder: LadderFolder
+    results: Mapping[str, Any]
+
+    @property
+    def directory(self) -> Path:
+        """The ladder's folder."""
+        return self.folder.directory
+
+    @property
+    def plan(self) -> LadderPlan:
+        """The rungs, the rule and the machine, fixed before the first run."""
+        return self.folder.plan
+
+    @property
+    def status(self) -> str:
+        """Return "complete", or "partial" where rungs are missing."""
+        return self.results["status"]
+
+    @property
+    def rungs(self) -> dict[str, Study]:
+        """The study of each rung that has begun, by the rung's name."""
+        return {one.name: load_study(self.directory / folder.RUNGS / name) for one, name in self.plan.ordered()
+                if self.folder.study(name) is not None}
+
+    @property
+    def forecast(self) -> dict[str, forecast.ArmForecast]:
+        """The last forecast at the target, by activation; empty before there is one."""
+        return {row["arm"]: forecast.ArmForecast.from_dict(row) for row in self.results["verdicts"]}
+
+    @property
+    def report(self) -> Path:
+        """The ladder's page."""
+        from nonlin.report.ladder import build
+
+        path = self.directory / "report.html"
+        return path if path.exists() else build(self.directory)
+
+    def __repr__(self) -> str:
+        from nonlin.report.ladder_terminal import text
+
+        return f"{text(self.results)}\nLadder in {self.directory} ({self.status})"
+
+
+def load_ladder(directory: str | Path) -> Ladder:
+    """Return the ladder that lies in a folder, judged as far as its runs go; UserError where there is none."""
+    return ladder_of(folder.load_ladder(directory))
+
+
+def ladder_of(there: LadderFolder) -> Ladder:
+    finished = there.finished()
+    status = "complete" if len(finished) == len(there.plan.rungs) else "partial"
+    transfer = transfer_of(there.plan.transfer["name"])
+    return Ladder(there, finite(results.results(there.plan, finished, there.forecasts(), transfer, status)))
+
+
+def transfer_of(name: str) -> Rule:
+    """Return the rule of transfer of this name."""
+    known: dict[str, Rule] = {one.name: one for one in (Standard(),)}
+    if name not in known:
+        raise UserError(rule("ladder", "transfer", f"be one of {', '.join(known)}", name, "Choose one of them."))
+    return known[name]

@@ -1,0 +1,44 @@
+"""The page of a ladder: one self-contained HTML file. The values of results.json in, no torch, no statistics."""
+
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError
+from nonlin.files import Unreadable, read_json, write_atomically, writing
+from nonlin.report import ladder_figures, style
+from nonlin.report.explorer import environment
+from nonlin.report.ladder_terminal import TABLES, words
+
+
+def build(directory: str | Path) -> Path:
+    """Write report.html and figures/ of the ladder in a folder from its results.json, and return the page's path."""
+    directory = Path(directory)
+    try:
+        results = read_json(directory / "results.json")
+    except Unreadable as problem:
+        raise UserError(f"report: {directory} must hold a ladder with results; {problem}. Continue it: "
+                        f"nonlin ladder --resume --out {directory}") from problem
+    with writing(directory):
+        return _build(directory, results)
+
+
+def _build(directory: Path, results: dict[str, Any]) -> Path:
+    target = directory / "figures"
+    target.mkdir(exist_ok=True)
+    drawn = {}
+    with style.settings():
+        for name, (draw, title) in ladder_figures.FIGURES.items():
+            if not results["rates"] and name == "rates":
+                continue
+            figure = draw(results)
+            drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title}
+            style.write_files(figure, target, name)
+    tables = {name: make(results) for name, make in TABLES.items()}
+    page = environment().get_template("ladder.html").render(
+        results=results, figures=drawn, tables=tables, words=words(results)[:-1],
+        target=ladder_figures.size_text(results["target"]),
+        pages={row["name"]: f"rungs/{row['folder']}/report.html" for row in results["plan"]["rungs"]
+               if (directory / "rungs" / row["folder"] / "report.html").exists()})
+    path = directory / "report.html"
+    write_atomically(path, page)
+    return path

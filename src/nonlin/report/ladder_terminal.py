@@ -1,0 +1,142 @@
+"""A ladder's results as tables of text, for a terminal and for its page."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from nonlin.columns import Column, print_columns
+from nonlin.report.ladder_figures import size_text
+from nonlin.report.tables import Table, number
+
+_STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow"}
+_WIDTH = 120  # where there is no terminal
+
+
+def print_ladder(results: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the forecast at the target and what it rests on, on standard output."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH)
+    console.print(f"\nDifferences to {results['baseline']} in bits per byte, forecast for "
+                  f"{size_text(results['target'])} parameters; {results['rule']['confidence']:.0%} intervals:",
+                  highlight=False)
+    rows = results["verdicts"]
+    widest = {one["name"]: one for one in results["rungs"] if one["longer"] == 1}
+    measured = [Column(name, [_mean(one, row["arm"]) for row in rows], 3, right=True) for name, one in widest.items()]
+    print_columns(console, [
+        Column("activation", [row["arm"] for row in rows], style="bold"), *measured,
+        Column("forecast", [number(row["mean"], "+.4f") for row in rows], right=True),
+        Column("interval", [_interval(row, "+.4f") for row in rows], 1, right=True),
+        Column("verdict", [f"[{_STYLES[row['verdict']]}]{row['verdict']}[/]" for row in rows]),
+        Column("best rate", [_rate(results, row["arm"]) for row in rows], 2, right=True)])
+
+
+def _mean(one: Mapping[str, Any], arm: str) -> str:
+    found = one["arms"].get(arm, {}).get("difference")
+    return number(found and found["mean"], "+.4f")
+
+
+def _interval(row: Mapping[str, Any], form: str) -> str:
+    return "–" if row["low"] is None else f"{row['low']:{form}} … {row['high']:{form}}"
+
+
+def _rate(results: Mapping[str, Any], arm: str) -> str:
+    row = next((row for row in results["rates"] if row["arm"] == arm), None)
+    return "–" if row is None else f"{row['rate']:.3g} ({row['low']:.2g} … {row['high']:.2g})"
+
+
+def words(results: Mapping[str, Any]) -> list[str]:
+    """Return what is to be said below the table: reasons, the test of the forecast, notes, the advice."""
+    lines = [f"{row['arm']}: {row['reason']}" for row in results["verdicts"] if row["reason"]]
+    tested = [row for row in results["comparisons"] if row["before"] and row["covered"] is not None]
+    if tested:
+        held = sum(row["covered"] for row in tested)
+        lines.append(f"Of {len(tested)} differences of the held-out rung that were forecast before it ran, {held} lie "
+                     "in their intervals.")
+    lines += results["notes"]
+    if results["narrowing"]:
+        best = results["narrowing"][0]
+        lines.append(f"The intervals at the target would narrow most for their time by {best['what']}: to "
+                     f"{best['share']:.0%} of their width in about {best['minutes']:.0f} minutes ({best['option']}).")
+    return [*lines, results["advice"]]
+
+
+def text(results: Mapping[str, Any]) -> str:
+    """Return the table without colours, and the words below it."""
+    file = io.StringIO()
+    print_ladder(results, Console(file=file, width=max(_WIDTH, Console().width), force_terminal=False,
+                                  force_jupyter=False))
+    return "\n".join(line.rstrip() for line in [*file.getvalue().strip("\n").splitlines(), *words(results)])
+
+
+def verdicts(results: Mapping[str, Any]) -> Table:
+    """The forecast at the target, each form's mean and interval beside it."""
+    forms = [form["form"] for form in next((row["forms"] for row in results["verdicts"] if row["forms"]), [])]
+    rows = []
+    for row in results["verdicts"]:
+        by = {form["form"]: form for form in row["forms"]}
+        rows.append([row["arm"], row["verdict"], number(row["mean"], "+.4f"), _interval(row, "+.4f"),
+                     *(f"{_interval(by[f], '+.3f')}{' (rejected)' if by[f]['rejected'] else ''}" if f in by else "–"
+                       for f in forms), number(row["widening"], ".4f"), row["reason"] or ""])
+    return ["activation", "verdict", "forecast", "interval", *forms, "for rates that moved", ""], rows
+
+
+def rungs(results: Mapping[str, Any]) -> Table:
+    """Every rung: its size, its length, its cost, each activation's difference."""
+    arms = [arm["name"] for arm in results["plan"]["request"]["arms"] if arm["name"] != results["baseline"]]
+    rows = []
+    for one in results["rungs"]:
+        spent = one["timing"]["trial_seconds"]
+        rows.append([one["name"], f"{one['parameters']:,}", f"{one['parameters_with_embeddings']:,}",
+                     f"{one['tokens']:,}", f"{one['flops']:.1e}", number(spent and spent / 60, ".1f"),
+                     *(_difference(one, arm) for arm in arms)])
+    return ["rung", "parameters", "with embeddings", "tokens", "FLOPs per run", "minutes of all runs", *arms], rows
+
+
+def _difference(one: Mapping[str, Any], arm: str) -> str:
+    found = one["arms"].get(arm)
+    if found is None:
+        return "–"
+    if found["diverged_runs"]:
+        return "diverged"
+    d = found["difference"]
+    return "–" if d is None else f"{d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})"
+
+
+def rates(results: Mapping[str, Any]) -> Table:
+    """Each activation's best rate with its interval at every rung that shows one, and how far it moved."""
+    shown = [one["rung"] for one in next((row["at"] for row in results["rates"] if row["at"]), [])]
+    rows = []
+    for row in results["rates"]:
+        at = {one["rung"]: f"{one['rate']:.3g} ({one['low']:.2g} … {one['high']:.2g})" for one in row["at"]}
+        moved = "–" if row["moved"] is None else f"× {row['moved']:.2f}{' (surely)' if row['surely'] else ''}"
+        rows.append([row["arm"], f"{row['rate']:.3g} ({row['low']:.2g} … {row['high']:.2g})",
+                     *(at.get(name, "–") for name in shown), moved, number(row["cost_at_target"], ".4f")])
+    return ["activation", "joined, at the smallest", *shown, "moved at the checked rung", "cost at the target"], rows
+
+
+def tests(results: Mapping[str, Any]) -> Table:
+    """Forecasts written down before the rung that tests them, then each rung forecast by the others."""
+    rows = [[row["forecast"] + ("" if row["before"] else " (not before it ran)"), row["arm"],
+             size_text(row["parameters"]), number(row["mean"], "+.4f"), _interval(row, "+.4f"),
+             number(row["measured"], "+.4f"), _covered(row)] for row in results["comparisons"]]
+    rows += [["from the other rungs", row["arm"], size_text(row["parameters"]), number(row["mean"], "+.4f"),
+              _interval(row, "+.4f"), number(row["measured"], "+.4f"), _covered(row)]
+             for row in results["leave_one_out"]]
+    return ["forecast", "activation", "size", "forecast", "interval", "measured", "inside"], rows
+
+
+def _covered(row: Mapping[str, Any]) -> str:
+    return "–" if row["covered"] is None else "yes" if row["covered"] else "no"
+
+
+def narrowing(results: Mapping[str, Any]) -> Table:
+    """More seeds and rungs that would narrow the intervals at the target, the most for its minutes first."""
+    rows = [[option["what"], f"{option['minutes']:.0f}", f"{option['share']:.0%}", option["option"]]
+            for option in results["narrowing"]]
+    return ["more", "minutes, about", "width of the interval after it", "option"], rows
+
+
+TABLES = {"verdicts": verdicts, "rungs": rungs, "rates": rates, "tests": tests, "narrowing": narrowing}
