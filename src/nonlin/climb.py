@@ -243,8 +243,8 @@ def described(made: LadderPlan, workers: int) -> str:
 def _of_rung(whole: Request, one: Rung, settings: Settings, rates: Mapping[str, float] | None,
              center: float | None = None, training: Mapping[str, Any] | None = None) -> Request:
     """Return the request of a rung's study; ``rates`` are the carried ones, None where the rung is tuned."""
-    sizes = {"layers": one.layers, "dim": one.dim, "heads": one.heads, "kv_heads": one.heads,
-             "context": settings.context}
+    sizes: dict[str, Any] = {"layers": one.layers, "dim": one.dim, "heads": one.heads, "kv_heads": one.heads,
+                             "context": settings.context}
     arms = []
     for arm in whole.arms:
         if rates is not None and arm.name not in rates:
