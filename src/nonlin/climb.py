@@ -94,6 +94,9 @@ def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | N
     whole, store = _request(wanted, asked, out, words)
     settings = replace(wanted.settings, vocabulary=whole.model["vocabulary"])
     store = folder.store_of(store.directory)
+    if there is not None and there.transfer["name"] != transfer:
+        raise UserError(f"ladder: transfer must be {there.transfer['name']}, as the ladder in {out} has it; got "
+                        f"{transfer}. Choose another folder with --out.")
     made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes)
     with store.lock():
         if made is not None and _complete(LadderFolder(store.directory, made)):  # at most another target
@@ -296,7 +299,7 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
             raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the "
                             "baseline. Start in another folder with --baseline, or a lower --learning-rate.")
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
-                       transfer.training(one, base))
+                       transfer.training(one, base, whole.learning_rate))
     store = Store(directory)
     _link_data(there.directory, directory)
     _take_over(there, name)

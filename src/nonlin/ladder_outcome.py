@@ -10,7 +10,7 @@ from nonlin.files import finite
 from nonlin.ladder import folder, forecast, results
 from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
-from nonlin.ladder.rates import Rule, Standard
+from nonlin.ladder.rates import RULES, Rule
 from nonlin.outcome import Study, load_study
 
 
@@ -75,7 +75,6 @@ def ladder_of(there: LadderFolder) -> Ladder:
 
 def transfer_of(name: str) -> Rule:
     """Return the rule of transfer of this name."""
-    known: dict[str, Rule] = {one.name: one for one in (Standard(),)}
-    if name not in known:
-        raise UserError(rule("ladder", "transfer", f"be one of {', '.join(known)}", name, "Choose one of them."))
-    return known[name]
+    if name not in RULES:
+        raise UserError(rule("ladder", "transfer", f"be one of {', '.join(RULES)}", name, "Choose one of them."))
+    return RULES[name]

@@ -54,6 +54,8 @@ def test_a_ladder_runs_forecasts_and_compares(finished):
     top = finished.rungs[finished.plan.rungs[-1]["name"]]
     assert all(arm.learning_rate == results["rates"][i]["carried"][finished.plan.rungs[-1]["name"]]
                for i, arm in enumerate(top.arms.values()))
+    config = top.folder.plan.config("gelu", "judge", 0.01, 1)
+    assert config["training"]["transfer"]["base"]["dim"] == finished.plan.rungs[0]["dim"]
     assert "1,000,000 parameters" in repr(finished) or "1 M parameters" in repr(finished)
 
 
@@ -71,7 +73,7 @@ def test_every_rung_is_a_study_with_its_page(finished):
         assert study.status == "complete", name
         assert (study.directory / "report.html").exists() and (study.directory / "data" / "dataset.json").exists()
     page = finished.report.read_text()
-    assert "Was it right?" in page and "To know more" in page and page.count("<svg") == 2
+    assert "Was it right?" in page and "To know more" in page and page.count("<svg") == 4
     assert all(f"rungs/{row['folder']}/report.html" in page for row in finished.plan.rungs)
 
 
@@ -147,6 +149,8 @@ def test_another_ladders_folder_is_refused(finished, text, tmp_path):
         nonlin.ladder("1M", text, out=out, **TINY | {"activations": ["gelu", "silu"]})
     with pytest.raises(UserError, match="tokens_per_parameter"):
         nonlin.ladder("1M", text, out=out, **TINY | {"tokens_per_parameter": 0.06})
+    with pytest.raises(UserError, match="transfer must be completep"):
+        nonlin.ladder("1M", text, out=out, **TINY, transfer="standard")
     with pytest.raises(UserError, match="must hold a ladder; it holds a study"):
         folder.load_ladder(out / "rungs" / finished.plan.ordered()[0][1])
 

@@ -105,3 +105,13 @@ def test_arms_that_move_alike_do_not_change_a_difference():
     assert found is not None and all(found.surely(name) for name in found.moved)
     assert found.cost("arm-1", 3e6) > 0.05 and found.widening("arm-0", "arm-1", 3e6) < 0.02
     assert found.cost("arm-1", PLAIN[0].parameters) == 0.0  # where it was tuned
+
+
+def test_completep_carries_one_rate_and_lets_the_recipe_do_the_rest():
+    rule, small, top = rates.RULES["completep"], PLAIN[0], PLAIN[3]
+    assert rule.factor(small, top) == 1.0
+    longer = next(one for one in RUNGS if one.longer == 4)
+    assert rule.factor(small, longer) == pytest.approx(4**-0.3)
+    made = rule.training(top, small, 0.01)["transfer"]
+    assert made["base"] == {"layers": small.layers, "dim": small.dim, "heads": small.heads, "kv_heads": small.heads}
+    assert rates.Standard().training(top, small, 0.01) == {}

@@ -38,7 +38,7 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
         most=defaults.FIRST_TUNE_SEED - 1, default=SEEDS, show_default=True)
 @click.option("--longer", type=float, default=LONGER, show_default=True,
               help="The horizon of two more rungs, as a multiple of the others'; 0: none.")
-@click.option("--transfer", default="standard", show_default=True, metavar="RULE",
+@click.option("--transfer", type=click.Choice(["completep", "standard"]), default="completep", show_default=True,
               help="The rule that carries learning rates upward.")
 @click.option("--data", multiple=True, metavar="PATH", help="Text to train on, as for compare; may be repeated.")
 @click.option("--weights", metavar="LIST", help="Shares of a batch that come from each --data, in its order: 3,1.")

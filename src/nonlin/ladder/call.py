@@ -23,7 +23,7 @@ class LadderPackage(ModuleType):
                  activations: "str | Sequence[str | Definition] | None" = None, *, baseline: str | None = None,
                  sizes: "Sequence[float | str] | None" = None, minutes: float | None = None,
                  budget: float | None = None, tokens_per_parameter: float = TOKENS_PER_PARAMETER, seeds: int = SEEDS,
-                 longer: float = LONGER, transfer: str = "standard", match: str = "params",
+                 longer: float = LONGER, transfer: str = "completep", match: str = "params",
                  tokenizer: str | int | Path = "bytes", weights: Sequence[float] | None = None,
                  validation: Data = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
                  learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,

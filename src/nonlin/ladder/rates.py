@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from nonlin.ladder.design import Rung
+from nonlin.training.transfer import transfer_of
 
 _REACH = 1.0  # how far from its rates a vertex may lie, in steps between them
 
@@ -29,8 +30,8 @@ class Rule(Protocol):
         """Return the best rate of ``large`` over that of ``small``."""
         ...
 
-    def training(self, one: Rung, base: Rung) -> dict[str, Any]:
-        """Return what the recipe of a rung needs besides its rate; ``base`` is the smallest rung."""
+    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
+        """Return what the recipe of a rung needs besides its rate; ``base`` is the smallest rung, with its rate."""
         ...
 
 
@@ -48,9 +49,34 @@ class Standard:
         """Return the best rate of ``large`` over that of ``small``."""
         return (large.parameters / small.parameters) ** (-1 / 3) * (small.longer / large.longer) ** 0.3
 
-    def training(self, one: Rung, base: Rung) -> dict[str, Any]:
+    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
         """Nothing: the rate alone differs."""
         return {}
+
+
+@dataclass(frozen=True)
+class CompleteP:
+    """Rates, initial values and epsilon by parameter group (:mod:`nonlin.training.transfer`): one base rate for all.
+
+    The rate of a run is that of the base's; the recipe's rule does the rest, and a longer
+    horizon lowers the rate by (T₀/T)^0.3. Weight decay is measured in the middle rate of the grid, one for all arms.
+    """
+
+    name: str = "completep"
+    source: str = "CompleteP, arXiv:2505.01618 and 2512.22382; independent weight decay, arXiv:2510.19093"
+
+    def factor(self, small: Rung, large: Rung) -> float:
+        """Return the best rate of ``large`` over that of ``small``: only a longer horizon changes it."""
+        return (small.longer / large.longer) ** 0.3
+
+    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
+        """Return the recipe's "transfer": the base's shape, and the rate that weight decay is measured in."""
+        shape = {"layers": base.layers, "dim": base.dim, "heads": base.heads, "kv_heads": base.heads}
+        return {"transfer": transfer_of("completep", shape, learning_rate)}
+
+
+#: By name.
+RULES: dict[str, Rule] = {one.name: one for one in (CompleteP(), Standard())}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from nonlin.files import Unreadable, read_json, write_atomically, writing
 from nonlin.report import ladder_figures, style
 from nonlin.report.explorer import environment
 from nonlin.report.ladder_terminal import TABLES, words
+from nonlin.report.palette import paint
 
 
 def build(directory: str | Path) -> Path:
@@ -26,16 +27,13 @@ def _build(directory: Path, results: dict[str, Any]) -> Path:
     target = directory / "figures"
     target.mkdir(exist_ok=True)
     drawn = {}
-    with style.settings():
-        for name, (draw, title) in ladder_figures.FIGURES.items():
-            if not results["rates"] and name == "rates":
-                continue
-            figure = draw(results)
-            drawn[name] = {"svg": style.inline_svg(figure, name, title), "title": title}
-            style.write_files(figure, target, name)
+    for name, (draw, title) in ladder_figures.FIGURES.items():
+        if results["rates"] or name != "rates":
+            drawn[name] = {"svg": style.inline(lambda draw=draw: draw(results), name, title, target), "title": title}
     tables = {name: make(results) for name, make in TABLES.items()}
     page = environment().get_template("ladder.html").render(
         results=results, figures=drawn, tables=tables, words=words(results)[:-1],
+        slots={name: p.slot for name, p in paint([arm["name"] for arm in results["plan"]["request"]["arms"]]).items()},
         target=ladder_figures.size_text(results["target"]),
         pages={row["name"]: f"rungs/{row['folder']}/report.html" for row in results["plan"]["rungs"]
                if (directory / "rungs" / row["folder"] / "report.html").exists()})

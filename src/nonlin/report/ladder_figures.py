@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-from nonlin.report.style import INK, MUTED, PAPER, colours, markers, new_figure
+from nonlin.report.style import INK, MUTED, PAPER, colours, markers, narrow, new_figure
 
-_WIDTH, _COLUMNS = 8.4, 2
 _LINES = {"constant": ":", "power law": "--", "changing sign": "-"}
 _ROOM = 2.5  # how far an interval may lie outside of what was measured and still set the axis
 
@@ -32,19 +31,20 @@ def differences(results: Mapping[str, Any]) -> Figure:
     arms = [arm for arm in results["plan"]["request"]["arms"] if arm["name"] != results["baseline"]]
     names = [arm["name"] for arm in arms]
     paint = colours([arm["name"] for arm in results["plan"]["request"]["arms"]])
-    lines = math.ceil(len(names) / _COLUMNS)
-    figure = new_figure(_WIDTH, 0.7 + 2.5 * lines)
-    panels = figure.subplots(lines, _COLUMNS, squeeze=False, sharex=True)
+    columns = 1 if narrow() or len(names) == 1 else 2
+    lines = math.ceil(len(names) / columns)
+    figure = new_figure(1.0 + 2.5 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True)
     for index, name in enumerate(names):
-        _panel(panels[index // _COLUMNS][index % _COLUMNS], results, name, paint[name])
-    for index in range(len(names), lines * _COLUMNS):
-        panels[index // _COLUMNS][index % _COLUMNS].set_visible(False)
+        _panel(panels[index // columns][index % columns], results, name, paint[name])
+    for index in range(len(names), lines * columns):
+        panels[index // columns][index % columns].set_visible(False)
         if lines > 1:
-            panels[index // _COLUMNS - 1][index % _COLUMNS].tick_params(labelbottom=True)
+            panels[index // columns - 1][index % columns].tick_params(labelbottom=True)
     figure.supxlabel("parameters without embeddings", fontsize=10)
     figure.supylabel(f"bits per byte less {results['baseline']}'s (below zero is better)", fontsize=10)
     handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=3, fontsize=8)
+    figure.legend(handles, labels, loc="outside upper left", ncols=1 if narrow() else 3, fontsize=8)
     return figure
 
 
@@ -119,7 +119,7 @@ def _sizes(axes: Axes, results: Mapping[str, Any]) -> None:
 
 def rates(results: Mapping[str, Any]) -> Figure:
     """Best learning rates over sizes with their intervals, and the rates that were carried."""
-    figure = new_figure(_WIDTH, 3.9)
+    figure = new_figure(3.9)
     axes = figure.subplots()
     names = [arm["name"] for arm in results["plan"]["request"]["arms"]]
     paint, marks = colours(names), markers(names)
@@ -145,7 +145,7 @@ def rates(results: Mapping[str, Any]) -> Figure:
     axes.set_ylabel("best learning rate")
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper left", ncols=4, fontsize=8)
+        figure.legend(handles, labels, loc="outside upper left", ncols=2 if narrow() else 4, fontsize=8)
     return figure
 
 
