@@ -58,6 +58,8 @@ def test_it_opens_with_the_chosen_one_and_shows_its_numbers(chromium, page):
         near(cells(tab)["silu"], get("silu"), 1.0)
         assert "−0.278465 at −1.27846" in tab.locator(".x-facts").inner_text()
         assert tab.locator(".x-formula math").count() == 1
+        assert tab.locator(".x-plot path").count() == 2  # the second derivative is not for the first look
+        tab.locator("[data-order=curvature]").check()
         assert tab.locator(".x-plot path").count() == 3
 
 
@@ -150,7 +152,6 @@ def test_the_reach_and_the_orders(chromium, page):
         tab.locator(".x-reach").fill("2")
         assert tab.locator(".x-reach + output").inner_text() == "±2"
         tab.locator("[data-order=slope]").uncheck()
-        tab.locator("[data-order=curvature]").uncheck()
         assert tab.locator(".x-plot path").count() == 1
         tab.locator(".x-data summary").click()
         rows = tab.locator(".x-data tbody tr").all_inner_texts()
@@ -165,6 +166,7 @@ def test_the_gate_surface_is_drawn_and_moved(chromium, page):
             "[...document.querySelector('canvas').getContext('2d').getImageData(0, 0, 121, 121).data]"))
         red, blue = pixels.reshape(121, 121, 4)[[1, 119], 119].tolist()
         assert red[0] > red[2] + 60 and blue[2] > blue[0] + 60  # +25 at gate 5, up 5; −25 at up −5
+        tab.locator(".x-map").scroll_into_view_if_needed()
         box = tab.locator(".x-map").bounding_box()
         tab.mouse.click(box["x"] + 0.7 * box["width"], box["y"] + 0.2 * box["height"])  # gate 2, up 3
         gate, up, value = (2.0, 3.0, 3 * 2 / (1 + np.exp(-2)))
@@ -182,7 +184,7 @@ def test_the_keyboard_alone_reaches_everything(chromium, page):
             tab.keyboard.press("Tab")
             reached.add(tab.evaluate("document.activeElement.className || document.activeElement.dataset.order || "
                                      "document.activeElement.tagName"))
-        assert {"x-find", "x-pick", "x-tick", "x-plot", "x-map", "x-reach", "value", "SUMMARY"} <= reached
+        assert {"x-find", "x-pick", "x-tick", "x-plot", "x-map", "x-reach", "x-own", "value", "SUMMARY"} <= reached
 
 
 def test_everything_that_takes_input_has_a_name(chromium, page):
@@ -219,6 +221,7 @@ def test_a_phone_needs_no_sideways_scrolling(chromium, page):
         phone = {"viewport": {"width": 360, "height": 780}, "has_touch": True}
         with opened(chromium, page, f"#{name},silu,relu", **phone) as tab:
             assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+            tab.locator(".x-plot").scroll_into_view_if_needed()
             box = tab.locator(".x-plot").bounding_box()
             tab.touchscreen.tap(box["x"] + 44 + (box["width"] - 56) / 2, box["y"] + 60)
             assert cells(tab)["silu"][0] == pytest.approx(0, abs=0.05)
@@ -232,6 +235,82 @@ def test_the_command_writes_it_with_ones_own_formula_selected(chromium, tmp_path
     assert answer["page"] == target and answer["selected"] == "mine"
     with opened(chromium, tmp_path / "a" / "mine.html") as tab:
         near(cells(tab)["mine"], define("mine", "x*sigmoid(3*x)"), 1.0)
+
+
+@pytest.mark.parametrize("formula", [
+    "x*sigmoid(2*x)", "max(x, 0)^2 - x/2", "clip(x, -1, 2)*tanh(x)", "gelu(x) + 0.1*abs(x)", "softplus(x)*erf(x/2)",
+    "square(relu(x))/(1 + exp(-x))", "x*Phi(x)*cauchy(x)", "sqrt(1 + x**2) - log1p(square(x))", "-x*atan(-x)**3",
+    "expm1(min(x, 0))"])
+def test_a_formula_of_ones_own_is_the_grammars(chromium, page, formula):
+    with opened(chromium, page, "#gelu") as tab:
+        tab.locator(".x-own").fill(formula)
+        assert tab.locator(".x-wrong").inner_text() == "" and "derivative: " in tab.locator(".x-formula").inner_text()
+        for key in ("Home", "End"):
+            tab.locator(".x-plot").press(key)
+            near(cells(tab)["yours"], define("yours_" + str(abs(hash(formula))), formula), -5 if key == "Home" else 5, 3)
+        # the derivative that is shown is a formula of the grammar, and the derivative
+        shown = tab.locator(".x-slope").inner_text().removeprefix("derivative: ")
+        derivative = numeric(define("slope_" + str(abs(hash(formula))), shown), 0)
+        for x in (-2.3, 0.7, 3.1):
+            want = float(numeric(define("again_" + str(abs(hash(formula))), formula), 1)(x))
+            assert float(derivative(x)) == pytest.approx(want, rel=1e-4, abs=1e-6)
+        assert {"gelu", "yours"} <= set(cells(tab))
+
+
+def test_a_gated_formula_has_its_surface_and_a_wrong_one_its_word(chromium, page):
+    with opened(chromium, page) as tab:
+        box = tab.locator(".x-own")
+        box.fill("tanh(gate)*up")
+        assert tab.locator(".x-surface").is_visible()
+        said = tab.locator(".x-wrong")
+        for wrong, word in (("x*", "ends too early"), ("foo(x)", '"foo" is no function'), ("x**x", "exponent"),
+                            ("3", "no variable"), ("x+gate", "beside"), ("max(x)", "2 arguments"),
+                            ("x'", "cannot read"), ("(" * 80 + "x", "deeply")):
+            box.fill(wrong)
+            assert word in said.inner_text(), wrong
+        assert tab.locator("#x-name").inner_text().startswith("yours")  # the last whole one stays
+
+
+def test_the_story_leads_from_sigmoid_to_swiglu(chromium, page):
+    with opened(chromium, page) as tab:
+        buttons, told = tab.locator(".x-story button"), set()
+        for i, shown in enumerate(("sigmoid tanh", "relu tanh", "gelu relu", "silu gelu", "swiglu silu")):
+            buttons.nth(i).click()
+            assert list(cells(tab)) == shown.split()
+            told.add(tab.locator(".x-told").inner_text())
+        assert len(told) == 5 and tab.locator(".intro").inner_text()
+        silu = tab.locator('path[data-curve="silu/value"]')
+        assert "stroke-width: 8" in silu.get_attribute("style")  # it lies under swiglu's, and is seen
+
+
+def test_the_surface_has_numbers_on_its_axes(chromium, page):
+    with opened(chromium, page, "#swiglu") as tab:
+        for axis in tab.locator(".x-numbers").all():
+            assert axis.locator("span").all_inner_texts() == ["−5", "−2.5", "0", "2.5", "5"]
+
+
+def test_there_is_something_to_play_with(chromium, page):
+    with opened(chromium, page) as tab:
+        ratio = "Number(document.querySelector('.play').dataset.ratio)"
+        tab.locator("#p-depth").fill("40")
+        assert tab.evaluate(ratio) < 1e-10 and "vanished" in tab.locator("#p-depth-said").inner_text()
+        tab.locator("#p-depth-of").select_option("identity")
+        assert 0.01 < tab.evaluate(ratio) < 100
+        tab.locator("#p-rate").fill("2")
+        for _ in range(12):
+            tab.locator("#p-step").click()
+        assert "It is dead" in tab.locator("#p-die-said").inner_text()
+        tab.locator("#p-die-of").select_option("leaky_relu")
+        for _ in range(12):
+            tab.locator("#p-step").click()
+        assert "dead" not in tab.locator("#p-die-said").inner_text()
+        shares = tab.evaluate("['without', 'with'].map((k) => Number(document.querySelector('.play').dataset[k]))")
+        assert shares[0] < 0.75 and shares[1] > 0.95
+        tab.locator("#p-gate").fill("-6")
+        assert abs(tab.evaluate("Number(document.querySelector('.play').dataset.out)")) < 0.1
+        tab.locator("#p-gate").fill("6")
+        out = tab.evaluate("Number(document.querySelector('.play').dataset.out)")
+        assert out == pytest.approx(3 * 6 / (1 + np.exp(-6)), rel=1e-6)
 
 
 def test_markup_in_a_definition_stays_text(chromium, tmp_path):

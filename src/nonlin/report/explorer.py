@@ -50,7 +50,8 @@ def write(definitions: Sequence[Definition], path: Path, selected: str | None = 
 def values(definitions: Sequence[Definition], selected: str | None = None, compared: Sequence[str] = ()
            ) -> dict[str, Any]:
     """Return what the template explorer_part.html needs to show these activations."""
-    data = {"activations": [_facts(d) for d in definitions],
+    slots = palette.paint([d.name for d in definitions])
+    data = {"activations": [_facts(d) | {"slot": slots[d.name].slot} for d in definitions],
             "selected": selected or definitions[0].name, "compared": list(compared)}
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     return {"definitions": definitions, "explorer_data": Markup(text),

@@ -7,7 +7,7 @@ const find = (selector, from = root) => from.querySelector(selector);
 const all = (selector, from = root) => [...from.querySelectorAll(selector)];
 const BY_NAME = Object.fromEntries(DATA.activations.map((a) => [a.name, a]));
 const ORDERS = {value: "value", slope: "derivative", curvature: "second derivative"};
-const POINTS = 480, COLOURS = 7, MOST = 6;
+const POINTS = 480, MOST = 6;
 const state = {
   selected: DATA.selected, compared: DATA.compared.filter((n) => BY_NAME[n]?.drawn && n !== DATA.selected).slice(0, MOST),
   reach: 5, x: 1, up: 1, parameters: {},
@@ -47,9 +47,20 @@ function at(name, order, x, up = state.up) {
 
 const shown = () => (BY_NAME[state.selected].drawn ? [state.selected] : []).concat(state.compared);
 const orders = () => all("[data-order]").filter((box) => box.checked).map((box) => box.dataset.order);
+/** The palette's place of each activation shown: its own, or the first that nothing here has. */
+function slots(names) {
+  const taken = new Set(), found = {};
+  for (const name of names) {
+    let slot = BY_NAME[name].slot;
+    for (let k = 13; taken.has(slot) && k >= 0; k--) if (!taken.has(k) && !names.some((n) => BY_NAME[n].slot === k)) slot = k;
+    taken.add(slot);
+    found[name] = slot;
+  }
+  return found;
+}
 const colour = (name, order) => {
   const names = shown();
-  return names.length === 1 ? `var(--s${Object.keys(ORDERS).indexOf(order)})` : `var(--s${names.indexOf(name) % COLOURS})`;
+  return names.length === 1 ? `var(--s${Object.keys(ORDERS).indexOf(order)})` : `var(--c${slots(names)[name]})`;
 };
 
 // ---- the plot ----
@@ -101,6 +112,10 @@ function drawPlot() {
   for (const name of shown().toReversed()) {
     for (const order of orders().toReversed()) curves.push({name, order, points: sample(name, order)});
   }
+  for (const [i, c] of curves.entries()) { // one that lies under another is drawn wider, so that it shows
+    c.under = curves.slice(i + 1).some((over) => over.order === c.order && over.points.filter((p, k) =>
+      p && c.points[k] && Math.abs(p[1] - c.points[k][1]) < 0.004 * state.reach).length > POINTS / 2);
+  }
   view = layout(curves);
   const {px, py, left, top, width, height, low, high} = view;
   svg.setAttribute("viewBox", `0 0 ${left + width + 12} ${top + height + 26}`);
@@ -124,7 +139,7 @@ function drawPlot() {
       pen = "L";
       return part;
     }).join("");
-    group.append(shape("path", {d, class: c.order, "data-curve": `${c.name}/${c.order}`, style: `stroke: ${colour(c.name, c.order)}`}));
+    group.append(shape("path", {d, class: c.order, "data-curve": `${c.name}/${c.order}`, style: `stroke: ${colour(c.name, c.order)}${c.under ? "; stroke-width: 8; opacity: .6; stroke-dasharray: none" : ""}`}));
   }
   made.push(group, shape("g", {class: "x-cursor"}));
   svg.replaceChildren(...made);
@@ -222,6 +237,9 @@ function drawSurface() {
   const levels = ticks(-most, most, 15), paths = levels.map((level) =>
     shape("path", {d: contour(grid, level || 1e-12 * most), class: level === 0 ? "zero" : ""}));
   find(".x-map svg").replaceChildren(...paths, shape("g", {class: "x-cross"}));
+  for (const axis of all(".x-numbers")) {
+    axis.replaceChildren(...[-1, -0.5, 0, 0.5, 1].map((part) => element("span", {}, number(part * state.reach, 3))));
+  }
   const [left, right] = all(".x-scale span");
   left.textContent = number(-most, 3);
   right.textContent = number(most, 3);
@@ -273,7 +291,7 @@ function facts(a) {
     rows.push(["lowest point", p.minimum ? `${number(p.minimum[1], 6)} at ${number(p.minimum[0], 6)}` : "none"]);
     rows.push(["range", interval(p.range)]);
     rows.push(["no gradient", p.zero_gradient.map(interval).join(", ") || "nowhere on an interval"]);
-    rows.push(["of a unit normal", `output: mean ${number(p.mean, 4)}, mean square ${number(p.second_moment, 4)}; ` +
+    rows.push(["of a unit normal (inputs of mean 0 and variance 1)", `output: mean ${number(p.mean, 4)}, mean square ${number(p.second_moment, 4)}; ` +
       `derivative: mean ${number(p.derivative_mean, 4)}, mean square ${number(p.derivative_second_moment, 4)}`]);
   }
   for (const q of a.parameters) rows.push([`learned ${q.name}`, `starts at ${number(q.initial, 4)}; ${q.meaning}`]);
@@ -292,7 +310,9 @@ function source(text) {
 function drawWords() {
   const a = BY_NAME[state.selected];
   find("#x-name").replaceChildren(a.name, element("small", {}, a.kind));
-  find(".x-formula").innerHTML = a.mathml;
+  if (a.mathml) find(".x-formula").innerHTML = a.mathml;
+  else find(".x-formula").replaceChildren(element("code", {}, a.formula), element("br"),
+    element("code", {class: "x-slope"}, `derivative: ${Object.values(a.derivatives)[0]}`));
   const list = find(".x-facts");
   list.replaceChildren(...facts(a).flatMap(([name, value]) => {
     const dd = element("dd");
@@ -349,7 +369,7 @@ function draw(whole = true) {
       tick.disabled = here || (!tick.checked && state.compared.length >= MOST);
       tick.style.accentColor = tick.checked && !here ? colour(name, "value") : "";
     }
-    if (root.dataset.address) history.replaceState(null, "", "#" + [state.selected, ...state.compared].join(","));
+    if (root.dataset.address) history.replaceState(null, "", "#" + [state.selected, ...state.compared].filter((n) => n !== "yours").join(","));
   }
   find(".x-reach").value = state.reach;
   find(".x-reach + output").textContent = `±${number(state.reach)}`;
@@ -393,6 +413,45 @@ find(".x-find").addEventListener("input", (event) => {
     item.hidden = ![a.name, a.formula, a.source, ...a.aliases, ...a.used_by].join(" ").toLowerCase().includes(wanted);
   }
 });
+// ---- the story, and one's own formula ----
+
+const STORY = [
+  [["sigmoid", "tanh"], "Sigmoid and tanh flatten on both sides: there the derivative, and with it the gradient, goes to zero."],
+  [["relu", "tanh"], "ReLU keeps a derivative of one for everything above zero; below zero nothing passes, and nothing is learned."],
+  [["gelu", "relu"], "GELU is a ReLU without the kink: it weighs each input by how often a normal variable lies below it."],
+  [["silu", "gelu"], "SiLU does the same with the sigmoid. Both dip below zero before they rise."],
+  [["swiglu", "silu"], "SwiGLU multiplies SiLU of one projection, the gate, with another, up: move up with its slider, or on the surface."]];
+function show(names, words) {
+  state.selected = names[0];
+  state.compared = names.slice(1);
+  find(".x-told").textContent = words;
+  draw();
+}
+if (STORY.every(([names]) => names.every((n) => BY_NAME[n]))) {
+  find(".x-story").hidden = false;
+  find(".x-story span").append(...STORY.map(([names, words], i) => {
+    const button = element("button", {type: "button"}, `${i + 1} ${names[0]}${i ? "" : ", tanh"}`);
+    button.addEventListener("click", () => show(names, words));
+    return button;
+  }));
+}
+function ownFormula() {
+  const text = find(".x-own").value, wrong = find(".x-wrong");
+  wrong.textContent = "";
+  if (!text.trim()) return;
+  try {
+    const made = own("yours", text), before = state.selected;
+    FUNCTIONS.yours = made.functions;
+    BY_NAME.yours = made.facts;
+    state.parameters.yours = [];
+    if (before !== "yours" && state.compared.length < MOST && BY_NAME[before].drawn) state.compared = [before, ...state.compared.filter((n) => n !== "yours")];
+    state.selected = "yours";
+    draw();
+  } catch (error) {
+    wrong.textContent = `Not yet a formula: ${error.message}.`;
+  }
+}
+find(".x-own").addEventListener("input", ownFormula);
 for (const box of all("[data-order]")) box.addEventListener("change", () => draw(false));
 find(".x-reach").addEventListener("input", (event) => {
   state.reach = Number(event.target.value);
@@ -445,7 +504,6 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawSurfac
 new ResizeObserver(() => { if (shown().length) drawPlot(); }).observe(plot);
 
 fromAddress();
-if (state.compared.length > 1) find("[data-order=curvature]").checked = false; // many lines already
 draw();
 // The list scrolls to what is chosen; the page stays where it is.
 for (const item of all(".x-pick[aria-current=true]")) {
