@@ -242,17 +242,19 @@ def test_the_command_writes_it_with_ones_own_formula_selected(chromium, tmp_path
     "square(relu(x))/(1 + exp(-x))", "x*Phi(x)*cauchy(x)", "sqrt(1 + x**2) - log1p(square(x))", "-x*atan(-x)**3",
     "expm1(min(x, 0))"])
 def test_a_formula_of_ones_own_is_the_grammars(chromium, page, formula):
+    mark = str(abs(hash(formula)))
+    mine = define(f"yours_{mark}", formula)
     with opened(chromium, page, "#gelu") as tab:
         tab.locator(".x-own").fill(formula)
         assert tab.locator(".x-wrong").inner_text() == "" and "derivative: " in tab.locator(".x-formula").inner_text()
-        for key in ("Home", "End"):
+        for key, x in (("Home", -5), ("End", 5)):
             tab.locator(".x-plot").press(key)
-            near(cells(tab)["yours"], define("yours_" + str(abs(hash(formula))), formula), -5 if key == "Home" else 5, 3)
+            near(cells(tab)["yours"], mine, x, 3)
         # the derivative that is shown is a formula of the grammar, and the derivative
         shown = tab.locator(".x-slope").inner_text().removeprefix("derivative: ")
-        derivative = numeric(define("slope_" + str(abs(hash(formula))), shown), 0)
+        derivative = numeric(define(f"slope_{mark}", shown), 0)
         for x in (-2.3, 0.7, 3.1):
-            want = float(numeric(define("again_" + str(abs(hash(formula))), formula), 1)(x))
+            want = float(numeric(mine, 1)(x))
             assert float(derivative(x)) == pytest.approx(want, rel=1e-4, abs=1e-6)
         assert {"gelu", "yours"} <= set(cells(tab))
 
