@@ -16,7 +16,7 @@ from nonlin import own_model
 from nonlin.data import Sources, intact
 from nonlin.errors import Interrupted, NonlinError, UserError, rule
 from nonlin.files import finite, write_json
-from nonlin.functions import Definition, get, names, parse_arms
+from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.outcome import Study, best_trial
@@ -311,7 +311,7 @@ def _definitions(activations: Activations) -> list[Definition]:
 
 
 def _name(definition: Definition) -> str:
-    if definition.name in names() and get(definition.name) is definition:
+    if has_constants(definition) or (definition.name in names() and get(definition.name) is definition):
         return definition.name
     raise UserError(f"compare: activations must be known by name to the processes that train; got "
                     f"{definition.name!r}, made by hand. Add it with nonlin.define(name, formula).")

@@ -6,6 +6,7 @@ import re
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions.catalog import CATALOG
+from nonlin.functions.constants import called, with_constants
 from nonlin.functions.definition import Definition, Parameter, gated
 from nonlin.functions.grammar import parse
 
@@ -25,15 +26,21 @@ def names() -> list[str]:
     return [*_CANONICAL, *_USER]
 
 
-def get(name: str | Definition) -> Definition:
+def get(name: str | Definition, **constants: float) -> Definition:
     """Return the activation of that name or alias; raises UnknownName with near matches.
+
+    ``constants`` replace those of the catalog (:mod:`nonlin.functions.constants`); a name may bring its own.
 
     >>> get("swish").name
     'silu'
+    >>> get("leaky_relu", slope=0.5) is get("leaky_relu(slope=0.5)")
+    True
     """
+    if constants:
+        return with_constants(name.name if isinstance(name, Definition) else name, constants)
     if isinstance(name, Definition):
         return name
-    found = _BY_NAME.get(name) or _USER.get(name)
+    found = _BY_NAME.get(name) or _USER.get(name) or called(name)
     if found is None:
         raise unknown_name("activation", name, [*_BY_NAME, *_USER])
     return found
@@ -60,6 +67,11 @@ def define(name: str, formula: str) -> Definition:
         raise UserError(f"define: {name!r} must keep its formula {known.formula!r}; got {formula!r}. "
                         "Choose another name.")
     return _USER.setdefault(name, made)
+
+
+def has_constants(definition: Definition) -> bool:
+    """Whether this is a catalog's activation with other constants, which its name finds in any process."""
+    return "(" in definition.name and called(definition.name) is definition
 
 
 @functools.cache
@@ -91,7 +103,7 @@ def serialize(definition: Definition) -> str:
     >>> serialize(get("swish")), serialize(define("doubled", "2*x"))
     ('silu', 'doubled=2*x')
     """
-    if _CANONICAL.get(definition.name) is definition:
+    if _CANONICAL.get(definition.name) is definition or has_constants(definition):
         return definition.name
     start = ",".join(f"{q.name}:{q.initial!r}" for q in definition.parameters)
     text = f"{definition.name}{f'[{start}]' if start else ''}={definition.formula}"
@@ -105,7 +117,7 @@ def deserialize(text: str) -> Definition:
     >>> deserialize("prelu").formula, deserialize("mine[a:0.5]=a*x").parameters[0].initial
     ('slope*min(x, 0) + max(x, 0)', 0.5)
     """
-    found = _SERIALIZED.get(text)
+    found = _SERIALIZED.get(text) or called(text)
     if found is None:
         head, equals, formula = text.partition("=")
         if not equals:
@@ -126,8 +138,8 @@ copyreg.pickle(Definition, lambda definition: (deserialize, (serialize(definitio
 def parse_arms(text: str) -> list[Definition]:
     """Return the activations of a list like ``"gelu,mine=x*sigmoid(2*x)"``; commas in parentheses do not split.
 
-    >>> [d.name for d in parse_arms("gelu, other=max(x, 0)")]
-    ['gelu', 'other']
+    >>> [d.name for d in parse_arms("gelu, other=max(x, 0), swiglu_oai(alpha=1, limit=5)")]
+    ['gelu', 'other', 'swiglu_oai(alpha=1,limit=5)']
     """
     parts: list[str] = []
     depth, start = 0, 0
@@ -139,7 +151,7 @@ def parse_arms(text: str) -> list[Definition]:
     found: list[Definition] = []
     for part in filter(None, parts):
         name, equals, formula = part.partition("=")
-        arm = define(name.strip(), formula) if equals else get(part)
+        arm = called(part) or (define(name.strip(), formula) if equals else get(part))
         if arm.name in {a.name for a in found}:
             raise UserError(rule("activations", "names", "differ", part, "Name each activation once."))
         found.append(arm)

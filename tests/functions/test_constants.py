@@ -1,0 +1,63 @@
+"""Activations of the catalog with other constants."""
+
+import pickle
+
+import mpmath
+import pytest
+import torch
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.functions import parse_arms
+from nonlin.functions.constants import FAMILIES
+from nonlin.functions.reference import evaluate
+from nonlin.functions.registry import deserialize, serialize
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_with_the_catalogs_constants_it_is_the_catalogs(name):
+    constants = {key: float(value) for key, value in FAMILIES[name].constants.items()}
+    assert nonlin.get(name, **constants) is nonlin.get(name)
+    changed = nonlin.get(name, **dict.fromkeys(constants, 2.5))
+    assert changed.expr != nonlin.get(name).expr and changed.kind == nonlin.get(name).kind
+    assert changed.source == nonlin.get(name).source
+
+
+def test_a_name_with_constants_is_a_name_everywhere():
+    made = nonlin.get("leaky_relu", slope=0.5)
+    assert made.name == "leaky_relu(slope=0.5)" and nonlin.get(made.name) is made
+    assert deserialize(serialize(made)) is made and pickle.loads(pickle.dumps(made)) is made
+    arms = parse_arms("gelu, leaky_relu(slope=0.5), situ_glu(gate_limit=3, up_limit=20), mine=max(x, 0)*2")
+    assert [arm.name for arm in arms] == ["gelu", made.name, "situ_glu(gate_limit=3,up_limit=20)", "mine"]
+    assert nonlin.get("leaky_relu( slope = 0.50 )") is made
+    with pytest.raises(UserError, match="differ"):
+        parse_arms("leaky_relu(slope=0.5),leaky_relu(slope=.5)")
+
+
+def test_kernels_compute_it_and_its_derivative():
+    x = torch.linspace(-4, 4, 97, requires_grad=True)
+    y = nonlin.functional.activation(nonlin.get("leaky_relu", slope=0.5))(x)
+    assert torch.equal(y, nonlin.nn.Activation("leaky_relu(slope=0.5)")(x))
+    y.sum().backward()
+    assert torch.equal(y, torch.nn.functional.leaky_relu(x, 0.5))
+    assert torch.equal(x.grad[:40], torch.full((40,), 0.5)) and torch.equal(x.grad[60:], torch.ones(37))
+
+
+def test_a_block_with_another_limit_clamps_there():
+    gate, up = torch.full((1, 8), 20.0), torch.full((1, 8), -30.0)
+    definition = nonlin.get("swiglu_clamped", limit=7)
+    with mpmath.workdps(30):
+        expected = -7 * 7 / (1 + mpmath.exp(-7))
+    assert float(evaluate(definition, 20.0, -30.0)) == pytest.approx(float(expected))
+    made = nonlin.nn.Activation(definition)
+    assert made(gate, up)[0, 0].item() == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("gelu(slope=1)", "gelu takes no constants"), ("leaky_relu(slop=1)", "slope"),
+    ("leaky_relu(0.5)", "with their names"), ("swiglu_clamped(limit=-3)", "positive"),
+    ("swiglu_clamped(limit=nan)", "positive"), ("leaky_relu(slope=1e99)", "ordinary size"),
+    ("nothing(a=1)", "nothing")])
+def test_mistakes_are_explained(text, words):
+    with pytest.raises(UserError, match=words):
+        nonlin.get(text)
