@@ -180,8 +180,8 @@ def _outliers(record: Record) -> Iterator[Finding]:
                        f"{_span([b for _, b in seen])}: channel {unit} of the layer's output is up to "
                        f"{c['ratio']:,.0f} times the median channel (root mean square {c['rms']:,.4g} in {b['name']}); "
                        f"kurtosis over channels {b['outliers']['kurtosis']:.3g} of at most {b['dim']:,}.",
-                       "Quantize with a scale a channel, or rotate; in training, a lower learning rate or more warmup "
-                       "makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
+                       "Quantize with a scale per channel, or rotate; in training, a lower learning rate or more "
+                       "warmup makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
                        kurtosis=b["outliers"]["kurtosis"], largest=c)
 
 

@@ -57,7 +57,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
         record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
-        header=header, rows=rows, number=number, grades=GRADES, slots={})
+        header=header, rows=rows, number=number, grades=GRADES)
     path = Path(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

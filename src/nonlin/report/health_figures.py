@@ -70,21 +70,25 @@ def measures(record: Record) -> Figure:
             x = np.log10(np.where(x > 0, x, np.nan))
         low, high = (0.0 if not log else np.nanmin(x), np.nanmax(x)) if np.isfinite(x).any() else (0.0, 0.0)
         shades[i] = (x - low) / (high - low) if high > low else np.where(np.isnan(x), np.nan, 0.0)
-    figure = new_figure(0.9 + 0.3 * len(rows))
+    figure = new_figure(0.9 + (0.36 if narrow() else 0.3) * len(rows))
     axes = figure.subplots()
     _image(axes, shades, _BLUE)
-    axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-    right = axes.secondary_yaxis("right")
     spans = []
     for _, values, form, _ in rows:
         known = [v for v in values if v is not None]
         low, high = number(min(known), form), number(max(known), form)
         spans.append(low if low == high else f"{low} … {high}")
-    right.set_yticks(range(len(rows)), spans)
-    for side in (axes, right):
+    names = [name for name, *_ in rows]
+    sides = [axes] if narrow() else [axes, axes.secondary_yaxis("right")]
+    # A phone has no room at both sides: the values stand below the names.
+    axes.set_yticks(range(len(rows)), [f"{a}\n{b}" for a, b in zip(names, spans, strict=True)] if narrow() else names,
+                    fontsize=8 if narrow() else None)
+    if not narrow():
+        sides[1].set_yticks(range(len(rows)), spans)
+    for side in sides:
         side.tick_params(length=0)
-    for spine in (*axes.spines.values(), *right.spines.values()):
-        spine.set_visible(False)
+        for spine in side.spines.values():
+            spine.set_visible(False)
     _layers(axes, len(blocks))
     return figure
 
