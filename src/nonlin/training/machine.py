@@ -14,6 +14,7 @@ import torch
 
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
+from nonlin.system import most_memory_bytes
 from nonlin.training.recipe import native_cannot
 from nonlin.training.resources import processor, usable_cores
 
@@ -84,6 +85,4 @@ def peak_memory_bytes() -> int:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return most_memory_bytes() or 0

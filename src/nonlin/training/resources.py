@@ -2,11 +2,12 @@
 
 import functools
 import math
-import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from nonlin.system import cores
 
 _ROOT = Path("/")
 _MEMORY_SHARE = 0.8  # of what is free: the system, and a trial that takes more than the measured one, need some too
@@ -17,9 +18,8 @@ def usable_cores(root: Path = _ROOT) -> int:
 
     ``root`` is where /proc and /sys are read, for tests.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(root)
-    return cores if quota is None else max(1, min(cores, math.ceil(quota - 1e-9)))
+    usable, quota = cores(), _quota(root)
+    return usable if quota is None else max(1, min(usable, math.ceil(quota - 1e-9)))
 
 
 def _read(path: Path) -> str | None:

@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import warnings
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from nonlin.files import only_ours, private_folder, sync
 from nonlin.kernels.codegen import cpp
+from nonlin.system import end_group
 
 # No -ffast-math: it breaks infinities, nan and error terms.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-g0")
@@ -145,8 +145,7 @@ def _run(command: Sequence[str]) -> str:
     try:
         out, err = process.communicate(timeout=SECONDS)
     except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        end_group(process)
         process.communicate()
         raise
     if process.returncode:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.study.engines.worker_process import WorkerProcess, device_of, fate
+from nonlin.system import user_number
 from nonlin.training.resources import available_memory_bytes, out_of_memory_kills, processor_name
 
 CHUNK_BYTES = 32 * 2**20  # what travels at once: an object store may be small
@@ -36,7 +37,7 @@ def probe(dataset: str, described: str) -> dict[str, Any]:
 
 
 def _home(name: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"nonlin-{os.getuid()}" / name
+    return Path(tempfile.gettempdir()) / f"nonlin-{user_number()}" / name
 
 
 def begin_tokens(name: str) -> tuple[str, bool]:

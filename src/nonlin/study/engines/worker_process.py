@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from nonlin.system import KILLED
 
 #: The trainer of this package.
 COMMAND = (sys.executable, "-m", "nonlin.training.worker")
@@ -108,6 +109,6 @@ def fate(worker: WorkerProcess, memory_was_short: bool) -> tuple[str, dict[str, 
     """End a worker that is gone; return the kind and value of the event that tells it."""
     words, status = worker.last_words(), worker.end()
     told = f"a worker process ended unexpectedly (status {status})" + (f": {words}" if words else "")
-    if status == -signal.SIGKILL and memory_was_short:
+    if status == KILLED and memory_was_short:
         return "error", {"type": "OutOfMemory", "message": f"{told}: the system killed it for want of memory"}
     return "lost", {"cause": "worker", "reason": told}
