@@ -31,7 +31,7 @@ def no_other_systems_module(name, globals=None, *rest, **more):
 builtins.__import__ = no_other_systems_module
 LINUX = ("sched_getaffinity", "sched_setaffinity", "pidfd_open", "memfd_create", "posix_fadvise")
 UNIX = ("fork", "killpg", "setsid", "getpgid", "getuid", "geteuid", "getgid", "fchown", "mkfifo", "getloadavg",
-        "sysconf", "uname", "O_DIRECTORY", "WNOHANG", "statvfs", "chown", "nice", "ttyname")
+        "O_DIRECTORY", "statvfs", "chown", "nice", "ttyname")
 for name in (*LINUX, *(UNIX if SYSTEM == "Windows" else ())):
     if hasattr(os, name):
         delattr(os, name)
