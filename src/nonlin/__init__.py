@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nonlin.claims.call import ClaimsPackage
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted, NonlinError, UserError
+    from nonlin.extension import extend_study
     from nonlin.functions import Definition, define, get, names
     from nonlin.ladder.call import LadderPackage
     from nonlin.ladder_outcome import Ladder, load_ladder
@@ -47,8 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "load_study", "watch", "Study", "ladder", "load_ladder", "Ladder", "claims", "advise",
-    "check", "Checkup", "doctor", "Doctor",
+    "compare", "resume_study", "extend_study", "load_study", "watch", "Study", "ladder", "load_ladder", "Ladder",
+    "claims", "advise", "check", "Checkup", "doctor", "Doctor",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "load", "register_with_transformers",
     "NonlinError", "UserError", "Interrupted",
@@ -59,6 +60,7 @@ __all__ = [
 _HOMES = {
     "compare": "nonlin.comparison",
     "resume_study": "nonlin.comparison",
+    "extend_study": "nonlin.extension",
     "load_study": "nonlin.outcome",
     "watch": "nonlin.outcome",
     "Study": "nonlin.outcome",

@@ -122,10 +122,15 @@ def resume_study(directory: str | Path, *, engine: str | EngineChoice = "process
     directory, words, trackers = Path(directory), listener(progress), chosen_trackers(track)
     data = load(directory).plan.request["data"]
     store = Store(directory)
-    if not intact(directory / "data"):  # the runs check what text they are of
+    prepare_again(directory, data, words)
+    return run(store, None, words, chosen_engine(engine, workers), trackers)
+
+
+def prepare_again(directory: Path, data: Mapping[str, Any], words: Progress) -> None:
+    """Write a study's tokens again where they are damaged or gone; the runs check what text they are of."""
+    if not intact(directory / "data"):
         sources = Sources.of_plan(data)
         sources.prepare(sources.read(directory, words), directory, words)
-    return run(store, None, words, chosen_engine(engine, workers), trackers)
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,7 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
 
     UserError for a mistake in what is asked for, before anything is written.
     """
-    definitions, sources = _definitions(asked.activations), asked.sources
+    definitions, sources = definitions_of(asked.activations), asked.sources
     subject = None
     if asked.model is not None:
         sources.check()
@@ -262,7 +267,7 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
     first = _request(asked, definitions, {"sha256": ""}, 256, subject)  # before a text is read: that may take minutes
     sources.check()
     for definition in definitions:
-        _check_defined(definition)
+        check_defined(definition)
     corpus = sources.read(out, words)
     about = sources.about(corpus)
     if out is None:
@@ -290,20 +295,24 @@ def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str,
         values["training"] = subject.training | values["training"]
         return Request(subject.arms, subject.baseline(asked.baseline), subject.model | {"vocabulary": vocabulary},
                        dict(data), **values)
-    sizes = asked.sizes()
-    arms: list[Arm] = []
-    for d in definitions:
-        dim = sizes["dim"]
-        hidden = 4 * dim if asked.match == "width" else matched_hidden(dim, d.kind)
-        config = ModelConfig(**sizes, vocabulary=vocabulary, hidden=hidden)
-        arms.append(Arm(d.name, d.kind, hidden, parameter_count(config, d.gated, len(d.parameters)),
-                        d.formula if d.user_defined else None))
+    model = asked.sizes() | {"vocabulary": vocabulary}
+    arms = arms_of(definitions, model, asked.match)
     known = [d.name for d in definitions]
     baseline = get(asked.baseline or ("gelu" if "gelu" in known else known[0])).name
-    return Request(arms, baseline, sizes | {"vocabulary": vocabulary}, dict(data), **values)
+    return Request(arms, baseline, model, dict(data), **values)
 
 
-def _definitions(activations: Activations) -> list[Definition]:
+def arms_of(definitions: Sequence[Definition], model: Mapping[str, Any], match: str) -> list[Arm]:
+    """Return the arms of these activations in a model of these sizes, as wide as ``match`` makes them."""
+    arms: list[Arm] = []
+    for d in definitions:
+        hidden = 4 * model["dim"] if match == "width" else matched_hidden(model["dim"], d.kind)
+        parameters = parameter_count(ModelConfig(**model, hidden=hidden), d.gated, len(d.parameters))
+        arms.append(Arm(d.name, d.kind, hidden, parameters, d.formula if d.user_defined else None))
+    return arms
+
+
+def definitions_of(activations: Activations) -> list[Definition]:
     """Return the activations of a text like ``"gelu,mine=x*sigmoid(2*x)"``, or of a list."""
     if not isinstance(activations, str):
         activations = ",".join(one if isinstance(one, str) else _name(one) for one in activations)
@@ -317,7 +326,8 @@ def _name(definition: Definition) -> str:
                     f"{definition.name!r}, made by hand. Add it with nonlin.define(name, formula).")
 
 
-def _check_defined(definition: Definition) -> None:
+def check_defined(definition: Definition) -> None:
+    """Raise UserError for a formula that has no value or no derivative somewhere near zero."""
     from nonlin.functions.properties import first_undefined
 
     if definition.expr is not None and (at := first_undefined(definition)) is not None:

@@ -4,7 +4,7 @@ import csv
 import io
 import time
 import webbrowser
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,14 @@ from nonlin.errors import UserError, unknown_name
 from nonlin.files import write_atomically, writing
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
-from nonlin.study.engines import ask
-from nonlin.study.records import ArmResult, ArmVerdict, Results, Snapshot
+from nonlin.study.engines import EngineChoice, ask
+from nonlin.study.records import ArmResult, ArmVerdict, PairVerdict, Results, Snapshot
 from nonlin.study.snapshot import Watcher
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
 
+    from nonlin.functions import Definition
     from nonlin.model import LanguageModel
 
 
@@ -158,6 +159,20 @@ class Study:
                             f"Continue the study, or take one of {', '.join(self.arms)}.")
         return key
 
+    def extend(self, *, seeds: int | None = None, activations: "str | Sequence[str | Definition] | None" = None,
+               minutes: float | None = None, engine: str | EngineChoice = "processes", workers: int | None = None,
+               progress: bool = True) -> "Study":
+        """Add judged seeds or activations, run what is missing, and return the study: :func:`nonlin.extend_study`."""
+        import nonlin
+
+        return nonlin.extend_study(self.directory, seeds=seeds, activations=activations, minutes=minutes,
+                                   engine=engine, workers=workers, progress=progress)
+
+    @property
+    def pairs(self) -> list[PairVerdict]:
+        """How the activations found better compare with each other."""
+        return self.results.pairs
+
     def model(self, name: str | None = None) -> "LanguageModel":
         """Return the trained model of an activation's best judged run, on the CPU; the winner's without a name.
 
@@ -206,7 +221,7 @@ class Study:
     def __repr__(self) -> str:
         from nonlin.report import terminal
 
-        return f"{terminal.text(self.folder.results)}\nStudy in {self.directory} ({self.status})"
+        return f"{terminal.text(self.folder.results, str(self.directory))}\nStudy in {self.directory} ({self.status})"
 
     def _repr_html_(self) -> str:
         from nonlin.report import notebook

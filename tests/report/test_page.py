@@ -85,7 +85,8 @@ def test_nothing_is_loaded_from_anywhere(page, text):
 def test_the_verdict_comes_first(page, folder):
     results = load(folder).results
     texts = [(tag, attributes, text) for tag, attributes, text in page.elements if tag in ("p", "h2", "table")]
-    assert texts[0][1].get("class") == "advice" and texts[0][2].replace("\u00a0", " ") == typeset(results["advice"])
+    assert texts[0][1].get("class") == "advice" and texts[0][2].replace("\u00a0", " ") == typeset(results["headline"])
+    assert texts[1][2].replace("\u00a0", " ") == typeset(results["advice"])
     first = next(e for e in texts if e[0] == "table")
     for arm in results["arms"]:
         assert arm["name"] in first[2] and arm["verdict"] in first[2]

@@ -95,20 +95,3 @@ def test_power_is_what_simulation_finds(effect, sd, seeds):
     # four standard errors of a share of 40,000 studies, at most
     assert found.tie == pytest.approx(np.mean(tie_S), abs=0.01)
     assert found.better_or_worse == pytest.approx(np.mean(apart_S), abs=0.01)
-
-
-@pytest.mark.parametrize(("effect", "sd"), [(0.02, 0.01), (0.006, 0.002), (0.0, 0.01), (0.002, 0.004)])
-def test_seeds_needed_is_the_least_number_with_the_power_asked_for(effect, sd):
-    needed = statistics.seeds_needed(effect, sd, 0.005, 0.95, wanted=0.8)
-
-    def chance(seeds):
-        found = statistics.power(effect, sd, seeds, 0.005, 0.95)
-        return found.better_or_worse + found.tie
-
-    assert chance(needed) >= 0.8 > chance(needed - 1)
-
-
-def test_seeds_needed_says_none_on_the_margin_and_little_without_noise():
-    assert statistics.seeds_needed(0.005, 0.01, 0.005) is None
-    assert statistics.seeds_needed(0.005 + 1e-7, 0.01, 0.005) is None
-    assert statistics.seeds_needed(0.1, 0.0, 0.005) == 2

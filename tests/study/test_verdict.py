@@ -66,14 +66,6 @@ def test_a_true_difference_is_found_as_often_as_the_power_says(effect, sd, seeds
     assert share == pytest.approx(statistics.power(effect, sd, seeds, 0.005, 0.95).better_or_worse, abs=0.05)
 
 
-def test_the_seeds_said_to_be_needed_decide_as_often_as_stated():
-    effect, sd = 0.012, 0.01
-    seeds = statistics.seeds_needed(effect, sd, 0.005, 0.95, 0.8)
-    found = judge_many({"gelu": 0.0, "other": effect}, sd, seeds, 1500)
-    decided = np.mean([verdicts["other"].verdict != "undecided" for verdicts in found])
-    assert 0.75 <= decided <= 0.9
-
-
 def test_a_twin_is_a_tie():
     base = [2.1, 2.2, 2.15, 2.3]
     found = judge(RULE, runs_of(gelu=base, twin=base, relu=[2.2, 2.3, 2.24, 2.41]), "gelu")
@@ -93,7 +85,7 @@ def test_a_sure_effect_inside_the_margin_is_a_tie_and_one_across_it_undecided():
         assert found.verdict == verdict, (mean, spread)
         assert (found.seeds_needed is None) == (verdict != "undecided")
         if verdict == "undecided":
-            assert found.seeds_needed > 4 and str(found.seeds_needed) in found.reason
+            assert found.seeds_needed > 4 and f"about {found.seeds_needed} seeds in all" in found.reason
 
 
 def test_reported_interval_and_p_value_agree_with_the_verdict():

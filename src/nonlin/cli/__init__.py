@@ -19,6 +19,7 @@ _COMMANDS = {
     "compare": "Train small language models that differ in the activation alone; say which to use.",
     "check": "Look for what is wrong inside a model: dead units, saturation, outliers, a wrong activation.",
     "claims": "Put to the test what articles say about activation functions.",
+    "extend": "Add seeds or activations to a study; finished runs are kept.",
     "watch": "Watch a study that runs: how far it is, what is known.",
     "ladder": "Compare at several sizes, and forecast a size that nobody trains here.",
     "report": "Build a study's page again, of one that runs or was stopped too.",

@@ -96,10 +96,10 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
                  else compare(out=out, engine=engine, track=track, **options))
     except Interrupted as stopped:
         study = stopped.found
-        _print(study, as_json)
+        print_study(study, as_json)
         say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {study.directory}")
         raise click.exceptions.Exit(130) from None
-    _print(study, as_json)
+    print_study(study, as_json)
     for part, where in study.made.items():
         say(f"{part}: {where}")
     say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")
@@ -139,10 +139,11 @@ def _weights(text: str | None) -> list[float] | None:
                         "Try --weights 3,1.") from None
 
 
-def _print(study: "Study", as_json: bool) -> None:
-    from nonlin.report.terminal import print_table, reasons
+def print_study(study: "Study", as_json: bool) -> None:
+    """Print a study's table, or its results as JSON, and the words below it."""
+    from nonlin.report.terminal import print_table, words
 
     results = study.folder.results
     print_json(results) if as_json else print_table(results)
-    for line in (*reasons(results), results["advice"], *results["remarks"]):
+    for line in words(results, str(study.directory)):
         say(line)

@@ -40,7 +40,7 @@ def _show(directory: Path, seconds: float, console: Any) -> None:
     from rich.live import Live
 
     import nonlin
-    from nonlin.report.terminal import print_table, reasons, snapshot_panel
+    from nonlin.report.terminal import print_table, snapshot_panel, words
 
     now = None
     with Live(console=console, refresh_per_second=4, transient=True) as live:
@@ -50,5 +50,5 @@ def _show(directory: Path, seconds: float, console: Any) -> None:
     assert now is not None
     console.print(snapshot_panel(now))
     print_table(study.folder.results, console)
-    for line in (*reasons(study.folder.results), study.results.advice, *study.results.remarks):
+    for line in words(study.folder.results, str(directory)):
         say(line)

@@ -16,8 +16,11 @@ def html(folder: StudyFolder) -> str:
     results = folder.results
     study = read(folder)
     header, rows = tables.differences(study)
-    parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['advice'])}</p>", table(header, rows),
-             *(f"<p>{escape(line)}</p>" for line in (*reasons(results), *results["remarks"]))]
+    parts = [f"<p><b>{escape(results['name'])}</b>: {escape(results['headline'] or results['advice'])}</p>",
+             table(header, rows)]
+    if results["pairs"]:
+        parts += ["<p>The better ones with each other:</p>", table(*tables.pairs(study))]
+    parts += [f"<p>{escape(line)}</p>" for line in (*reasons(results), results["advice"], *results["remarks"])]
     if any(curve.tokens for curve in study.curves):
         with style.settings():
             # Several studies may lie in one notebook: a drawing's ids are its own.

@@ -13,6 +13,7 @@ from nonlin.report import drawing, explorer, figures, interactive, terminal
 from nonlin.report.palette import paint
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load
+from nonlin.study.advice import next_steps
 from nonlin.study.records import Snapshot
 from nonlin.study.snapshot import Watcher
 from nonlin.study.verdict import calibration_text
@@ -56,6 +57,7 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         slots={name: p.slot for name, p in paint(figures.names(study)).items()},
         number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
+        pairs=tables.pairs(study), following=next_steps(study.results, printable(str(folder.directory))),
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
         directory=printable(str(folder.directory)),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)

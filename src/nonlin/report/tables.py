@@ -4,6 +4,9 @@ from nonlin.numbers import number, places
 from nonlin.report import figures, recovery
 from nonlin.report.records import Study, tuned
 
+#: The verdicts on two better arms, in words.
+PAIR_WORDS = {"better": "first is better", "tie": "tie", "undecided": "not separated"}
+
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -33,6 +36,14 @@ def paired(study: Study) -> Table:
         rows.append([name, *(f"{number(band.mean[i], f'+.{digits}f')} ({number(band.low[i], f'+.{digits}f')} … "
                              f"{number(band.high[i], f'+.{digits}f')})" for i in at)])
     return ["activation", *(f"{last * k // 5:,} tokens" for k in range(1, 6))], rows
+
+
+def pairs(study: Study) -> Table:
+    """The comparisons of those found better with each other."""
+    rows = [[pair["first"], pair["second"], number(d["mean"], "+.4f"), f"{d['low']:+.4f} … {d['high']:+.4f}",
+             number(d["p_value"], ".2g"), PAIR_WORDS[pair["verdict"]]]
+            for pair in study.results.get("pairs") or () for d in [pair["difference"]]]
+    return ["first", "second", "difference", "interval", "p, corrected", "verdict"], rows
 
 
 def curves(study: Study) -> Table:

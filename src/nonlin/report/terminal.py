@@ -13,6 +13,8 @@ from nonlin.columns import Column, print_columns
 from nonlin.numbers import number, places, typeset
 from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.palette import middle, paint
+from nonlin.report.tables import PAIR_WORDS
+from nonlin.study.advice import next_steps
 from nonlin.study.records import Snapshot
 
 _STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
@@ -28,14 +30,24 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
                   f"{number(results['rule']['confidence'], '.0%')} intervals:", highlight=False)
     print_columns(console, _columns(results, console.is_terminal))
+    if results.get("pairs"):
+        console.print("\nThe better ones with each other:", highlight=False)
+        console.print(_pairs(results))
 
 
-def text(results: Mapping[str, Any]) -> str:
+def text(results: Mapping[str, Any], directory: str | None = None) -> str:
     """Return the table without colours, the reasons and the advice below it."""
     file = io.StringIO()
     print_table(results, _plain(file, _WIDTH))
-    lines = [file.getvalue().strip("\n"), *reasons(results), results["advice"], *results["remarks"]]
+    lines = [file.getvalue().strip("\n"), *words(results, directory)]
     return "\n".join(line.rstrip() for line in "\n".join(lines).splitlines())
+
+
+def words(results: Mapping[str, Any], directory: str | None = None) -> list[str]:
+    """Return what is said below the table: reasons, the finding, the advice, and what to do next in this folder."""
+    finding = [results["headline"]] if results.get("headline") else []
+    following = [] if directory is None else next_steps(results, directory)
+    return [*reasons(results), *finding, results["advice"], *results["remarks"], *following]
 
 
 def _plain(file: io.StringIO, width: int) -> Console:
@@ -104,6 +116,20 @@ def _state(now: Snapshot) -> str:
     left = span(now.seconds_left or 0.0)
     return f"Study {now.name}: " + (f"running, about {left} left." if now.state == "running"
                                     else f"stopped, about {left} of work missing.")
+
+
+def _pairs(results: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("first", style="bold", no_wrap=True)
+    table.add_column("second", no_wrap=True)
+    for name in ("difference", "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for pair in results["pairs"]:
+        d = pair["difference"]
+        table.add_row(pair["first"], pair["second"], number(d["mean"], "+.4f"), f"{d['low']:+.4f} … {d['high']:+.4f}",
+                      f"[{_STYLES[pair['verdict']]}]{PAIR_WORDS[pair['verdict']]}[/]")
+    return table
 
 
 def reasons(results: Mapping[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from nonlin.study.plan import Plan
 
+_TOLD = 3  # pairs, and commands, that are told one by one
+
 
 def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) -> str:
     """Return the advice for finished arms, or what is missing (``runs_left`` judged runs).
@@ -35,18 +37,98 @@ def advice(plan: Plan, arms: Sequence[Mapping[str, Any]], runs_left: int = 0) ->
             f"({difference['confidence']:.0%} interval {-difference['high']:.3f} to {-difference['low']:.3f}).")
 
 
-def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what is to be known beside the advice, a sentence each: other winners, and ties."""
+def headline(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the finding of a finished study in one sentence that says what it stands on: size, text, differences."""
+    base, better = plan.baseline, _group(arms, "better")
+    if not any(arm["judged"] for arm in arms):
+        return f"{_set_up(plan)}, every activation diverged at every learning rate."
+    if better and better[0]["difference"] is None:
+        return f"{_set_up(plan)}, {better[0]['name']} trains and {base} does not."
+    if better:
+        leaders = [arm for arm in better if arm is better[0] or not _told_from(pairs, better[0]["name"], arm["name"])]
+        known = bool(pairs) and len(leaders) > 1
+        gated = known and all(arm["kind"] == "gated" for arm in leaders) and plan.arm(base)["kind"] != "gated"
+        found = (f"gated activations beat {base}, {leaders[0]['name']} by {_gain(leaders[0])}" if gated
+                 else f"{leaders[0]['name']} beats {base} by {_gain(leaders[0])}")
+        tied = all(pair["verdict"] == "tie" for pair in pairs
+                   if {pair["first"], pair["second"]} <= {arm["name"] for arm in leaders})
+        word = f"equally good within {plan.rule['margin']:g}" if tied else "not separated"
+        return f"{_set_up(plan)}, {found}{f'; {_names(leaders)} are {word}' if known else ''}."
+    parts = [f"no activation was found better than {base}"]
+    parts += [f"{_names(group)} {_are(group)} {word}" for verdict, word in (
+        ("tie", "as good"), ("worse", "worse"), ("undecided", "undecided")) if (group := _group(arms, verdict))]
+    return f"{_set_up(plan)}, {'; '.join(parts)}."
+
+
+def _set_up(plan: Plan) -> str:
+    data, tokens = plan.data, plan.arm(plan.baseline)["judge_steps"] * plan.training["batch"] * plan.model["context"]
+    amount = f"{tokens:,} tokens"
+    if "train_bytes" in data:
+        amount = _short(tokens * data["train_bytes"] / data["train_tokens"] / 1e6) + " MB"
+    parameters = plan.arm(plan.baseline)["parameters"]
+    size = f"{_short(parameters / 1e6)} M" if parameters < 1e9 else f"{_short(parameters / 1e9)} B"
+    return f"At {size} parameters on {amount} of {data.get('description', 'text')}"
+
+
+def _short(value: float) -> str:
+    """Two digits, three from 10 on.
+
+    >>> _short(0.2716), _short(135.2), _short(1540.0)
+    ('0.27', '135', '1,540')
+    """
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _gain(arm: Mapping[str, Any]) -> str:
+    d = arm["difference"]
+    return f"{-d['mean']:.3f} bits per byte ({number(d['confidence'], '.0%')} interval {-d['high']:.3f} to {-d['low']:.3f})"
+
+
+def _told_from(pairs: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
+    return any((p["first"], p["second"], p["verdict"]) == (first, second, "better") for p in pairs)
+
+
+def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """Return what is to be known beside the advice, a sentence each: the other winners, and ties."""
     base, made = plan.baseline, []
+    better = _group(arms, "better")
     if plan.model.get("own", {}).get("checkpoint"):
         made.append("The runs began with trained weights: a short run measures how the model recovers from another "
                     "activation, not the activation.")
-    if others := _group(arms, "better")[1:]:
-        made.append(f"{_names(others)} {_are(others)} better than {base} too; this study does not compare the better "
-                    "ones with each other.")
+    if better[1:]:
+        told = "" if pairs else "; this study does not compare the better ones with each other"
+        made.append(f"{_names(better[1:])} {_are(better[1:])} better than {base} too{told}.")
+    made += [pair_text(pair, plan.rule["margin"]) for pair in pairs
+             if len(pairs) <= _TOLD or better[0]["name"] in (pair["first"], pair["second"])]
     if ties := _group(arms, "tie"):
         made.append(f"{_names(ties)} {_are(ties)} as good as {base} within {plan.rule['margin']:g} bits per byte.")
     return made
+
+
+def pair_text(pair: Mapping[str, Any], margin: float) -> str:
+    """Return what is known of two better arms, in a sentence."""
+    d, first, second = pair["difference"], pair["first"], pair["second"]
+    apart = f"{-d['mean']:.4f} bits per byte ({-d['high']:.4f} to {-d['low']:.4f})"
+    if pair["verdict"] == "better":
+        return f"{first} is better than {second} by {apart}."
+    if pair["verdict"] == "tie":
+        return f"{first} and {second} are equally good within {margin:g} bits per byte."
+    return f"{first} and {second} are not separated: {apart}; {pair['reason']}."
+
+
+def next_steps(results: Mapping[str, Any], directory: str) -> list[str]:
+    """Return the commands that would decide what a finished study left undecided, the cheapest first."""
+    if results["status"] != "complete":
+        return []
+    by_seeds: dict[int, list[str]] = {}
+    for arm in results["arms"]:
+        if arm["verdict"] == "undecided" and arm["seeds_needed"]:
+            by_seeds.setdefault(arm["seeds_needed"], []).append(arm["name"])
+    for pair in results.get("pairs") or ():
+        if pair["seeds_needed"]:
+            by_seeds.setdefault(pair["seeds_needed"], []).append(f"{pair['first']} against {pair['second']}")
+    return [f"To decide {', '.join(names)}: nonlin extend {directory} --seeds {seeds}"
+            for seeds, names in sorted(by_seeds.items())][:_TOLD]
 
 
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ CONFIDENCE = 0.95
 POWER = 0.8
 MINIMUM_SEEDS = 4
 MINIMUM_RUNG_SEEDS = 3  # of a rung of a ladder, whose forecast joins several rungs
+PAIRS_SHARE = 0.2  # of the error, added for pairs of better arms while another arm is not told from the baseline
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
 CALIBRATION = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nonlin.study import statistics
 from nonlin.study.response import Fit, Run
-from nonlin.study.verdict import Verdict, by_interval, difference_of
+from nonlin.study.verdict import Corrected, Verdict, by_interval, corrected, difference_of
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,12 @@ def judge_pairs(rule_: Mapping[str, Any], verdicts: Mapping[str, Verdict],
     compared = [arm for arm, found in verdicts.items() if found.difference is not None or arm == baseline]
     fit = Fit({arm: responses[arm] for arm in (compared if set(better) <= set(compared) else better)})
     order = sorted(better, key=fit.whole.__getitem__)
-    effects = {pair: fit.effect(*pair) for pair in itertools.combinations(order, 2)}
-    p_values = [effect.p_value for effect in effects.values()]
     error = error_rate(rule_, verdicts)
-    rule_of_pairs = {**rule_, "confidence": 1 - error}
-    levels = statistics.holm_confidences(p_values, 1 - error)
-    found = []
-    for (pair, effect), level, p_value in zip(effects.items(), levels, statistics.holm(p_values), strict=True):
-        at_level = statistics.effect_of(effect.mean, effect.standard_error, effect.seeds, level)
-        verdict, needed, reason = by_interval(rule_of_pairs, at_level, p_value)
-        found.append(Pair(*pair, verdict, difference_of(rule_of_pairs, at_level, p_value), needed, reason))
-    return found
+    effects = {pair: fit.effect(*pair) for pair in itertools.combinations(order, 2)}
+    found = corrected(rule_, error, effects)
+    return [_pair(first, second, rule_, found[first, second], error) for first, second in effects]
+
+
+def _pair(first: str, second: str, rule_: Mapping[str, Any], found: Corrected, error: float) -> Pair:
+    verdict, needed, reason = by_interval(rule_, found, error)
+    return Pair(first, second, verdict, difference_of(found, 1 - error), needed, reason)

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
@@ -20,21 +21,27 @@ from nonlin.training import recipe, transfer
 class Sealed:
     """A plan as a dataclass of JSON values whose file says, by its hash, whether it was changed.
 
-    ``UNCOUNTED`` names the fields that do not decide its results.
+    ``UNCOUNTED`` names the fields that do not decide its results; those of ``LATER``, which earlier versions did not
+    have, are in its file and its hash only where they hold something.
     """
 
     UNCOUNTED: ClassVar[tuple[str, ...]] = ()
+    LATER: ClassVar[tuple[str, ...]] = ()
 
     @property
     def hash(self) -> str:
         """The plan's identity: of everything that decides its results."""
-        counted = {k: v for k, v in asdict(self).items() if k not in self.UNCOUNTED}  # type: ignore[call-overload]
+        counted = {k: v for k, v in self._values().items() if k not in self.UNCOUNTED}
         text = json.dumps(counted, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values, its hash among them."""
-        return {"hash": self.hash} | asdict(self)  # type: ignore[call-overload]
+        return {"hash": self.hash} | self._values()
+
+    def _values(self) -> dict[str, Any]:
+        values: dict[str, Any] = asdict(self)  # type: ignore[call-overload]
+        return {k: v for k, v in values.items() if v or k not in self.LATER}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -56,6 +63,7 @@ class Plan(Sealed):
     """All that decides what runs; JSON-able. The clock decides nothing once this is written."""
 
     UNCOUNTED = ("name", "budget", "workers", "notes")  # none of them decides a study's results
+    LATER = ("history",)
 
     name: str
     request: dict[str, Any]
@@ -76,6 +84,12 @@ class Plan(Sealed):
     data: dict[str, Any]
     format: int = 2
     notes: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    @cached_property
+    def made(self) -> dict[Any, Any]:
+        """The trials that were asked for so far (:func:`nonlin.study.tuning.trial`)."""
+        return {}
 
     @property
     def predicted_minutes(self) -> float:
@@ -96,6 +110,11 @@ class Plan(Sealed):
         spec = Arm(arm["name"], arm["kind"], arm["hidden"], arm["parameters"], arm["formula"], arm.get("stream"),
                    arm.get("activation"), arm.get("own"))
         return trial_config(spec, self.model, self.data, training, self.machine, purpose, seed, self.format)
+
+    @property
+    def looks(self) -> list[int]:
+        """The numbers of judged seeds at which the study was, or will be, looked at; the last is that of its end."""
+        return list(self.rule.get("looks") or [len(self.judge_seeds)])
 
     def trial_seconds(self, name: str, purpose: str) -> float:
         """Return how long a trial takes by the measured speeds."""
@@ -183,7 +202,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     runs are as long as the minutes allow. Raises UserError where that would be shorter than
     ``defaults.MINIMUM_STEPS``, with the minutes needed.
     """
-    costs = {arm.name: _cost(speeds[arm.name]) for arm in request.arms}
+    costs = {arm.name: cost(speeds[arm.name]) for arm in request.arms}
     for arm, (rate, overhead) in costs.items():
         if not (0 < rate < math.inf and 0 <= overhead < math.inf):
             raise UserError(rule("make_plan", f"speeds[{arm!r}]", "be positive and finite", (rate, overhead),
@@ -201,8 +220,8 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     return Plan(
         name=name, request=asked, arms=arms, baseline=request.baseline,
         rule={"metric": "bits_per_byte", "margin": request.margin, "confidence": request.confidence,
-              "correction": "holm", "method": "response", "seeds": request.seeds,
-              "text": rule_text(request.margin, request.confidence, request.seeds)},
+              "correction": "holm", "method": "response", "seeds": request.seeds, "pairs": defaults.PAIRS_SHARE,
+              "text": rule_text(request.margin, request.confidence, [request.seeds])},
         model=asked["model"],
         training={"tune_steps": predicted.steps[request.baseline]["tune_steps"],
                   "judge_steps": predicted.steps[request.baseline]["judge_steps"],
@@ -218,7 +237,8 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
         data=asked["data"])
 
 
-def _cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
+def cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
+    """Return (tokens per second, seconds beside the steps) of a measured speed."""
     if isinstance(speed, Mapping):
         return float(speed["tokens_per_second"]), float(speed.get("seconds_overhead", 0.0))
     return float(speed), 0.0

@@ -32,6 +32,27 @@ class Difference(Record, frozen=True, kw_only=True):
         return f"{self.mean:+.4f} ({self.low:+.4f} … {self.high:+.4f})"
 
 
+class PairVerdict(Record, frozen=True, kw_only=True):
+    """The answer about two arms that are both better than the baseline; the first has the least loss.
+
+    ``difference`` is first − second; ``verdict`` is "better" where the first is better than the second.
+    """
+
+    first: str
+    second: str
+    verdict: Literal["better", "tie", "undecided"]
+    difference: Difference
+    seeds_needed: int | None = None
+    reason: str | None = None
+
+
+class Look(Record, frozen=True, kw_only=True):
+    """The verdicts at an earlier look, of so many seeds, by the rule of then."""
+
+    seeds: int
+    verdicts: dict[str, VerdictName]
+
+
 class ArmVerdict(Record, frozen=True, kw_only=True):
     """The study's answer about one arm; ``difference`` is None for the baseline, and where nothing can be compared.
 
@@ -105,7 +126,11 @@ class ArmResult(ArmVerdict, frozen=True, kw_only=True):
 
 
 class Rule(Record, frozen=True, kw_only=True):
-    """The rule of the verdicts, fixed before the first run; ``margin`` in bits per byte."""
+    """The rule of the verdicts, fixed before the first run; ``margin`` in bits per byte.
+
+    ``pairs``: the part of the error that comparisons of better arms may add. ``looks``: the seeds at each look, of a
+    study that was extended.
+    """
 
     margin: float
     confidence: float
@@ -114,6 +139,8 @@ class Rule(Record, frozen=True, kw_only=True):
     metric: str = "bits_per_byte"
     correction: str = "holm"
     method: str = "paired"
+    pairs: float | None = None
+    looks: list[int] = []
 
 
 class RunTimes(Record, frozen=True, kw_only=True):
@@ -141,6 +168,15 @@ class PlannedArm(Record, frozen=True, kw_only=True):
     learning_rate: float | None = None
 
 
+class Stage(Record, frozen=True, kw_only=True):
+    """What a study was before it was extended; ``looked``: whether a judged run had ended by then."""
+
+    hash: str
+    request: dict[str, Any]
+    rule: Rule
+    looked: bool
+
+
 class PlanRecord(Record, frozen=True, kw_only=True):
     """plan.json: all that decides what runs and how it is judged; ``hash`` is that of what decides the results."""
 
@@ -164,6 +200,7 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     learning_rate_factor: float | None = None
     learning_rate_extensions: int | None = None
     notes: list[str] = []
+    history: list[Stage] = []
 
 
 class Count(Record, frozen=True, kw_only=True):
@@ -220,7 +257,9 @@ class Results(Record, frozen=True, kw_only=True):
     """results.json: the verdicts and numbers of a study.
 
     ``status`` is "complete", "interrupted", or "partial" where runs are missing. ``ranking`` has the arms by their
-    mean, the best first; ``advice`` is one sentence, ``winner`` the activation that it names.
+    mean, the best first; ``advice`` is one sentence, ``winner`` the activation that it names; ``headline`` says what
+    was found and what it stands on. ``pairs`` compares those found better; ``looks`` are earlier ones, of a study that
+    was extended.
     """
 
     format: int
@@ -236,4 +275,7 @@ class Results(Record, frozen=True, kw_only=True):
     data: dict[str, Any]
     timing: RunTimes
     remarks: list[str] = []
+    headline: str = ""
+    pairs: list[PairVerdict] = []
+    looks: list[Look] = []
     environment: dict[str, Any] = {}

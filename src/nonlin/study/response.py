@@ -47,23 +47,29 @@ def differences(runs: Mapping[str, Sequence[Run]], baseline: str, confidence: fl
     >>> round(found["swiglu"].mean, 4), found["twin"].mean, found["twin"].p_value
     (-0.0996, 0.0, 1.0)
     """
-    model = _Model(runs)
-    whole = model.minima(None)
-    seeds = model.clusters()
-    left_out = [model.minima(seed) for seed in seeds]
-    found = {}
-    for arm in runs:
-        if arm == baseline:
-            continue
-        mean = whole[arm] - whole[baseline]
-        pseudo = [len(seeds) * mean - (len(seeds) - 1) * (part[arm] - part[baseline]) for part in left_out]
-        center = math.fsum(pseudo) / len(pseudo)
-        error = math.sqrt(math.fsum((p - center) ** 2 for p in pseudo) / (len(pseudo) - 1) / len(pseudo))
-        if sorted(map(_key, runs[arm])) == sorted(map(_key, runs[baseline])):
+    fit = Fit(runs)
+    return {arm: fit.effect(arm, baseline, confidence) for arm in runs if arm != baseline}
+
+
+class Fit:
+    """The model fitted to all runs, and anew without each seed; ``effect`` compares any two arms by it."""
+
+    def __init__(self, runs: Mapping[str, Sequence[Run]]):
+        self.runs, model = runs, _Model(runs)
+        self.whole = model.minima(None)
+        self.left_out = [model.minima(seed) for seed in model.clusters()]
+
+    def effect(self, first: str, second: str, confidence: float = 0.95) -> Effect:
+        """Return the difference first − second of two arms' least values, with its interval and p-value."""
+        runs, count = self.runs, len(self.left_out)
+        mean = self.whole[first] - self.whole[second]
+        pseudo = [count * mean - (count - 1) * (part[first] - part[second]) for part in self.left_out]
+        center = math.fsum(pseudo) / count
+        error = math.sqrt(math.fsum((p - center) ** 2 for p in pseudo) / (count - 1) / count)
+        if sorted(map(_key, runs[first])) == sorted(map(_key, runs[second])):
             mean = error = 0.0  # not what rounding left
-        judged = len(_judged(runs[arm]) & _judged(runs[baseline]))
-        found[arm] = effect_of(mean, error, judged, confidence)
-    return found
+        judged = len(_judged(runs[first]) & _judged(runs[second]))
+        return effect_of(mean, error, judged, confidence)
 
 
 def _judged(runs: Sequence[Run]) -> set[int]:

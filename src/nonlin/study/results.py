@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from nonlin.study import verdict
-from nonlin.study.advice import advice, remarks, winner
+from nonlin.study.advice import advice, headline, remarks, winner
+from nonlin.study.pairs import judge_pairs
 from nonlin.study.plan import Plan
 from nonlin.study.response import Run
 from nonlin.study.tuning import Records, Tuning, complete, judge_trials, tune_trials, tuning
@@ -25,17 +26,20 @@ def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None 
     """
     states = {arm["name"]: tuning(plan, arm["name"], records) for arm in plan.arms}
     runs = {arm: _judged_losses(plan, arm, state, records) for arm, state in states.items()}
-    verdicts = verdict.judge(plan.rule, runs, plan.baseline, {
-        arm: _responses(plan, arm, state, records) for arm, state in states.items()})
+    responses = {arm: _responses(plan, arm, state, records) for arm, state in states.items()}
+    verdicts = verdict.judge(plan.rule, runs, plan.baseline, responses)
+    pairs = [pair.as_dict() for pair in judge_pairs(plan.rule, verdicts, responses, plan.baseline)]
     arms = [_arm(plan, arm, states[arm["name"]], verdicts[arm["name"]], records) for arm in plan.arms]
     done = complete(plan, records)
+    looks = [found for stage in plan.history if (found := _look(stage, runs, responses, plan.baseline))]
     status = "complete" if done else "interrupted" if interrupted else "partial"
     unlike = _unlike(plan, records)
     left = sum(len(plan.judge_seeds) - len(run) for run in runs.values())
     return {
         "format": 1, "name": plan.name, "status": status, "rule": plan.rule, "baseline": plan.baseline,
-        "advice": advice(plan, arms, left), "remarks": unlike + ([] if left else remarks(plan, arms)),
+        "advice": advice(plan, arms, left), "remarks": unlike + ([] if left else remarks(plan, arms, pairs)),
         "winner": winner(arms, plan.baseline), "ranking": [row["name"] for row in ranking(plan, records)], "arms": arms,
+        "headline": "" if left else headline(plan, arms, pairs), "pairs": pairs, "looks": looks,
         "plan": plan.as_dict(), "data": plan.data, "environment": dict(environment or {}),
         "timing": {"seconds": seconds,
                    "trial_seconds": math.fsum(r["timing"]["seconds"] for r in records.values())}}
@@ -78,6 +82,20 @@ def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Ru
     step = math.log(plan.learning_rate_factor)
     return [Run(t.seed, math.log(t.learning_rate) / step, records[t.key]["bits_per_byte"], judged)
             for t, judged in finished]
+
+
+def _look(stage: Mapping[str, Any], runs: Mapping[str, verdict.Runs], responses: Mapping[str, list[Run]], baseline: str
+          ) -> dict[str, Any] | None:
+    """Return the verdicts of an earlier stage, by its rule, from its runs; None where it ended before its last run."""
+    then = stage["rule"]
+    seeds = sorted(next(iter(runs.values())))[:then["seeds"]]
+    arms = [arm["name"] for arm in stage["request"]["arms"]]
+    if any(set(seeds) - set(runs[arm]) for arm in arms) or len(seeds) < then["seeds"] or not stage["looked"]:
+        return None
+    earlier = {arm: {seed: runs[arm][seed] for seed in seeds} for arm in arms}
+    kept = {arm: [run for run in responses[arm] if not run.judged or run.seed in seeds] for arm in arms}
+    found = verdict.judge(then, earlier, baseline, kept)
+    return {"seeds": then["seeds"], "verdicts": {arm: one.verdict for arm, one in found.items()}}
 
 
 def _loss(record: Mapping[str, Any]) -> float | None:

@@ -5,13 +5,14 @@ seed, of the seed at that rate, of the activation at that seed, and of the run a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from nonlin import streams
+from nonlin.study.extension import extended
 from nonlin.study.plan import Plan, make_plan
 from nonlin.study.request import Arm, Request
 from nonlin.study.results import results
@@ -107,6 +108,27 @@ def finished(runs: Runs, plan: Plan) -> dict[str, Any]:
     return results(plan, schedule.records)
 
 
+def extended_study(world: World, plan: Plan, number: int, more: Callable[[dict[str, Any]], int | None], stages: int = 2
+                   ) -> list[dict[str, Any]]:
+    """Return the results of a study at each look; ``more`` says how many seeds in all the next one has, or None.
+
+    At most ``stages`` looks.
+    """
+    runs = Runs(world, plan, number)
+    found = [finished(runs, plan)]
+    while len(found) < stages and (seeds := more(found[-1])) is not None:
+        plan = extended(plan, seeds)
+        found.append(finished(runs, plan))
+    return found
+
+
+def as_advised(results: Mapping[str, Any], most: int = 40) -> int | None:
+    """Return the seeds at which a study would be decided that has no verdict on some arm: a person's next step."""
+    needed = [arm["seeds_needed"] for arm in results["arms"] if arm["verdict"] == "undecided" and arm["seeds_needed"]]
+    needed += [pair["seeds_needed"] for pair in results["pairs"] if pair["seeds_needed"]]
+    return min(most, min(needed)) if needed and len(results["arms"][0]["judged"]) < most else None
+
+
 def _record(loss: float) -> dict[str, Any]:
     return {"status": "finished", "bits_per_byte": loss, "initial_bits_per_byte": 8.0, "parameters": 1,
             "flops_per_token": 1, "layers": None, "timing": {"seconds": 0.0}}
@@ -114,34 +136,56 @@ def _record(loss: float) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Rates:
-    """Shares over simulated studies: with a false verdict, of intervals that cover the truth, of effects found.
+    """Shares over simulated studies: with a false claim, of intervals that cover the truth, of effects found.
 
-    ``error``: the root mean square error of the differences, in bits per byte.
+    ``false``: studies that claim anything false, of an arm and the baseline or of two better arms; ``false_verdicts``:
+    of an arm and the baseline. ``error``: the root mean square error of the differences, in bits per byte.
+    ``pairs_found``: of pairs that truly differ, and are both found better, those that are called different.
     """
 
     false: float
+    false_verdicts: float
     covered: float
     found: float
     error: float
+    pairs_found: float = math.nan
 
 
 def rates(world: World, plan: Plan, studies: int) -> Rates:
-    """Return how a plan's rule does in a world; a verdict is false where its sign is not the truth's."""
-    false, covered, found, errors = 0, [], [], []
+    """Return how a plan's rule does in a world; a claim is false where its sign is not the truth's."""
+    false, verdicts, covered, found, errors, pairs = 0, 0, [], [], [], []
+    truths = {arm["name"]: effect for arm, effect in zip(plan.arms, world.effects, strict=True)}
     for number in range(studies):
-        wrong = False
-        for arm, truth in zip(study(world, plan, number)["arms"][1:], list(world.effects)[1:], strict=True):
-            difference = arm["difference"]
+        results = study(world, plan, number)
+        for arm in results["arms"][1:]:
+            truth, difference = truths[arm["name"]], arm["difference"]
             errors.append(difference["mean"] - truth)
             covered.append(difference["low"] <= truth <= difference["high"])
-            decided = arm["verdict"] in ("better", "worse")
-            right = (arm["verdict"] == "better") == (truth < 0) and truth != 0
-            wrong |= decided and not right
             if truth:
-                found.append(decided and right)
-        false += wrong
-    return Rates(false / studies, float(np.mean(covered)), float(np.mean(found)) if found else math.nan,
-                 float(np.sqrt(np.mean(np.square(errors)))))
+                found.append(arm["verdict"] == ("better" if truth < 0 else "worse"))
+        for pair in results["pairs"]:
+            if truths[pair["first"]] != truths[pair["second"]]:
+                pairs.append(pair["verdict"] == "better")
+        verdicts += any(false_verdicts(results, truths))
+        false += any(false_verdicts(results, truths)) or any(false_pairs(results, truths))
+    return Rates(false / studies, verdicts / studies, float(np.mean(covered)), _mean(found),
+                 float(np.sqrt(np.mean(np.square(errors)))), _mean(pairs))
+
+
+def _mean(values: Sequence[bool]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def false_verdicts(results: Mapping[str, Any], truths: Mapping[str, float]) -> list[str]:
+    """Return the arms whose "better" or "worse" is not the truth."""
+    return [arm["name"] for arm in results["arms"] if (arm["verdict"] == "better" and truths[arm["name"]] >= 0)
+            or (arm["verdict"] == "worse" and truths[arm["name"]] <= 0)]
+
+
+def false_pairs(results: Mapping[str, Any], truths: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Return the pairs whose first is called better and is not."""
+    return [(pair["first"], pair["second"]) for pair in results["pairs"]
+            if pair["verdict"] == "better" and truths[pair["first"]] >= truths[pair["second"]]]
 
 
 def older(plan: Plan) -> Plan:

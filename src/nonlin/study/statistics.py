@@ -1,4 +1,4 @@
-"""Paired differences, Holm's correction and its intervals, and how many seeds would decide."""
+"""Paired differences, Holm's correction and its intervals, and what a test finds."""
 
 import functools
 import math
@@ -10,7 +10,6 @@ from scipy import special
 
 from nonlin.errors import UserError, rule
 
-_MOST_SEEDS = 10_000  # beyond it "more seeds" is no advice
 _QUANTILES = (np.arange(200) + 0.5) / 200
 
 
@@ -181,30 +180,3 @@ def power(effect: float, sd: float, seeds: int, margin: float, confidence: float
     room_Q = np.maximum(margin - half_Q, 0.0)
     tie = special.ndtr((room_Q - effect) / error) - special.ndtr((-room_Q - effect) / error)
     return Power(float(np.mean(decided)), float(np.mean(tie)))
-
-
-def seeds_needed(effect: float, sd: float, margin: float, confidence: float = 0.95,
-                 wanted: float = 0.8) -> int | None:
-    """Return how many seeds in all decide (better, worse or tie) with probability ``wanted``.
-
-    It takes the effect and the spread to be the true ones. None: more than 10,000, as when the effect lies on
-    the margin itself.
-
-    >>> seeds_needed(0.02, 0.01, margin=0.005)
-    5
-    >>> seeds_needed(0.005, 0.01, margin=0.005) is None
-    True
-    """
-    def enough(seeds: int) -> bool:
-        chance = power(effect, sd, seeds, margin, confidence)
-        return chance.better_or_worse + chance.tie >= wanted
-
-    low, high = 1, 2
-    while not enough(high):
-        low, high = high, high * 2
-        if low >= _MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high if high <= _MOST_SEEDS else None

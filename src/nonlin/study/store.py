@@ -47,6 +47,10 @@ def _checksum(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _changed(asked: Mapping[str, Any], planned: Mapping[str, Any]) -> list[str]:
+    return [key for key in asked if asked[key] != planned.get(key, _BEFORE.get(key))]
+
+
 class Store:
     """The folder of one study. Raises UserError where it holds files of something else.
 
@@ -107,8 +111,9 @@ class Store:
         if plan is not None:
             self.must_go_on(plan)
             asked = request.as_dict()
-            changed = [key for key in asked if asked[key] != plan.request.get(key, _BEFORE.get(key))]
-            if changed:
+            changed = _changed(asked, plan.request)
+            extended = [stage["request"] for stage in getattr(plan, "history", ())]  # the command that began it goes on
+            if changed and all(_changed(asked, request) for request in extended):
                 raise UserError(f"{self.directory} holds another study: its {' and '.join(changed)} "
                                 f"{'differs' if len(changed) == 1 else 'differ'} from this command's. "
                                 "Choose another folder with --out, or give the command that began it.")
@@ -128,6 +133,19 @@ class Store:
             raise UserError(f"{self.directory} holds another study. Choose another folder with --out.")
         if existing is None:
             self._write(self.plan_path, json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
+
+    def extend(self, plan: Any) -> None:
+        """Put an extended plan in the place of the one that it extends; that one stays in plans/, by its number."""
+        old = self.plan()
+        stages = plan.history
+        if old is None or not stages or stages[-1]["hash"] != old.hash:
+            raise UserError(f"the plan of {self.directory} must be the one that is extended; it is another by now. "
+                            "Give the command again.")
+        kept = self.directory / "plans"
+        with writing(self.directory):
+            kept.mkdir(exist_ok=True)
+        self._write(kept / f"{len(stages)}.json", json.dumps(old.as_dict(), indent=1, allow_nan=False) + "\n")
+        self._write(self.plan_path, json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
         try:

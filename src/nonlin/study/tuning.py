@@ -32,9 +32,12 @@ class Trial:
 
 
 def trial(plan: Plan, arm: str, purpose: str, learning_rate: float, seed: int) -> Trial:
-    """Return the trial of these values."""
-    config = plan.config(arm, purpose, learning_rate, seed)
-    return Trial(config_hash(config), arm, purpose, learning_rate, seed, config)
+    """Return the trial of these values; made once for a plan, since every look at a study asks for all of them."""
+    place = arm, purpose, learning_rate, seed
+    if place not in plan.made:
+        config = plan.config(*place)
+        plan.made[place] = Trial(config_hash(config), *place, config)
+    return plan.made[place]
 
 
 def tune_trials(plan: Plan, arm: str, rates: Iterable[float]) -> list[Trial]:

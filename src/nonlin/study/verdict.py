@@ -7,7 +7,8 @@ from typing import Any
 
 from nonlin.errors import UserError, rule
 from nonlin.numbers import number
-from nonlin.study import defaults, response, statistics
+from nonlin.study import defaults, response, stages, statistics
+from nonlin.study.needed import seeds_needed
 
 #: Bits per byte by judged seed; None where the run diverged.
 Runs = Mapping[int, float | None]
@@ -24,8 +25,12 @@ class Verdict:
     reason: str | None
 
 
-def rule_text(margin: float, confidence: float, seeds: int) -> str:
-    """Return the rule in words."""
+def rule_text(margin: float, confidence: float, looks: Sequence[int]) -> str:
+    """Return the rule in words; ``looks`` are the numbers of seeds at each look."""
+    seeds, error = looks[-1], 100 * (1 - confidence)
+    pairs = (f" Those found better are compared with each other by the same fit, corrected by Holm across their pairs: "
+             f"at {error:g} % of error where every activation differs from the baseline, else at "
+             f"{error * defaults.PAIRS_SHARE:g} %, which come on top.")
     return (
         "Each activation is compared with the baseline, each at its own best learning rate, by bits per byte on "
         "held-out text. Near its best rate an activation's loss is a parabola over the log of the rate. One model, of "
@@ -37,7 +42,18 @@ def rule_text(margin: float, confidence: float, seeds: int) -> str:
         "Holm across the activations, and an interval is that of its test. Better or worse: the interval lies wholly "
         f"on one side of zero and the measured difference exceeds {margin:g}. Tie: the interval lies within "
         f"±{margin:g}. Undecided: anything else. A judged run that diverges makes its activation worse; where runs of "
-        "the baseline diverge too, undecided, unless all of them do and none of the activation's: then better.")
+        "the baseline diverge too, undecided, unless all of them do and none of the activation's: then better."
+        + pairs + _stages_text(error, looks))
+
+
+def _stages_text(error: float, looks: Sequence[int]) -> str:
+    if len(looks) < 2:
+        return ""
+    spent = error * math.fsum(stages.shares(len(looks)))
+    before = " and ".join(map(str, looks[:-1]))
+    return (f" Seeds were added after looks at {before}: a test's level at {looks[-1]} seeds is such that all "
+            f"looks together err in {spent:g} % (of one comparison alone, "
+            f"{100 * stages.level(error / 100, looks):.2g} % in place of {error:g} %).")
 
 
 def calibration_text() -> str:
@@ -70,7 +86,7 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
     if baseline not in runs:
         raise UserError(rule("judge", "baseline", f"be one of the arms ({', '.join(runs)})", baseline,
                              "Name one of the arms."))
-    effects = _corrected(rule_, _effects(rule_, runs, baseline, responses))
+    effects = corrected(rule_, 1 - rule_["confidence"], _effects(rule_, runs, baseline, responses))
     return {arm: _verdict(rule_, arm, runs, baseline, effects.get(arm)) for arm in runs}
 
 
@@ -87,14 +103,27 @@ def _effects(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
     return {arm: found.get(arm) for arm in pairs}
 
 
-def _corrected(rule_: Mapping[str, Any], effects: Mapping[str, statistics.Effect | None]
-               ) -> dict[str, tuple[statistics.Effect, float]]:
-    """Holm's intervals and p-values. An arm that cannot be tested stays in the family: how many arms diverged must
-    not sharpen the others' test."""
-    p_values = [effect.p_value if effect else 1.0 for effect in effects.values()]
-    levels = statistics.holm_confidences(p_values, rule_["confidence"])
-    return {arm: (statistics.effect_of(effect.mean, effect.standard_error, effect.seeds, level), p_value)
-            for (arm, effect), level, p_value in zip(effects.items(), levels, statistics.holm(p_values), strict=True)
+@dataclass(frozen=True)
+class Corrected:
+    """An effect of a family of them: its interval at the level of its test, Holm's p-value, the error it may spend."""
+
+    effect: statistics.Effect
+    p_value: float
+    error: float
+
+
+def corrected(rule_: Mapping[str, Any], error: float, effects: Mapping[Any, statistics.Effect | None]
+              ) -> dict[Any, Corrected]:
+    """Return a family's effects by Holm's method at a family-wise error, those of earlier looks taken into account.
+
+    One that cannot be tested stays in the family: how many arms diverged must not sharpen the others' test.
+    """
+    looks = rule_.get("looks") or [rule_["seeds"]]
+    p_values = [stages.error_of(effect.p_value, looks) if effect else 1.0 for effect in effects.values()]
+    errors = [1 - confidence for confidence in statistics.holm_confidences(p_values, 1 - error)]
+    return {name: Corrected(statistics.effect_of(effect.mean, effect.standard_error, effect.seeds,
+                                                 1 - stages.level(own, looks)), p_value, own)
+            for (name, effect), own, p_value in zip(effects.items(), errors, statistics.holm(p_values), strict=True)
             if effect}
 
 
@@ -104,22 +133,25 @@ def _differences(runs: Runs, baseline: Runs) -> list[float]:
 
 
 def _verdict(rule_: Mapping[str, Any], arm: str, runs: Mapping[str, Runs], baseline: str,
-             corrected: tuple[statistics.Effect, float] | None) -> Verdict:
+             found: Corrected | None) -> Verdict:
     finished = [value for value in runs[arm].values() if value is not None]
     mean = math.fsum(finished) / len(finished) if finished else None
-    difference = None
-    if corrected is not None:
-        effect, p_value = corrected
-        difference = {
-            "mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": rule_["confidence"],
-            "interval_confidence": effect.confidence, "p_value": p_value,
-            "p_value_uncorrected": effect.p_value, "seeds": effect.seeds,
-            "standard_error": effect.standard_error}
+    difference = None if found is None else difference_of(found, rule_["confidence"])
     forced = _forced(rule_["seeds"], arm, runs, baseline)
     if forced is not None:
         return Verdict(forced[0], mean, difference, None, forced[1])
-    assert corrected is not None  # complete runs have their pairs
-    return Verdict(*_by_interval(rule_, *corrected, mean, difference))
+    assert found is not None  # complete runs have their pairs
+    verdict, needed, reason = by_interval(rule_, found, 1 - rule_["confidence"])
+    return Verdict(verdict, mean, difference, needed, reason)
+
+
+def difference_of(found: Corrected, confidence: float) -> dict[str, float]:
+    """Return an effect of a family of that confidence as the values of results.json."""
+    effect = found.effect
+    return {"mean": effect.mean, "low": effect.low, "high": effect.high, "confidence": confidence,
+            "interval_confidence": effect.confidence, "p_value": found.p_value,
+            "p_value_uncorrected": effect.p_value, "seeds": effect.seeds,
+            "standard_error": effect.standard_error}
 
 
 def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tuple[str, str | None] | None:
@@ -143,18 +175,16 @@ def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tu
     return None
 
 
-def _by_interval(rule_: Mapping[str, Any], effect: statistics.Effect, p_value: float, mean: float | None,
-                 difference: dict[str, float] | None
-                 ) -> tuple[str, float | None, dict[str, float] | None, int | None, str | None]:
-    margin = rule_["margin"]
+def by_interval(rule_: Mapping[str, Any], found: Corrected, error: float) -> tuple[str, int | None, str | None]:
+    """Return (verdict, seeds needed, reason) of an effect of a family with that error."""
+    margin, effect = rule_["margin"], found.effect
     if -margin <= effect.low and effect.high <= margin:
-        return "tie", mean, difference, None, None
+        return "tie", None, None
     # The p-value says what the interval does (see holm_confidences), without rounding at the edge.
-    if p_value <= 1 - rule_["confidence"] and abs(effect.mean) > margin:
-        return "better" if effect.mean < 0 else "worse", mean, difference, None, None
-    needed = statistics.seeds_needed(
-        effect.mean, effect.standard_deviation, margin, effect.confidence, defaults.POWER)
+    if found.p_value <= error and abs(effect.mean) > margin:
+        return "better" if effect.mean < 0 else "worse", None, None
+    looks = rule_.get("looks") or [rule_["seeds"]]
+    needed = seeds_needed(effect, margin, found.error, looks, defaults.POWER)
     if needed is None:
-        return "undecided", mean, difference, None, "more than 10,000 seeds would decide it"
-    needed = max(needed, effect.seeds + 1)
-    return "undecided", mean, difference, needed, f"at least about {needed} seeds in all would decide it"
+        return "undecided", None, "more seeds than a study may have would be needed to decide it"
+    return "undecided", needed, f"about {needed} seeds in all would decide it, with a chance of {defaults.POWER:.0%}"
