@@ -64,7 +64,8 @@ def _set_up(plan: Plan) -> str:
     data, tokens = plan.data, plan.arm(plan.baseline)["judge_steps"] * plan.training["batch"] * plan.model["context"]
     amount = f"{tokens:,} tokens"
     if "train_bytes" in data:
-        amount = _short(tokens * data["train_bytes"] / data["train_tokens"] / 1e6) + " MB"
+        size = tokens * data["train_bytes"] / data["train_tokens"]
+        amount = f"{_short(size / 1e6)} MB" if size >= 5e4 else f"{_short(size / 1e3)} kB"
     parameters = plan.arm(plan.baseline)["parameters"]
     size = f"{_short(parameters / 1e6)} M" if parameters < 1e9 else f"{_short(parameters / 1e9)} B"
     return f"At {size} parameters on {amount} of {data.get('description', 'text')}"
