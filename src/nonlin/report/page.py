@@ -9,7 +9,7 @@ from nonlin.files import Unreadable, printable, read_json, write_atomically, wri
 from nonlin.functions import Definition, define, get
 from nonlin.numbers import number
 from nonlin.progress import span
-from nonlin.report import drawing, explorer, figures, interactive, terminal
+from nonlin.report import drawing, explorer, figures, interactive, tables, terminal
 from nonlin.report.palette import paint
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder, load

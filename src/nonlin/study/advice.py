@@ -82,7 +82,7 @@ def _short(value: float) -> str:
 
 def _gain(arm: Mapping[str, Any]) -> str:
     d = arm["difference"]
-    return f"{-d['mean']:.3f} bits per byte ({number(d['confidence'], '.0%')} interval {-d['high']:.3f} to {-d['low']:.3f})"
+    return f"{-d['mean']:.3f} bits per byte ({d['confidence']:.0%} interval {-d['high']:.3f} to {-d['low']:.3f})"
 
 
 def _told_from(pairs: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
