@@ -89,7 +89,7 @@ def test_a_page_of_a_study_that_runs_says_so_and_refreshes_and_one_of_a_stopped_
     with Store(folder).lock():
         running = build(folder).read_text()
     stopped = build(folder).read_text()
-    assert '<meta http-equiv="refresh"' in running and "This study runs" in running and "<script" not in running
+    assert '<meta http-equiv="refresh"' in running and "This study runs" in running and "explorer-data" not in running
     assert "Judging on fresh seeds: 5 of 12 runs" in running and running.count("<figure>") == 5
     assert "refresh" not in stopped and "it was stopped" in stopped and "--resume" in stopped
     for text in (running, stopped):

@@ -127,7 +127,8 @@ def _pairs(results: Mapping[str, Any]) -> Table:
     table.add_column("verdict", no_wrap=True)
     for pair in results["pairs"]:
         d = pair["difference"]
-        table.add_row(pair["first"], pair["second"], number(d["mean"], "+.4f"), f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}",
+        table.add_row(pair["first"], pair["second"], number(d["mean"], "+.4f"),
+                      f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}",
                       f"[{_STYLES[pair['verdict']]}]{PAIR_WORDS[pair['verdict']]}[/]")
     return table
 
