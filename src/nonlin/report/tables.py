@@ -41,7 +41,8 @@ def paired(study: Study) -> Table:
 def pairs(study: Study) -> Table:
     """The comparisons of those found better with each other."""
     rows = [[pair["first"], pair["second"], number(d["mean"], "+.4f"),
-             f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}", number(d["p_value"], ".2g"), PAIR_WORDS[pair["verdict"]]]
+             f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}",
+             number(d["p_value"], ".2g"), PAIR_WORDS[pair["verdict"]]]
             for pair in study.results.get("pairs") or () for d in [pair["difference"]]]
     return ["first", "second", "difference", "interval", "p, corrected", "verdict"], rows
 
