@@ -11,6 +11,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 SOURCE = Path(__file__).parent / "src"
 CPU = SOURCE / "nonlin" / "kernels" / "cpu"
@@ -20,6 +21,8 @@ class BuildKernels(build_ext):
     """Compiles the generated file once for each instruction set, and one that chooses among them."""
 
     def build_extension(self, ext):
+        if self.compiler.compiler_type != "unix":  # such compilers know none of our vectors
+            raise CompileError("the kernels are compiled by GCC or clang alone")
         sys.path.insert(0, str(SOURCE))
         try:
             from nonlin.functions.catalog import CATALOG
