@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.advice import engines
-from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_papers, from_study
+from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_ladder, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.records import Advice, Hardware
 from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
+from nonlin.ladder.folder import load_ladder
 from nonlin.study import load
 from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION, TUNE_SEEDS
 
@@ -23,11 +24,12 @@ _SHARE, _BATCH = 16, 32  # a suggested study's parameters and tokens are this pa
 
 
 def advise(params: float, tokens: float, hardware: Hardware | None = None, inference: Hardware | None = None,
-           study: str | Path | None = None, measure: bool = True) -> Advice:
+           study: str | Path | None = None, measure: bool = True, ladder: str | Path | None = None) -> Advice:
     """Return the advice for a model of ``params`` parameters trained on ``tokens``.
 
     ``hardware`` ("cpu" or "gpu"; None: what this machine has) trains it, ``inference`` runs it afterwards, ``study``
-    is a folder of ``nonlin compare``. With ``measure`` the options are timed here for a few seconds. The rules of the
+    is a folder of ``nonlin compare``, ``ladder`` one of ``nonlin ladder``. With ``measure`` the options are timed
+    here for a few seconds. The rules of the
     choice are in :mod:`nonlin.advice.evidence`. UserError for sizes out of range, or no study there.
 
     >>> advice = advise(params=125e6, tokens=2.5e9, measure=False)
@@ -46,6 +48,8 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
     own = None if folder is None else from_study(folder, params, tokens)
     if own is not None:
         evidence.insert(0, own)
+    if ladder is not None and (climbed := from_ladder(load_ladder(ladder), params, tokens)) is not None:
+        evidence.insert(0, climbed)
     definitions = _definitions(evidence)
     hidden = {d.name: shape.hidden(d.gated) for d in definitions}
     costed, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")

@@ -19,6 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nonlin.advice.published import TABLES, Table
+from nonlin.ladder.folder import LadderFolder
+from nonlin.ladder.forecast import FEWEST_RUNGS, forecast
+from nonlin.ladder.points import points
+from nonlin.ladder.rates import RULES
+from nonlin.ladder.results import carried_of, check_of, rule_of, widening_of
 from nonlin.study import StudyFolder
 
 NEAR, REACH = 4.0, 30.0
@@ -99,6 +104,35 @@ def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | 
     return Evidence(f"your study {folder.directory}", True, size, trained, distance(size, trained, params, tokens),
                     favours, rejects, found, f"{results['status']}; {results['data'].get('description', 'your text')}",
                     "bits a byte", {a["name"]: a["formula"] for a in arms if a["formula"]})
+
+
+def from_ladder(folder: LadderFolder, params: float, tokens: float) -> Evidence | None:
+    """Return a ladder's say at the size asked for, by its finished rungs; None before three can be compared.
+
+    It lies as far away as its largest rung does: what it says beyond that is a forecast, whose interval decides.
+    """
+    finished, plan = folder.finished(), folder.plan
+    there = points(finished)
+    if not any(len(rungs) >= FEWEST_RUNGS for rungs in there.values()):
+        return None
+    widening = widening_of(plan, check_of(finished, carried_of(plan, finished, RULES[plan.transfer["name"]])))
+    made = forecast(there, params, rule_of(plan), widening)
+    top = max((one for one, _ in finished if one.longer == 1), key=lambda one: one.parameters)
+    by = {v: [arm for arm, one in made.items() if one.verdict == v] for v in ("better", "tie", "worse")}
+    found = {plan.baseline: "baseline"} | {arm: one.verdict + (
+        "" if one.mean is None else f", {one.mean:+.4f} ({one.low:+.4f} … {one.high:+.4f})")
+        for arm, one in made.items()}
+    favours, rejects = (), tuple(by["worse"])
+    if by["better"]:
+        best = min(by["better"], key=lambda arm: made[arm].mean or 0.0)
+        favours, rejects = (best,), (plan.baseline, *by["tie"], *by["worse"])
+    elif any(by.values()):
+        favours = (plan.baseline, *by["tie"])
+    formulas = {arm["name"]: arm["formula"] for arm in plan.request["arms"] if arm["formula"]}
+    return Evidence(f"your ladder {folder.directory}", True, top.parameters, top.tokens,
+                    distance(top.parameters, top.tokens, params, tokens), favours, rejects, found,
+                    f"forecast from {len([1 for one, _ in finished if one.longer == 1])} sizes; "
+                    f"{plan.data.get('description', 'your text')}", "bits a byte", formulas)
 
 
 def _study_says(results: Mapping[str, Any], groups: Mapping[str, list[str]], baseline: str

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
               "measured if this machine is of that kind. Default: this machine's kind.")
 @click.option("--inference", type=click.Choice(["cpu", "gpu"]), help="The hardware for inference.")
 @click.option("--study", type=click.Path(path_type=Path), help="A study of yours, a folder of nonlin compare.")
+@click.option("--ladder", type=click.Path(path_type=Path), help="A ladder of yours, a folder of nonlin ladder.")
 @click.option("--measure/--no-measure", default=True, help="Measure each option's cost here, for seconds.")
 @json_option
 def advise(params: str, tokens: str, hardware: "Hardware | None", inference: "Hardware | None",
-           study: Path | None, measure: bool, as_json: bool) -> None:
+           study: Path | None, ladder: Path | None, measure: bool, as_json: bool) -> None:
     """Say which activation to use for a model of this size, with the reasons, and how sure that is.
 
     The evidence is what papers published and what your own study measured; the nearest in size and length decides.
@@ -32,5 +33,6 @@ def advise(params: str, tokens: str, hardware: "Hardware | None", inference: "Ha
     from nonlin.advice import parse_size
     from nonlin.advice.terminal import print_advice
 
-    found = decide(parse_size(params, "params"), parse_size(tokens, "tokens"), hardware, inference, study, measure)
+    found = decide(parse_size(params, "params"), parse_size(tokens, "tokens"), hardware, inference, study, measure,
+                   ladder)
     print_json(found.as_dict()) if as_json else print_advice(found)
