@@ -59,7 +59,7 @@ def _panel(axes: Axes, results: Mapping[str, Any], name: str, colour: str) -> No
     for one in plain:
         arm, x = one["arms"][name], one["parameters"]
         held = x == top
-        axes.plot([x] * len(arm["each"]), arm["each"], "o", ms=3.5, color=colour, alpha=0.5, mec="none",
+        axes.plot([0.93 * x] * len(arm["each"]), arm["each"], "o", ms=3.5, color=colour, alpha=0.5, mec="none",
                   label="a seed" if first.pop("seed", False) else None)
         shown += arm["each"]
         if arm["difference"]:

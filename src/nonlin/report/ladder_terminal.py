@@ -39,7 +39,7 @@ def _mean(one: Mapping[str, Any], arm: str) -> str:
 
 
 def _interval(row: Mapping[str, Any], form: str) -> str:
-    return "–" if row["low"] is None else f"{row['low']:{form}} … {row['high']:{form}}"
+    return "–" if row["low"] is None else f"{row['low']:{form}} … {row['high']:{form}}".replace("-", "−")
 
 
 def _rate(results: Mapping[str, Any], arm: str) -> str:
@@ -79,8 +79,8 @@ def verdicts(results: Mapping[str, Any]) -> Table:
         by = {form["form"]: form for form in row["forms"]}
         rows.append([row["arm"], row["verdict"], number(row["mean"], "+.4f"), _interval(row, "+.4f"),
                      *(f"{_interval(by[f], '+.3f')}{' (rejected)' if by[f]['rejected'] else ''}" if f in by else "–"
-                       for f in forms), number(row["widening"], ".4f"), row["reason"] or ""])
-    return ["activation", "verdict", "forecast", "interval", *forms, "for rates that moved", ""], rows
+                       for f in forms), number(row["widening"], ".4f")])
+    return ["activation", "verdict", "forecast", "interval", *forms, "for rates that moved"], rows
 
 
 def rungs(results: Mapping[str, Any]) -> Table:
@@ -102,7 +102,7 @@ def _difference(one: Mapping[str, Any], arm: str) -> str:
     if found["diverged_runs"]:
         return "diverged"
     d = found["difference"]
-    return "–" if d is None else f"{d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})"
+    return "–" if d is None else f"{d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})".replace("-", "−")
 
 
 def rates(results: Mapping[str, Any]) -> Table:
