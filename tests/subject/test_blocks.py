@@ -138,6 +138,16 @@ def test_operations_are_those_that_a_counter_sees():
     assert flops_per_token(found["own"], widths, True) == round(3 * counter.get_total_flops() / CONTEXT)
 
 
+def test_operations_of_a_long_context_follow_from_shorter_ones(monkeypatch):
+    from nonlin.subject import describe, looking
+    from tests.subject.subjects import configuration, request
+
+    asked = request({"config": configuration("llama")}, arms=("swiglu", "relu"), context=64)
+    counted = describe(asked)["own"]["outside"]["forward_flops"]
+    monkeypatch.setattr(looking, "_LONGEST", 16)
+    assert describe(asked)["own"]["outside"]["forward_flops"] == counted
+
+
 def test_what_is_replaced_is_found_again_as_what_it_computes():
     """The blocks of an arm's model are blocks to whoever looks: the check of a model reads them."""
     for name, arm in (("llama", "relu"), ("llama", "geglu"), ("gpt2", "swiglu")):

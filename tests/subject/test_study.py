@@ -8,7 +8,7 @@ import pytest
 import nonlin
 from nonlin.errors import UserError
 from nonlin.study import load
-from tests.subject.subjects import configuration
+from tests.subject.subjects import configuration, request
 
 SMALL = {"steps": 8, "seeds": 4, "learning_rates": 2, "context": 16, "batch": 4}
 FACTORY = """
@@ -137,16 +137,26 @@ def test_a_function_that_returns_a_module_is_a_model(text, tmp_path):
         nonlin.compare(text, ["gelu", "swiglu"], model=module.make(), out=tmp_path / "other", progress=False)
 
 
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, "need no code of its own"),
+    ({"quantization_config": {"quant_method": "gptq"}}, "not quantized .* got 'gptq'"),
+    ({"vocab_size": 100}, "at most the model's 100 tokens; got 256"),
+    ({"max_position_embeddings": 8}, "at most the model's 8 positions"),
+    ({"model_type": "lamma"}, r"Did you mean .*llama"), ({"model_type": "mamba"}, "feed-forward block"),
+    ({"hidden_size": 1 << 20, "intermediate_size": 1 << 22}, "GiB of memory that are free")])
+def test_a_configuration_that_makes_no_study_is_one_error(changes, words):
+    from nonlin.subject import describe
+
+    values = configuration("llama", vocab_size=256) | changes
+    with pytest.raises(UserError, match=words):
+        describe(request({"config": values}, arms=("swiglu", "relu"), vocabulary=256, memory_bytes=1 << 33))
+
+
 @pytest.mark.parametrize(("changes", "call", "words"), [
-    ({"auto_map": {"AutoModelForCausalLM": "modeling.Mine"}}, {}, "need no code of its own"),
-    ({"quantization_config": {"quant_method": "gptq"}}, {}, "not quantized .* got 'gptq'"),
-    ({"vocab_size": 100}, {}, "at most the model's 100 tokens; got 256"),
-    ({}, {"context": 500}, "at most the model's 64 positions"),
-    ({"model_type": "lamma"}, {}, r"Did you mean .*llama"), ({"model_type": "mamba"}, {}, "feed-forward block"),
-    ({"hidden_size": 1 << 20, "intermediate_size": 1 << 22}, {}, "GiB of memory that are free"),
-    ({}, {"layers": 3}, "be left to the model's configuration"),
-    ({}, {"from_checkpoint": True}, "folder that holds safetensors"), ({}, {"match": "size"}, "match")])
-def test_mistakes_are_said_before_anything_is_built_or_written(text, tmp_path, changes, call, words):
+    ({"vocab_size": 100}, {}, "at most the model's 100 tokens"),  # said by a process of its own
+    ({}, {"layers": 3}, "be left to the model's configuration"), ({}, {"match": "size"}, "match"),
+    ({}, {"from_checkpoint": True}, "folder that holds safetensors"), ({}, {"compile": "perhaps"}, "compile")])
+def test_mistakes_are_said_before_anything_is_written(text, tmp_path, changes, call, words):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configuration("llama", vocab_size=256) | changes))
     with pytest.raises(UserError, match=words):
@@ -155,7 +165,16 @@ def test_mistakes_are_said_before_anything_is_built_or_written(text, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["qwen", "no/such/config.json"])
-def test_a_model_that_is_not_there_is_named(text, tmp_path, name):
-    with pytest.raises(UserError, match=r"model|architecture"):
-        nonlin.compare(text, ["swiglu", "relu"], model=name, out=tmp_path / "out", progress=False, **SMALL)
+def test_a_model_that_is_not_there_is_named(text, tmp_path):
+    with pytest.raises(UserError, match=r"config\.json or a folder that is there"):
+        nonlin.compare(text, ["swiglu", "relu"], model="no/such/config.json", out=tmp_path / "out", progress=False)
+
+
+def test_a_context_longer_than_the_text_leaves_nothing_behind(text, config, tmp_path):
+    """How many tokens a text has is known when it is tokenized: what was written for that is removed."""
+    long = tmp_path / "config.json"
+    long.write_text(json.dumps(configuration("llama", vocab_size=256, max_position_embeddings=100_000)))
+    with pytest.raises(UserError, match="context must be shorter than the text"):
+        nonlin.compare(text, ["swiglu", "relu"], model=long, out=tmp_path / "out", progress=False,
+                       **SMALL | {"context": 30_000, "batch": 1})
+    assert not (tmp_path / "out").exists()

@@ -14,6 +14,7 @@ from nonlin.patching.identification import evaluating
 _CALL = "compare"
 TOKENS = 16
 """Tokens on which a model is run to look at it."""
+_LONGEST = 512  # tokens of a sequence whose attention is written out, to count its operations
 _COUNTED = 256  # tokens at most, to count how many go through each expert
 
 
@@ -127,25 +128,37 @@ class Look:
         return {"parameters": sum(q.numel() for q in self.model.parameters() if id(q) not in inside),
                 "forward_flops": self._flops(blocks)}
 
-    @torch.no_grad()
     def _flops(self, blocks: list[Block]) -> float | None:
-        from torch.utils.flop_counter import FlopCounterMode
+        """Return the operations per token at the context; None where they cannot be counted.
 
-        tokens = self.draw(self.context)
+        Of attention over all positions they grow with the context, which may be too long to write attention out: those
+        of a long one follow from two shorter ones.
+        """
         with contextlib.suppress(Exception):  # the counter knows no fused attention of a processor
             self.model.set_attn_implementation("eager")  # type: ignore[operator]
+        lengths = [self.context] if self.context <= _LONGEST else [_LONGEST // 2, _LONGEST]
         try:
-            with evaluating(self.model), FlopCounterMode(display=False) as counter:
-                self.run(tokens)
+            found = [self._counted(blocks, length) for length in lengths]
         except Exception:  # what the counter cannot trace is left out of the plan
             return None
+        if len(found) == 1:
+            return found[0]
+        return found[1] + (found[1] - found[0]) / (lengths[1] - lengths[0]) * (self.context - lengths[1])
+
+    @torch.no_grad()
+    def _counted(self, blocks: list[Block], length: int) -> float:
+        """Return the operations per token outside the blocks in one sequence of that length."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with evaluating(self.model), FlopCounterMode(display=False) as counter:
+            self.run(self.draw(length))
         counts = counter.get_flop_counts()
         prefix = type(self.model).__name__
         total = sum(counts.get("Global", {}).values())
         for block in blocks:
             names = [block.name] if block.stacked else {p.name for p in block.projections.values()}
             total -= sum(sum(counts.get(f"{prefix}.{name}", {}).values()) for name in names)
-        return total / tokens.numel()
+        return total / length
 
 
 def _own_parameters(block: Block) -> Iterator[nn.Parameter]:
