@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from nonlin.report.tables import number
+from nonlin.numbers import number
 from nonlin.study import StudyFolder
 
 #: (step, values by name), a step once and in order.
