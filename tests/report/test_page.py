@@ -190,3 +190,12 @@ def test_what_cannot_be_built_is_said(tmp_path, folder):
     (copy / "results.json").write_text('{"arms": [')
     with pytest.raises(UserError, match=r"results\.json"):
         build(copy)
+
+
+def test_every_way_to_match_has_its_words():
+    from nonlin.report import explorer
+    from nonlin.study.request import MATCHES
+
+    source = explorer.environment().loader.get_source(explorer.environment(), "report.html")[0]
+    words = source[source.index('{"params"'):source.index("[results.plan.match]")]
+    assert all(f'"{match}": ' in words for match in MATCHES)

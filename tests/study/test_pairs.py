@@ -1,5 +1,6 @@
 """The better arms with each other: by the same fit, after the baseline, and never at its cost."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from nonlin.study.pairs import judge_pairs
 from nonlin.study.verdict import judge
 from tests.study import studies
 from tests.study.test_response import _most
+from tests.test_documents import parse
 
 NAMES = [f"arm-{i}" for i in range(6)]
 
@@ -107,7 +109,7 @@ def test_the_table_the_page_and_the_words_say_what_is_not_separated(folder):
         for shown in (page, text, cell):
             assert pair["first"] in shown and pair["second"] in shown and words in shown
     assert results["headline"] in text and results["headline"].split(" (")[0] in page
-    assert text.count("DIR") == len(next_steps(results, "DIR"))
+    assert all(line in text for line in next_steps(results, "DIR"))
 
 
 PLAN = replace(studies.plan("gelu", "geglu", "swiglu", "relu"), data=studies.DATA | {
@@ -146,8 +148,14 @@ def test_remarks_and_next_steps():
     said = " ".join(remarks(PLAN, ARMS, [pair("undecided", 30)]))
     assert "geglu and swiglu are not separated: 0.0012 bits per byte (-0.0080 to 0.0100)" in said
     assert "does not compare" not in said and "does not compare" in " ".join(remarks(PLAN, ARMS))
-    results = {"status": "complete", "arms": [*ARMS, arm("silu", "undecided", -0.01)], "pairs": [pair("undecided", 30)]}
-    assert next_steps(results, "runs/x") == ["To decide silu: nonlin extend runs/x --seeds 21",
-                                             "To decide geglu against swiglu: nonlin extend runs/x --seeds 30"]
+    results = {"status": "complete", "arms": [*ARMS, arm("silu", "undecided", -0.01)], "pairs": [pair("undecided", 30)],
+               "plan": {"model": {}, "data": {"paths": ["my text"]}}}
+    assert next_steps(results, "runs/x y") == [
+        "To decide silu: nonlin extend 'runs/x y' --seeds 21",
+        "To decide geglu against swiglu: nonlin extend 'runs/x y' --seeds 30",
+        "Whether it holds at other sizes: nonlin ladder --target 125M --activations gelu,geglu,swiglu --baseline gelu "
+        "--data 'my text'"]
+    for line in next_steps(results, "runs/x y"):
+        parse(shlex.split(line.split(": nonlin ")[1]))  # each is a command with its options
     assert next_steps(results | {"status": "partial"}, "runs/x") == []
     assert advice(PLAN, ARMS).startswith("Use geglu: 0.049")

@@ -4,20 +4,25 @@ from pathlib import Path
 
 import click
 
+from nonlin.cli import completion
 from nonlin.cli.compare import print_study
 from nonlin.cli.engine_options import EngineChoice, engine_options
+from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, say
+from nonlin.study import defaults
 
 
 @click.command()
 @click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--seeds", type=click.IntRange(min=5), help="Judged seeds of each activation, in all.")
-@click.option("--activations", metavar="LIST", help='New activations: names, and formulas of your own: '
-              '"mish,mine=x*sigmoid(2*x)". A + before a name may stand.')
-@click.option("--minutes", metavar="MINUTES", help="Add as many seeds as fit in so many more minutes: 20, or +20.")
+@number("--seeds", defaults.MINIMUM_SEEDS + 1, "Judged seeds of each activation, in all.",
+        most=defaults.FIRST_TUNE_SEED - 1)
+@click.option("--activations", metavar="LIST", shell_complete=completion.activations,
+              help='New activations: names, and formulas of your own: "mish,mine=x*sigmoid(2*x)". '
+              'A + before a name may stand.')
+@number("--minutes", 0, "Add as many seeds as fit in so many more minutes: 20, or +20.", above=True, whole=False)
 @engine_options
 @json_option
-def extend(directory: Path, seeds: int | None, activations: str | None, minutes: str | None, engine: EngineChoice,
+def extend(directory: Path, seeds: int | None, activations: str | None, minutes: float | None, engine: EngineChoice,
            as_json: bool) -> None:
     """Add seeds or activations to the study in DIRECTORY; finished runs are kept and counted.
 
@@ -29,7 +34,7 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
     from nonlin.progress import span
 
     try:
-        study = extend_study(directory, seeds=seeds, activations=activations, minutes=_minutes(minutes), engine=engine)
+        study = extend_study(directory, seeds=seeds, activations=activations, minutes=minutes, engine=engine)
     except Interrupted as stopped:
         print_study(stopped.found, as_json)
         say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {directory}")
@@ -38,12 +43,3 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
     for part, where in study.made.items():
         say(f"{part}: {where}")
     say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")
-
-
-def _minutes(text: str | None) -> float | None:
-    from nonlin.errors import UserError, rule
-
-    try:
-        return None if text is None else float(text.removeprefix("+"))
-    except ValueError:
-        raise UserError(rule("extend", "minutes", "be a number", text, "Try --minutes 20.")) from None

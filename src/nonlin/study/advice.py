@@ -1,6 +1,7 @@
 """One sentence that says what to do, no surer than the study is."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,7 +119,8 @@ def pair_text(pair: Mapping[str, Any], margin: float) -> str:
 
 
 def next_steps(results: Mapping[str, Any], directory: str) -> list[str]:
-    """Return the commands that would decide what a finished study left undecided, the cheapest first."""
+    """Return the commands that go on from a finished study: what would decide what it left undecided, the cheapest
+    first, and whether its finding holds at other sizes."""
     if results["status"] != "complete":
         return []
     by_seeds: dict[int, list[str]] = {}
@@ -128,8 +130,20 @@ def next_steps(results: Mapping[str, Any], directory: str) -> list[str]:
     for pair in results.get("pairs") or ():
         if pair["seeds_needed"]:
             by_seeds.setdefault(pair["seeds_needed"], []).append(f"{pair['first']} against {pair['second']}")
-    return [f"To decide {', '.join(names)}: nonlin extend {directory} --seeds {seeds}"
-            for seeds, names in sorted(by_seeds.items())][:_TOLD]
+    deciding = [f"To decide {', '.join(names)}: nonlin extend {shlex.quote(directory)} --seeds {seeds}"
+                for seeds, names in sorted(by_seeds.items())][:_TOLD]
+    return deciding + _at_other_sizes(results)
+
+
+def _at_other_sizes(results: Mapping[str, Any]) -> list[str]:
+    better = _group(results["arms"], "better")[:_TOLD]
+    base = [arm for arm in results["arms"] if arm["verdict"] == "baseline"]
+    if not better or not base or "own" in results["plan"]["model"]:
+        return []
+    names = ",".join(f"{a['name']}={a['formula']}" if a.get("formula") else a["name"] for a in [*base, *better])
+    data = "".join(f" --data {shlex.quote(str(path))}" for path in results["plan"]["data"].get("paths") or ())
+    return [f"Whether it holds at other sizes: nonlin ladder --target 125M --activations {shlex.quote(names)} "
+            f"--baseline {base[0]['name']}{data}"]
 
 
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:
