@@ -124,7 +124,7 @@ class SlurmEngine:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / slurm_job.REQUEST, json.dumps({
             "body": dict(request.body), "command": self.command, "dataset": str(self.directory / "data"),
-            "versions": slurm_job.versions(), "processor": self.processor}))
+            "versions": slurm_job.versions(), "processor": self.processor, "minutes": self._parameters()["time"]}))
         self._jobs[handle] = _Job(request, folder)
         self._new.append(handle)
         return handle

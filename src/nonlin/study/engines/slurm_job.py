@@ -7,6 +7,7 @@ answer only while it is the one that the folder names as its owner.
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -35,6 +36,7 @@ class SlurmTrial:
 
     def __init__(self):
         self.worker: WorkerProcess | None = None
+        self.until = math.inf  # when the job's time is up
 
     def __call__(self, folder: str) -> None:
         """Do the request that lies in a folder."""
@@ -43,6 +45,7 @@ class SlurmTrial:
             wanted = json.loads((place / REQUEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return  # another attempt has taken its place
+        self.until = time.monotonic() + 60 * wanted.get("minutes", math.inf)
         (place / OWNER).write_text(_job())
         kind, value = refusal(wanted, versions(), processor_name()) or self._run(wanted, place)
         if kind == "done" and isinstance(value, dict) and wanted["body"]["do"] in ("trial", "experiment"):
@@ -79,7 +82,8 @@ class SlurmTrial:
             with contextlib.suppress(Exception):
                 self.worker.process.wait(_SAVE_SECONDS)
             self.worker = None
-        if _restarts() >= _TRIES and _time_is_up() and not (Path(folder) / CHECKPOINT).exists():
+        near = self.until - time.monotonic() < _NEAR_SECONDS  # and no more urgent job
+        if near and _restarts() >= _TRIES and not (Path(folder) / CHECKPOINT).exists():
             _tell(Path(folder), "error", {"type": "UserError", "message": (
                 f"slurm: time must be enough for a run to begin; in {_restarts() + 1} jobs none did a step before "
                 "SLURM said that time was nearly up. Ask for more minutes: --slurm time=60.")})
@@ -87,7 +91,7 @@ class SlurmTrial:
         return DelayedSubmission(SlurmTrial(), folder)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"worker": None}
+        return {"worker": None, "until": math.inf}
 
 
 def _job() -> str:
@@ -103,12 +107,6 @@ def _tell(place: Path, kind: str, value: Any) -> None:
     with contextlib.suppress(FileNotFoundError):
         if (place / REQUEST).exists() and (place / OWNER).read_text() == _job():
             write_atomically(place / ANSWER, json.dumps([kind, value]))
-
-
-def _time_is_up() -> bool:
-    """Whether the job is told to save for its time limit, and not for a more urgent one."""
-    end = os.environ.get("SLURM_JOB_END_TIME", "")
-    return end.isdecimal() and int(end) - time.time() < _NEAR_SECONDS
 
 
 def _wait_for_the_end() -> None:
