@@ -3,7 +3,7 @@
 import hashlib
 import math
 
-from nonlin.claims.claim import Found
+from nonlin.claims.definition import Found
 from nonlin.claims.plan import make
 from nonlin.study.tuning import complete, trials_of
 

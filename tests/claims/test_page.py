@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nonlin.claims import all_claims
-from nonlin.claims.claim import VERDICTS, YES
+from nonlin.claims.definition import VERDICTS, YES
 from nonlin.claims.lessons import lesson
 from nonlin.claims.page import build
 from nonlin.report.glossary import TERMS, Glossary

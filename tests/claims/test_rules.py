@@ -7,21 +7,21 @@ import torch
 
 from nonlin.claims import (
     all_claims,
-    claim_01_linear,
-    claim_02_approximation,
-    claim_03_essential,
-    claim_04_vanishing,
-    claim_05_dying,
-    claim_06_gelu,
-    claim_07_silu,
-    claim_08_gating,
-    claim_09_stability,
-    claim_10_convergence,
-    claim_11_size,
-    claim_12_tandem,
-    claim_13_models,
+    n01_linear,
+    n02_approximation,
+    n03_essential,
+    n04_vanishing,
+    n05_dying,
+    n06_gelu,
+    n07_silu,
+    n08_gating,
+    n09_stability,
+    n10_convergence,
+    n11_size,
+    n12_tandem,
+    n13_models,
 )
-from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
+from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
 from nonlin.claims.runner import judge
 from nonlin.claims.worker import run_experiment
 from nonlin.functions import define
@@ -56,7 +56,7 @@ def test_the_claims_are_thirteen_and_each_says_all_that_the_page_shows():
 # 1: linear
 
 def linear(identity=1e-6, relu=0.5, model=0.5):
-    return claim_01_linear.decide({"depths": [1, 64], "networks": {
+    return n01_linear.decide({"depths": [1, 64], "networks": {
         "identity": {"additive": [1e-7, identity], "matrix": [1e-7, identity]}, "relu": {"additive": [0.6, relu]}},
         "language_model": {"additive": {"nothing else": model, "both": 1e-7}, "block_matrix": 1e-7}}).verdict
 
@@ -69,8 +69,8 @@ def test_1_turns_with_the_numbers():
 
 def test_1_sees_through_an_activation_that_is_linear_in_disguise():
     define("claims_disguised", "2*x + max(x, 0) - max(-x, 0)")  # 3 x
-    assert max(run(claim_01_linear, activation="claims_disguised", seeds=[1, 2])["additive"]) < 1e-4
-    assert min(run(claim_01_linear, activation="relu", seeds=[1, 2])["additive"]) > 0.1
+    assert max(run(n01_linear, activation="claims_disguised", seeds=[1, 2])["additive"]) < 1e-4
+    assert min(run(n01_linear, activation="relu", seeds=[1, 2])["additive"]) > 0.1
 
 
 # 2: approximation
@@ -78,7 +78,7 @@ def test_1_sees_through_an_activation_that_is_linear_in_disguise():
 def approximation(**falls):
     rows = {name: {"falls": values(fall), "errors": [0.5, fall], "polynomial": name == "square"}
             for name, fall in falls.items()}
-    return claim_02_approximation.decide({"activations": rows})
+    return n02_approximation.decide({"activations": rows})
 
 
 def test_2_turns_with_the_numbers():
@@ -94,7 +94,7 @@ def test_2_a_square_instead_of_an_activation_stops_and_relu_does_not():
     define("claims_square", "x*x")
     falls = {}
     for name in ("claims_square", "relu"):
-        errors = run(claim_02_approximation, activation=name, seeds=[1, 2])["errors"]
+        errors = run(n02_approximation, activation=name, seeds=[1, 2])["errors"]
         start, end = (sum(math.log(e) for seed in errors for e in seed[i]) / 6 for i in (2, -1))
         falls[name] = math.exp(end - start)
     assert falls["claims_square"] > 0.9 and falls["relu"] < 0.5
@@ -104,7 +104,7 @@ def test_2_a_square_instead_of_an_activation_stops_and_relu_does_not():
 
 def essential(read, match, language, missing=None):
     kept = {"read a digit": values(read), "do two digits match": values(match), "predict text": values(language)}
-    return claim_03_essential.decide({"kept": effects(kept), "missing": missing}).verdict
+    return n03_essential.decide({"kept": effects(kept), "missing": missing}).verdict
 
 
 def test_3_turns_with_the_numbers():
@@ -114,10 +114,10 @@ def test_3_turns_with_the_numbers():
 
 
 def test_3_a_language_model_that_learns_nothing_without_activations(monkeypatch):
-    monkeypatch.setattr(claim_03_essential, "missing", lambda: "not here")
+    monkeypatch.setattr(n03_essential, "missing", lambda: "not here")
     for identity, answer in ((5.0, "yes"), (0.1, "no")):
-        found = planted.found(claim_03_essential.CLAIM, planted.activation(identity=identity))
-        decided = claim_03_essential.decide(claim_03_essential.measure(found))
+        found = planted.found(n03_essential.CLAIM, planted.activation(identity=identity))
+        decided = n03_essential.decide(n03_essential.measure(found))
         assert decided.parts["essential to predict text"] == answer and "not here" in decided.summary
 
 
@@ -126,9 +126,9 @@ def test_3_a_language_model_that_learns_nothing_without_activations(monkeypatch)
 def vanishing(**decades):
     rows = {}
     for gain in ("common", "proper"):
-        at = {n: values(decades.get(f"{n}_{gain}", 0.0)) for n in claim_04_vanishing.ACTIVATIONS}
+        at = {n: values(decades.get(f"{n}_{gain}", 0.0)) for n in n04_vanishing.ACTIVATIONS}
         rows[gain] = {n: {"at": e} for n, e in effects(at).items()}
-    return claim_04_vanishing.decide({"gains": rows})
+    return n04_vanishing.decide({"gains": rows})
 
 
 def test_4_turns_with_the_numbers():
@@ -141,21 +141,21 @@ def test_4_turns_with_the_numbers():
 
 def test_4_an_activation_that_halves_its_signal_vanishes_and_one_that_keeps_it_does_not():
     define("claims_weak", "x/4 + max(x, 0)/100")
-    weak = run(claim_04_vanishing, activation="claims_weak", gain=1.0, seeds=[1, 2], steps=1, engine="torch")
-    relu = run(claim_04_vanishing, activation="relu", gain=None, seeds=[1, 2], steps=1, engine="torch")
-    deep = claim_04_vanishing.DEPTHS.index(claim_04_vanishing.JUDGED)
+    weak = run(n04_vanishing, activation="claims_weak", gain=1.0, seeds=[1, 2], steps=1, engine="torch")
+    relu = run(n04_vanishing, activation="relu", gain=None, seeds=[1, 2], steps=1, engine="torch")
+    deep = n04_vanishing.DEPTHS.index(n04_vanishing.JUDGED)
     assert max(weak["by_depth"][deep]) < -10 and min(relu["by_depth"][deep]) > -2
 
 
 # 5: dying
 
 def dying(best, high, language):
-    names = claim_05_dying.ACTIVATIONS
+    names = n05_dying.ACTIVATIONS
     shares = {key: effects({n: values(v if n == "relu" else 0.0) for n in names})
               for key, v in (("at_best", best), ("at_high", high))}
     rows = {n: {"best": 0} for n in names}
     text = {f"{rate:g}": effects({"relu": values(v)})["relu"] for rate, v in enumerate(language)}
-    return claim_05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows, "language": text}).verdict
+    return n05_dying.decide({"shares": shares, "rates": [0.1], "activations": rows, "language": text}).verdict
 
 
 def test_5_turns_with_the_numbers():
@@ -168,13 +168,13 @@ def test_5_asks_at_every_rate_that_trains_as_well_as_the_best():
     losses = {0.01: (2.0, 2.1, 2.2), 0.02: (2.05, 2.02, 2.24), 0.04: (2.5, 2.6, 2.7), 0.08: (2.0, 2.0, None)}
     tuning = [{"learning_rate": rate, "seed": seed, "bits_per_byte": loss}
               for rate, row in losses.items() for seed, loss in enumerate(row)]
-    assert claim_05_dying.good_rates({"name": "relu", "learning_rate": 0.01, "tuning": tuning}) == [0.01, 0.02]
+    assert n05_dying.good_rates({"name": "relu", "learning_rate": 0.01, "tuning": tuning}) == [0.01, 0.02]
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():
     define("claims_dead", "max(x - 6, 0)")
-    dead = run(claim_05_dying, activation="claims_dead", seeds=[1], steps=2, engine="torch")["dead"]
-    alive = run(claim_05_dying, activation="leaky_relu", seeds=[1], steps=2, engine="torch")["dead"]
+    dead = run(n05_dying, activation="claims_dead", seeds=[1], steps=2, engine="torch")["dead"]
+    alive = run(n05_dying, activation="leaky_relu", seeds=[1], steps=2, engine="torch")["dead"]
     assert min(min(row) for row in dead[0]) == 1.0 and max(max(row) for row in alive[0]) == 0.0
 
 
@@ -184,7 +184,7 @@ def gelu(zero, noise, flow, smoothness="smooth"):
     rows = {n: {"smoothness": s, "zero": values(zero), "flow": values(flow)}
             for n, s in (("relu", "C0"), ("gelu", smoothness))}
     less = effects({"zero": values(zero), "noise": values(noise), "flow": values(flow)})
-    return claim_06_gelu.decide({"activations": rows, "differences": less}).verdict
+    return n06_gelu.decide({"activations": rows, "differences": less}).verdict
 
 
 def test_6_turns_with_the_numbers():
@@ -194,7 +194,7 @@ def test_6_turns_with_the_numbers():
 
 def test_6_measures_an_altered_activation():
     define("claims_leaky", "max(x, 0) + min(x, 0)/5")
-    experiment = claim_06_gelu.experiments(planted.plan())[-1]
+    experiment = n06_gelu.experiments(planted.plan())[-1]
     zero = {n: run_experiment({**experiment.config, "activation": n, "seeds": [1, 2]})["measured"]["zero"]
             for n in ("relu", "claims_leaky")}
     assert min(zero["relu"]) > 0.35 and max(zero["claims_leaky"]) == 0.0
@@ -204,7 +204,7 @@ def test_6_measures_an_altered_activation():
 
 def silu(narrow, wide, monotonic=False):
     about = {n: {"smoothness": "smooth", "monotonic": monotonic, "minimum": (-1.28, -0.28)} for n in ("silu", "gelu")}
-    return claim_07_silu.decide({"properties": about, "differences": effects(
+    return n07_silu.decide({"properties": about, "differences": effects(
         {"width 16": values(narrow), "width 64": values(wide)})}).verdict
 
 
@@ -215,8 +215,8 @@ def test_7_turns_with_the_numbers():
 
 def test_7_a_seed_does_not_choose_its_own_learning_rate():
     by_rate = [[0.0, 9.0, 9.0], [1.0, 1.0, 1.0]]
-    assert claim_07_silu.judged(by_rate) == [1.0, 1.0, 1.0]
-    assert claim_07_silu.judged([[None, 0.5, 0.5], [1.0, 1.0, 1.0]]) == [math.inf, 1.0, 1.0]
+    assert n07_silu.judged(by_rate) == [1.0, 1.0, 1.0]
+    assert n07_silu.judged([[None, 0.5, 0.5], [1.0, 1.0, 1.0]]) == [math.inf, 1.0, 1.0]
 
 
 # 8 to 12: planted language models
@@ -237,7 +237,7 @@ def gate(width=0.0, params=0.0, time=0.0):
 
 
 def test_8_turns_with_planted_losses():
-    claim = claim_08_gating.CLAIM
+    claim = n08_gating.CLAIM
     assert verdict(claim, planted.activation(swiglu=-0.05)).verdict == HOLDS
     assert verdict(claim, planted.activation(swiglu=0.05)).verdict == FAILS
     assert verdict(claim, gate(width=-0.05)).verdict == DEPENDS
@@ -250,7 +250,7 @@ def sensitivity(**far):
 
 
 def test_9_turns_with_planted_losses():
-    claim = claim_09_stability.CLAIM
+    claim = n09_stability.CLAIM
     calm = verdict(claim, sensitivity(relu=0.5))
     assert calm.verdict == DEPENDS and calm.parts["gelu is less sensitive"] == "yes"
     assert calm.parts["gelu bears a higher rate"] == "yes" and calm.parts["gelu spikes less"] == "no"
@@ -259,11 +259,11 @@ def test_9_turns_with_planted_losses():
 
 
 def test_9_holds_where_relu_spikes_too():
-    found = planted.found(claim_09_stability.CLAIM, sensitivity(relu=0.5))
+    found = planted.found(n09_stability.CLAIM, sensitivity(relu=0.5))
     for arm in found.study("core")["arms"]:
         for t in arm["tuning"]:
             found.records[t["config_hash"]]["spike_score"] = 0.05 * (arm["name"] == "relu")
-    assert claim_09_stability.decide(claim_09_stability.measure(found)).verdict == HOLDS
+    assert n09_stability.decide(n09_stability.measure(found)).verdict == HOLDS
 
 
 def curves(**speed):
@@ -294,7 +294,7 @@ def _trials(made):
 
 
 def test_10_turns_with_planted_curves():
-    claim = claim_10_convergence.CLAIM
+    claim = n10_convergence.CLAIM
 
     def of(**speed):
         return verdict(claim, planted.activation(), lines=curves(**speed)).verdict
@@ -304,13 +304,13 @@ def test_10_turns_with_planted_curves():
 
 
 def by_size(*gaps):
-    dims = [shape[1] for shape in claim_11_size.LADDER.values()]
+    dims = [shape[1] for shape in n11_size.LADDER.values()]
     return lambda config: dict(zip(dims, gaps, strict=True))[config["model"]["dim"]] * (
         config["activation"]["name"] == "swiglu")
 
 
 def test_11_turns_with_planted_losses():
-    claim = claim_11_size.CLAIM
+    claim = n11_size.CLAIM
     assert verdict(claim, by_size(0.02, 0.0, -0.02, -0.05)).verdict == HOLDS
     assert verdict(claim, by_size(-0.03, -0.03, -0.03, -0.03)).verdict == FAILS  # better already in the smallest
     assert verdict(claim, by_size(0.0, 0.0, 0.0, 0.0)).verdict == FAILS  # no trend
@@ -328,7 +328,7 @@ def tandem(ax=0.0, at=0.0, nt=0.0):
 
 
 def test_12_turns_with_planted_losses():
-    claim = claim_12_tandem.CLAIM
+    claim = n12_tandem.CLAIM
     assert verdict(claim, tandem(0.2, 0.2, 0.2)).verdict == HOLDS
     assert verdict(claim, tandem()).verdict == FAILS  # main effects alone are no interaction
     depends = verdict(claim, tandem(nt=0.2))
@@ -337,11 +337,11 @@ def test_12_turns_with_planted_losses():
 
 
 def test_12_contrasts_leave_out_what_diverged_and_name_it():
-    made = planted.found(claim_12_tandem.CLAIM, tandem(nt=0.2))
-    measures = claim_12_tandem.measure(made)
+    made = planted.found(n12_tandem.CLAIM, tandem(nt=0.2))
+    measures = n12_tandem.measure(made)
     cells = {(c["activation"], c["normalization"], c["attention"]): list(c["bits_per_byte"]) for c in measures["cells"]}
     cells["relu", "none", "off"][0] = None
-    found = claim_12_tandem.contrasts(cells)
+    found = n12_tandem.contrasts(cells)
     assert found["diverged"] == ["relu none off"]
     assert found["contrasts"]["normalization × attention: none, off"]["mean"] == pytest.approx(0.2, abs=0.01)
 
@@ -350,32 +350,32 @@ def test_12_contrasts_leave_out_what_diverged_and_name_it():
 
 def models(**computed):
     rows = {name: {"claimed": family[0], "is": computed.get(name.replace("-", "_"), family[0])}
-            for name, family in claim_13_models.FAMILIES.items()}
-    return claim_13_models.decide({"families": rows, "missing": None}).verdict
+            for name, family in n13_models.FAMILIES.items()}
+    return n13_models.decide({"families": rows, "missing": None}).verdict
 
 
 def test_13_turns_with_the_numbers():
     assert models() == HOLDS and models(gpt_oss="swiglu_oai") == DEPENDS and models(BERT="relu") == FAILS
-    assert claim_13_models.decide({"families": {}, "missing": "install it"}).verdict == OPEN
+    assert n13_models.decide({"families": {}, "missing": "install it"}).verdict == OPEN
 
 
 def test_13_tells_apart_what_the_configurations_confuse():
     pytest.importorskip("transformers", reason="reading models needs transformers")
     found = {}
     made = planted.plan()
-    chosen = [e for e in claim_13_models.experiments(made) if e.config["family"] in ("BERT", "GPT-2", "gpt-oss")]
+    chosen = [e for e in n13_models.experiments(made) if e.config["family"] in ("BERT", "GPT-2", "gpt-oss")]
     for e in chosen:
         errors = run_experiment(e.config)["measured"]["errors"]
-        found[e.config["family"]] = [n for n, error in errors.items() if error < claim_13_models.SAME]
+        found[e.config["family"]] = [n for n, error in errors.items() if error < n13_models.SAME]
     assert found == {"BERT": ["gelu"], "GPT-2": ["gelu_tanh"], "gpt-oss": ["swiglu_oai"]}
 
 
 def test_an_altered_block_is_found_out(monkeypatch):
     bert = pytest.importorskip("transformers.models.bert.modeling_bert", reason="reading models needs transformers")
     monkeypatch.setitem(bert.ACT2FN, "gelu", torch.nn.ReLU)
-    e = next(e for e in claim_13_models.experiments(planted.plan()) if e.config["family"] == "BERT")
+    e = next(e for e in n13_models.experiments(planted.plan()) if e.config["family"] == "BERT")
     errors = run_experiment(e.config)["measured"]["errors"]
-    assert errors["relu"] < claim_13_models.SAME < errors["gelu"]
+    assert errors["relu"] < n13_models.SAME < errors["gelu"]
 
 
 @pytest.mark.parametrize("claim", [c for c in all_claims() if c.studies and c.number not in (3, 5)])
@@ -386,4 +386,4 @@ def test_studies_whose_runs_all_diverge_settle_nothing(claim):
 
 def test_found_reads_nothing_that_is_not_there():
     made = planted.plan()
-    assert not Found(made, {}).done(claim_01_linear.experiments(made), [])
+    assert not Found(made, {}).done(n01_linear.experiments(made), [])

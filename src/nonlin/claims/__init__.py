@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from nonlin.claims.call import ClaimsPackage
 
 if TYPE_CHECKING:
-    from nonlin.claims.claim import Claim
+    from nonlin.claims.definition import Claim
 
-_MODULES = ("claim_01_linear", "claim_02_approximation", "claim_03_essential", "claim_04_vanishing", "claim_05_dying",
-            "claim_06_gelu", "claim_07_silu", "claim_08_gating", "claim_09_stability", "claim_10_convergence",
-            "claim_11_size", "claim_12_tandem", "claim_13_models")
+_MODULES = ("n01_linear", "n02_approximation", "n03_essential", "n04_vanishing", "n05_dying",
+            "n06_gelu", "n07_silu", "n08_gating", "n09_stability", "n10_convergence",
+            "n11_size", "n12_tandem", "n13_models")
 
 __all__ = ["all_claims"]
 

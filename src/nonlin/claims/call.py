@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nonlin.errors import Interrupted, UserError, rule
 
 if TYPE_CHECKING:
-    from nonlin.claims.claim import Claim
+    from nonlin.claims.definition import Claim
     from nonlin.claims.outcome import Claims
     from nonlin.claims.plan import ClaimsPlan
     from nonlin.progress import Progress

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, NO, OPEN, YES
+from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, NO, OPEN, YES
 
 Row = Mapping[str, Any]
 

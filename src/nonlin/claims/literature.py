@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nonlin.claims.claim import Table
+from nonlin.claims.definition import Table
 
 #: T5-base on C4, hidden widths matched by 2/3: by Shazeer (arXiv:2002.05202) after 65,536 and 524,288 steps, with the
 #: standard deviation of four runs at the first; the same by Narang et al. (arXiv:2102.11972), five runs.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.claims import all_claims
-from nonlin.claims.claim import VERDICTS, Claim
+from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.lessons import lesson
 from nonlin.files import finite, printable, write_atomically, writing
 from nonlin.functions import names

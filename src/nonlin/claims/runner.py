@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.claims.claim import OPEN, Claim, Found, Verdict
+from nonlin.claims.definition import OPEN, Claim, Found, Verdict
 from nonlin.claims.plan import ClaimsPlan
 from nonlin.errors import UserError
 from nonlin.numbers import typeset

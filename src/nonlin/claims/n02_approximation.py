@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Claim, Experiment, Found, Table, Verdict, experiment
+from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, OPEN, Claim, Experiment, Found, Table, Verdict, experiment
 from nonlin.functions import get
 from nonlin.functions.catalog import CATALOG
 
@@ -18,7 +18,7 @@ POINTS, RIDGE = 1600, 1e-7
 def experiments(plan: Any) -> list[Experiment]:
     """One run an activation that has a formula of its own input."""
     seeds = plan.seeds[:3] if plan.short else plan.seeds[:5]
-    return [experiment("claim_02_approximation", "errors", f"approximation, {d.name}", 0.6, activation=d.name,
+    return [experiment("n02_approximation", "errors", f"approximation, {d.name}", 0.6, activation=d.name,
                        seeds=seeds) for d in CATALOG if d.expr is not None]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import (
+from nonlin.claims.definition import (
     DEPENDS,
     FAILS,
     HOLDS,
@@ -35,9 +35,9 @@ MODELS = {"nothing else": {}, "attention": {"attention": False}, "normalization"
 
 def experiments(plan: Any) -> list[Experiment]:
     """One run an activation, and one of the language model."""
-    runs = [experiment("claim_01_linear", "depths", f"depths, {name}", 0.5, activation=name, seeds=plan.seeds[:4])
+    runs = [experiment("n01_linear", "depths", f"depths, {name}", 0.5, activation=name, seeds=plan.seeds[:4])
             for name in ACTIVATIONS]
-    return [*runs, experiment("claim_01_linear", "language_model", "language model", 0.5, seed=plan.seeds[0])]
+    return [*runs, experiment("n01_linear", "language_model", "language model", 0.5, seed=plan.seeds[0])]
 
 
 def _not_additive(function: Any, a: Any, b: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import (
+from nonlin.claims.definition import (
     DEPENDS,
     FAILS,
     HOLDS,
@@ -33,7 +33,7 @@ MARGIN = 0.05  # of ln(error)
 def experiments(plan: Any) -> list[Experiment]:
     """One run an activation and width: all rates and seeds at once."""
     steps = STEPS // 2 if plan.short else STEPS
-    return [experiment("claim_07_silu", "fits", f"fits, {name}, width {width}", 4.0 if width < 32 else 8.0,
+    return [experiment("n07_silu", "fits", f"fits, {name}, width {width}", 4.0 if width < 32 else 8.0,
                        activation=name, width=width, seeds=plan.seeds, steps=steps, engine=plan.machine["engine"])
             for name in ACTIVATIONS for width in WIDTHS]
 

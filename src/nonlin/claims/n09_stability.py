@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
 from nonlin.errors import UserError
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from nonlin.claims import draw
-from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
 from nonlin.numbers import typeset
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"

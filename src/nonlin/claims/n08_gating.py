@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw, literature
-from nonlin.claims.claim import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine
+from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine
 
 MATCHES = {"width": "equal width", "params": "equal parameters", "time": "equal time"}
 _ANSWER = {"better": YES, "worse": NO, "tie": NO, "undecided": UNSURE}

@@ -7,7 +7,19 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import NO, UNSURE, YES, Claim, Experiment, Found, Table, Verdict, combine, effects, experiment
+from nonlin.claims.definition import (
+    NO,
+    UNSURE,
+    YES,
+    Claim,
+    Experiment,
+    Found,
+    Table,
+    Verdict,
+    combine,
+    effects,
+    experiment,
+)
 
 DEPTHS = (2, 4, 8, 16, 32, 64)
 ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "selu")
@@ -19,7 +31,7 @@ VANISHED = -3.0  # decades from the last layer to the first
 def gradient_run(plan: Any, activation: str, gain: str) -> Experiment:
     """Return the run that measures gradients by depth; claim 6 reads it too."""
     steps = TRAIN_STEPS // 2 if plan.short else TRAIN_STEPS
-    return experiment("claim_04_vanishing", "gradients", f"gradients, {activation}, {gain} gain", 3.0,
+    return experiment("n04_vanishing", "gradients", f"gradients, {activation}, {gain} gain", 3.0,
                       activation=activation, gain=GAINS[gain], seeds=plan.seeds, steps=steps,
                       engine=plan.machine["engine"])
 

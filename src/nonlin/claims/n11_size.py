@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw, literature
-from nonlin.claims.claim import FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
+from nonlin.claims.definition import FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
 from nonlin.claims.plan import LADDER
 
 MARGIN = 0.005  # bits per byte, and bits per byte for ten times the parameters

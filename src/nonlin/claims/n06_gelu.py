@@ -6,8 +6,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import NO, YES, Claim, Experiment, Found, Table, Verdict, above, combine, effects, experiment
-from nonlin.claims.claim_04_vanishing import DEPTHS, JUDGED, gradient_run
+from nonlin.claims.definition import (
+    NO,
+    YES,
+    Claim,
+    Experiment,
+    Found,
+    Table,
+    Verdict,
+    above,
+    combine,
+    effects,
+    experiment,
+)
+from nonlin.claims.n04_vanishing import DEPTHS, JUDGED, gradient_run
 
 PAIR = ("relu", "gelu")
 WIDTH, DEPTH, SAMPLES = 64, 6, 512
@@ -17,7 +29,7 @@ FLOW_MARGIN, NOISE_MARGIN, ZERO_MARGIN, NOISE_SEEDS = 0.1, 0.25, 0.05, 4  # deca
 def experiments(plan: Any) -> list[Experiment]:
     """The gradients of claim 4 for the pair, and their zeros and noise."""
     return [gradient_run(plan, name, "proper") for name in PAIR] + [
-        experiment("claim_06_gelu", "noise", f"gradient noise, {name}", 1.0, activation=name,
+        experiment("n06_gelu", "noise", f"gradient noise, {name}", 1.0, activation=name,
                    seeds=[s + 100 * i for s in plan.seeds for i in range(NOISE_SEEDS)]) for name in PAIR]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, OPEN, Claim, Experiment, Found, Table, Verdict, experiment
+from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, OPEN, Claim, Experiment, Found, Table, Verdict, experiment
 
 #: By family: the statement's activation, transformers' module and configuration, and the field that names it.
 FAMILIES = {
@@ -37,7 +37,7 @@ def experiments(plan: Any) -> list[Experiment]:
     """One run a family; none where transformers is missing."""
     if missing():
         return []
-    return [experiment("claim_13_models", "block", f"block, {name}", 3.0, family=name, seed=plan.seeds[0])
+    return [experiment("n13_models", "block", f"block, {name}", 3.0, family=name, seed=plan.seeds[0])
             for name in FAMILIES]
 
 

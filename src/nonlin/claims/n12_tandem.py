@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from nonlin.claims import draw
-from nonlin.claims.claim import DEPENDS, FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
+from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
 from nonlin.claims.plan import ATTENTION, NORMS, TANDEM_ARMS
 from nonlin.report.style import narrow
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from nonlin.claims import draw
-from nonlin.claims.claim import (
+from nonlin.claims.definition import (
     NO,
     OPEN,
     UNSURE,
@@ -22,7 +22,7 @@ from nonlin.claims.claim import (
     effects,
     experiment,
 )
-from nonlin.claims.claim_07_silu import judged
+from nonlin.claims.n07_silu import judged
 from nonlin.numbers import number
 
 ACTIVATIONS = ("identity", "relu", "gelu", "silu", "tanh", "swiglu")
@@ -46,7 +46,7 @@ def experiments(plan: Any) -> list[Experiment]:
     if missing():
         return []
     steps = STEPS // 2 if plan.short else STEPS
-    return [experiment("claim_03_essential", "digits", f"{task}, {name}", 4.0, activation=name, task=task,
+    return [experiment("n03_essential", "digits", f"{task}, {name}", 4.0, activation=name, task=task,
                        seeds=plan.seeds[:6], steps=steps, engine=plan.machine["engine"])
             for task in TASKS for name in ACTIVATIONS]
 
