@@ -25,7 +25,7 @@ def plant(tmp_path):
         Store(folder).create(make_plan(request, {a.name: 1e5 for a in arms}, _MACHINE))
         effect = {"better": -0.05, "worse": 0.05, "tie": 0.0, "undecided": -0.01, "baseline": 0.0}
         rows = [{"name": n, "verdict": v, "bits_per_byte": 1 + effect[v], "parameters": params,
-                 "formula": formulas.get(n),
+                 "judged": [{"trial": "0" * 16}], "formula": formulas.get(n),
                  "difference": None if v == "baseline" else {"mean": effect[v], "low": effect[v] - 0.004,
                                                               "high": effect[v] + 0.004}}
                 for n, v in verdicts.items()]

@@ -251,7 +251,7 @@ def test_the_suggested_study_is_one_that_compare_takes():
 
 def test_the_larger_study_would_be_within_reach():
     asked = compare.make_context("compare", ask()["commands"][1]["command"].split()[2:]).params
-    trained = asked["steps"] * asked["batch"] * asked["context"]
+    trained = asked["steps"] * int(asked["batch"]) * asked["context"]
     assert 4 < 2500 * M / trained < 30
     shape = ModelConfig(asked["layers"], asked["dim"], asked["heads"], asked["heads"], asked["context"],
                         int(asked["tokenizer"]), matched_hidden(asked["dim"], "gated"), True)
