@@ -14,7 +14,7 @@ from nonlin.advice.records import Advice
 from nonlin.claims.records import ClaimsResults
 from nonlin.health.records import HealthRecord
 from nonlin.records import Record
-from nonlin.study.records import PlanRecord, Results, Snapshot
+from nonlin.study.records import Across, PlanRecord, Results, Snapshot
 from nonlin.training.records import TrialRecord
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schema"
@@ -24,6 +24,7 @@ RECORDS: dict[str, tuple[type[Record], str]] = {
     "plan": (PlanRecord, "plan.json of a study"),
     "results": (Results, "results.json of a study, and nonlin compare --json"),
     "snapshot": (Snapshot, "nonlin watch --json"),
+    "across": (Across, "nonlin compare-studies --json"),
     "claims": (ClaimsResults, "results.json of claims, and nonlin claims --json"),
     "advice": (Advice, "nonlin advise --json"),
     "health": (HealthRecord, "nonlin check --json"),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nonlin.functions import Definition, define, get, names
     from nonlin.ladder.call import LadderPackage
     from nonlin.ladder_outcome import Ladder, load_ladder
-    from nonlin.outcome import Study, load_study, watch
+    from nonlin.outcome import Study, compare_studies, load_study, watch
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
     from nonlin.patching.swap import swap
@@ -48,7 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "extend_study", "load_study", "watch", "Study", "ladder", "load_ladder", "Ladder",
+    "compare", "resume_study", "extend_study", "load_study", "watch", "compare_studies", "Study",
+    "ladder", "load_ladder", "Ladder",
     "claims", "advise", "check", "Checkup", "doctor", "Doctor",
     "get", "names", "define", "Definition",
     "accelerate", "restore", "swap", "load", "register_with_transformers",
@@ -63,6 +64,7 @@ _HOMES = {
     "extend_study": "nonlin.extension",
     "load_study": "nonlin.outcome",
     "watch": "nonlin.outcome",
+    "compare_studies": "nonlin.outcome",
     "Study": "nonlin.outcome",
     "load_ladder": "nonlin.ladder_outcome",
     "Ladder": "nonlin.ladder_outcome",

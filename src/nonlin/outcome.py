@@ -14,8 +14,9 @@ from nonlin.errors import UserError, unknown_name
 from nonlin.files import write_atomically, writing
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
+from nonlin.study.across import across
 from nonlin.study.engines import EngineChoice, ask
-from nonlin.study.records import ArmResult, ArmVerdict, PairVerdict, Results, Snapshot
+from nonlin.study.records import Across, ArmResult, ArmVerdict, PairVerdict, Results, Snapshot
 from nonlin.study.snapshot import Watcher
 
 if TYPE_CHECKING:
@@ -257,6 +258,30 @@ def watch(directory: str | Path, *, seconds: float = 2.0) -> Iterator[Snapshot]:
         if now.state != "running":
             return
         time.sleep(seconds)
+
+
+def compare_studies(directories: Sequence[str | Path], *, baseline: str | None = None,
+                    out: str | Path | None = None) -> Across:
+    """Return what several studies say together: what agrees, what turned, what differed in their set-ups.
+
+    Studies may differ in size, text, recipe or machine. Differences are to ``baseline``, or to the first study's; a
+    study with another baseline is judged anew against it, and a note says so. ``out`` is the file of a page, written
+    where it is given. Raises UserError for fewer than two studies, or one that does not have the baseline.
+
+    >>> from nonlin.study import Store, simulated
+    >>> folders = [getfixture("tmp_path") / name for name in ("small", "large")]
+    >>> for folder in folders:
+    ...     Store(folder).create(simulated.plan(arms=2))
+    >>> found = compare_studies(folders)
+    >>> found.activations[0].outcome, found.differing
+    ('open', {})
+    """
+    found = across([load(directory) for directory in directories], baseline)
+    if out is not None:
+        from nonlin.report.across import write
+
+        write(found, out)
+    return found
 
 
 def best_trial(results: Mapping[str, Any], arm: str) -> str | None:

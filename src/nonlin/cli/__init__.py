@@ -21,6 +21,7 @@ _COMMANDS = {
     "claims": "Put to the test what articles say about activation functions.",
     "extend": "Add seeds or activations to a study; finished runs are kept.",
     "watch": "Watch a study that runs: how far it is, what is known.",
+    "compare-studies": "Show several studies together: what agrees, what turned.",
     "ladder": "Compare at several sizes, and forecast a size that nobody trains here.",
     "report": "Build a study's page again, of one that runs or was stopped too.",
     "sample": "Write text with the models of a study.",
@@ -40,7 +41,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        return getattr(importlib.import_module(f"nonlin.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        return getattr(importlib.import_module(f"nonlin.cli.{name}"), name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

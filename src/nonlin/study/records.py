@@ -203,6 +203,49 @@ class PlanRecord(Record, frozen=True, kw_only=True):
     history: list[Stage] = []
 
 
+class AcrossStudy(Record, frozen=True, kw_only=True):
+    """One of several studies: its short name and its folder."""
+
+    label: str
+    directory: str
+    status: str
+
+
+class AcrossPart(Record, frozen=True, kw_only=True):
+    """An activation in one of several studies."""
+
+    verdict: VerdictName
+    difference: Difference | None = None
+    learning_rate: float | None = None
+    reason: str | None = None
+
+
+class AcrossActivation(Record, frozen=True, kw_only=True):
+    """An activation over several studies; ``parts`` in their order, None where a study does not have it.
+
+    ``outcome``: "agrees", "turned", "mixed", "partly" or "open"; ``spread_p_value``: of differences that are the same
+    but for their errors, corrected over the activations.
+    """
+
+    name: str
+    parts: list[AcrossPart | None]
+    outcome: Literal["agrees", "turned", "mixed", "partly", "open"]
+    spread_p_value: float | None = None
+
+
+class Across(Record, frozen=True, kw_only=True):
+    """Several studies together; ``differing``: the parts of their set-ups that differ, by study; ``alike``: the rest."""
+
+    format: int
+    baseline: str
+    studies: list[AcrossStudy]
+    activations: list[AcrossActivation]
+    findings: list[str]
+    differing: dict[str, list[str]]
+    alike: dict[str, str]
+    notes: list[str] = []
+
+
 class Count(Record, frozen=True, kw_only=True):
     """Runs that are done, and all that are planned so far."""
 

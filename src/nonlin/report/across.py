@@ -1,0 +1,99 @@
+"""Several studies together: one page, one table in the terminal."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from nonlin.columns import Column, print_columns
+from nonlin.files import write_atomically, writing
+from nonlin.numbers import number, places
+from nonlin.report import style
+from nonlin.report.explorer import environment
+from nonlin.report.palette import paint
+from nonlin.report.style import INK, MUTED, new_figure
+from nonlin.report.tables import Table
+from nonlin.study.records import Across, AcrossPart
+
+OUTCOMES = {"agrees": "agree", "turned": "turned", "mixed": "differ", "partly": "decided in part", "open": "undecided"}
+_TITLE = "Differences to the baseline, by study"
+
+
+def write(found: Across, path: str | Path) -> Path:
+    """Write the page of several studies, and return its path: one file that needs nothing else."""
+    path = Path(path)
+    names = [row.name for row in found.activations]
+    drawn = style.inline(lambda: _figure(found), "across", _TITLE) if _shown(found) else ""
+    page = environment().get_template("across.html").render(
+        found=found, table_=differences(found), set_up=set_up(found), figure=drawn, title=_TITLE,
+        slots={name: p.slot for name, p in paint(names).items()})
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, page)
+    return path
+
+
+def differences(found: Across) -> Table:
+    """Each activation's difference and verdict in each study, and what they say together."""
+    digits = _digits(found)
+    rows = [[row.name, *(_cell(part, digits) for part in row.parts), OUTCOMES[row.outcome],
+             number(row.spread_p_value, ".2g")] for row in found.activations]
+    return ["activation", *(study.label for study in found.studies), "together", "p of equal differences"], rows
+
+
+def set_up(found: Across) -> Table:
+    """The parts of the set-ups that differ."""
+    return (["", *(study.label for study in found.studies)],
+            [[key, *texts] for key, texts in found.differing.items()])
+
+
+def _digits(found: Across) -> int:
+    return places((part.difference.high - part.difference.low) / 2 for part in _shown(found) if part.difference)
+
+
+def _shown(found: Across) -> list[AcrossPart]:
+    return [part for row in found.activations for part in row.parts if part and part.difference]
+
+
+def _cell(part: AcrossPart | None, digits: int) -> str:
+    if part is None:
+        return "–"
+    if part.difference is None:
+        return part.verdict
+    mean, low, high = (number(part.difference[key], f"+.{digits}f") for key in ("mean", "low", "high"))
+    return f"{part.verdict} {mean} ({low} … {high})"
+
+
+def print_across(found: Across, console: Console | None = None) -> None:
+    """Print the table on standard output."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 120)
+    header, rows = differences(found)
+    columns = [Column(title, [row[i] for row in rows], rank=0 if i in (0, len(header) - 2) else 1)
+               for i, title in enumerate(header)]
+    console.print(f"\nDifferences to {found.baseline} in bits per byte:", highlight=False)
+    print_columns(console, columns)
+
+
+def words(found: Across) -> list[str]:
+    """Return what is said below the table."""
+    differs = [f"Differs: {key} ({'; '.join(texts)})." for key, texts in found.differing.items()]
+    return [*found.findings, *found.notes, *differs]
+
+
+def _figure(found: Across):
+    """Each activation's differences, a row a study, with their intervals."""
+    rows = [(row.name, study.label, part.difference) for row in found.activations
+            for study, part in zip(found.studies, row.parts, strict=True) if part and part.difference]
+    colours, markers = style.colours([row.name for row in found.activations]), "osD^vPX*<>phdH"
+    figure = new_figure(0.9 + 0.3 * len(rows))
+    axes = figure.subplots()
+    axes.axvline(0, color=MUTED, lw=1)
+    shapes = {study.label: markers[i % len(markers)] for i, study in enumerate(found.studies)}
+    for place, (name, label, d) in enumerate(reversed(rows)):
+        axes.plot([d.low, d.high], [place, place], color=colours[name], lw=2.4, solid_capstyle="butt")
+        axes.plot(d.mean, place, shapes[label], ms=6, color=colours[name], mec=INK, mew=0.5)
+    axes.set_yticks(range(len(rows)), [f"{name}, {label}" for name, label, _ in reversed(rows)])
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"bits per byte less {found.baseline}'s   (left of zero is better)")
+    return figure

@@ -1,0 +1,131 @@
+"""Studies together: what agrees, what turned, what differs, against an independent test and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import nonlin
+from nonlin.errors import UserError
+from nonlin.report import across as page
+from nonlin.study import Store, simulated
+from nonlin.study.across import outcome, spread
+from tests.study import studies
+
+
+def planted(folder, effects, seeds=8, number=0, noise=simulated.DEFAULT, **changes):
+    """A study of arms with these true differences, as its folder: records of simulated runs."""
+    from dataclasses import replace
+
+    from nonlin.study.results import results
+    from nonlin.study.schedule import Schedule
+
+    world = replace(noise, effects=(0, *effects))
+    made = replace(simulated.plan(1 + len(effects), seeds), **changes)
+    store, runs, schedule = Store(folder), simulated.Runs(world, made, number), Schedule(made)
+    store.create(made)
+    waiting = list(schedule.first)
+    while waiting:
+        trial = waiting.pop()
+        record = {"status": "finished", "bits_per_byte": runs.loss(trial), "initial_bits_per_byte": 8.0,
+                  "parameters": 1, "flops_per_token": 1, "layers": None, "timing": {"seconds": 0.0},
+                  "config_hash": trial.key}
+        _, attempt = store.begin(trial.config)
+        waiting += schedule.add(trial.key, store.finish(attempt, record))
+    store.write_results(results(made, schedule.records), [])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    root = tmp_path_factory.mktemp("across")
+    small = planted(root / "small", (-0.06, 0.05, -0.06), 6)
+    plan = simulated.plan(4, 6)
+    large = planted(root / "large", (-0.06, -0.05, -0.14), 6, 1, training=plan.training | {"weight_decay": 0.3})
+    return small, large
+
+
+def test_what_agrees_what_turned_and_what_varies(two):
+    found = nonlin.compare_studies(two)
+    rows = {row.name: row for row in found.activations}
+    assert {name: row.outcome for name, row in rows.items()} == {
+        "arm-1": "agrees", "arm-2": "turned", "arm-3": "agrees"}
+    assert rows["arm-1"].spread_p_value > 0.05 > rows["arm-3"].spread_p_value
+    assert "arm-1: better than arm-0 in all 2." in found.findings
+    assert "arm-2 turned: better than arm-0 in large; worse than arm-0 in small." in found.findings
+    assert found.findings[-1] == "The size of the difference varies by more than its errors: arm-3."
+    assert list(found.differing) == ["recipe"] and "weight_decay 0.3" in found.differing["recipe"][1]
+    assert found.alike["judged seeds"] == "6" and found.notes == []
+
+
+def test_the_numbers_are_the_studies_own(two):
+    found = nonlin.compare_studies(two)
+    for index, folder in enumerate(two):
+        arms = nonlin.load_study(folder).verdicts
+        for row in found.activations:
+            assert row.parts[index].verdict == arms[row.name].verdict
+            assert row.parts[index].difference == arms[row.name].difference
+
+
+def test_another_baseline_is_judged_anew_and_said(two):
+    found = nonlin.compare_studies(two, baseline="arm-1")
+    rows = {row.name: row for row in found.activations}
+    assert "arm-1" not in rows and [part.verdict for part in rows["arm-0"].parts] == ["worse", "worse"]
+    first = nonlin.load_study(two[0]).verdicts["arm-1"].difference
+    assert rows["arm-0"].parts[0].difference.mean == pytest.approx(-first.mean, abs=1e-12)
+    assert any("judged anew against arm-1" in note for note in found.notes)
+
+
+def test_arms_that_one_study_does_not_have_and_one_that_is_not_finished(two, tmp_path):
+    Store(tmp_path / "new").create(studies.plan("arm-0", "swiglu"))
+    found = nonlin.compare_studies([two[0], tmp_path / "new"])
+    rows = {row.name: row for row in found.activations}
+    assert rows["arm-1"].parts[1] is None and rows["arm-1"].outcome == "partly"
+    assert rows["swiglu"].parts[0] is None and rows["swiglu"].outcome == "open"
+    assert "new is not finished: it has no verdicts yet." in found.notes
+    assert found.differing["judged seeds"] == ["6", "4"] and "model" in found.differing
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_the_spread_is_welchs_test(count):
+    rng = np.random.default_rng(count)
+    samples = [rng.normal(0.01 * k, 0.01 * (k + 1), 6 + k) for k in range(count)]
+    known = [{"mean": s.mean(), "standard_error": stats.sem(s), "seeds": len(s)} for s in samples]
+    if count == 2:
+        assert spread(known) == pytest.approx(stats.ttest_ind(*samples, equal_var=False).pvalue, rel=1e-9)
+    else:
+        assert spread(known) == pytest.approx(stats.f_oneway(*samples, equal_var=False).pvalue, rel=1e-9)
+
+
+def test_equal_studies_vary_as_seldom_as_stated():
+    rng = np.random.default_rng(0)
+    low = 0
+    for _ in range(2000):
+        samples = [rng.normal(0, scale, 8) for scale in (0.01, 0.02, 0.03)]
+        low += spread([{"mean": s.mean(), "standard_error": stats.sem(s), "seeds": 8} for s in samples]) <= 0.05
+    assert low / 2000 < 0.075
+
+
+def test_outcomes():
+    assert outcome(["tie", "better"]) == "mixed" and outcome(["better", "better", "worse"]) == "turned"
+    assert outcome(["undecided"]) == "open" and outcome(["better", "undecided"]) == "partly"
+
+
+def test_the_page_and_the_table_hold_the_numbers(two, tmp_path):
+    found = nonlin.compare_studies(two, out=tmp_path / "pages" / "studies.html")
+    text = (tmp_path / "pages" / "studies.html").read_text()
+    header, rows = page.differences(found)
+    for row in rows:
+        for cell in row:
+            assert cell in text
+    assert text.count("<svg") == 2 and "<script" not in text and "turned" in text and "weight_decay 0.3" in text
+    assert header[1:3] == ["small", "large"]
+
+
+@pytest.mark.parametrize(("choose", "words"), [
+    (lambda two: two[:1], "be two or more"), (lambda two: [two[0], two[0]], "each named once"),
+    (lambda two: [two[0], two[0] / "nothing"], "must hold a study")])
+def test_what_cannot_be_compared(two, choose, words):
+    with pytest.raises(UserError, match=words):
+        nonlin.compare_studies(choose(two))
+    with pytest.raises(UserError, match="an activation of every study"):
+        nonlin.compare_studies(two, baseline="gelu")
