@@ -234,7 +234,7 @@ class AcrossActivation(Record, frozen=True, kw_only=True):
 
 
 class Across(Record, frozen=True, kw_only=True):
-    """Several studies together; ``differing``: the parts of their set-ups that differ, by study; ``alike``: the rest."""
+    """Several studies together; ``differing``: parts of their set-ups that differ, by study; ``alike``: the rest."""
 
     format: int
     baseline: str
