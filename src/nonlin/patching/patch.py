@@ -16,12 +16,13 @@ from nonlin import functional
 from nonlin.functions import Definition, get, names
 from nonlin.kernels.ffn import api as ffn
 from nonlin.kernels.ffn.layout import Form, Tensors
+from nonlin.kernels.ffn.sparse import Units
 from nonlin.nn.modules import PLAIN, altered, changed_everywhere, hooked, stock
 
 Style = Literal["block", "layer", "experts"]
 """What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
 
-_KEY, _PARTS = "_nonlin_recipe", "_nonlin_parts"
+_KEY, _PARTS, _SPARSE = "_nonlin_recipe", "_nonlin_parts", "_nonlin_sparse"
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def install(module: nn.Module, recipe: Recipe) -> None:
     """Let the block's module compute by the recipe; a block that is replaced already gets the new one."""
     if recipe_of(module) is None:
         module.__class__ = _class(type(module), recipe.style)
+    make_sparse(module, None)  # its threshold was another activation's
     module.__dict__[_KEY], module.__dict__[_PARTS] = recipe, () if recipe.swapped else tuple(_parts(module, recipe))
 
 
@@ -140,8 +142,17 @@ def uninstall(module: nn.Module) -> bool:
     if base is None:
         return False
     module.__class__ = base
+    make_sparse(module, None)
     del module.__dict__[_KEY], module.__dict__[_PARTS]
     return True
+
+
+def make_sparse(module: nn.Module, units: Units | None) -> None:
+    """Let a replaced block skip hidden units at few tokens, or, with None, no more."""
+    if units is None:
+        module.__dict__.pop(_SPARSE, None)
+    else:
+        module.__dict__[_SPARSE] = units
 
 
 def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, Any]]:
@@ -214,8 +225,7 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     In one operation where every projection is a plain matrix product; through the projections' modules, with the
     activation fused, where an adapter, a hook, a shard or a dropout in the middle needs them called.
     """
-    up, down = part(module, recipe.up), part(module, recipe.down)
-    gate = None if recipe.gate is None else part(module, recipe.gate)
+    gate, up, down = _projections(module, recipe)
     dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
     if dropout is not None and not (dropout.training and dropout.p > 0):
         dropout = None
@@ -234,6 +244,23 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
             hidden = hidden.to(stored.dtype)  # T5 keeps the last projection in float32
         out = down(hidden)
     return out if recipe.out_dropout is None else part(module, recipe.out_dropout)(out)
+
+
+def _projections(module: nn.Module, recipe: Recipe) -> tuple[Any, Any, Any]:
+    gate = None if recipe.gate is None else part(module, recipe.gate)
+    return gate, part(module, recipe.up), part(module, recipe.down)
+
+
+def tensors_of(module: nn.Module, recipe: Recipe, x: Tensor) -> tuple[Tensors, Form] | None:
+    """Return a block's tensors with an input, and how they lie; None where its projections are called as modules."""
+    found = _tensors(x, _projections(module, recipe), recipe)
+    return None if found is None else _formed(module, recipe, found)
+
+
+def _formed(module: nn.Module, recipe: Recipe, tensors: list[Any]) -> tuple[Tensors, Form]:
+    values = [q.reshape(1) for q in learned(module, recipe).values()]
+    return (Tensors(*tensors, torch.cat(values) if values else None),  # pyright: ignore[reportCallIssue]
+            Form(recipe.definition, recipe.layout, not recipe.gate_first))
 
 
 def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[Any] | None:
@@ -257,6 +284,11 @@ def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[An
 
 def _in_one(module: nn.Module, recipe: Recipe, tensors: list[Any]) -> Tensor:
     """Compute the block from its tensors. They were proved to fit: checking again costs as much as a small product."""
+    units: Units | None = module.__dict__.get(_SPARSE)
+    if units is not None and not torch.compiler.is_compiling():  # compiled, a block is dense
+        out = units(*_formed(module, recipe, tensors))
+        if out is not None:
+            return out
     if not recipe.definition.parameters:
         form = Form(recipe.definition, recipe.layout, not recipe.gate_first)
         return ffn.run(Tensors(*ffn.autocast(tensors)), form, recipe.memory)

@@ -167,14 +167,17 @@ def forced_isa() -> str | None:
     return os.environ.get("NONLIN_ISA") or None
 
 
+def target() -> tuple[str, ...]:
+    """Return the compiler's flags for this processor, or for the instruction set in NONLIN_ISA."""
+    return ISAS.get(forced_isa() or "", ("-march=native",))
+
+
 def compile_kernel(source: str, name: str) -> Path:
     """Compile one activation's kernel for this processor, or for the instruction set in NONLIN_ISA."""
-    wanted = forced_isa()
-    target = ISAS.get(wanted, ("-march=native",)) if wanted else ("-march=native",)
     # A long formula's kernel is compiled with less search, which halves its cost and changes no result.
     effort = ("-O1", *KERNEL_FLAGS[1:]) if len(source) > _LONG_SOURCE else \
         (*KERNEL_FLAGS, *interleaving(compiler() or ""))
-    flags = (*effort, "-shared", *target)
+    flags = (*effort, "-shared", *target())
     return compile_shared(source, name, flags, cpp.HEADERS)
 
 
