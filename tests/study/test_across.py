@@ -53,7 +53,7 @@ def test_what_agrees_what_turned_and_what_varies(two):
     assert "arm-1: better than arm-0 in all 2." in found.findings
     assert "arm-2 turned: better than arm-0 in large; worse than arm-0 in small." in found.findings
     assert found.findings[-1] == "The size of the difference varies by more than its errors: arm-3."
-    assert list(found.differing) == ["recipe"] and "weight_decay 0.3" in found.differing["recipe"][1]
+    assert found.differing == {"recipe: weight decay": ["0.1", "0.3"]}
     assert found.alike["judged seeds"] == "6" and found.notes == []
 
 
@@ -82,7 +82,7 @@ def test_arms_that_one_study_does_not_have_and_one_that_is_not_finished(two, tmp
     assert rows["arm-1"].parts[1] is None and rows["arm-1"].outcome == "partly"
     assert rows["swiglu"].parts[0] is None and rows["swiglu"].outcome == "open"
     assert "new is not finished: it has no verdicts yet." in found.notes
-    assert found.differing["judged seeds"] == ["6", "4"] and "model" in found.differing
+    assert found.differing["judged seeds"] == ["6", "4"] and "model: dim" in found.differing
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -117,7 +117,7 @@ def test_the_page_and_the_table_hold_the_numbers(two, tmp_path):
     for row in rows:
         for cell in row:
             assert cell in text
-    assert text.count("<svg") == 2 and "<script" not in text and "turned" in text and "weight_decay 0.3" in text
+    assert text.count("<svg") == 2 and "<script" not in text and "turned" in text and "recipe: weight decay" in text
     assert header[1:3] == ["small", "large"]
 
 

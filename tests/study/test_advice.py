@@ -12,10 +12,10 @@ def _arm(name, verdict, bits=2.0, mean=None):
             "diverged_runs": 0 if bits else 4}
 
 
-def test_the_best_of_those_found_better_is_named_with_its_interval():
+def test_the_best_of_those_found_better_is_named():
     arms = [_arm("gelu", "baseline"), _arm("swiglu", "better", 1.95, -0.05), _arm("silu", "better", 1.98, -0.02),
             _arm("twin", "tie", 2.0, 0.0)]
-    assert advice(PLAN, arms) == ("Use swiglu: 0.050 bits per byte better than gelu (95% interval 0.040 to 0.060).")
+    assert advice(PLAN, arms) == "Use swiglu."
     assert winner(arms, "gelu") == "swiglu"
     beside = " ".join(remarks(PLAN, arms))
     assert "silu is better than gelu too" in beside and "twin is as good as gelu within 0.005" in beside

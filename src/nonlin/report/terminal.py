@@ -82,7 +82,7 @@ def _columns(results: Mapping[str, Any], dots: bool) -> list[Column]:
 
 def _shown(results: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     """The verdict in the table: a study that is not finished has none."""
-    return "not yet" if results["status"] != "complete" and arm["verdict"] == "undecided" else arm["verdict"]
+    return "not yet" if results["status"] != "complete" and arm["verdict"] != "baseline" else arm["verdict"]
 
 
 def in_flight(now: Snapshot) -> str:

@@ -16,7 +16,7 @@ from nonlin.study.records import Across
 from nonlin.study.results import results
 
 _DECIDED = ("better", "worse", "tie")
-_SAID = ("text", "seeds")  # of a rule, elsewhere
+_SAID = ("text", "seeds", "looks", "tune_steps", "judge_steps", "batch")  # elsewhere
 _WORDS = {"better": "better than", "worse": "worse than", "tie": "as good as"}
 
 
@@ -35,8 +35,9 @@ def across(folders: Sequence[StudyFolder], baseline: str | None = None) -> Acros
     labels = _labels([folder.directory for folder in folders])
     activations = _activations(found, base)
     set_ups = [_set_up(folder) for folder in folders]
-    differing = {key: [text[key] for text in set_ups] for key in set_ups[0]
-                 if len({text[key] for text in set_ups}) > 1}
+    every = dict.fromkeys(key for text in set_ups for key in text)
+    differing = {key: [text.get(key, "–") for text in set_ups] for key in every
+                 if len({text.get(key) for text in set_ups}) > 1}
     notes = [f"{label} was planned against {folder.plan.baseline}; here it is judged anew against {base}."
              for label, folder in zip(labels, folders, strict=True) if folder.plan.baseline != base]
     notes += [f"{label} is not finished: it has no verdicts yet." for label, one in zip(labels, found, strict=True)
@@ -182,23 +183,22 @@ def _set_up(folder: StudyFolder) -> dict[str, str]:
     """Return what decides a study's numbers, in words."""
     plan, environment = folder.plan, folder.results.get("environment") or {}
     base, made_on = plan.arm(plan.baseline), plan.machine.get("made_on", {})
-    recipe = {key: value for key, value in plan.training.items() if key not in ("tune_steps", "judge_steps", "batch")}
     processor = environment.get("processor") or {}
-    found = {
-        "parameters": f"{base['parameters']:,}", "model": _pairs(plan.model),
+    return {
+        "parameters": f"{base['parameters']:,}", **_named("model", plan.model),
         "text": str(plan.data.get("description", "")), "text's hash": str(plan.data["sha256"])[:16],
         "tokenizer": str(plan.data["tokenizer"]), "steps": f"{base['judge_steps']:,}",
         "tokens a judged run": f"{base['judge_steps'] * plan.training['batch'] * plan.model['context']:,}",
         "sequences a step": f"{plan.training['batch']:,}", "judged seeds": str(len(plan.judge_seeds)),
         "same in all arms": plan.match, "learning rates tried": ", ".join(f"{r:g}" for r in plan.learning_rates),
-        "own baseline": plan.baseline, "rule": _pairs({k: v for k, v in plan.rule.items() if k not in _SAID}),
+        "own baseline": plan.baseline, **_named("rule", plan.rule),
         "numbers": str(plan.machine.get("dtype", "")), "engine": str(plan.machine.get("engine", "")),
         "device": str(plan.machine.get("device", "cpu")),
         "processor": str(made_on.get("processor") or processor.get("name", "")),
-        "torch": str(made_on.get("torch", "")), "nonlin": str(made_on.get("nonlin", ""))}
-    return found | {"recipe": _pairs(recipe)}
+        "torch": str(made_on.get("torch", "")), "nonlin": str(made_on.get("nonlin", "")),
+        **_named("recipe", plan.training)}
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(values.items()) if value is not None
-                     and not isinstance(value, dict))
+def _named(what: str, values: Mapping[str, Any]) -> dict[str, str]:
+    return {f"{what}: {key.replace('_', ' ')}": str(value) for key, value in values.items()
+            if value is not None and not isinstance(value, dict) and key not in _SAID}

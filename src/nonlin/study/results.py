@@ -28,13 +28,14 @@ def results(plan: Plan, records: Records, environment: Mapping[str, Any] | None 
     runs = {arm: _judged_losses(plan, arm, state, records) for arm, state in states.items()}
     responses = {arm: _responses(plan, arm, state, records) for arm, state in states.items()}
     verdicts = verdict.judge(plan.rule, runs, plan.baseline, responses)
-    pairs = [pair.as_dict() for pair in judge_pairs(plan.rule, verdicts, responses, plan.baseline)]
     arms = [_arm(plan, arm, states[arm["name"]], verdicts[arm["name"]], records) for arm in plan.arms]
     done = complete(plan, records)
     looks = [found for stage in plan.history if (found := _look(stage, runs, responses, plan.baseline))]
     status = "complete" if done else "interrupted" if interrupted else "partial"
     unlike = _unlike(plan, records)
     left = sum(len(plan.judge_seeds) - len(run) for run in runs.values())
+    pairs = [] if left else [
+        pair.as_dict() for pair in judge_pairs(plan.rule, verdicts, responses, plan.baseline)]
     return {
         "format": 1, "name": plan.name, "status": status, "rule": plan.rule, "baseline": plan.baseline,
         "advice": advice(plan, arms, left), "remarks": unlike + ([] if left else remarks(plan, arms, pairs)),
