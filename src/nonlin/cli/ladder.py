@@ -23,8 +23,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 
 @click.command()
 @click.option("--target", metavar="SIZE", help="The size asked about, in parameters without embeddings: 125M.")
-@click.option("--tokens-per-parameter", type=float, default=TOKENS_PER_PARAMETER, show_default=True,
-              help="Length of every run, for each parameter of its model.")
+@number("--tokens-per-parameter", 0, "Length of every run, for each parameter of its model.", above=True, whole=False,
+        default=TOKENS_PER_PARAMETER, show_default=True)
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST", shell_complete=completion.activations,
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
 @click.option("--baseline", metavar="NAME", shell_complete=completion.activation,
@@ -32,12 +32,12 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @click.option("--sizes", metavar="LIST", help="Sizes of the rungs: 50K,100K,210K,900K. Default: the longest ladder "
               "that fits.")
 @number("--minutes", 1, "Time that the ladder may take. Default: 120, without --sizes.", whole=False)
-@click.option("--budget", type=float, metavar="FLOPS", help="Floating-point operations of all runs, in place of "
-              "--minutes: 1e15.")
+@number("--budget", 0, "Floating-point operations of all runs, in place of --minutes: 1e15.", above=True, whole=False,
+        metavar="FLOPS")
 @number("--seeds", defaults.MINIMUM_RUNG_SEEDS, "Judged runs an arm at every rung.",
         most=defaults.FIRST_TUNE_SEED - 1, default=SEEDS, show_default=True)
-@click.option("--longer", type=float, default=LONGER, show_default=True,
-              help="The horizon of two more rungs, as a multiple of the others'; 0: none.")
+@number("--longer", 0, "The horizon of two more rungs, as a multiple of the others'; 0: none.", whole=False,
+        default=LONGER, show_default=True)
 @click.option("--transfer", type=click.Choice(["completep", "standard"]), default="completep", show_default=True,
               help="The rule that carries learning rates upward.")
 @click.option("--data", multiple=True, metavar="PATH", help="Text to train on, as for compare; may be repeated.")
