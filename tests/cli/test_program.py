@@ -51,7 +51,7 @@ def test_help_names_every_command_and_option(nonlin):
 
 
 def test_an_unknown_command_names_the_near_one(nonlin):
-    assert "Did you mean compare?" in nonlin.call("compar", status=2).stderr
+    assert "Did you mean compare or compare-studies?" in nonlin.call("compar", status=2).stderr
     assert "Commands: " in nonlin.call("zzz", status=2).stderr
 
 
@@ -115,7 +115,7 @@ def test_report_is_rebuilt_equal(nonlin, study):
     page = study.folder / "report.html"
     before = {p.name: p.read_bytes() for p in (page, *(study.folder / "figures").iterdir())}
     told = json.loads(nonlin.call("report", study.folder, "--json").stdout)
-    assert Path(told["report"]) == page and len(told["figures"]) == 10
+    assert Path(told["report"]) == page and len(told["figures"]) == len(before) - 1 >= 10
     assert {p.name: p.read_bytes() for p in (page, *(study.folder / "figures").iterdir())} == before
 
 
