@@ -54,7 +54,7 @@ def test_sick_model_as_json_and_page(folders, tmp_path):
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     text = page.read_text()
     assert "put out nothing and learn nothing" in text and "1 serious finding" in text
-    assert text.count("<svg") == 4 and 'id="gradients"' in text
+    assert text.count("<svg") == 8 and 'id="gradients"' in text
     fetched = re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', re.sub(r"<svg.*?</svg>", "", text, flags=re.S))
     assert fetched == []
 

@@ -69,7 +69,7 @@ def boundaries(error: float, looks: Sequence[int]) -> list[float]:
     """Return the level of every look's test, by recursive integration over what earlier looks did not reject.
 
     >>> [round(found, 4) for found in boundaries(0.05, [8, 12, 16])]
-    [0.05, 0.0246, 0.0121]
+    [0.05, 0.0246, 0.0158]
     """
     return list(_boundaries(error, tuple(looks)))
 
