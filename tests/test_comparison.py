@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 
 import nonlin
-from nonlin.comparison import Asked
+from nonlin.asked import Asked
 from nonlin.errors import Interrupted, UserError
 
 SMALL = {"steps": 24, "seeds": 4, "learning_rates": 2, "layers": 1, "dim": 16, "heads": 2, "context": 16, "batch": 4}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nonlin.comparison import Asked, changes, environment_of, requested
+from nonlin.asked import Asked
+from nonlin.comparison import changes, environment_of, requested
 from nonlin.errors import Interrupted, UserError, rule
 from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.numbers import number

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.advice.sizes import parse_size
-from nonlin.comparison import Activations, Asked, changes, environment_of, requested
+from nonlin.asked import Activations, Asked
+from nonlin.comparison import changes, environment_of, requested
 from nonlin.errors import Interrupted, UserError, rule
 from nonlin.files import finite, write_json
 from nonlin.functions import get
@@ -85,7 +86,7 @@ def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | N
           choice: EngineChoice) -> Ladder:
     """Plan the ladder, or extend the one in the folder; run what is missing, forecast, write the page; return it.
 
-    ``asked`` are the arguments that :class:`nonlin.comparison.Asked` takes. Raises Interrupted at Ctrl-C.
+    ``asked`` are the arguments that :class:`nonlin.asked.Asked` takes. Raises Interrupted at Ctrl-C.
     """
     _checked(wanted)
     rule_ = transfer_of(transfer)

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nonlin.comparison import Activations, arms_of, check_defined, definitions_of, prepare_again, run
+from nonlin.asked import Activations
+from nonlin.comparison import arms_of, check_defined, definitions_of, prepare_again, run
 from nonlin.errors import UserError, rule
 from nonlin.outcome import Study
 from nonlin.progress import Progress, listener, span

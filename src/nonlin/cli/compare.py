@@ -106,8 +106,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
 
 
 def _calibrate(studies: int, out: Path | None, engine: Any, as_json: bool, options: dict[str, Any]) -> None:
+    from nonlin.asked import Asked
     from nonlin.calibration import calibrate
-    from nonlin.comparison import Asked
     from nonlin.errors import Interrupted
 
     try:
