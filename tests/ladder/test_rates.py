@@ -7,6 +7,8 @@ import pytest
 
 from nonlin.ladder import rates
 from nonlin.ladder.design import Settings, design
+from nonlin.training import transfer
+from tests.study import studies
 
 RUNGS = design([50e3, 100e3, 210e3, 900e3], Settings(longer=4.0))
 PLAIN = [one for one in RUNGS if one.longer == 1]
@@ -115,3 +117,12 @@ def test_completep_carries_one_rate_and_lets_the_recipe_do_the_rest():
     made = rule.training(top, small, 0.01)["transfer"]
     assert made["base"] == {"layers": small.layers, "dim": small.dim, "heads": small.heads, "kv_heads": small.heads}
     assert rates.Standard().training(top, small, 0.01) == {}
+
+
+def test_completeps_recipe_makes_a_study_at_every_rung():
+    rule, base = rates.RULES["completep"], RUNGS[0]
+    for one in RUNGS:
+        shape = {"layers": one.layers, "dim": one.dim, "heads": one.heads, "kv_heads": one.heads}
+        made = studies.plan(training=rule.training(one, base, 0.01), model=studies.MODEL | shape)
+        assert transfer.ratios(made.training["transfer"], made.model) == (one.dim / base.dim, one.layers / base.layers)
+        assert transfer.horizon(made.training["transfer"], one.tokens) == 1  # it is in the rung's own rate already
