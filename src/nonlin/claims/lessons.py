@@ -16,7 +16,7 @@ def lesson(row: Row) -> str:
     """
     if not row["verdict"]:
         return ""
-    said = _LESSONS[row["number"]][row["verdict"]]
+    said = _LESSONS[row["number"]][_VERDICTS.index(row["verdict"])]
     return said(row) if callable(said) else said
 
 
@@ -69,52 +69,53 @@ def _pairs(row: Row) -> str:
     return f"Some of them do: {_listed(_answers(row, YES))}. The others just add up."
 
 
-Sentences = Mapping[str, str | Callable[[Row], str]]
+Sentence = str | Callable[[Row], str]
+_VERDICTS = (HOLDS, FAILS, DEPENDS, OPEN)  # of the four sentences of each claim, in their order
 _MORE = "more seeds would tell."
-_LESSONS: Mapping[int, Sentences] = {
-    1: {HOLDS: "True: without activations, many layers can do no more than one.",
-        FAILS: "No: the layers did not collapse into one.",
-        DEPENDS: "True of plain layers. Not of a transformer: attention and normalization are not linear.",
-        OPEN: "Rounding errors were too large to say whether the layers collapse into one."},
-    2: {HOLDS: "True: with more units, every activation comes closer to every function that was tried.",
-        FAILS: "No: most activations stopped improving although units were added.", DEPENDS: _approximation,
-        OPEN: "For some activations it is unclear whether more units still help."},
-    3: {HOLDS: "True of every task tried: without activations a network learned little of it.",
-        FAILS: "No: for every task tried, a network without activations learned nearly as much.", DEPENDS: _tasks,
-        OPEN: f"For one of the tasks it is undecided how much is lost without activations: {_MORE}"},
-    4: {HOLDS: "True: the gradient dies away through many layers of sigmoid or tanh, and not of ReLU.",
-        FAILS: "No: the gradient did not die away where the sentence says so.", DEPENDS: _vanishing,
-        OPEN: f"Too close to say for one of the functions: {_MORE}"},
-    5: {HOLDS: "True in every network tried: some of ReLU's units shut for good.",
-        FAILS: "No: hardly any unit of ReLU died, in any network tried.", DEPENDS: _dying,
-        OPEN: f"In one of the networks it is undecided whether units die: {_MORE}"},
-    6: {HOLDS: "True: GELU is smoother than ReLU and lets the gradient through better.",
-        FAILS: "No: GELU had none of the advantages that are named.", DEPENDS: _gelu,
-        OPEN: f"GELU is smooth; whether the gradient gains from it is undecided: {_MORE}"},
-    7: {HOLDS: "True: SiLU is smooth, dips below zero, and fitted better than GELU.",
-        FAILS: "SiLU is smooth and dips below zero, but so does GELU, which fitted as well or better.",
-        DEPENDS: "SiLU fits better than GELU at one width, and not at another.",
-        OPEN: f"SiLU is smooth and dips below zero; whether it fits better than GELU is undecided: {_MORE}"},
-    8: {HOLDS: "True: the gate helps whether width, parameters or training time are held equal.",
-        FAILS: "No: whatever was held equal, the gate did not help.", DEPENDS: _gating,
-        OPEN: f"The gate looks helpful, and not in every comparison surely: {_MORE}"},
-    9: {HOLDS: "True: the smooth functions forgive a wrong learning rate more than ReLU does.",
-        FAILS: "No: the smooth functions were as easily upset as ReLU.", DEPENDS: _stability,
-        OPEN: f"No difference in steadiness is sure: {_MORE}"},
-    10: {HOLDS: "True: the smooth functions needed fewer training tokens than ReLU.",
-         FAILS: "No: the smooth functions needed as many training tokens as ReLU, or more.",
-         DEPENDS: "True of one of the two smooth functions, and not of the other.",
-         OPEN: f"Whether the smooth functions need fewer training tokens is undecided: {_MORE}"},
-    11: {HOLDS: "True here: the gate pays off only as the model grows.",
-         FAILS: "No: part of the sentence is wrong at these sizes.",
-         DEPENDS: "True at some of these sizes, and not at others.",
-         OPEN: f"Whether gating gains more in larger models is undecided at these sizes: {_MORE}"},
-    12: {HOLDS: "True: what one of the three does depends on the other two.",
-         FAILS: "No: the three just add up.", DEPENDS: _pairs,
-         OPEN: f"Whether the three change each other's effect is undecided: {_MORE}"},
-    13: {HOLDS: "True: the models compute what the sentence says.",
-         FAILS: "No: a model computes something else.",
-         DEPENDS: "True of the names. Some models compute a variant with another formula, so that swapping them "
-                  "changes the output.",
-         OPEN: "The models could not be read here."},
+_LESSONS: Mapping[int, tuple[Sentence, Sentence, Sentence, Sentence]] = {
+    1: ("True: without activations, many layers can do no more than one.",
+        "No: the layers did not collapse into one.",
+        "True of plain layers. Not of a transformer: attention and normalization are not linear.",
+        "Rounding errors were too large to say whether the layers collapse into one."),
+    2: ("True: with more units, every activation comes closer to every function that was tried.",
+        "No: most activations stopped improving although units were added.", _approximation,
+        "For some activations it is unclear whether more units still help."),
+    3: ("True of every task tried: without activations a network learned little of it.",
+        "No: for every task tried, a network without activations learned nearly as much.", _tasks,
+        f"For one of the tasks it is undecided how much is lost without activations: {_MORE}"),
+    4: ("True: the gradient dies away through many layers of sigmoid or tanh, and not of ReLU.",
+        "No: the gradient did not die away where the sentence says so.", _vanishing,
+        f"Too close to say for one of the functions: {_MORE}"),
+    5: ("True in every network tried: some of ReLU's units shut for good.",
+        "No: hardly any unit of ReLU died, in any network tried.", _dying,
+        f"In one of the networks it is undecided whether units die: {_MORE}"),
+    6: ("True: GELU is smoother than ReLU and lets the gradient through better.",
+        "No: GELU had none of the advantages that are named.", _gelu,
+        f"GELU is smooth; whether the gradient gains from it is undecided: {_MORE}"),
+    7: ("True: SiLU is smooth, dips below zero, and fitted better than GELU.",
+        "SiLU is smooth and dips below zero, but so does GELU, which fitted as well or better.",
+        "SiLU fits better than GELU at one width, and not at another.",
+        f"SiLU is smooth and dips below zero; whether it fits better than GELU is undecided: {_MORE}"),
+    8: ("True: the gate helps whether width, parameters or training time are held equal.",
+        "No: whatever was held equal, the gate did not help.", _gating,
+        f"The gate looks helpful, and not in every comparison surely: {_MORE}"),
+    9: ("True: the smooth functions forgive a wrong learning rate more than ReLU does.",
+        "No: the smooth functions were as easily upset as ReLU.", _stability,
+        f"No difference in steadiness is sure: {_MORE}"),
+    10: ("True: the smooth functions needed fewer training tokens than ReLU.",
+         "No: the smooth functions needed as many training tokens as ReLU, or more.",
+         "True of one of the two smooth functions, and not of the other.",
+         f"Whether the smooth functions need fewer training tokens is undecided: {_MORE}"),
+    11: ("True here: the gate pays off only as the model grows.",
+         "No: part of the sentence is wrong at these sizes.",
+         "True at some of these sizes, and not at others.",
+         f"Whether gating gains more in larger models is undecided at these sizes: {_MORE}"),
+    12: ("True: what one of the three does depends on the other two.",
+         "No: the three just add up.", _pairs,
+         f"Whether the three change each other's effect is undecided: {_MORE}"),
+    13: ("True: the models compute what the sentence says.",
+         "No: a model computes something else.",
+         "True of the names. Some models compute a variant with another formula, so that swapping them "
+         "changes the output.",
+         "The models could not be read here."),
 }
