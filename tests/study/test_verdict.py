@@ -129,6 +129,8 @@ def test_an_unfinished_study_gives_no_verdict_however_clear_it_looks():
     assert found.verdict == "undecided" and "3 of 4" in found.reason
     assert found.difference["mean"] == pytest.approx(-1.0)
     assert judge(RULE, runs_of(gelu=[], a=[]), "gelu")["a"].difference is None
+    whole = judge(RULE, runs_of(gelu=[2.1, 2.2, 2.3, 2.4], a=[1.1, 1.2, 1.3, 1.4], b=[1.1]), "gelu")["a"]
+    assert whole.verdict == "undecided" and "1 of 4 judged runs of b" in whole.reason  # b may still change its test
 
 
 def test_an_unknown_baseline_is_refused():

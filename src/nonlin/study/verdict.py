@@ -74,8 +74,8 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
     among them (:mod:`nonlin.study.response`). Rules without a method, of older studies, take the paired differences of
     the judged runs as they are.
 
-    An arm with fewer judged runs than the rule's seeds is undecided whatever its numbers say: looking early
-    and stopping on a good look would find winners where there are none.
+    While any arm has fewer judged runs than the rule's seeds, all are undecided whatever their numbers say: looking
+    early and stopping on a good look would find winners where there are none, and Holm's correction needs every arm.
 
     >>> found = judge({"margin": 0.005, "confidence": 0.95, "seeds": 4}, {
     ...     "gelu": {1: 2.10, 2: 2.11, 3: 2.12, 4: 2.10}, "swiglu": {1: 2.05, 2: 2.06, 3: 2.08, 4: 2.05},
@@ -159,7 +159,7 @@ def _forced(seeds: int, arm: str, runs: Mapping[str, Runs], baseline: str) -> tu
     lost, lost_baseline = (sum(v is None for v in runs[name].values()) for name in (arm, baseline))
     if arm == baseline:
         return "baseline", f"{lost} of {len(runs[arm])} judged runs diverged" if lost else None
-    short = [name for name in (arm, baseline) if len(runs[name]) < seeds]
+    short = [name for name in (arm, baseline, *runs) if len(runs[name]) < seeds]
     if short:
         done = len(runs[short[0]])
         return "undecided", f"the study is not finished: {done} of {seeds} judged runs of {short[0]}"
