@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonlin.errors import UserError
-from nonlin.study import Plan, make_plan
+from nonlin.study import Arm, Plan, make_plan
 from nonlin.study.budget import makespan
 from nonlin.study.plan import learning_rate_grid
 from nonlin.study.tuning import trials_of, tuning
@@ -79,6 +79,13 @@ def test_fewer_seeds_than_four_are_refused():
 def test_bad_requests_are_explained(changes, words):
     with pytest.raises(UserError, match=words):
         studies.request(**changes)
+
+
+def test_arms_that_train_the_same_runs_under_two_names_are_refused():
+    twins = [Arm(name, "pointwise", 128, 100_000, activation="gelu") for name in ("one", "other")]
+    with pytest.raises(UserError, match=r"differ in more than their names.*other"):
+        studies.request(arms=twins, baseline="one")
+    assert studies.request(arms=[replace(arm, stream=arm.name) for arm in twins], baseline="one").arms
 
 
 def test_the_plan_in_words_names_the_rule_the_arms_and_the_time():

@@ -80,6 +80,10 @@ class Request:
         if len(set(names)) < max(2, len(names)):
             raise UserError(rule("compare", "activations", "be two or more, each named once", names,
                                  "Name the activations to compare."))
+        runs = [trial_config(arm, self.model, {"sha256": "", "tokenizer": ""}, {}, {}, "judge", 0) for arm in self.arms]
+        if twins := [name for i, name in enumerate(names) if runs[i] in runs[:i]]:
+            raise UserError(rule("compare", "activations", "differ in more than their names", twins,
+                                 "Give each a stream of its own."))
         if self.baseline not in names:
             raise unknown_name("baseline among the study's activations", self.baseline, names)
         if self.match not in MATCHES:
