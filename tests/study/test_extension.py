@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from nonlin.errors import UserError
 from nonlin.report import build
 from nonlin.study import Arm, Plan, Store, load
 from nonlin.study.extension import extended, looked_at, seeds_in
+from nonlin.study.results import results
 from nonlin.study.stages import level
 from tests.study import studies
 
@@ -74,6 +76,10 @@ def test_an_arm_joins_the_others_in_holms_family_without_a_stage(study):
     for arm in found["arms"][1:-1]:
         assert arm["difference"]["interval_confidence"] >= before[arm["name"]]["difference"]["interval_confidence"]
     assert made.trial_seconds("mish", "judge") == pytest.approx(1 + 300 * 8 * 32 / (0.9 * 5e4))
+    assert Store(study).resume(studies.request("gelu", "swiglu", "silu", "mish")).hash == made.hash
+    records = {key: record for key, (_, record) in load(study).trials().items()}
+    turned = results(replace(made, baseline="mish"), records)  # as compare_studies may ask: no earlier look had it
+    assert turned["status"] == "complete" and turned["looks"] == []
 
 
 def test_before_anybody_could_look_it_is_another_plan_and_no_stage(tmp_path):

@@ -1,7 +1,7 @@
 """A study that grows: more seeds, more arms. Finished runs are kept and counted; the plan remembers what it was."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from nonlin.errors import UserError, rule
@@ -23,9 +23,9 @@ def extended(plan: Plan, seeds: int, arms: Sequence[Arm] = (), speeds: Mapping[s
     _check(plan, seeds, arms)
     looks = [*plan.looks, seeds] if looked and seeds > plan.looks[-1] else [*plan.looks[:-1], seeds]
     predicted = _predicted(plan, arms, speeds or {})
-    asked = {**plan.request, "seeds": seeds, "arms": [*plan.request["arms"], *(asdict(arm) for arm in arms)]}
+    asked = {**plan.request, "seeds": seeds, "arms": [*plan.request["arms"], *(arm.as_dict() for arm in arms)]}
     base = plan.arm(plan.baseline)["parameters"]
-    new = [asdict(arm) | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
+    new = [arm.as_dict() | {"parameters_relative_error": arm.parameters / base - 1} | predicted.steps[arm.name]
            for arm in arms]
     trials = plan.budget["timing"]["trials"] | {arm.name: predicted.seconds[arm.name] for arm in arms}
     minutes = _minutes(plan, seeds, arms, trials)

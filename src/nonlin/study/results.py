@@ -87,11 +87,13 @@ def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Ru
 
 def _look(stage: Mapping[str, Any], runs: Mapping[str, verdict.Runs], responses: Mapping[str, list[Run]], baseline: str
           ) -> dict[str, Any] | None:
-    """Return the verdicts of an earlier stage, by its rule, from its runs; None where it ended before its last run."""
+    """Return the verdicts of an earlier stage, by its rule, from its runs; None where it ended before its last run, or
+    did not have the baseline."""
     then = stage["rule"]
     seeds = sorted(next(iter(runs.values())))[:then["seeds"]]
     arms = [arm["name"] for arm in stage["request"]["arms"]]
-    if any(set(seeds) - set(runs[arm]) for arm in arms) or len(seeds) < then["seeds"] or not stage["looked"]:
+    missing = any(set(seeds) - set(runs[arm]) for arm in arms) or len(seeds) < then["seeds"]
+    if missing or baseline not in arms or not stage["looked"]:
         return None
     earlier = {arm: {seed: runs[arm][seed] for seed in seeds} for arm in arms}
     kept = {arm: [run for run in responses[arm] if not run.judged or run.seed in seeds] for arm in arms}
