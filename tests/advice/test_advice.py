@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nonlin.advice import advise, engines, parse_size, size_text
 from nonlin.advice.costs import measure
-from nonlin.advice.evidence import Evidence, choose, from_papers
+from nonlin.advice.evidence import Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization, second_moment
 from nonlin.advice.published import TABLES
 from nonlin.advice.shape import shape_for
@@ -24,6 +24,7 @@ from nonlin.functions import get, names
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.model.language_model import LanguageModel
 from nonlin.nn import FeedForward, matched_hidden
+from nonlin.study import load
 
 M, B = 10**6, 10**9
 
@@ -87,6 +88,15 @@ def test_scale_far_outside_is_said_and_no_more_than_a_guess():
 
 def test_between_it_is_plausible():
     assert ask(2 * B, 60 * B)["sureness"] == "plausible"
+
+
+def test_the_best_of_ones_own_study_is_the_one_that_the_study_names(plant):
+    folder = plant({"gelu": "baseline", "silu": "better", "swiglu": "better"})
+    results = json.loads((folder / "results.json").read_text())
+    results["arms"][2]["difference"]["mean"] = -0.06  # the larger difference by the fit, though not the lesser mean
+    results["arms"][2]["bits_per_byte"] = 0.96
+    (folder / "results.json").write_text(json.dumps(results))
+    assert from_study(load(folder), 125e6, 2.5e9).favours == ("swiglu",)
 
 
 @pytest.mark.parametrize("winner", ["relu_squared", "relu", "silu"])

@@ -46,6 +46,16 @@ def test_far_beyond_its_rungs_it_says_only_what_every_form_says():
     assert all(word.startswith("undecided") for name, word in found.found.items() if name != "arm-0")
 
 
+def test_an_arm_that_diverged_at_the_largest_rung_is_not_advised():
+    there = folder(-0.08, 0.05)
+    assert from_ladder(there, 2e6, 4e7).favours == ("arm-1",)
+    one, top = there.ladder.finished[-1]
+    arms = [arm | {"diverged_runs": 1} if arm["name"] == "arm-1" else arm for arm in top["arms"]]
+    there.ladder.finished[-1] = one, top | {"arms": arms}
+    found = from_ladder(there, 2e6, 4e7)
+    assert found.favours == ("arm-0",) and found.found["arm-1"].startswith("undecided")
+
+
 @pytest.mark.parametrize("keep", [0, 2])
 def test_a_ladder_that_has_too_few_rungs_says_nothing(keep):
     there = folder(-0.08)

@@ -20,11 +20,12 @@ from typing import Any
 
 from nonlin.advice.published import TABLES, Table
 from nonlin.ladder.folder import LadderFolder
-from nonlin.ladder.forecast import FEWEST_RUNGS, forecast
+from nonlin.ladder.forecast import FEWEST_RUNGS
 from nonlin.ladder.points import points
 from nonlin.ladder.rates import RULES
-from nonlin.ladder.results import carried_of, check_of, rule_of, widening_of
+from nonlin.ladder.results import forecast_from
 from nonlin.study import StudyFolder
+from nonlin.study.advice import winner
 
 NEAR, REACH = 4.0, 30.0
 BUCKETS = ("near", "within reach", "far")
@@ -112,11 +113,9 @@ def from_ladder(folder: LadderFolder, params: float, tokens: float) -> Evidence 
     It lies as far away as its largest rung does: what it says beyond that is a forecast, whose interval decides.
     """
     finished, plan = folder.finished(), folder.plan
-    there = points(finished)
-    if not any(len(rungs) >= FEWEST_RUNGS for rungs in there.values()):
+    if not any(len(rungs) >= FEWEST_RUNGS for rungs in points(finished).values()):
         return None
-    widening = widening_of(plan, check_of(finished, carried_of(plan, finished, RULES[plan.transfer["name"]])))
-    made = forecast(there, params, rule_of(plan), widening)
+    made = forecast_from(plan, finished, RULES[plan.transfer["name"]])(params)
     top = max((one for one, _ in finished if one.longer == 1), key=lambda one: one.parameters)
     by = {v: [arm for arm, one in made.items() if one.verdict == v] for v in ("better", "tie", "worse")}
     found = {plan.baseline: "baseline"} | {arm: one.verdict + (
@@ -141,9 +140,7 @@ def _study_says(results: Mapping[str, Any], groups: Mapping[str, list[str]], bas
     if results["status"] != "complete" or not (groups["better"] or groups["tie"] or groups["worse"]):
         return (), ()
     if groups["better"]:
-        losses = {a["name"]: a["bits_per_byte"] for a in results["arms"]}
-        best = min(groups["better"], key=lambda n: math.inf if losses[n] is None else losses[n])
-        return (best,), (baseline, *groups["tie"], *groups["worse"])
+        return (winner(results["arms"], baseline),), (baseline, *groups["tie"], *groups["worse"])
     return (baseline, *groups["tie"]), tuple(groups["worse"])
 
 

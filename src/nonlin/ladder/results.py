@@ -1,7 +1,7 @@
 """The results of a ladder: from its rungs and forecasts to the values of results.json."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from nonlin.ladder.forecast import ArmForecast, Rule, Widening
 from nonlin.ladder.forms import Point, noises
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished, diverged, points
-from nonlin.ladder.rates import Carried, Check, carry, check
+from nonlin.ladder.rates import Carried, Check, carry, check, optima
 from nonlin.ladder.rates import Rule as Transfer
 
 _DRAWN = 24  # sizes at which the forms are drawn
@@ -51,25 +51,33 @@ def written_forecast(plan: LadderPlan, finished: Sequence[Finished], transfer: T
 
     ``before`` says whether no run of the rung that it forecasts was there yet.
     """
-    there, rule = points(finished), rule_of(plan)
-    widening = widening_of(plan, check_of(finished, carried_of(plan, finished, transfer)))
-    at = [{"what": what, "parameters": size,
-           "arms": [made.as_dict() for made in _forecast(there, finished, size, rule, widening).values()]}
+    at_size = forecast_from(plan, finished, transfer)
+    at = [{"what": what, "parameters": size, "arms": [made.as_dict() for made in at_size(size).values()]}
           for what, size in sizes.items()]
     return {"format": 1, "plan": plan.hash, "rungs": [one.name for one, _ in finished if one.longer == 1],
-            "before": before, "rule": plan.rule, "transfer": plan.transfer["name"], "seeds": rule.seeds, "at": at}
+            "before": before, "rule": plan.rule, "transfer": plan.transfer["name"], "seeds": plan.steady.seeds,
+            "at": at}
 
 
-def _forecast(there: Mapping[str, Sequence[Point]], finished: Sequence[Finished], size: float, rule: Rule,
-              widening: Widening | None) -> dict[str, ArmForecast]:
-    """The forecasts, where an arm that diverged at the largest rung has none: its numbers are those of smaller ones."""
-    made = forecast.forecast(there, size, rule, widening)
+def forecast_from(plan: LadderPlan, finished: Sequence[Finished], transfer: Transfer
+                  ) -> Callable[[float], dict[str, ArmForecast]]:
+    """Return the forecasts from these rungs, by arm, as a function of the size.
+
+    An arm that diverged at the largest rung is undecided: its numbers are those of smaller ones.
+    """
+    there, rule = points(finished), rule_of(plan)
+    widening = widening_of(plan, check_of(finished, carried_of(plan, finished, transfer)))
     largest = max((one for one, _ in finished if one.longer == 1), key=lambda one: one.parameters, default=None)
     lost = diverged(finished)
-    for arm, one in made.items():
-        if largest is not None and largest.name in lost.get(arm, ()):
-            made[arm] = replace(one, verdict="undecided", reason=f"it diverged at {largest.name}, the largest rung")
-    return made
+
+    def at(size: float) -> dict[str, ArmForecast]:
+        made = forecast.forecast(there, size, rule, widening)
+        for arm, one in made.items():
+            if largest is not None and largest.name in lost.get(arm, ()):
+                made[arm] = replace(one, verdict="undecided", reason=f"it diverged at {largest.name}, the largest rung")
+        return made
+
+    return at
 
 
 def results(plan: LadderPlan, finished: Sequence[Finished], forecasts: Sequence[Mapping[str, Any]],
@@ -130,8 +138,6 @@ def rates(plan: LadderPlan, finished: Sequence[Finished], carried: Carried | Non
     """Return each arm's best rate: at the rungs that show one, as it was carried, and how far it moved."""
     if carried is None:
         return []
-    from nonlin.ladder.rates import optima
-
     shown = [(one, optima(found["arms"])) for one, found in finished if one.role in ("tuned", "checked")]
     rows = []
     for arm in plan.arms:
