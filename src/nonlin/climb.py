@@ -15,7 +15,7 @@ from typing import Any
 
 from nonlin.advice.sizes import parse_size
 from nonlin.asked import Activations, Asked
-from nonlin.comparison import changes, environment_of, requested
+from nonlin.comparison import changes, environment_of, prepare_again, requested
 from nonlin.errors import Interrupted, UserError, rule
 from nonlin.files import finite, write_json
 from nonlin.functions import get
@@ -29,15 +29,12 @@ from nonlin.ladder_outcome import Ladder, ladder_of, transfer_of
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.progress import Progress, listener
-from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study
+from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask
-from nonlin.study.engines.asking import measure
 from nonlin.study.engines.choice import chosen_engine
-from nonlin.study.engines.opening import choose_machine, open_engine
+from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
 
 MINUTES = 120.0
-#: Where nobody says which: the usual ones, and the bounded gates of current models.
-ACTIVATIONS = ("gelu", "swiglu", "geglu", "relu", "relu_squared", "swiglu_clamped", "situ_glu")
 _MEASURED = (15e3, 120e3, 1e6)  # sizes whose speed is measured where nobody names sizes
 _SECONDS = 1.0  # of each measurement
 
@@ -68,7 +65,7 @@ def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes:
     settings = Settings(tokens_per_parameter, seeds, batch, context, longer=longer)
     wanted = Wanted(_size("target", target), settings,
                     None if sizes is None else tuple(_size("sizes", size) for size in sizes), minutes, budget)
-    arms = ",".join(ACTIVATIONS) if activations is None else activations
+    arms = ",".join(design.ACTIVATIONS) if activations is None else activations
     return climb(wanted, {"activations": arms, **asked}, transfer, None if out is None else Path(out),
                  listener(progress), chosen_engine(engine, workers))
 
@@ -122,13 +119,9 @@ def _complete(there: LadderFolder) -> bool:
 
 def resume(directory: Path, words: Progress, choice: EngineChoice) -> Ladder:
     """Run what is missing of the ladder in a folder, as it was planned."""
-    from nonlin.data import Sources, intact
-
     there = folder.load_ladder(directory)
     store = folder.store_of(directory)
-    if not intact(directory / "data"):
-        sources = Sources.of_plan(there.plan.data)
-        sources.prepare(sources.read(directory, words), directory, words)
+    prepare_again(directory, there.plan.data, words)
     with store.lock(), open_engine(choice, directory) as engine:
         environment = ask(engine, {"do": "describe"})
         words.say(f"Continuing the ladder in {directory}.\n{described(there.plan, engine.total())}")
@@ -159,8 +152,6 @@ def _request(wanted: Wanted, asked: Mapping[str, Any], out: Path, words: Progres
 
 def _from_plan(made: LadderPlan) -> Request:
     """Return the request that the plan was made from; its model is that of no rung."""
-    from nonlin.study import Arm
-
     values = {k: v for k, v in made.request.items() if k != "arms"}
     model = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": 2, "context": made.settings["context"],
              "vocabulary": made.settings["vocabulary"]}
@@ -173,8 +164,8 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
     """Measure this machine and return the plan of a new ladder; UserError where it could not say anything."""
     words.say("Measuring this machine …")
     sizes = wanted.sizes or _MEASURED
-    head = 16 if wanted.sizes is None else design.design(wanted.sizes, settings)[0].dim // design.design(
-        wanted.sizes, settings)[0].heads
+    smallest = None if wanted.sizes is None else design.design(wanted.sizes, settings)[0]
+    head = 16 if smallest is None else smallest.dim // smallest.heads
     measured = [design.rung(size, "tuned", head, settings) for size in sorted(sizes)]
     requests = [_of_rung(whole, one, settings, None) for one in measured]
     first = requests[-1].measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[whole.baseline]
@@ -182,8 +173,7 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
     configs = {f"{one.parameters} {arm}": config
                for i, (one, request) in enumerate(zip(measured, requests, strict=True))
                for arm, config in request.measure_configs(machine).items() if arm == whole.baseline or i == 0}
-    speeds = measure(engine, configs, _SECONDS)
-    engine.fit(machine["device"], environment, max(s.get("peak_memory_bytes", 0) for s in speeds.values()) or None)
+    speeds = measure_and_fit(engine, configs, machine, environment, _SECONDS)
     machine |= {"made_on": environment_of(environment)}
     base = speeds[f"{measured[0].parameters} {whole.baseline}"]["tokens_per_second"]
     ratios = {arm.name: base / speeds[f"{measured[0].parameters} {arm.name}"]["tokens_per_second"]
@@ -275,7 +265,7 @@ def _run(there: LadderFolder, whole: Request, transfer: Rule, engine: Engine | N
     top = max((one for one, _ in rungs if one.longer == 1), key=lambda one: one.parameters)
     for one, name in rungs:
         if one == top:
-            _forecast_top(there, finished, top, name, transfer, words)
+            _forecast_top(there, finished, top, transfer, words)
         found = _run_rung(there, whole, one, name, finished, transfer, engine, environment, words)
         finished.append((one, found))
     _forecast_target(there, finished, transfer)
@@ -348,8 +338,8 @@ def _page(directory: Path) -> None:
     build(directory)
 
 
-def _forecast_top(there: LadderFolder, finished: Sequence[Finished], top: Rung, name: str, transfer: Rule,
-                  words: Progress) -> None:
+def _forecast_top(there: LadderFolder, finished: Sequence[Finished], top: Rung, transfer: Rule, words: Progress
+                  ) -> None:
     """Write down the forecast of the top rung, unless one from the same rungs lies there."""
     from_rungs = [one.name for one, _ in finished if one.longer == 1]
     for made in there.forecasts():
@@ -357,7 +347,7 @@ def _forecast_top(there: LadderFolder, finished: Sequence[Finished], top: Rung, 
         if tested and made["rungs"] == from_rungs and made["seeds"] == there.plan.steady.seeds:
             return
     sizes = {"held-out rung": float(top.parameters), "target": there.plan.target}
-    _write_forecast(there, finished, transfer, sizes, not there.begun(name))
+    _write_forecast(there, finished, transfer, sizes, not there.begun(top))
     words.say(f"The forecast of {top.name} is written down in {there.directory / folder.FORECASTS}.")
 
 

@@ -130,10 +130,12 @@ def test_seeds_and_a_rung_extend_it_and_old_forecasts_stay(finished, text, tmp_p
     assert third["at"][0]["parameters"] == more.plan.rungs[-1]["parameters"]
     assert len({row["parameters"] for row in more.results["comparisons"]}) == 2
     assert len(list((out / "plans").iterdir())) == 1
-    with pytest.raises(UserError, match="seeds must be 4 or more"):
+    again = nonlin.ladder("1M", text, out=out, **wanted | {"seeds": 5})  # the top rung ran with four: nothing is before
+    assert [made["before"] for made in again.results["forecasts"]] == [True, False, True, False, False, False]
+    with pytest.raises(UserError, match="seeds must be 5 or more"):
         nonlin.ladder("1M", text, out=out, **wanted | {"seeds": 3})
     with pytest.raises(UserError, match="Sizes can be added, not taken away"):
-        nonlin.ladder("1M", text, out=out, **wanted | {"sizes": SIZES})
+        nonlin.ladder("1M", text, out=out, **wanted | {"seeds": 5, "sizes": SIZES})
 
 
 def test_another_target_is_forecast_without_a_run(finished, text, tmp_path):

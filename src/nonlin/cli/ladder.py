@@ -10,13 +10,13 @@ from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_optio
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
-from nonlin.ladder.design import LONGER, SEEDS, TOKENS_PER_PARAMETER
+from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
 from nonlin.study import defaults
 
 if TYPE_CHECKING:
     from nonlin.ladder_outcome import Ladder
 
-_ARMS = "gelu,swiglu,geglu,relu,relu_squared,swiglu_clamped,situ_glu"
+_ARMS = ",".join(ACTIVATIONS)
 # Options that a resumed ladder may be called with: where it runs is no part of a plan.
 _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 

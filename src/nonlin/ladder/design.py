@@ -17,6 +17,8 @@ from nonlin.study.budget import makespan
 
 FEWEST_SIZES, LEAST_SPAN = 4, 30.0  # of the compute, from the smallest rung to the largest
 TOKENS_PER_PARAMETER, SEEDS, LONGER = 20.0, 3, 4.0  # LONGER: the horizon of two rungs, as a multiple of the others'
+#: Where nobody says which: the usual ones, and the bounded gates of current models.
+ACTIVATIONS = ("gelu", "swiglu", "geglu", "relu", "relu_squared", "swiglu_clamped", "situ_glu")
 SIZES, SPAN, SMALLEST, LARGEST = 5, 100.0, 12_000, 2_000_000_000
 _STEP = 1.1  # between two largest sizes that are tried
 _ASPECT = (24.0, 64.0, 50e3, 125e6)  # width over depth: from 24 at 50 thousand parameters to 64 at 125 million

@@ -8,6 +8,7 @@ from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.ladder.design import Rung
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.study import StudyFolder, load
@@ -37,10 +38,10 @@ class LadderFolder:
                 found.append((one, study.results))
         return found
 
-    def begun(self, folder: str) -> bool:
-        """Whether a rung has a run."""
-        path = self.directory / RUNGS / folder / "trials"
-        return path.is_dir() and any(path.iterdir())
+    def begun(self, one: Rung) -> bool:
+        """Whether a rung has a run, of whatever number of seeds."""
+        rungs = self.directory / RUNGS
+        return any(any(rungs.glob(f"{folder}/trials/*")) for folder in (one.name, f"{one.name}-seeds-*"))
 
     def forecasts(self) -> list[dict[str, Any]]:
         """Return the forecasts that were written down, the first one first; UserError where one is damaged."""
