@@ -21,10 +21,11 @@ from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.outcome import Study, best_trial
 from nonlin.progress import Progress, listener
-from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, load, make_plan, run_study
+from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
+from nonlin.study.folder import plan_in
 from nonlin.subject.asking import Model
 from nonlin.tracking import Following, chosen_trackers
 
@@ -115,7 +116,7 @@ def resume_study(directory: str | Path, *, engine: str | EngineChoice = "process
     Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
     """
     directory, words, trackers = Path(directory), listener(progress), chosen_trackers(track)
-    data = load(directory).plan.request["data"]
+    data = plan_in(directory).request["data"]
     store = Store(directory)
     prepare_again(directory, data, words)
     return run(store, None, words, chosen_engine(engine, workers), trackers)
@@ -252,7 +253,7 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
         for line in changes(plan.machine.get("made_on", {}), environment):
             say(line)
         return plan
-    assert request is not None  # load() found a plan where none was given
+    assert request is not None  # plan_in() found a plan where none was given
     if not environment["compiler"] and not environment["native_engine"]:
         say("No C++ compiler is here: torch trains the models, which is slower. `nonlin doctor` says how to get one.")
     say("Measuring this machine …")

@@ -14,6 +14,7 @@ from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import fit_to_records, measure_and_fit, open_engine
 from nonlin.study.extension import extended, looked_at, seeds_in, with_baseline
+from nonlin.study.folder import plan_in
 
 _PLUS = re.compile(r"(^|,)\s*\+\s*(?=[A-Za-z_])")  # "+mine=..." is read as "mine=..."
 
@@ -40,7 +41,7 @@ def extend_study(directory: str | Path, *, seeds: int | None = None, activations
     """
     choice, words = chosen_engine(engine, workers), listener(progress)
     directory = Path(directory)
-    plan = load(directory).plan
+    plan = plan_in(directory)
     store = Store(directory)
     store.must_go_on(plan)
     _check(seeds, activations, minutes)

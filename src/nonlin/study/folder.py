@@ -59,15 +59,20 @@ def load(directory: str | Path) -> StudyFolder:
 
     Its results are made from its records; where results.json says something else, the notes name it.
     """
-    directory = Path(directory)
-    store = Store(directory) if os.path.lexists(directory / "plan.json") else None
-    plan = store.plan() if store else None
-    if store is None or plan is None:
-        raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")
+    directory, plan = Path(directory), plan_in(directory)
+    store = Store(directory)
     if not os.path.lexists(directory / "results.json"):
         trials, notes = _trials(store)
         return StudyFolder(directory, plan, _made(plan, trials, False), tuple(notes))
     return StudyFolder(directory, plan, *_results(store, plan))
+
+
+def plan_in(directory: str | Path) -> Plan:
+    """Return the plan of the study in a folder, without a look at its runs. UserError where there is none."""
+    plan = Store(directory).plan() if os.path.lexists(Path(directory) / "plan.json") else None
+    if plan is None:
+        raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")
+    return plan
 
 
 def _made(plan: Plan, trials: Mapping[str, tuple[Any, dict[str, Any]]], interrupted: bool) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, lock, read_json
+from nonlin.study.folder import plan_in
 from nonlin.study.plan import Plan
 from nonlin.study.records import Count, InFlight, RankedArm, Snapshot
 from nonlin.study.results import ranking
@@ -61,10 +62,8 @@ class Watcher:
     """Looks at a study again and again: a record that was read once is not read anew."""
 
     def __init__(self, directory: str | Path, plan: Plan | None = None):
-        from nonlin.study.folder import load
-
         self.directory = Path(directory)
-        self.plan = plan or load(directory).plan
+        self.plan = plan or plan_in(directory)
         self.store = Store(self.directory)
         self.records: dict[str, dict[str, Any]] = {}
 
