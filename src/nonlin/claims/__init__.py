@@ -1,6 +1,6 @@
 """Statements of articles about activation functions, each put to the test by an experiment.
 
-Every claim is a module of its own, ``claim_NN_title``; the small language model's part runs as studies do. The
+Every claim is a module of its own, ``nNN_title``; the small language model's part runs as studies do. The
 package can be called: ``nonlin.claims([1, 6])`` tests two of them.
 """
 
