@@ -16,14 +16,14 @@ from tests.subject.subjects import CONTEXT, VOCABULARY, described, request, run_
 TOKENS = torch.randint(0, VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize(("name", "arm", "act"), [
-    ("llama", "geglu", "gelu"), ("opt", "gelu", "gelu")])
-def test_an_arm_that_the_family_can_express_is_its_checkpoint(name, arm, act, tmp_path):
+@pytest.mark.parametrize(("name", "arm", "act", "prove"), [
+    ("llama", "geglu", "gelu", True), ("opt", "gelu", "gelu", False)])
+def test_an_arm_that_the_family_can_express_is_its_checkpoint(name, arm, act, prove, tmp_path):
     """Loaded by transformers alone, in this process and, before it is written, in one without nonlin."""
     from transformers import AutoModelForCausalLM
 
     model = build(run_config(described(name), arm), nonlin.get(arm)).eval()
-    told = save(model, tmp_path / "model")
+    told = save(model, tmp_path / "model", prove)
     assert told["format"] == "huggingface", told
     there = sorted(p.name for p in (tmp_path / "model").iterdir())
     assert "model.safetensors" in there and not any("nonlin" in n or "proof" in n or "logits" in n for n in there)
@@ -32,6 +32,17 @@ def test_an_arm_that_the_family_can_express_is_its_checkpoint(name, arm, act, tm
     with torch.no_grad():
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()(TOKENS).logits
         assert torch.allclose(theirs, model(TOKENS), atol=1e-5)
+
+
+def test_a_checkpoint_that_fails_its_proof_is_our_form_and_harms_nothing_there(tmp_path, monkeypatch):
+    from nonlin.subject import saving
+
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(saving, "_PROOF", "raise SystemExit('no')")
+    told = save(build(run_config(described("llama"), "geglu"), nonlin.get("geglu")), tmp_path)
+    assert told["format"] == "nonlin" and "cannot load its checkpoint (no)" in told["note"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nonlin.json", "nonlin.safetensors", "notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(("name", "arm", "reason"), [

@@ -5,9 +5,10 @@ A family's checkpoint is proved: a process that never imports nonlin loads it an
 
 import copy
 import json
-import shutil
+import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,22 +85,19 @@ def _save_form(model: OwnModel, folder: Path, reason: str) -> dict[str, str]:
 def _save_family(model: OwnModel, folder: Path, prove: bool) -> None:
     """Write the family's checkpoint; raise Inexpressible, with nothing written, where there is none."""
     made = _expressed(model)
-    try:
-        with building.quiet():
-            made.save_pretrained(folder)
-        if prove:
-            _prove(model, folder)
-    except Inexpressible:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        raise
-    except Exception as error:  # a class of any maker
-        shutil.rmtree(folder)
-        folder.mkdir()
-        raise Inexpressible(f"saving {model.own['name']} raised {type(error).__name__}") from error
-    finally:
-        for name in ("proof.safetensors", "logits.safetensors"):
-            (folder / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as inside:  # the folder may hold more than ours
+        fresh = Path(inside)
+        try:
+            with building.quiet():
+                made.save_pretrained(fresh)
+            if prove:
+                _prove(model, fresh)
+        except Inexpressible:
+            raise
+        except Exception as error:  # a class of any maker
+            raise Inexpressible(f"saving {model.own['name']} raised {type(error).__name__}") from error
+        for path in sorted(fresh.iterdir()):
+            os.replace(path, folder / path.name)
 
 
 def _expressed(model: OwnModel) -> Any:
@@ -192,6 +190,8 @@ def _prove(model: OwnModel, folder: Path) -> None:
     with torch.no_grad():
         ours, theirs = model(tokens).float(), load_file(folder / "logits.safetensors")["logits"]
     off = _off(theirs, ours)
+    for name in ("proof.safetensors", "logits.safetensors"):
+        (folder / name).unlink()
     if off > _EQUAL:
         raise Inexpressible(f"a process without nonlin computes other logits from its checkpoint ({off:.2g} of their "
                             "norm)")
