@@ -8,7 +8,7 @@ import torch
 
 import nonlin
 from nonlin.errors import UserError
-from nonlin.functions import parse_arms
+from nonlin.functions import parse_arms, registry
 from nonlin.functions.constants import FAMILIES
 from nonlin.functions.reference import evaluate
 from nonlin.functions.registry import deserialize, serialize
@@ -32,6 +32,14 @@ def test_a_name_with_constants_is_a_name_everywhere():
     assert nonlin.get("leaky_relu( slope = 0.50 )") is made
     with pytest.raises(UserError, match="differ"):
         parse_arms("leaky_relu(slope=0.5),leaky_relu(slope=.5)")
+
+
+def test_a_gated_form_is_found_in_another_process(monkeypatch):
+    made = registry.gated_by(nonlin.get("leaky_relu", slope=0.5))
+    text = serialize(made)
+    monkeypatch.setattr(registry, "_SERIALIZED", {})
+    found = deserialize(text)
+    assert (found.name, found.kind, found.expr) == (made.name, "gated", made.expr)
 
 
 def test_kernels_compute_it_and_its_derivative():

@@ -15,6 +15,7 @@ _BY_NAME = _CANONICAL | {alias: d for d in CATALOG for alias in d.aliases}
 _USER: dict[str, Definition] = {}
 _SERIALIZED: dict[str, Definition] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
+_WRITTEN = re.compile(r"((?:[^=()]|\([^()]*\))*)=(.*)", re.DOTALL)  # a name may have constants in parentheses
 
 
 def names() -> list[str]:
@@ -119,9 +120,10 @@ def deserialize(text: str) -> Definition:
     """
     found = _SERIALIZED.get(text) or called(text)
     if found is None:
-        head, equals, formula = text.partition("=")
-        if not equals:
+        written = _WRITTEN.match(text)
+        if written is None:
             return get(text)
+        head, formula = written.groups()
         name, _, start = head.removesuffix("]").partition("[")
         parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
         expr = parse(formula, tuple(q.name for q in parameters))
