@@ -46,6 +46,11 @@ def test_the_file_that_transformers_writes(tmp_path, read):
     assert "no field that nonlin knows" not in told  # the table of reasons is whole for this transformers
 
 
+def test_a_least_rate_without_a_peak_is_named(read):
+    words, lines = read({"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"min_lr": 3e-4}})
+    assert words["final_fraction"] == 0.0 and "lr_scheduler_kwargs.min_lr = 0.0003" in "\n".join(lines)
+
+
 @pytest.mark.parametrize(("fields", "expected"), [
     ({"bf16": True}, {"precision": "bfloat16"}), ({"bf16": False}, {"precision": "float32"}),
     ({"warmup_ratio": 0.1}, {"warmup": 0.1}), ({"warmup_steps": 0.05}, {"warmup": 0.05}),

@@ -171,8 +171,11 @@ def _schedule(reading: _Reading) -> None:
 def _least(reading: _Reading, options: _Reading) -> float:
     share, rate = options.number("min_lr_rate", 0, 1), options.number("min_lr", 0)
     peak = reading.fields.get("learning_rate")
-    if share is None and rate is not None and isinstance(peak, int | float) and peak > 0:
-        share = rate / peak
+    if share is None and rate is not None:
+        if isinstance(peak, int | float) and peak > 0:
+            share = rate / peak
+        elif rate:
+            reading.leave("lr_scheduler_kwargs.min_lr", rate, "it is a rate, and the file says no learning_rate")
     return min(share or 0.0, 1.0)
 
 
