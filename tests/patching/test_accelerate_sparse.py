@@ -276,3 +276,17 @@ def test_a_hook_on_a_projection_fires():
     with torch.no_grad():
         model(TEXT[None, :2])
     assert seen == [1]
+
+
+def test_a_fault_of_the_users_run_is_the_users():
+    """It runs once for the proof of the blocks, and once to observe: a fault then is no reason for random numbers."""
+    model, calls = _model(), []
+
+    def run():
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("the second call")
+        return model(TEXT[None, :8])
+
+    with pytest.raises(RuntimeError, match="the second call"):
+        nonlin.accelerate(model, run=run, sparse="always")

@@ -95,11 +95,12 @@ def observed(model: nn.Module, plans: Sequence[Plan], asked: Asked, run: Callabl
                 _call(model, _checked(model, batch))
         return {name: (x, "your text" if not batch.is_floating_point() else "your inputs")
                 for name, x in _joined(rows).items()}
-    with _recording(plans) as rows, contextlib.suppress(Exception):  # random tokens may not suit a model
+    with _recording(plans) as rows:
         if run is not None:
             run()
         elif (vocabulary := _vocabulary(model)) is not None:
-            _call(model, torch.randint(vocabulary, (1, _RANDOM), generator=torch.Generator().manual_seed(0)))
+            with contextlib.suppress(Exception):  # random tokens may not suit a model
+                _call(model, torch.randint(vocabulary, (1, _RANDOM), generator=torch.Generator().manual_seed(0)))
     found = {name: (x, "random tokens" if run is None else "run()") for name, x in _joined(rows).items()}
     return found | {p.block.name: (_normal(p), "random numbers") for p in plans if p.block.name not in found}
 
