@@ -6,6 +6,7 @@ batched gradients, and exporters (it is entered in torch's table of decompositio
 """
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,16 +46,18 @@ def register(schema: str, *, compute: Callable[..., Any], fake: Callable[..., An
 
 
 def _keeping(op: Any, fake: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ``fake`` that, before Inductor lowers a graph with the operation, tells it to call the operation.
+    """Return ``fake`` that, where Inductor would refuse the operation, tells it before that to call the operation.
 
-    Inductor would do so by itself, but where the environment variable CI is set (as most services of continuous
+    Inductor calls what it does not know, but where the environment variable CI is set (as most services of continuous
     integration do) it refuses every operation with a decomposition that it has not been told of. Inductor takes
     seconds to import, so it is told when it is there: it asks for the shapes of a graph before it lowers it.
     """
     def kept(*args: Any) -> Any:
-        lowering = sys.modules.get("torch._inductor.lowering")
+        lowering = sys.modules.get("torch._inductor.lowering") if os.getenv("CI") else None
         if hasattr(lowering, "make_fallback") and op not in lowering.lowerings:
-            lowering.make_fallback(op, layout_constraint=lowering.constrain_to_fake_tensors, warn=False)
+            # Earlier releases of torch have the second alone.
+            strides = getattr(lowering, "constrain_to_fake_tensors", None) or lowering.constrain_to_fx_strides
+            lowering.make_fallback(op, layout_constraint=strides, warn=False)
         return fake(*args)
 
     return kept
