@@ -28,10 +28,7 @@ class Wanted:
     @property
     def folder(self) -> Path | None:
         """The folder that may hold a tokenizer and weights beside the configuration."""
-        if "path" not in self.values:
-            return None
-        path = Path(self.values["path"])
-        return path if path.is_dir() else path.parent
+        return folder_of(self.values["path"]) if "path" in self.values else None
 
 
 def wanted(model: Model, from_checkpoint: bool = False) -> Wanted:
@@ -49,15 +46,16 @@ def wanted(model: Model, from_checkpoint: bool = False) -> Wanted:
                              "that returns a module", type(model).__name__,
                              "A module in hand cannot be built anew by the processes that train: pass a function."))
     if from_checkpoint:
-        if "path" not in found or not any(_folder(found).glob("*.safetensors")):
+        if "path" not in found or not any(folder_of(found["path"]).glob("*.safetensors")):
             raise UserError(rule("compare", "from-checkpoint", "come with a model's folder that holds safetensors",
                                  str(model), "Pass the folder of a trained model as --model."))
         found["checkpoint"] = True
     return Wanted(found)
 
 
-def _folder(found: Mapping[str, Any]) -> Path:
-    path = Path(found["path"])
+def folder_of(given: str | Path) -> Path:
+    """Return the folder that a path names, or that holds the file that it names."""
+    path = Path(given)
     return path if path.is_dir() else path.parent
 
 

@@ -267,12 +267,12 @@ def draw(block: Replaced, group: Mapping[str, Any], seed: int, stream: str) -> N
     The stream is named by the block and the part: arms of one stream and shape begin with the same weights.
     """
     for role, weight, bias in _parts(block):
-        std, start = group["std"][role], group["std"].get(f"{role}_bias", 0.0)
+        std, spread = group["std"][role], group["std"].get(f"{role}_bias", 0.0)
         random = streams.generator("feed-forward initialization", seed, stream, block.name, role)
         drawn = random.standard_normal(tuple(weight.shape), "float32") if std else None
         weight.copy_(torch.zeros(()) if drawn is None else torch.from_numpy(drawn) * std)
         if bias is not None:
-            mean, spread = group["std"].get(f"{role}_bias_mean", 0.0), start
+            mean = group["std"].get(f"{role}_bias_mean", 0.0)
             noise = random.standard_normal(tuple(bias.shape), "float32") if spread else None
             bias.copy_(torch.full((), mean) if noise is None else torch.from_numpy(noise) * spread + mean)
 

@@ -41,7 +41,11 @@ def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
 
 def _built(own: Mapping[str, Any]) -> Any:
     if "factory" in own:
-        return factory_of(own["factory"])()
+        made = factory_of(own["factory"])()
+        if not isinstance(made, nn.Module):
+            raise UserError(rule("compare", "model", "be a function that returns a torch module", type(made).__name__,
+                                 "Return the model itself."))
+        return made
     cls = model_class(own)
     return cls(configuration.for_class(cls, own["config"]))
 

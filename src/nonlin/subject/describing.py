@@ -7,6 +7,8 @@ are equal outside their blocks.
 
 import gc
 import itertools
+import math
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.plan import class_name, plan_all
 from nonlin.patching.verify import Plan
 from nonlin.subject import building, configuration, entering, stacking
+from nonlin.subject.asking import folder_of
 from nonlin.subject.looking import TOKENS, Look
 from nonlin.subject.model import must_fit_context, outside_hash
 from nonlin.subject.widths import arm_widths, flops_per_token
@@ -34,8 +37,8 @@ _CONTEXT = 512  # tokens a sequence, where nobody says how many and the model ha
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"own": the description, "arms": [what each arm's model is]} of what a study asks for.
 
-    ``request``: wanted (see :func:`nonlin.subject.wanted`), vocabulary, context, batch, match, arms (name, formula),
-    options. Raises UserError for a model that no study can be made in.
+    ``request``: wanted (see :func:`nonlin.subject.wanted`), vocabulary, context, rows (sequences a step), match, seed,
+    arms (name, formula), options, memory_bytes. Raises UserError for a model that no study can be made in.
     """
     own = _whole(request["wanted"], request.get("options", {}))
     definitions = [define(a["name"], a["formula"]) if a.get("formula") else get(a["name"]) for a in request["arms"]]
@@ -51,8 +54,9 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     own["outside"] = look.outside([one["block"] for one in found])
     if own.get("checkpoint"):
         _must_take(definitions, own)
+    alive = weakref.ref(model)
     del model, look, found
-    gc.collect()
+    _free(alive)
     return {"own": own, "context": context, "arms": _arms(own, definitions, request["match"], request["seed"])}
 
 
@@ -64,10 +68,7 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
         found = configuration.described(wanted)
         own = {"kind": "transformers", "name": found["class"], **found}
         if wanted.get("checkpoint"):
-            from pathlib import Path
-
-            path = Path(wanted["path"])
-            folder = path if path.is_dir() else path.parent
+            folder = folder_of(wanted["path"])
             own["checkpoint"] = {"folder": str(folder), "sha256": building.weights_hash(folder)}
     if options.get("checkpointing"):
         own["checkpointing"] = True
@@ -101,9 +102,6 @@ def _family(own: Mapping[str, Any]) -> nn.Module:
     if own.get("checkpointing") and not _checkpoints(model):
         raise UserError(rule(_CALL, "activation-checkpointing", "come with a model that can recompute its layers",
                              own["name"], "Leave it out."))
-    if not isinstance(model, nn.Module):
-        raise UserError(rule(_CALL, "model", "be a function that returns a torch module", type(model).__name__,
-                             "Return the model itself."))
     return model
 
 
@@ -197,10 +195,13 @@ def _grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _alike(a: Mapping[str, tuple[float, int]], b: Mapping[str, tuple[float, int]]) -> bool:
-    """Whether two blocks' weights may be samples of the same standard deviations."""
-    return a.keys() == b.keys() and all(
-        abs(a[role][0] - b[role][0]) <= _SAMPLING * max(a[role][0], b[role][0]) / max(1, a[role][1]) ** 0.5
-        for role in a)
+    """Whether two blocks' weights may be samples of the same standard deviations; a number that is no sample, the same.
+    """
+    def one(role: str) -> bool:
+        (x, count), (y, _) = a[role], b[role]
+        return abs(x - y) <= _SAMPLING * max(x, y) / count ** 0.5 if count else math.isclose(x, y, rel_tol=1e-6)
+
+    return a.keys() == b.keys() and all(map(one, a))
 
 
 def _pooled(samples: list[tuple[float, int]]) -> float:
@@ -244,11 +245,23 @@ def _must_fit_memory(parameters: int | None, own: Mapping[str, Any], request: Ma
 def _must_take(definitions: Iterable[Definition], own: Mapping[str, Any]) -> None:
     """Raise UserError for an activation that trained blocks cannot take: their matrices stay."""
     plain = next((g for g in own["blocks"] if not g["gated"]), None)
+    gated = next((g for g in own["blocks"] if g["gated"]), None)
     for definition in definitions:
         if definition.gated and plain is not None:
             raise UserError(rule(_CALL, "activations", f"be pointwise with --from-checkpoint, since the trained blocks "
                                  f"({plain['names'][0]}) have no gate", definition.name, "Leave it out, or train from "
                                  "scratch."))
+        if gated is not None and definition.kind not in ("gated", "pointwise"):
+            raise UserError(rule(_CALL, "activations", f"be pointwise or gated with --from-checkpoint, since the "
+                                 f"trained blocks ({gated['names'][0]}) have a gate", definition.name, "Leave it out, "
+                                 "or train from scratch."))
+
+
+def _free(model: "weakref.ref[nn.Module]") -> None:
+    """Free a model of which nothing is needed, where it refers to itself: a search through all objects takes a second.
+    """
+    if model() is not None:
+        gc.collect()
 
 
 def _arms(own: Mapping[str, Any], definitions: Iterable[Definition], match: str, seed: int) -> list[dict[str, Any]]:
@@ -264,13 +277,12 @@ def _arms(own: Mapping[str, Any], definitions: Iterable[Definition], match: str,
                       "kind": replaced[0].definition.kind,
                       "parameters": sum(q.numel() for q in model.parameters()),
                       "flops_per_token": flops_per_token(own, widths, gated)})
+        alive = weakref.ref(model)
         del model, replaced
-        gc.collect()
+        _free(alive)
     unlike = [arm["name"] for arm in found if arm["outside"] != found[0]["outside"]]
     if unlike:
         raise UserError(rule(_CALL, "model", "draw the same weights from the same seed", f"{own['name']}, which "
                              f"differs outside the blocks between {found[0]['name']} and {unlike[0]}",
                              "Let its constructor draw from torch's generator alone."))
     return found
-
-

@@ -1,6 +1,5 @@
 """A subject's model, run on a few tokens to see what it is: its logits, its vocabulary, what its blocks see."""
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -134,8 +133,6 @@ class Look:
         Of attention over all positions they grow with the context, which may be too long to write attention out: those
         of a long one follow from two shorter ones.
         """
-        with contextlib.suppress(Exception):  # the counter knows no fused attention of a processor
-            self.model.set_attn_implementation("eager")  # type: ignore[operator]
         lengths = [self.context] if self.context <= _LONGEST else [_LONGEST // 2, _LONGEST]
         try:
             found = [self._counted(blocks, length) for length in lengths]
@@ -148,9 +145,11 @@ class Look:
     @torch.no_grad()
     def _counted(self, blocks: list[Block], length: int) -> float:
         """Return the operations per token outside the blocks in one sequence of that length."""
+        from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
 
-        with evaluating(self.model), FlopCounterMode(display=False) as counter:
+        # The counter knows no fused attention of a processor.
+        with evaluating(self.model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.run(self.draw(length))
         counts = counter.get_flop_counts()
         prefix = type(self.model).__name__

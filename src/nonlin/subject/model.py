@@ -26,8 +26,7 @@ class OwnModel(nn.Module):
     """
 
     def __init__(self, inner: nn.Module, own: Mapping[str, Any], definition: Definition, replaced: Sequence[Replaced],
-                 widths: Sequence[int],
-                 context: int, dtype: str = "float32"):
+                 widths: Sequence[int], context: int, dtype: str = "float32"):
         super().__init__()
         self.inner, self.own, self.definition, self.context = inner, own, definition, context
         self.widths = list(widths)
@@ -98,12 +97,6 @@ class OwnModel(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-
-    @torch.no_grad()
-    def generate(self, tokens: list[int]) -> Tensor:
-        """Return the logits (V,) of the token that follows."""
-        device = next(self.parameters()).device
-        return self(torch.tensor([tokens[-self.context:]], device=device))[0, -1].float()
 
 
 def outside_hash(model: nn.Module, owned: Collection[str]) -> str:

@@ -30,7 +30,7 @@ def renamed(name: str, beginnings: Mapping[str, str]) -> str:
 
 
 def layer_of(name: str) -> str:
-    """Return the layer that a block lies in: its name up to the last number, but for the numbers of experts.
+    """Return the layer that a block lies in: its name up to the first number, or the whole of it.
 
     >>> layer_of("model.layers.3.mlp.experts.7"), layer_of("model.layers.3.mlp"), layer_of("transformer.h.0")
     ('model.layers.3', 'model.layers.3', 'transformer.h.0')

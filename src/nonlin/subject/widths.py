@@ -51,7 +51,8 @@ def flops_per_token(own: Mapping[str, Any], widths: Sequence[int], gated: bool) 
     """Return the operations per token of a training step: three times the forward pass; None where not counted."""
     if own["outside"]["forward_flops"] is None:
         return None
-    blocks = sum(len(group["names"]) * block_flops(group, width, gated)
+    trained = bool(own.get("checkpoint"))  # there each block keeps its matrices
+    blocks = sum(len(group["names"]) * block_flops(group, width, group["gated"] if trained else gated)
                  for group, width in zip(own["blocks"], widths, strict=True))
     return round(3 * (own["outside"]["forward_flops"] + blocks))
 
