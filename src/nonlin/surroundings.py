@@ -9,8 +9,8 @@ from typing import Literal
 from nonlin.errors import near
 from nonlin.records import Record
 
-#: By extra: the packages that stands for it, and what it is for.
 _PACKAGES = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # that have another name than their module
+#: By extra: the modules that it brings, and what it is for.
 EXTRAS = {
     "hf": (("transformers", "gguf", "accelerate"), "models of Hugging Face and GGUF files"),
     "gpu": (("triton",), "kernels on a GPU"),

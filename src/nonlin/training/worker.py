@@ -37,18 +37,18 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
         config = request["config"] | {"machine": option}
         measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
     best = _fastest(measured)
+    forced = own and config["model"]["own"].get("compile") == "yes"
     if own and _compiles(request, measured[best]):
         compiled = options[best] | {"compile": True}
         try:
             found = trial.measure(request["config"] | {"machine": compiled}, Path(request["dataset"]))
         except Exception as error:  # whatever a compiler raises
-            if request["config"]["model"]["own"].get("compile") == "yes":
+            if forced:
                 raise UserError(f"compare: compile must be possible here; torch.compile raised {type(error).__name__}: "
                                 f"{' '.join(str(error).split())[:160]}. Leave --compile out.") from error
         else:
             options.append(compiled)
             measured.append(compiled | found)
-            forced = request["config"]["model"]["own"].get("compile") == "yes"
             best = len(options) - 1 if forced else _fastest(measured)
     return {"machine": options[best], "measured": measured}
 
