@@ -5,9 +5,12 @@ import hashlib
 import json
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import nonlin
+from nonlin import claims, report
 from nonlin.errors import UserError
 from nonlin.numbers import typeset
 from nonlin.report import build
@@ -80,6 +83,14 @@ def test_nothing_is_loaded_from_anywhere(page, text):
         {"type": "application/json", "id": f"{name}-data"} for name in ("explorer", "figures")]
     hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(e[2].encode()).digest()).decode()}'" for e in scripts)
     assert policy[1]["content"].startswith(f"default-src 'none'; script-src {hashes};") and len(scripts) == 2
+
+
+def test_every_page_has_the_policy_of_their_base():
+    pages = [path for package in (report, claims) for path in Path(package.__file__).parent.glob("templates/*.html")]
+    whole = [path.name for path in pages if "<html" in path.read_text()]
+    assert whole == ["base.html"] and len(pages) > 6
+    (base,) = (path.read_text() for path in pages if path.name == "base.html")
+    assert "default-src 'none'; script-src 'none'" in base
 
 
 def test_the_verdict_comes_first(page, folder):
@@ -173,6 +184,18 @@ def test_an_unfinished_study_says_so(tmp_path):
 
     studies.run(tmp_path / "tuned", studies.plan("gelu", "swiglu"), stop_early)
     assert "not finished" in build(tmp_path / "tuned").read_text()
+
+
+def test_results_copied_without_their_runs_are_a_finished_study(folder, tmp_path):
+    for name in ("plan.json", "results.json"):
+        shutil.copy(folder / name, tmp_path)
+    text, results = build(tmp_path).read_text(), load(folder).results
+    assert "This study is not finished" not in text and "not yet" not in text and 'id="curves"' not in text
+    assert Page(text).all("p")[0][2].replace("\u00a0", " ") == typeset(results["headline"])
+    assert "There are no runs&#39; records here" in text and 'data-figure="learning_rates"' in text
+    now = next(nonlin.watch(tmp_path))
+    assert (now.state, now.judging) == ("complete", next(nonlin.watch(folder)).judging)
+    assert [row.name for row in now.ranking] == results["ranking"]
 
 
 def test_what_cannot_be_built_is_said(tmp_path, folder):

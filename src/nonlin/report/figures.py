@@ -362,7 +362,7 @@ def _has_costs(study: Study) -> bool:
 FIGURES: dict[str, tuple[Callable[[Study], Figure], str, Callable[[Study], bool]]] = {
     "differences": (differences, "Differences to the baseline", lambda study: True),
     "paired": (paired, "Difference during training", lambda study: bool(study.bands())),
-    "curves": (curves, "Loss during training", lambda study: True),
+    "curves": (curves, "Loss during training", lambda study: bool(study.means())),
     "recovery": (recovery.figure, recovery.TITLE, recovery.has),
     "learning_rates": (learning_rates, "Loss against learning rate", lambda study: True),
     "layers": (layers, "Gradients and dead units by layer", lambda study: True),

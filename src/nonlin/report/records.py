@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from nonlin.errors import UserError
-from nonlin.study import StudyFolder, statistics
+from nonlin.study import Store, StudyFolder, statistics
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Study:
         """The arms that are compared with the baseline."""
         return [arm for arm in self.arms if arm["name"] != self.baseline]
 
-
     def means(self) -> dict[str, tuple[list[int], list[float]]]:
         """Return each arm's tokens and smoothed training loss, the mean over its seeds, in the plan's order."""
         found = {}
@@ -96,7 +95,9 @@ def read(folder: StudyFolder) -> Study:
     arms = sorted(results["arms"], key=lambda arm: order[arm["name"]])
     data = results["data"]
     per_byte = data["train_tokens"] / data["train_bytes"] if "train_bytes" in data else 1.0
-    curves = [_curve(folder, arm["name"], run, per_byte) for arm in arms for run in arm["judged"]]
+    runs = set(Store(folder.directory).hashes())  # none where results were copied without their runs
+    curves = [_curve(folder, arm["name"], run, per_byte) for arm in arms for run in arm["judged"]
+              if run["config_hash"] in runs]
     return Study(results, arms, curves)
 
 
