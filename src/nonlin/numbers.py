@@ -33,6 +33,15 @@ def number(value: float | None, form: str = "") -> str:
     return typeset(f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text)
 
 
+def percent(share: float) -> str:
+    """Return a share in per cent, with all of its digits.
+
+    >>> percent(0.95), percent(0.995), percent(0.57)
+    ('95 %', '99.5 %', '57 %')
+    """
+    return f"{100 * share:g} %"
+
+
 def parts(share: float) -> str:
     """Return one part in how many a share is, to the two digits that such a figure means.
 

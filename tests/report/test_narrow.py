@@ -34,6 +34,16 @@ def test_a_study_at_this_width(width, gone):
     assert ("Left out" in told) == bool(gone) and "…" not in told.replace("−0.066 … −0.032", "")
 
 
+@pytest.mark.parametrize("width", [40, 60, 120])
+def test_pairs_at_this_width(width):
+    pair = {"first": "swiglu_clamped", "second": "relu_squared", "verdict": "undecided",
+            "difference": {"mean": -0.01234, "low": -0.02345, "high": 0.00123, "p_value": 0.2}}
+    told = " ".join(at(width, terminal.print_table, RESULTS | {"pairs": [pair]}).split("each other:")[1].split())
+    shown, _, gone = told.partition("Left out at this width")
+    assert all(cell in shown for cell in ("swiglu_clamped", "relu_squared", "−0.0123", "not separated"))
+    assert "interval" in gone if width < 120 else "−0.0234 … +0.0012" in shown
+
+
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_a_check_at_this_width(width):
     stream = {"rms": 123.4, "largest": 45678.9, "kurtosis": 12345.6}

@@ -134,7 +134,7 @@ ARMS = [arm("gelu", "baseline", kind="pointwise"), arm("geglu", "better", -0.049
 def test_the_headline_says_what_it_stands_on():
     said = headline(PLAN, ARMS, [pair("undecided")])
     assert said == ("At 0.1 M parameters on 0.077 MB of the Python 3.11 standard library, gated activations beat "
-                    "gelu, geglu by 0.049 bits per byte (95% interval 0.032 to 0.066); geglu and swiglu are not "
+                    "gelu, geglu by 0.049 bits per byte (95 % interval 0.032 to 0.066); geglu and swiglu are not "
                     "separated.")
     said = headline(PLAN, ARMS, [pair("better")])
     assert "geglu beats gelu by 0.049" in said and "separated" not in said
@@ -146,7 +146,7 @@ def test_the_headline_says_what_it_stands_on():
 
 def test_remarks_and_next_steps():
     said = " ".join(remarks(PLAN, ARMS, [pair("undecided", 30)]))
-    assert "geglu and swiglu are not separated: 0.0012 bits per byte (-0.0080 to 0.0100)" in said
+    assert "geglu and swiglu are not separated: 0.0012 bits per byte (−0.0080 to 0.0100)" in said
     assert "does not compare" not in said and "does not compare" in " ".join(remarks(PLAN, ARMS))
     results = {"status": "complete", "arms": [*ARMS, arm("silu", "undecided", -0.01)], "pairs": [pair("undecided", 30)],
                "plan": {"model": {}, "data": {"paths": ["my text"]}}}

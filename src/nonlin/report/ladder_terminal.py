@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from nonlin.columns import Column, print_columns
+from nonlin.numbers import number, percent
 from nonlin.report.ladder_figures import size_text
-from nonlin.report.tables import Table, number
+from nonlin.report.tables import Table
+from nonlin.report.terminal import STYLES
 
-_STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow"}
 _WIDTH = 120  # where there is no terminal
 
 
@@ -20,7 +21,7 @@ def print_ladder(results: Mapping[str, Any], console: Console | None = None) -> 
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     console.print(f"\nDifferences to {results['baseline']} in bits per byte, forecast for "
-                  f"{size_text(results['target'])} parameters; {results['rule']['confidence']:.0%} intervals:",
+                  f"{size_text(results['target'])} parameters; {percent(results['rule']['confidence'])} intervals:",
                   highlight=False)
     rows = results["verdicts"]
     widest = {one["name"]: one for one in results["rungs"] if one["longer"] == 1}
@@ -29,7 +30,7 @@ def print_ladder(results: Mapping[str, Any], console: Console | None = None) -> 
         Column("activation", [row["arm"] for row in rows], style="bold"), *measured,
         Column("forecast", [number(row["mean"], "+.4f") for row in rows], right=True),
         Column("interval", [_interval(row, "+.4f") for row in rows], 1, right=True),
-        Column("verdict", [f"[{_STYLES[row['verdict']]}]{row['verdict']}[/]" for row in rows]),
+        Column("verdict", [f"[{STYLES[row['verdict']]}]{row['verdict']}[/]" for row in rows]),
         Column("best rate", [_rate(results, row["arm"]) for row in rows], 2, right=True)])
 
 
@@ -39,7 +40,7 @@ def _mean(one: Mapping[str, Any], arm: str) -> str:
 
 
 def _interval(row: Mapping[str, Any], form: str) -> str:
-    return "–" if row["low"] is None else f"{row['low']:{form}} … {row['high']:{form}}".replace("-", "−")
+    return "–" if row["low"] is None else f"{number(row['low'], form)} … {number(row['high'], form)}"
 
 
 def _rate(results: Mapping[str, Any], arm: str) -> str:
@@ -59,7 +60,8 @@ def words(results: Mapping[str, Any]) -> list[str]:
     if results["narrowing"]:
         best = results["narrowing"][0]
         lines.append(f"The intervals at the target would narrow most for their time by {best['what']}: to "
-                     f"{best['share']:.0%} of their width in about {best['minutes']:.0f} minutes ({best['option']}).")
+                     f"{number(best['share'], '.0%')} of their width in about {best['minutes']:.0f} minutes "
+                     f"({best['option']}).")
     return [*lines, results["advice"]]
 
 
@@ -102,7 +104,7 @@ def _difference(one: Mapping[str, Any], arm: str) -> str:
     if found["diverged_runs"]:
         return "diverged"
     d = found["difference"]
-    return "–" if d is None else f"{d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})".replace("-", "−")
+    return "–" if d is None else f"{number(d['mean'], '+.4f')} ({_interval(d, '+.4f')})"
 
 
 def rates(results: Mapping[str, Any]) -> Table:
@@ -134,7 +136,7 @@ def _covered(row: Mapping[str, Any]) -> str:
 
 def narrowing(results: Mapping[str, Any]) -> Table:
     """More seeds and rungs that would narrow the intervals at the target, the most for its minutes first."""
-    rows = [[option["what"], f"{option['minutes']:.0f}", f"{option['share']:.0%}", option["option"]]
+    rows = [[option["what"], f"{option['minutes']:.0f}", number(option["share"], ".0%"), option["option"]]
             for option in results["narrowing"]]
     return ["more", "minutes, about", "width of the interval after it", "option"], rows
 

@@ -8,6 +8,7 @@ import matplotlib
 from matplotlib.text import Text
 
 from nonlin.files import write_atomically, writing
+from nonlin.numbers import percent
 from nonlin.report import figures, style
 from nonlin.report.records import Study, read
 from nonlin.study import load
@@ -66,7 +67,7 @@ def table(results: Mapping[str, Any]) -> str:
     rule, data = results["rule"], results["data"]
     lines = [
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", r"\small", r"\begin{tabular}{lrrrrl}", r"\toprule",
-        r"activation & parameters & bits per byte & difference & " + f"{rule['confidence']:.0%}".replace("%", r"\%")
+        r"activation & parameters & bits per byte & difference & " + escaped(percent(rule["confidence"]))
         + r" interval & verdict \\", r"\midrule"]
     lines += [_row(arm, results) for arm in sorted(results["arms"], key=lambda arm: order[arm["name"]])]
     runs = len({run["seed"] for arm in results["arms"] for run in arm["judged"]})

@@ -1,7 +1,7 @@
 """A study's results, and a check's, as tables of text."""
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -10,14 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from nonlin.columns import Column, print_columns
-from nonlin.numbers import number, places, typeset
+from nonlin.numbers import number, percent, places, typeset
 from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.palette import middle, paint
 from nonlin.report.tables import PAIR_WORDS
 from nonlin.study.advice import next_steps
 from nonlin.study.records import Snapshot
 
-_STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
+STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
 _GRADES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
 _WIDTH, _HEALTH_WIDTH = 120, 140  # where there is no terminal
 
@@ -28,11 +28,11 @@ def print_table(results: Mapping[str, Any], console: Console | None = None) -> N
     if not console.is_terminal:
         console.width = max(console.width, _WIDTH)
     console.print(f"\nBits per byte on held-out text; differences to {results['baseline']}, "
-                  f"{number(results['rule']['confidence'], '.0%')} intervals:", highlight=False)
+                  f"{percent(results['rule']['confidence'])} intervals:", highlight=False)
     print_columns(console, _columns(results, console.is_terminal))
     if results.get("pairs"):
         console.print("\nThe better ones with each other:", highlight=False)
-        console.print(_pairs(results))
+        print_columns(console, _pairs(results["pairs"]))
 
 
 def text(results: Mapping[str, Any], directory: str | None = None) -> str:
@@ -72,7 +72,7 @@ def _columns(results: Mapping[str, Any], dots: bool) -> list[Column]:
         numbers("difference", [d and d["mean"] for d in differences], f"+.{decimals}f", 0),
         Column("interval", [" … ".join(number(d[end], f"+.{decimals}f") for end in ("low", "high")) if d else "–"
                             for d in differences], 1, right=True),
-        Column("verdict", [f"[{_STYLES[arm['verdict']]}]{_shown(results, arm)}[/]" for arm in arms]),
+        Column("verdict", [f"[{STYLES[arm['verdict']]}]{_shown(results, arm)}[/]" for arm in arms]),
         numbers("learning\nrate", [arm["learning_rate"] for arm in arms], ".3g", 3),
         numbers("sensi-\ntivity", [arm["learning_rate_sensitivity"] for arm in arms], ".3f", 5),
         numbers("dead", [arm["dead_share"] for arm in arms], ".1%", 4),
@@ -118,19 +118,15 @@ def _state(now: Snapshot) -> str:
                                     else f"stopped, about {left} of work missing.")
 
 
-def _pairs(results: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("first", style="bold", no_wrap=True)
-    table.add_column("second", no_wrap=True)
-    for name in ("difference", "interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    for pair in results["pairs"]:
-        d = pair["difference"]
-        table.add_row(pair["first"], pair["second"], number(d["mean"], "+.4f"),
-                      f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}",
-                      f"[{_STYLES[pair['verdict']]}]{PAIR_WORDS[pair['verdict']]}[/]")
-    return table
+def _pairs(pairs: Sequence[Mapping[str, Any]]) -> list[Column]:
+    differences = [pair["difference"] for pair in pairs]
+    return [
+        Column("first", [pair["first"] for pair in pairs], style="bold"),
+        Column("second", [pair["second"] for pair in pairs]),
+        Column("difference", [number(d["mean"], "+.4f") for d in differences], right=True),
+        Column("interval", [f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}" for d in differences], 1,
+               right=True),
+        Column("verdict", [f"[{STYLES[pair['verdict']]}]{PAIR_WORDS[pair['verdict']]}[/]" for pair in pairs])]
 
 
 def reasons(results: Mapping[str, Any]) -> list[str]:

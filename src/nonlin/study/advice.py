@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nonlin.numbers import number, percent
 from nonlin.study.plan import Plan
 
 _TOLD = 3  # pairs, and commands, that are told one by one
@@ -82,7 +83,8 @@ def _short(value: float) -> str:
 
 def _gain(arm: Mapping[str, Any]) -> str:
     d = arm["difference"]
-    return f"{-d['mean']:.3f} bits per byte ({d['confidence']:.0%} interval {-d['high']:.3f} to {-d['low']:.3f})"
+    mean, low, high = (number(-d[key], ".3f") for key in ("mean", "high", "low"))
+    return f"{mean} bits per byte ({percent(d['confidence'])} interval {low} to {high})"
 
 
 def _told_from(pairs: Sequence[Mapping[str, Any]], first: str, second: str) -> bool:
@@ -109,7 +111,8 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mappi
 def pair_text(pair: Mapping[str, Any], margin: float) -> str:
     """Return what is known of two better arms, in a sentence."""
     d, first, second = pair["difference"], pair["first"], pair["second"]
-    apart = f"{-d['mean']:.4f} bits per byte ({-d['high']:.4f} to {-d['low']:.4f})"
+    mean, low, high = (number(-d[key], ".4f") for key in ("mean", "high", "low"))
+    apart = f"{mean} bits per byte ({low} to {high})"
     if pair["verdict"] == "better":
         return f"{first} is better than {second} by {apart}."
     if pair["verdict"] == "tie":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nonlin.errors import UserError, rule
-from nonlin.numbers import number
+from nonlin.numbers import number, percent
 from nonlin.study import defaults, response, stages, statistics
 from nonlin.study.needed import seeds_needed
 
@@ -187,4 +187,5 @@ def by_interval(rule_: Mapping[str, Any], found: Corrected, error: float) -> tup
     needed = seeds_needed(effect, margin, found.error, looks, defaults.POWER)
     if needed is None:
         return "undecided", None, "more seeds than a study may have would be needed to decide it"
-    return "undecided", needed, f"about {needed} seeds in all would decide it, with a chance of {defaults.POWER:.0%}"
+    chance = percent(defaults.POWER)
+    return "undecided", needed, f"about {needed} seeds in all would decide it, with a chance of {chance}"
