@@ -64,7 +64,7 @@ class Checkup:
 
     @property
     def _name(self) -> str:
-        last = Path(self.record.source).name.removesuffix(".gguf")
+        last = Path(self.record.source).resolve().name.removesuffix(".gguf")
         return re.sub(r"[^A-Za-z0-9.-]+", "-", last) or "model"
 
     def __repr__(self) -> str:

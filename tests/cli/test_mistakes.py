@@ -141,7 +141,7 @@ def _outside(kind):
         bad.append(str(kind.least))
     if kind.most < float("inf"):
         bad.append(str(kind.most + 1))
-    return bad if not kind.whole else [*bad, "1.5"]
+    return [*bad, "1.5", "1" + "0" * 400] if kind.whole else bad
 
 
 @pytest.mark.parametrize(("option", "near"), [

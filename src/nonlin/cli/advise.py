@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from nonlin.advice.records import Hardware
 
 
-
 @click.command()
 @click.option("--params", required=True, metavar="SIZE", help="The model's parameters: 125M, 7B.")
 @click.option("--tokens", required=True, metavar="SIZE", help="The tokens it will be trained on: 2.5B.")

@@ -1,6 +1,5 @@
 """``nonlin check``: :func:`nonlin.check` for the command line."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def check(model: str, text: Path | None, tokens: int, context: int, gradients: b
 
     found = look(model, text, tokens=tokens, context=context, gradients=gradients, dtype=dtype, device=device,
                  trust_remote_code=trust_remote_code)
-    path = found.write_page(page or Path("runs") / f"check-{_name(model)}.html")
+    path = found.write_page(page)
     if as_json:
         print_json(dict(found.values))
         say(f"Page: {path}")
@@ -44,7 +43,3 @@ def check(model: str, text: Path | None, tokens: int, context: int, gradients: b
         click.echo(f"\nPage: {path}")
     if found.serious:
         sys.exit(1)
-
-
-def _name(model: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", Path(model).resolve().name.removesuffix(".gguf"))

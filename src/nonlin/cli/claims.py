@@ -5,10 +5,13 @@ from typing import Any
 
 import click
 
-from nonlin.cli.engine_options import EngineChoice, engine_options
+from nonlin.cli.calls import only_out
+from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
-from nonlin.errors import UserError
+
+# Options that claims may be resumed with: where they run is no part of a plan, and more of them may be added.
+_FREE = {"numbers", "out", "resume", "as_json", *ENGINE_OPTIONS}
 
 
 @click.command()
@@ -35,11 +38,7 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     from nonlin.progress import listener, span
 
     if resume:
-        given = [p.opts[0] for p in ctx.command.params if p.name in options and p.name is not None
-                 and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
-        if out is None or given:
-            raise UserError(f"claims: --resume must come with --out and none of the plan's options; got "
-                            f"{', '.join(given) or 'no --out'}. Name the folder alone.")
+        only_out(ctx, out, _FREE)
     stopped = False
     try:
         found = call.put_to_the_test(call.asked(numbers, options["minutes"], options["seed"], options["data"]), out,

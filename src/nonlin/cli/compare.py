@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
+from nonlin.cli.calls import only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
-from nonlin.errors import UserError
 from nonlin.study import defaults
 from nonlin.tracking.names import TRACKERS
 
@@ -84,25 +84,19 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     """
     from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted
-    from nonlin.progress import span
 
     if resume:
-        _only_out(ctx, out)
+        only_out(ctx, out, _FREE)
     if aa is not None:
         return _calibrate(aa, out, engine, as_json, options)
     try:
-        options["weights"] = _weights(options["weights"])
+        options["weights"] = shares("compare", options["weights"])
         study = (resume_study(out, engine=engine, track=track) if resume and out is not None
                  else compare(out=out, engine=engine, track=track, **options))
     except Interrupted as stopped:
-        study = stopped.found
-        print_study(study, as_json)
-        say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {study.directory}")
+        print_study(stopped.found, as_json, stopped=True)
         raise click.exceptions.Exit(130) from None
     print_study(study, as_json)
-    for part, where in study.made.items():
-        say(f"{part}: {where}")
-    say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")
 
 
 def _calibrate(studies: int, out: Path | None, engine: Any, as_json: bool, options: dict[str, Any]) -> None:
@@ -120,30 +114,17 @@ def _calibrate(studies: int, out: Path | None, engine: Any, as_json: bool, optio
     say(str(found))
 
 
-def _only_out(ctx: click.Context, out: Path | None) -> None:
-    given = [p.opts[0] for p in ctx.command.params if p.name not in _FREE and p.name is not None
-             and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
-    if out is None:
-        raise UserError("compare: --resume must come with --out; got none. Add --out and the study's folder.")
-    if given:
-        raise UserError(f"compare: --resume must stand with --out alone, since the plan is fixed; got "
-                        f"{', '.join(given)}. Leave {'it' if len(given) == 1 else 'them'} out, or start another study "
-                        "in another folder.")
-
-
-def _weights(text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"compare: weights must be numbers with commas between them; got {text!r}. "
-                        "Try --weights 3,1.") from None
-
-
-def print_study(study: "Study", as_json: bool) -> None:
-    """Print a study's table, or its results as JSON, and the words below it."""
+def print_study(study: "Study", as_json: bool, stopped: bool = False) -> None:
+    """Print a study's table, or its results as JSON, the words below it, and what was made or how to go on."""
+    from nonlin.progress import span
     from nonlin.report.terminal import print_table, words
 
     results = study.folder.results
     print_json(results) if as_json else print_table(results)
     for line in words(results, str(study.directory)):
         say(line)
+    if stopped:
+        return say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {study.directory}")
+    for part, where in study.made.items():
+        say(f"{part}: {where}")
+    say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")

@@ -8,7 +8,7 @@ from nonlin.cli import completion
 from nonlin.cli.compare import print_study
 from nonlin.cli.engine_options import EngineChoice, engine_options
 from nonlin.cli.numbers import number
-from nonlin.cli.output import json_option, say
+from nonlin.cli.output import json_option
 from nonlin.study import defaults
 
 
@@ -31,15 +31,10 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
     """
     from nonlin.errors import Interrupted
     from nonlin.extension import extend_study
-    from nonlin.progress import span
 
     try:
         study = extend_study(directory, seeds=seeds, activations=activations, minutes=minutes, engine=engine)
     except Interrupted as stopped:
-        print_study(stopped.found, as_json)
-        say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {directory}")
+        print_study(stopped.found, as_json, stopped=True)
         raise click.exceptions.Exit(130) from None
     print_study(study, as_json)
-    for part, where in study.made.items():
-        say(f"{part}: {where}")
-    say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
+from nonlin.cli.calls import only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
@@ -71,7 +72,10 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
     forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same
     command continues it, and more --seeds or --sizes extend it.
     """
-    _check(ctx, target, out, resume)
+    if resume:
+        only_out(ctx, out, _FREE)
+    elif target is None:
+        raise UserError("ladder: --target must be given; got none. Name the size asked about: --target 125M.")
     from nonlin import climb
     from nonlin.errors import Interrupted
     from nonlin.progress import listener
@@ -87,26 +91,10 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
     say(f"Report: {found.report}")
 
 
-def _check(ctx: click.Context, target: str | None, out: Path | None, resume: bool) -> None:
-    if resume:
-        given = [p.opts[0] for p in ctx.command.params if p.name not in _FREE and p.name is not None
-                 and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
-        if out is None or given:
-            raise UserError(f"ladder: --resume must come with --out and none of the plan's options; got "
-                            f"{', '.join(given) or 'no --out'}. Name the folder alone.")
-    elif target is None:
-        raise UserError("ladder: --target must be given; got none. Name the size asked about: --target 125M.")
-
-
 def _parsed(options: dict[str, Any]) -> dict[str, Any]:
-    sizes, weights = options["sizes"], options["weights"]
-    try:
-        shares = None if weights is None else [float(part) for part in weights.split(",")]
-    except ValueError:
-        raise UserError(f"ladder: weights must be numbers with commas between them; got {weights!r}. "
-                        "Try --weights 3,1.") from None
+    sizes = options["sizes"]
     return options | {"sizes": None if sizes is None else [part.strip() for part in sizes.split(",") if part.strip()],
-                      "weights": shares}
+                      "weights": shares("ladder", options["weights"])}
 
 
 def _print(found: "Ladder", as_json: bool) -> None:

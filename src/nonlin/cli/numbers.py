@@ -26,11 +26,12 @@ class Number(click.ParamType):
         """Return the number."""
         try:
             found = int(value) if self.whole else float(value)
-        except ValueError:
+            finite = math.isfinite(found)
+        except (ValueError, OverflowError):  # a whole number of hundreds of digits is none to count with
             self.fail(f"must be a {'whole ' if self.whole else ''}number, {self.must}; got {value!r}.", param, ctx)
         high = found < self.most if self.above and self.most < math.inf else found <= self.most
         low = found > self.least if self.above else found >= self.least
-        if not (low and high and math.isfinite(found)):
+        if not (low and high and finite):
             self.fail(f"must be {self.must}; got {value}.", param, ctx)
         return found
 

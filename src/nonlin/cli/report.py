@@ -21,13 +21,13 @@ def report(directory: Path, latex: bool, inches: float, as_json: bool) -> None:
     """
     from nonlin.outcome import load_study
     from nonlin.report import build
-    from nonlin.study import load
 
-    for note in load(directory).notes:
+    study = load_study(directory)
+    for note in study.folder.notes:
         say(f"Take care: {note}")
     page = build(directory)
-    load_study(directory).write_runs()
-    written = load_study(directory).write_paper(inches) if latex else []
+    study.write_runs()
+    written = study.write_paper(inches) if latex else []
     figures = sorted(str(path) for path in (directory / "figures").glob("*.*"))
     if as_json:
         paper = {"paper": [str(path) for path in written]} if latex else {}

@@ -7,6 +7,7 @@ import click
 
 from nonlin.cli import completion
 from nonlin.cli.output import json_option, print_json
+from nonlin.cli.output import show as print_text
 from nonlin.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def _page(selected: "Definition | None", out: Path, as_json: bool) -> None:
         print_json({"page": str(path), "activations": [d.name for d in shown],
                     "selected": selected.name if selected else _FIRST})
     else:
-        click.echo(str(path).encode("utf-8", "surrogateescape"))
+        print_text(path)
 
 
 def _catalog(found: list) -> None:

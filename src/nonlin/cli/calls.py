@@ -1,0 +1,30 @@
+"""What several commands ask of their call, before anything is loaded."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import click
+
+from nonlin.errors import UserError
+
+
+def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> None:
+    """Raise UserError for a --resume without --out, or with an option that is not among the ``free`` ones."""
+    call = ctx.command.name
+    given = [p.opts[0] for p in ctx.command.params if p.name not in free and p.name is not None
+             and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
+    if out is None:
+        raise UserError(f"{call}: --resume must come with --out; got none. Add --out and the folder to continue.")
+    if given:
+        raise UserError(f"{call}: --resume must stand with --out alone, since the plan is fixed; got "
+                        f"{', '.join(given)}. Leave {'it' if len(given) == 1 else 'them'} out, or begin anew in "
+                        "another folder.")
+
+
+def shares(call: str, text: str | None) -> list[float] | None:
+    """Return the numbers of --weights, "3,1"; UserError for anything else."""
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{call}: weights must be numbers with commas between them; got {text!r}. "
+                        "Try --weights 3,1.") from None
