@@ -9,7 +9,7 @@ from nonlin.files import write_atomically, writing
 from nonlin.numbers import number, places
 from nonlin.report import style
 from nonlin.report.explorer import environment
-from nonlin.report.palette import paint
+from nonlin.report.palette import MARKERS, paint
 from nonlin.report.style import INK, MUTED, new_figure
 from nonlin.report.tables import Table
 from nonlin.study.records import Across, AcrossPart
@@ -85,11 +85,11 @@ def _figure(found: Across):
     """Each activation's differences, a row a study, with their intervals."""
     rows = [(row.name, study.label, part.difference) for row in found.activations
             for study, part in zip(found.studies, row.parts, strict=True) if part and part.difference]
-    colours, markers = style.colours([row.name for row in found.activations]), "osD^vPX*<>phdH"
+    colours = style.colours([row.name for row in found.activations])
     figure = new_figure(0.9 + 0.3 * len(rows))
     axes = figure.subplots()
     axes.axvline(0, color=MUTED, lw=1)
-    shapes = {study.label: markers[i % len(markers)] for i, study in enumerate(found.studies)}
+    shapes = {study.label: MARKERS[i % len(MARKERS)] for i, study in enumerate(found.studies)}
     for place, (name, label, d) in enumerate(reversed(rows)):
         axes.plot([d.low, d.high], [place, place], color=colours[name], lw=2.4, solid_capstyle="butt")
         axes.plot(d.mean, place, shapes[label], ms=6, color=colours[name], mec=INK, mew=0.5)

@@ -53,10 +53,19 @@ def values(definitions: Sequence[Definition], selected: str | None = None, compa
     slots = palette.paint([d.name for d in definitions])
     data = {"activations": [_facts(d) | {"slot": slots[d.name].slot} for d in definitions],
             "selected": selected or definitions[0].name, "compared": list(compared)}
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
-    return {"definitions": definitions, "explorer_data": Markup(text),
+    return {"definitions": definitions, "explorer_data": in_script(data),
             "explorer_functions": Markup(javascript.activations(definitions)),
             "explorer_primitives": Markup(javascript.primitives())}
+
+
+def in_script(values: Any) -> Markup:
+    """Return values as JSON that can stand in a script element.
+
+    >>> str(in_script({"name": "</script>"}))
+    '{"name":"\\\\u003c/script>"}'
+    """
+    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c"))
 
 
 def with_its_scripts(page: str) -> str:

@@ -1,6 +1,5 @@
 """The data of figures that a person can question: what templates/figures.js draws. Records in, numbers out."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +7,7 @@ from markupsafe import Markup
 
 from nonlin.numbers import number
 from nonlin.report import figures
+from nonlin.report.explorer import in_script
 from nonlin.report.palette import hidden, paint
 from nonlin.report.records import Study, tuned
 
@@ -21,13 +21,7 @@ def data(study: Study) -> Markup:
     drawn = {name: [panel for panel in make(study) if panel["lines"]] for name, make in PANELS.items()
              if figures.FIGURES[name][2](study)}
     arms = [{"name": name, "slot": p.slot} for name, p in paint(figures.names(study)).items()]
-    return script({"arms": arms, "figures": {name: panels for name, panels in drawn.items() if panels}})
-
-
-def script(values: Any) -> Markup:
-    """Return values as JSON that can stand in a script element."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c"))
+    return in_script({"arms": arms, "figures": {name: panels for name, panels in drawn.items() if panels}})
 
 
 def _some(count: int, most: int) -> list[int]:

@@ -38,9 +38,8 @@ class TrackioTracker:
         """Log the table and its numbers."""
         made = self._start("verdicts", "verdicts", {"winner": verdicts.winner, "advice": verdicts.advice})
         try:
-            rows = [dict(zip(verdicts.header, row, strict=True)) for row in verdicts.rows]
-            made.log({**verdicts.numbers, "verdicts": trackio.Table(columns=verdicts.header, rows=[
-                list(row.values()) for row in rows])}, step=0)
+            made.log({**verdicts.numbers, "verdicts": trackio.Table(columns=verdicts.header, rows=verdicts.rows)},
+                     step=0)
         finally:
             made.finish()
 
