@@ -16,9 +16,18 @@ def hostile():
     return HOSTILE
 
 
+@pytest.fixture(scope="package")
+def chromium():
+    """One browser for the tests of pages; not longer, since its loop would be found by others' asyncio."""
+    from tests.report.headless import browser
+
+    with browser() as made:
+        yield made
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    """The folder of a finished study with nine arms, a diverging one among them, and its page."""
+    """The folder of a finished study with seven arms, a diverging one among them, and its page."""
     from tests.study import studies
 
     directory = tmp_path_factory.mktemp("report") / "a <b>study & more"

@@ -9,7 +9,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pages are not tested")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not here: pages are not tested")
+NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: make chromium installs it")
 
 
 @contextlib.contextmanager

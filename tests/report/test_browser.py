@@ -4,7 +4,6 @@ import html
 import json
 import os
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -12,9 +11,9 @@ import pytest
 from nonlin.report.figures import FIGURES
 from nonlin.report.records import read
 from nonlin.study import load
+from tests.report.headless import CHROMIUM, NEEDS_CHROMIUM
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: make chromium installs it")
+pytestmark = NEEDS_CHROMIUM
 
 # The page stands in a frame of the width of a phone and of a desk; the frame's owner measures it.
 DRIVER = """<!doctype html><meta charset="utf-8"><body style="margin:0"><pre id="found"></pre><script>

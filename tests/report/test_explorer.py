@@ -11,15 +11,9 @@ from nonlin.cli.show import show
 from nonlin.functions import define, get, names
 from nonlin.functions.numeric import numeric
 from nonlin.report import explorer
-from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.headless import NEEDS_CHROMIUM, opened
 
 pytestmark = NEEDS_CHROMIUM
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nonlin.report.health import write
-from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.headless import NEEDS_CHROMIUM, opened
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "health_smollm2.json"
 
@@ -26,15 +26,14 @@ def test_it_is_small_and_its_numbers_are_set_alike(page):
 
 @NEEDS_CHROMIUM
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_figures_are_drawn_for_the_screen(page, scheme):
+def test_figures_are_drawn_for_the_screen(chromium, page, scheme):
     phone = {"viewport": {"width": 390, "height": 844}}
-    with browser() as chromium:
-        for options, kind, other in (({}, "wide", "narrow"), (phone, "narrow", "wide")):
-            with opened(chromium, page, color_scheme=scheme, **options) as tab:
-                width = tab.evaluate("innerWidth")
-                assert tab.evaluate("document.documentElement.scrollWidth") <= width
-                assert tab.locator(f"figure svg.{kind}:visible").count() == tab.locator("figure").count() > 3
-                assert tab.locator(f"figure svg.{other}:visible").count() == 0
-                first = tab.locator(f"figure svg.{kind}").first
-                heat = first.locator("image").first.bounding_box()["width"]
-                assert heat > 0.35 * first.bounding_box()["width"]  # the words leave the drawing its room
+    for options, kind, other in (({}, "wide", "narrow"), (phone, "narrow", "wide")):
+        with opened(chromium, page, color_scheme=scheme, **options) as tab:
+            width = tab.evaluate("innerWidth")
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.locator(f"figure svg.{kind}:visible").count() == tab.locator("figure").count() > 3
+            assert tab.locator(f"figure svg.{other}:visible").count() == 0
+            first = tab.locator(f"figure svg.{kind}").first
+            heat = first.locator("image").first.bounding_box()["width"]
+            assert heat > 0.35 * first.bounding_box()["width"]  # the words leave the drawing its room

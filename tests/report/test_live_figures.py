@@ -7,17 +7,11 @@ import pytest
 from nonlin.report import interactive
 from nonlin.report.records import read
 from nonlin.study import load
-from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.headless import NEEDS_CHROMIUM, opened
 
 pytestmark = NEEDS_CHROMIUM
 PLOT = "document.querySelector('[data-figure={}] .f-panel').uplot"
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with browser() as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

@@ -94,10 +94,11 @@ def test_a_cancelled_request_ends_its_worker(cluster, data, tmp_path):
         while not beat.exists():
             there.poll(0.1)
         there.stop(handle)
-        deadline, last = time.monotonic() + 20, -1
-        while time.monotonic() < deadline and last != (last := beat.stat().st_size):
+        sizes, deadline = [-1, beat.stat().st_size], time.monotonic() + 20
+        while sizes[-1] != sizes[-2] and time.monotonic() < deadline:
             time.sleep(1.0)
-        assert last == beat.stat().st_size
+            sizes.append(beat.stat().st_size)
+        assert sizes[-1] == sizes[-2], sizes
         assert there.poll(0.1) == []
 
 
