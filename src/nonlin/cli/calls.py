@@ -1,4 +1,4 @@
-"""What several commands ask of their call, before anything is loaded."""
+"""Checks of options that several commands share, made before anything is loaded."""
 
 from collections.abc import Collection
 from pathlib import Path
