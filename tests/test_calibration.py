@@ -5,9 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from nonlin.calibration import calibrate, summary
+from nonlin.calibration import calibrate, summary, twins
 from nonlin.cli import program
 from nonlin.errors import UserError
+from nonlin.functions import define, get
+from nonlin.functions.reference import evaluate
+from nonlin.study import Arm, Request
 
 TINY = ["--activations", "gelu,relu", "--layers", "1", "--dim", "16", "--heads", "2", "--context", "16",
         "--steps", "10", "--seeds", "4", "--learning-rates", "2"]
@@ -39,6 +42,47 @@ def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, caps
 
     with pytest.raises(UserError, match="another set-up: its batch differs"):
         _run(out, 2, "--batch", "4")
+
+
+def test_twins_that_share_their_streams_are_scaled_a_little(tmp_path, capsys):
+    out = tmp_path / "aa"
+    _run(out, 1, "--aa-streams", "shared")
+    assert json.loads(capsys.readouterr().out)["studies"] == 1
+    trials = (out / "studies" / "aa-0001" / "trials").iterdir()
+    configs = [json.loads((trial / "config.json").read_text()) for trial in trials]
+    assert {c["streams"]["feed_forward"] for c in configs} == {"pointwise"}
+    formulas = {c["activation"]["formula"] for c in configs}
+    assert formulas == {"x*Phi(x)", "1.0001*(x*Phi(1.0001*x))"}
+    with pytest.raises(UserError, match="another set-up: its streams differ"):
+        _run(out, 1)
+
+
+@pytest.mark.parametrize("baseline", ["gelu", "swiglu", "swiglu_oai(alpha=1,limit=5)", "mine"])
+def test_a_near_twin_is_its_activation_to_four_digits(baseline):
+    """Numbers by the reference, at 50 digits."""
+    formula = "x*sigmoid(2*x)" if baseline == "mine" else None
+    known = define(baseline, formula) if formula else get(baseline)
+    arms = [Arm(name, known.kind, 64, 1000, formula if name == baseline else None)
+            for name in (baseline, "relu", "silu")]
+    request = Request(arms, baseline, {"layers": 1, "dim": 16, "heads": 2, "kv_heads": 2, "context": 16,
+                                       "vocabulary": 256}, {"sha256": "", "tokenizer": "bytes"}, steps=10)
+    made = twins(request, "shared")
+    assert len(made) == 3 and len({arm.formula for arm in made}) == 3 and {arm.stream for arm in made} == {known.kind}
+    for arm in made:
+        twin = define(arm.activation, arm.formula)
+        for point in (-3.0, -0.5, 0.7, 2.0):
+            values = (point, 0.3) if known.gated else (point,)
+            assert float(evaluate(twin, *values)) == pytest.approx(float(evaluate(known, *values)), rel=2e-3)
+
+
+def test_an_activation_with_learned_parameters_has_no_near_twin():
+    arms = [Arm("prelu", "pointwise", 64, 1000), Arm("relu", "pointwise", 64, 1000)]
+    request = Request(arms, "prelu", {"layers": 1, "dim": 16, "heads": 2, "kv_heads": 2, "context": 16,
+                                      "vocabulary": 256}, {"sha256": "", "tokenizer": "bytes"}, steps=10)
+    with pytest.raises(UserError, match="baseline must be a formula without learned parameters"):
+        twins(request, "shared")
+    with pytest.raises(UserError, match="kind of streams"):
+        calibrate(None, 1, streams="other")
 
 
 def test_no_studies_are_refused():

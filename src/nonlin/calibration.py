@@ -1,21 +1,30 @@
 """A/A studies: what a verdict is worth with a person's own set-up.
 
-Every arm of an A/A study is the same activation, under another name and with a random stream of its own for the
-feed-forward weights. It is tuned and judged as any study is. All that it calls better or worse is false.
+Every arm of an A/A study is the same activation under another name, tuned and judged as any study's is. All that it
+calls better or worse is false. There are two kinds, as arms of a study may share their random streams or not:
+
+* "private": the feed-forward weights of each arm come from a stream of its own, as those of a gated and a plain arm do;
+* "shared": all arms begin with the same weights, as plain arms do. Each activation's argument is scaled by another
+  number that is nearly 1: runs of one function would be equal in every bit.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import sympy
+
 from nonlin.asked import Asked
 from nonlin.comparison import changes, environment_of, requested
-from nonlin.errors import Interrupted, UserError, rule
+from nonlin.errors import Interrupted, UserError, rule, unknown_name
 from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.functions import Definition, define, get
+from nonlin.functions.grammar import write
 from nonlin.numbers import number
 from nonlin.progress import listener
-from nonlin.study import Plan, Request, Store, defaults, make_plan, run_study, statistics
+from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
 
@@ -58,29 +67,32 @@ class Calibration:
                        f"intervals reach {self.half_width:.3f} to each side.")
 
 
-def calibrate(asked: Asked, studies: int, out: Path | None = None, *, engine: EngineChoice | None = None,
-              progress: bool = True) -> Calibration:
+def calibrate(asked: Asked, studies: int, out: Path | None = None, *, streams: str = "private",
+              engine: EngineChoice | None = None, progress: bool = True) -> Calibration:
     """Run a set-up as A/A studies of its baseline and return how often a verdict was false.
 
-    ``asked`` is the set-up, as :func:`nonlin.compare` takes it; its activations decide the number of arms. Finished
-    runs are kept: the same call continues, and a larger number of ``studies`` adds to those that are there. Each study
-    takes as long as the set-up's own.
+    ``asked`` is the set-up, as :func:`nonlin.compare` takes it; its activations decide the number of arms. ``streams``:
+    "private" or "shared" (see above). Finished runs are kept: the same call continues, and a larger number of
+    ``studies`` adds to those that are there. Each study takes as long as the set-up's own.
     Raises UserError for values that make no study; Interrupted at Ctrl-C.
     """
     if studies < 1:
         raise UserError(rule("compare", "aa", "be 1 or more", studies, "Use --aa 20 for a first look."))
+    if streams not in defaults.AA_STREAMS:
+        raise unknown_name("kind of streams", streams, defaults.AA_STREAMS)
     shown = listener(progress)
     request, root = requested(asked, out, shown)
     choice = engine or EngineChoice()
     with root.lock(), open_engine(choice, root.directory) as opened:
         environment = ask(opened, {"do": "describe"})
-        machine, speeds, steps = _measured(root, request, opened, environment, choice.parallel)
+        arms = twins(request, streams)
+        machine, speeds, steps = _measured(root, request, opened, environment, choice.parallel, streams)
         request = replace(request, minutes=None, steps=steps)
         for line in changes(machine.get("made_on", {}), environment):
             shown.say(line)
         found = []
         for number in range(studies):
-            plan = aa_plan(request, number, speeds, machine, opened.total())
+            plan = aa_plan(request, arms, number, speeds, machine, opened.total())
             store = Store(root.directory / "studies" / f"aa-{number + 1:04d}")
             results = _finished(store, plan)
             if results is None:
@@ -96,13 +108,14 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, engine: En
     return made
 
 
-def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any], parallel: str
-              ) -> tuple[Any, Any, int]:
+def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any], parallel: str,
+              streams: str) -> tuple[Any, Any, int]:
     """Return the machine's settings, the speeds and the length of judged runs; measured at the first call, and kept."""
-    path, asked = root.directory / "machine.json", request.as_dict()
+    path, asked = root.directory / "machine.json", request.as_dict() | {"streams": streams}
     if path.exists():
         kept = _read(path)
-        changed = [key for key, value in asked.items() if kept["request"].get(key) != value]
+        there = {"streams": "private"} | kept["request"]
+        changed = [key for key, value in asked.items() if there.get(key) != value]
         if changed:
             raise UserError(f"{root.directory} holds A/A studies of another set-up: its {' and '.join(changed)} "
                             f"{'differs' if len(changed) == 1 else 'differ'} from this command's. Choose another "
@@ -135,14 +148,35 @@ def _finished(store: Store, plan: Plan) -> dict[str, Any] | None:
     return found if found["status"] == "complete" and found["plan"]["hash"] == plan.hash else None
 
 
-def aa_plan(request: Request, number: int, speeds: Mapping[str, Any], machine: Mapping[str, Any], workers: int) -> Plan:
-    """Return the plan of one A/A study: as many arms as the request has, all its baseline, each with its own stream."""
+def twins(request: Request, streams: str) -> list[Arm]:
+    """Return as many arms as the request has, all its baseline, with random streams of that kind."""
     base = next(arm for arm in request.arms if arm.name == request.baseline)
-    arms = [replace(base, name=f"{base.name}-{i + 1}", activation=base.name, stream=f"{base.name}-{i + 1}")
-            for i in range(len(request.arms))]
-    twins = replace(request, arms=arms, baseline=arms[0].name, replicate=number + 1,
+    names = [f"{base.name}-{i + 1}" for i in range(len(request.arms))]
+    if streams == "private":
+        return [replace(base, name=name, activation=base.name, stream=name) for name in names]
+    known = define(base.name, base.formula) if base.formula else get(base.name)
+    if known.parameters or known.expr is None:
+        raise UserError(rule("compare", "baseline", "be a formula without learned parameters where streams are shared",
+                             base.name, "Leave --aa-streams out, or take another baseline."))
+    word = re.sub(r"\W+", "_", base.name)[:30]
+    return [replace(base, name=name, activation=f"{word}_{i + 1}", formula=_near(known, i), stream=base.kind)
+            for i, name in enumerate(names)]
+
+
+def _near(known: Definition, number: int) -> str:
+    """Return the formula with its first argument scaled by 1 + number / 10,000."""
+    scaled = sympy.Symbol(known.variables[0], real=True)
+    assert known.expr is not None  # twins() refused it
+    return write(known.expr.subs(scaled, scaled * (1 + sympy.Rational(number, 10_000))))
+
+
+def aa_plan(request: Request, arms: list[Arm], number: int, speeds: Mapping[str, Any], machine: Mapping[str, Any],
+            workers: int) -> Plan:
+    """Return the plan of one A/A study of arms that :func:`twins` made; each number has seeds of its own."""
+    asked = replace(request, arms=arms, baseline=arms[0].name, replicate=number + 1,
                     training={**request.training, "keep_weights": False})
-    return make_plan(twins, {arm.name: speeds[base.name] for arm in arms}, machine, workers, f"aa-{number + 1:04d}")
+    cost = speeds[request.baseline]
+    return make_plan(asked, {arm.name: cost for arm in arms}, machine, workers, f"aa-{number + 1:04d}")
 
 
 def summary(directory: Path, found: list[dict[str, Any]], request: Request) -> Calibration:

@@ -108,12 +108,12 @@ def test_the_check_and_the_advice_read_the_study(study, tmp_path):
 
 def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
     """Every twin has the baseline's widths and a random stream of its own."""
-    from nonlin.calibration import aa_plan
+    from nonlin.calibration import aa_plan, twins
     from nonlin.study import Arm, Request
 
     asked = {key: value for key, value in study.plan.request.items() if key not in ("arms", "left_out")}
     request = Request(arms=[Arm(**arm) for arm in study.plan.request["arms"]], **asked)
-    plan = aa_plan(request, 0, {"swiglu": 1000.0, "relu": 1000.0}, study.plan.machine, 1)
+    plan = aa_plan(request, twins(request, "private"), 0, {"swiglu": 1000.0, "relu": 1000.0}, study.plan.machine, 1)
     configs = [plan.config(arm["name"], "judge", 0.01, plan.judge_seeds[0]) for arm in plan.arms]
     assert {tuple(c["model"]["widths"]) for c in configs} == {(40,)}
     assert {c["streams"]["feed_forward"] for c in configs} == {"swiglu-1", "swiglu-2"}

@@ -69,6 +69,9 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
 @click.option("--out", type=click.Path(path_type=Path), help="The study's folder. Default: runs/compare-HASH.")
 @number("--aa", 1, "Run the set-up as so many studies of identical arms instead, each as long as the study itself, "
         "and say how often a verdict is false.")
+@click.option("--aa-streams", type=click.Choice(defaults.AA_STREAMS), default=defaults.AA_STREAMS[0], show_default=True,
+              help="Of --aa: whether each arm draws feed-forward weights of its own, as a gated and a plain one do, or "
+              "all share them, as plain ones do (each is then scaled a little).")
 @click.option("--resume", is_flag=True, help="Continue the study in --out as it was planned.")
 @click.option("--track", multiple=True, type=click.Choice(list(TRACKERS)), help="Log finished runs there too; may be "
               "repeated.")
@@ -76,7 +79,7 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
 @json_option
 @click.pass_context
 def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, engine: EngineChoice,
-            aa: int | None, track: tuple[str, ...], **options: Any) -> None:
+            aa: int | None, aa_streams: str, track: tuple[str, ...], **options: Any) -> None:
     """Train small language models that differ in the activation alone, and say which to use.
 
     The study is planned, and its rule fixed, before the first run. It can be stopped at any time: the same command
@@ -88,7 +91,7 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     if resume:
         only_out(ctx, out, _FREE)
     if aa is not None:
-        return _calibrate(aa, out, engine, as_json, options)
+        return _calibrate(aa, out, aa_streams, engine, as_json, options)
     try:
         options["weights"] = shares("compare", options["weights"])
         study = (resume_study(out, engine=engine, track=track) if resume and out is not None
@@ -99,13 +102,14 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     print_study(study, as_json)
 
 
-def _calibrate(studies: int, out: Path | None, engine: Any, as_json: bool, options: dict[str, Any]) -> None:
+def _calibrate(studies: int, out: Path | None, streams: str, engine: Any, as_json: bool,
+               options: dict[str, Any]) -> None:
     from nonlin.asked import Asked
     from nonlin.calibration import calibrate
     from nonlin.errors import Interrupted
 
     try:
-        found = calibrate(Asked(**options), studies, out, engine=engine)
+        found = calibrate(Asked(**options), studies, out, streams=streams, engine=engine)
     except Interrupted as stopped:
         say(str(stopped))
         raise click.exceptions.Exit(130) from None

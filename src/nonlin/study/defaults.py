@@ -14,6 +14,7 @@ PAIRS_SHARE = 0.2  # of the error, added for pairs of better arms while another 
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
 CALIBRATION = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))
+AA_STREAMS = ("private", "shared")  # how arms of an A/A study draw their feed-forward weights
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
 TUNE_SEEDS = 2
