@@ -268,5 +268,7 @@ class Store:
     def hashes(self) -> list[str]:
         """Return the hashes of all finished trials, damaged or not."""
         folder = self.directory / "trials"
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise UserError(f"{folder} must be a folder; it is none. Move it away, and give the study's command again.")
         with writing(self.directory):
             return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []
