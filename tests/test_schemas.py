@@ -27,6 +27,11 @@ COMMITTED = [("health", p) for p in sorted((ROOT / "benchmarks" / "records").glo
     *(("trial", p) for p in sorted(OLD.glob("unfinished/trials/*/result.json")))]
 
 
+def exactly(name: str, values: object) -> None:
+    """The record names everything that was written."""
+    assert not list(unknown(fits(name, values).as_dict(), values))
+
+
 def fits(name: str, values: object) -> Record:
     """Check values against the published schema, read them as the record, and see that no number changed."""
     published = json.loads((schemas.FOLDER / f"{name}.json").read_text())

@@ -13,6 +13,7 @@ import msgspec
 from nonlin.advice.records import Advice
 from nonlin.claims.records import ClaimsResults
 from nonlin.health.records import HealthRecord
+from nonlin.ladder.records import LadderResults, WrittenForecast
 from nonlin.records import Record
 from nonlin.study.records import Across, PlanRecord, Results, Snapshot
 from nonlin.training.records import TrialRecord
@@ -25,6 +26,8 @@ RECORDS: dict[str, tuple[type[Record], str]] = {
     "results": (Results, "results.json of a study, and nonlin compare --json"),
     "snapshot": (Snapshot, "nonlin watch --json"),
     "across": (Across, "nonlin compare-studies --json"),
+    "ladder": (LadderResults, "results.json of a ladder, and nonlin ladder --json"),
+    "forecast": (WrittenForecast, "forecasts/NNNN.json of a ladder"),
     "claims": (ClaimsResults, "results.json of claims, and nonlin claims --json"),
     "advice": (Advice, "nonlin advise --json"),
     "health": (HealthRecord, "nonlin check --json"),

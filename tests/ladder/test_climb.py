@@ -11,6 +11,7 @@ from nonlin.errors import UserError
 from nonlin.ladder import design, folder
 from nonlin.report import style
 from nonlin.study import defaults
+from tests.test_schemas import exactly
 
 SIZES = [12e3, 25e3, 40e3, 70e3]
 TINY = {"activations": ["gelu", "swiglu"], "sizes": SIZES, "tokens_per_parameter": 0.05, "context": 16, "batch": 4,
@@ -75,6 +76,12 @@ def test_every_rung_is_a_study_with_its_page(finished):
     page = finished.report.read_text()
     assert "Was it right?" in page and "To know more" in page and page.count("<svg") == 4
     assert all(f"rungs/{row['folder']}/report.html" in page for row in finished.plan.rungs)
+
+
+def test_its_files_are_of_their_schemas(finished):
+    exactly("ladder", json.loads((finished.directory / "results.json").read_text()))
+    for path in (finished.directory / "forecasts").iterdir():
+        exactly("forecast", json.loads(path.read_text()))
 
 
 def copy(finished, tmp_path):
