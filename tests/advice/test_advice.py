@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from nonlin.advice.costs import measure
 from nonlin.advice.evidence import Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization, second_moment
 from nonlin.advice.published import TABLES
+from nonlin.advice.reported import REPORTS
 from nonlin.advice.shape import shape_for
 from nonlin.cli import main
 from nonlin.cli.advise import advise as command
@@ -67,6 +70,28 @@ def test_a_papers_longer_training_answers_a_longer_question():
     short, long = from_papers(223 * M, 5 * B), from_papers(223 * M, 40 * B)
     assert {e.bucket for e in short + long} == {"near"}
     assert short[0].found["relu"].startswith("+0.014") and long[0].found["relu"].startswith("-0.002")
+
+
+# Reports without seeds.
+
+def test_reports_without_seeds_are_shown_and_decide_nothing(monkeypatch):
+    found = ask()
+    assert [r["source"] for r in found["reports"]] == [r.source for r in REPORTS] and len(REPORTS) >= 8
+    assert not {r.source for r in REPORTS} & {e["source"] for e in found["evidence"]}
+    shown = repr(found)
+    assert "decides nothing" in shown and all(r.source.split()[0] in shown for r in REPORTS)
+    monkeypatch.setattr("nonlin.advice.advising.REPORTS", ())
+    without = ask()
+    assert without["reports"] == [] and (without["choice"], without["reasons"]) == (found["choice"], found["reasons"])
+
+
+def test_the_page_has_the_reports_as_advise_has_them():
+    text = (Path(__file__).parents[2] / "docs" / "advise.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith("| ") and line.count("|") == 7]
+    assert rows[2:] == [[v or "–" for v in r.as_dict().values()] for r in REPORTS]
+    assert all(name in names() for r in REPORTS for name in re.findall(r"\w+_\w+|powlu|\w*glu\b", r.compared)
+               if name.islower())
 
 
 # The choice.

@@ -10,6 +10,7 @@ from nonlin.advice import engines
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_ladder, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.records import Advice, Hardware
+from nonlin.advice.reported import REPORTS
 from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
 from nonlin.errors import UserError, rule
@@ -61,7 +62,7 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
         "choice": choice.name, "formula": taken.formula, "sureness": choice.sureness, "reasons": list(choice.reasons),
         "asked": {"params": params, "tokens": tokens, "hardware": hardware, "inference": inference},
         "options": [_option(d, shape, hidden, evidence, costed, goes) for d in definitions],
-        "evidence": [_source(e) for e in evidence],
+        "evidence": [_source(e) for e in evidence], "reports": [report.as_dict() for report in REPORTS],
         "model": _model(shape, taken, hardware), "costs": costed, "not_measured": why_not,
         "initialization": initialization(taken, shape.dim, hidden[taken.name], shape.layers),
         "inference": _inference(taken, goes[taken.name], inference),

@@ -62,6 +62,20 @@ class Source(Record, frozen=True, kw_only=True):
     found: dict[str, str]
 
 
+class Report(Record, frozen=True, kw_only=True):
+    """A report that is shown and decides nothing: it has no seeds of its own, or is of whole recipes.
+
+    None: the source, as far as it was read, does not say.
+    """
+
+    source: str
+    compared: str
+    found: str | None
+    size: str | None
+    tokens: str | None
+    seeds: str | None
+
+
 class ModelShape(Record, frozen=True, kw_only=True):
     """A shape with the parameters asked for."""
 
@@ -125,7 +139,8 @@ class Advice(Record, frozen=True, kw_only=True):
     """Which activation to use for a model of a size, with the reasons, and how sure that is.
 
     ``sureness`` is "likely", "plausible" or "guess"; ``missing`` says what is not known, ``commands`` which study
-    would tell more. ``costs`` is None where they were not measured, and ``not_measured`` says why.
+    would tell more. ``reports`` are shown and decide nothing. ``costs`` is None where they were not measured, and
+    ``not_measured`` says why.
     """
 
     choice: str
@@ -135,6 +150,7 @@ class Advice(Record, frozen=True, kw_only=True):
     asked: Question
     options: list[Option]
     evidence: list[Source]
+    reports: list[Report] = []
     model: ModelShape
     costs: Costs | None
     not_measured: str | None

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from nonlin.advice.records import Advice, Source
+from nonlin.advice.records import Advice, Report, Source
 from nonlin.advice.sizes import size_text
 from nonlin.columns import Column, print_columns
 
@@ -33,6 +33,7 @@ def print_advice(found: Advice, console: Console | None = None) -> None:
     console.print(f"for {size_text(asked['params'])} parameters and {size_text(asked['tokens'])} tokens", style="dim")
     _part(console, "Why", found["reasons"])
     _evidence(console, found["evidence"])
+    _reports(console, found["reports"])
     _options(console, found)
     model, start = found["model"], found["initialization"]
     goes = found["inference"]
@@ -65,6 +66,17 @@ def _evidence(console: Console, evidence: list[Source]) -> None:
         Column("tokens", [size_text(e["tokens"]) for e in shown], 1),
         Column("how far", [f"{e['nearness']} (× {e['distance']:.2g})" for e in shown]),
         Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim")
+
+
+def _reports(console: Console, reports: list[Report]) -> None:
+    console.print("\n[bold]Reported[/], without seeds of its own: it decides nothing")
+    print_columns(console, [
+        Column("  source", [f"  {r['source']}" for r in reports], fold=20),
+        Column("compared", [r["compared"] for r in reports], fold=22),
+        Column("found", [r["found"] or "–" for r in reports], fold=22),
+        Column("size", [r["size"] or "–" for r in reports], 1, fold=14),
+        Column("tokens", [r["tokens"] or "–" for r in reports], 2),
+        Column("seeds", [r["seeds"] or "–" for r in reports], 1, fold=12)], header="dim")
 
 
 def _options(console: Console, found: Advice) -> None:
