@@ -43,7 +43,8 @@ EAGER = {
     "leaky_relu": F.leaky_relu, "prelu": F.prelu, "elu": F.elu,
     "selu": F.selu, "softplus": F.softplus, "sqrtsoftplus": lambda x: F.softplus(x).sqrt(), "relu6": F.relu6,
     "hardswish": F.hardswish, "hardtanh": F.hardtanh, "softsign": F.softsign,
-    "relu_squared": lambda x: F.relu(x).square(), "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu_squared": lambda x: F.relu(x).square(), "leaky_relu_squared": lambda x: F.leaky_relu(x, 0.5).square(),
+    "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x), "gelu_10": lambda x: F.gelu(x).clamp(-10, 10),
     "silu": F.silu, "swish_beta": lambda x, beta: x * torch.sigmoid(beta * x), "mish": F.mish,
     "laplace": lambda x: 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * 2**0.5))),
@@ -61,6 +62,9 @@ EAGER = {
     "swiglu_oai": lambda g, u: (lambda m: m * torch.sigmoid(1.702 * m) * (u.clamp(-7, 7) + 1))(g.clamp(max=7)),
     "swiglu_clamped": lambda g, u: F.silu(g.clamp(max=10)) * u.clamp(-10, 10),
     "situ_glu": lambda g, u: 4 * torch.tanh(g / 4) * torch.sigmoid(g) * 25 * torch.tanh(u / 25),
+    "gtu": lambda g, u: torch.sigmoid(g) * torch.tanh(u),
+    "powlu": lambda g, u: (lambda p: torch.where(g > 0, p ** (3 / (p.sqrt() + 1)), g) * torch.sigmoid(g) * u)(
+        torch.where(g > 0, g, 1.0)),
 }
 """What one would write in torch, of the inputs and the learnable parameters."""
 

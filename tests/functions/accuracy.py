@@ -18,6 +18,7 @@ ARGUMENT = {
     "geglu_tanh": lambda x, *_: 4 * abs(1.5957691 * (x + 0.044715 * x**3)),
     "laplace": lambda x, *_: 3 * ((x - 0.707107) / 0.282095) ** 2 + 3 * abs(x * 0.707107) / 0.282095**2,
     "situ_glu": lambda g, u: abs(g) / 2 + abs(u) / 12.5,
+    "powlu": lambda g, *_: np.where(g > 0, 4.0, 0.0),  # of exp: at most 1.7, rounded several times
 }
 # Where the exact value depends on which side of a kink the rounded argument falls (there for both), or a square leaves
 # the range.

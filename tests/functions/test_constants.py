@@ -61,6 +61,36 @@ def test_a_block_with_another_limit_clamps_there():
     assert made(gate, up)[0, 0].item() == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize("m", [1, 2, 3, 4.5])
+def test_powlu_is_the_published_power(m):
+    """Its formula avoids a large exponent; the paper's is gate^(m / (sqrt(gate) + 1)) sigmoid(gate) up."""
+    definition = nonlin.get("powlu", m=m)
+    for gate in (1e-12, 0.003, 0.7, 1.0, 2.5, 40.0, 1e9):
+        with mpmath.workdps(50):
+            power = mpmath.mpf(gate) ** (m / (mpmath.sqrt(gate) + 1))
+            expected = power / (1 + mpmath.exp(-mpmath.mpf(gate))) * mpmath.mpf(-1.5)
+        assert abs(evaluate(definition, gate, -1.5) / expected - 1) < 1e-16
+        made = nonlin.nn.Activation(definition)
+        assert made(torch.tensor([gate]), torch.tensor([-1.5])).item() == pytest.approx(float(
+            evaluate(definition, float(torch.tensor(gate)), -1.5)), rel=1e-6)
+    ends = nonlin.nn.Activation(definition)(torch.tensor([float("inf"), -float("inf")]), torch.tensor([2.0, 2.0]))
+    assert ends.tolist() == [2.0, 0.0]
+
+
+def test_a_power_that_kernels_lack_is_computed_by_torch():
+    definition = nonlin.get("powlu", m=2.3)
+    assert "23/10" in str(nonlin.kernels.explain(definition))
+    assert nonlin.nn.Activation(definition)(torch.tensor([2.0]), torch.ones(1)).item() == pytest.approx(float(
+        evaluate(definition, 2.0, 1.0)), rel=1e-6)
+
+
+def test_two_functions_of_one_name_are_two():
+    """σ(g)·tanh(u) has been called SiTU, as a soft-capped SwiGLU has."""
+    gate, up = torch.tensor([1.5]), torch.tensor([0.4])
+    assert nonlin.nn.Activation("gtu")(gate, up).item() == pytest.approx(float(gate.sigmoid() * up.tanh()), rel=1e-6)
+    assert all("SiTU" in nonlin.get(name).note for name in ("gtu", "situ_glu"))
+
+
 @pytest.mark.parametrize("text, words", [
     ("gelu(slope=1)", "gelu takes no constants"), ("leaky_relu(slop=1)", "slope"),
     ("leaky_relu(0.5)", "with their names"), ("swiglu_clamped(limit=-3)", "positive"),

@@ -16,6 +16,7 @@ from nonlin.functions.grammar import parse, write
 from nonlin.functions.reference import evaluate
 
 X = torch.linspace(-9, 9, 721, dtype=torch.float64)
+POSITIVE = lambda g: torch.where(g > 0, g, 1.0)  # noqa: E731 - a negative base has no power, and spoils gradients
 TORCH = {
     "identity": lambda x: x, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu, "leaky_relu": F.leaky_relu,
     "elu": F.elu, "selu": F.selu, "softplus": F.softplus, "relu6": F.relu6, "hardswish": F.hardswish,
@@ -26,6 +27,7 @@ TORCH = {
     "laplace": lambda x: 0.5 * (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))),
     "swish_beta": F.silu, "fatrelu": lambda x: torch.where(x > 0.01, x, 0.0), "xgelu": F.gelu, "xsilu": F.silu,
     "xatlu": lambda x: x * (torch.atan(x) + math.pi / 2) / math.pi,
+    "leaky_relu_squared": lambda x: F.leaky_relu(x, 0.5).square(),
     "xielu": lambda x: torch.where(x > 0, 0.8 * x * x + 0.5 * x,
                                    0.8 * (torch.expm1(torch.clamp(x, max=-1e-6)) - x) + 0.5 * x),
 }
@@ -37,6 +39,8 @@ GATED = {
     "swiglu_oai": lambda g, u: g.clamp(max=7) * torch.sigmoid(1.702 * g.clamp(max=7)) * (u.clamp(-7, 7) + 1),
     "swiglu_clamped": lambda g, u: F.silu(g.clamp(max=10)) * u.clamp(-10, 10),
     "situ_glu": lambda g, u: 4 * torch.tanh(g / 4) * torch.sigmoid(g) * 25 * torch.tanh(u / 25),
+    "gtu": lambda g, u: torch.sigmoid(g) * torch.tanh(u),
+    "powlu": lambda g, u: u * torch.where(g > 0, POSITIVE(g) ** (3 / (POSITIVE(g).sqrt() + 1)), g) * torch.sigmoid(g),
 }
 
 

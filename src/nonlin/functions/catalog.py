@@ -1,6 +1,7 @@
 """The catalog: every activation in one line of formula. Everything else is derived from it."""
 
 import math
+from typing import Any
 
 from sympy import Rational, Symbol, pi, sqrt
 
@@ -20,7 +21,9 @@ from nonlin.functions.primitives import (
     absolute,
     cauchy,
     clip,
+    exp,
     expm1,
+    log1p,
     maximum,
     minimum,
     relu,
@@ -56,6 +59,9 @@ HARDTANH = pointwise("hardtanh", clip(x, -1, 1))
 SOFTSIGN = pointwise("softsign", x / (1 + absolute(x)), note="its limits ±1 hold to the largest finite x, not at ±inf")
 RELU_SQUARED = pointwise("relu_squared", relu(x) ** 2, source="arXiv:2109.08668", aliases=("relu2", "squared_relu"),
                          used_by=("Nemotron", "Persimmon", "nanochat", "Arcee"))
+LEAKY_RELU_SQUARED = pointwise("leaky_relu_squared", maximum(x, 0) ** 2 + R("0.25") * minimum(x, 0) ** 2,
+                               source="parameter-golf #549", used_by=("parameter-golf",), aliases=("leaky_relu2",),
+                               note="the square of leaky_relu(slope=0.5): it rises to the left of 0, too")
 GELU = pointwise("gelu", x * Phi(x), source="arXiv:1606.08415", aliases=("gelu_python", "gelu_exact"),
                  used_by=("BERT", "GPT-NeoX", "Falcon", "ModernBERT (gated)"))
 GELU_TANH = pointwise(
@@ -102,7 +108,26 @@ _c = minimum(g, 10)
 SWIGLU_CLAMPED = gated_formula("swiglu_clamped", _c * sigmoid(_c) * clip(u, -10, 10),
                                used_by=("DeepSeek-V4", "GLM"), note="limit 10")
 SITU_GLU = gated_formula("situ_glu", 4 * Tanh(g / 4) * sigmoid(g) * 25 * Tanh(u / 25), source="arXiv:2607.24653",
-                         used_by=("Kimi K3",))
+                         used_by=("Kimi K3", "Inkling2"), note="limits 4 and 25; gtu has been called SiTU, too")
+GTU = gated_formula("gtu", sigmoid(g) * Tanh(u), source="arXiv:1612.08083", used_by=("WaveNet",),
+                    note="the gated tanh unit; it has been called SiTU, too, as situ_glu is")
+
+
+def bounded_power(base: Any, most: Any) -> Any:
+    """Return base^(most / (sqrt(base) + 1)), and 0 where the base is not positive.
+
+    With h = max(base, 1/base) it is min(base, 1)^most exp(most log(h) / (sqrt(h) + 1)): the argument of exp stays
+    small, so that its digits stay. Beyond the limits of h, 1e37, it is 1, or base^most, in every digit of float64.
+    """
+    held = clip(base, R("1e-37"), R("1e37"))
+    above = maximum(held, 1 / held)
+    return clip(base, 0, 1) ** most * exp(most * log1p(above - 1) / (sqrt(above) + 1))
+
+
+# A sum of two terms: each is NaN-guarded alone.
+POWLU = gated_formula("powlu", minimum(g, 0) * sigmoid(g) * u + bounded_power(g, 3) * sigmoid(g) * u,
+                      source="arXiv:2605.25704",
+                      note="m 3: gate^(3/(sqrt(gate) + 1)) sigmoid(gate) up where gate > 0, else silu(gate) up")
 POLYNORM = Definition("polynorm", "tensor", None, source="arXiv:2411.03884",
                       text="weighted sum of x, x^2 and x^3, each divided by its root mean square",
                       note="not pointwise: normalizes over the hidden width; plain torch")

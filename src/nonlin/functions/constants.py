@@ -14,7 +14,7 @@ from typing import Any
 import sympy
 
 from nonlin.errors import UserError, rule, unknown_name
-from nonlin.functions.catalog import CATALOG
+from nonlin.functions.catalog import CATALOG, bounded_power
 from nonlin.functions.definition import GATE, UP, Definition, X
 from nonlin.functions.primitives import Phi, Tanh, clip, expm1, maximum, minimum, sigmoid, step
 
@@ -44,8 +44,13 @@ def _situ_glu(gate_limit: Any, up_limit: Any) -> Any:
     return gate_limit * Tanh(GATE / gate_limit) * sigmoid(GATE) * up_limit * Tanh(UP / up_limit)
 
 
+def _powlu(m: Any) -> Any:
+    return minimum(GATE, 0) * sigmoid(GATE) * UP + bounded_power(GATE, m) * sigmoid(GATE) * UP
+
+
 FAMILIES = {
     "leaky_relu": Family({"slope": "0.01"}, lambda slope: maximum(X, 0) + slope * minimum(X, 0)),
+    "leaky_relu_squared": Family({"slope": "0.5"}, lambda slope: maximum(X, 0) ** 2 + slope**2 * minimum(X, 0) ** 2),
     "elu": Family({"alpha": "1"}, lambda alpha: maximum(X, 0) + alpha * expm1(minimum(X, 0))),
     "quick_gelu": Family({"alpha": "1.702"}, lambda alpha: X * sigmoid(alpha * X)),
     "relu6": Family({"limit": "6"}, lambda limit: clip(X, 0, limit), ("limit",)),
@@ -54,6 +59,7 @@ FAMILIES = {
     "swiglu_clamped": Family({"limit": "10"}, _swiglu_clamped, ("limit",)),
     "swiglu_oai": Family({"alpha": "1.702", "limit": "7"}, _swiglu_oai, ("limit",)),
     "situ_glu": Family({"gate_limit": "4", "up_limit": "25"}, _situ_glu, ("gate_limit", "up_limit")),
+    "powlu": Family({"m": "3"}, _powlu, ("m",)),
 }
 """The activations that take constants."""
 

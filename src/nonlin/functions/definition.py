@@ -23,6 +23,15 @@ _LATEX = {"sigmoid": r"\sigma", "tanh": r"\tanh", "Phi": r"\Phi", "phi": r"\varp
           "max": r"\max", "min": r"\min", "abs": r"\operatorname{abs}"}
 
 
+class _Latex(LatexPrinter):
+    """SymPy's printer, but a number with an exponent in the formula's text has one here, too."""
+
+    def _print_Rational(self, expr: sympy.Rational) -> str:
+        number, e, exponent = grammar.write(expr).strip("()").partition("e")
+        times = {"1": "", "-1": "-"}.get(number, rf"{number} \cdot ")
+        return f"{times}10^{{{exponent}}}" if e else super()._print_Rational(expr)  # type: ignore[misc]
+
+
 @dataclass(frozen=True)
 class Parameter:
     """A learnable number of an activation: its symbol's name, its start, and what it does."""
@@ -79,7 +88,7 @@ class Definition:
             return r"\text{" + self.text + "}"
         functions = {p.NAMES[cls]: cls for cls in p.NAMES}
         plain = self.expr.replace(lambda e: e.func in p.NAMES, lambda e: sympy.Function(p.NAMES[e.func])(*e.args))
-        printer = LatexPrinter({"order": "none", "mul_symbol": r" \, "})
+        printer = _Latex({"order": "none", "mul_symbol": r" \, "})
         out = printer.doprint(plain)
         for name in sorted(functions, key=len, reverse=True):
             shown = sympy.latex(sympy.Function(name))

@@ -23,6 +23,7 @@ _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|
                     re.ASCII)
 _SPACE = " \t\n\r\f\v"
 _LONGEST, _DEEPEST, _SHOWN = 2000, 60, 80
+_ZEROS = 12  # of a power of ten that is written out
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     **{name: (1, cls) for name, cls in p.ONE_ARGUMENT.items()},
@@ -201,7 +202,13 @@ class _Parser:
 class _Writer(sympy.StrPrinter):
     """SymPy's printer, but a fraction of a power of ten is printed as a decimal."""
 
+    def _print_Integer(self, expr: Any) -> str:
+        zeros = len(str(expr)) - len(str(expr).rstrip("0"))
+        return f"{expr.p // 10**zeros}e{zeros}" if zeros > _ZEROS else super()._print_Integer(expr)
+
     def _print_Rational(self, expr: Any) -> str:
+        if expr.p in (1, -1) and 10**(zeros := len(str(expr.q)) - 1) == expr.q and zeros > _ZEROS:
+            return f"{expr.p}e-{zeros}" if expr.p > 0 else f"({expr.p}e-{zeros})"
         for places in range(1, 41):
             if 10**places % expr.q == 0:
                 digits = str(abs(expr.p) * (10**places // expr.q)).rjust(places + 1, "0")

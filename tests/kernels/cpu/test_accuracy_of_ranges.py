@@ -77,6 +77,15 @@ def check_float32(name, points):
         assert ulps.max() <= 4, f"d/d{variable}: {_worst(ulps, inputs)}"
 
 
+def test_a_power_is_not_rounded_to_a_subnormal_before_it_is_multiplied():
+    gate = torch.from_numpy(np.geomspace(1e-15, 1e-12, 1000, dtype=np.float32))
+    inputs = [gate, torch.full_like(gate, 25.0)]
+    definition = define("cubed_gate", "gate**3*up")
+    wanted = gate.double().numpy() ** 3 * 25
+    ulps = exact.off(dispatch.forward(definition, inputs, []), wanted, wanted, torch.float32)
+    assert ulps.max() <= 1, _worst(ulps, inputs)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_sixteen_bit_number(name, dtype):

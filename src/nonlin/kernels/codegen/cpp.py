@@ -16,7 +16,7 @@ import sympy
 
 from nonlin.functions import Definition
 from nonlin.functions.expression import terms
-from nonlin.functions.primitives import NAMES, Tanh, cauchy, sigmoid
+from nonlin.functions.primitives import NAMES, Tanh, cauchy, exp, sigmoid
 from nonlin.kernels.codegen import emitter
 from nonlin.kernels.codegen.emitter import Value, divisor, rooted
 
@@ -92,7 +92,7 @@ def _literal(x: float, suffix: str = "") -> str:
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
   static constexpr bool exact = {exact}, careful = {careful}, powers = {powers}, scaled = {scaled};
-  static constexpr float far = {far};
+  static constexpr float far = {far}, near = {near};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
     {value_body}
@@ -129,7 +129,8 @@ def struct(definition: Definition) -> str:
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(careful).lower(),
-        far=_literal(_far(definition), "f"), powers=str(powers).lower(), scaled=str(scaled).lower(),
+        far=_literal(_far(definition), "f"), near=_literal(_near(definition), "f"),
+        powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
         derivative_body="\n    ".join(_one_sided(derivatives.lines)), again=again)
 
@@ -175,6 +176,13 @@ def _far(definition: Definition) -> float:
     return min(1e15, 10.0 ** (37 // max(1, degree(_whole(definition)))))
 
 
+def _near(definition: Definition) -> float:
+    """Return the magnitude up to which an input's power may be subnormal, and lose digits, before it is multiplied."""
+    assert definition.expr is not None
+    most = max([1.0, *(float(p.exp) for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)])
+    return max(1e-15, 10.0 ** -(37 // most))
+
+
 def _whole(definition: Definition) -> sympy.Expr:
     """Return one expression with every part of the value and of the derivatives."""
     names = (*definition.variables, *(q.name for q in definition.parameters))
@@ -194,7 +202,7 @@ def _grows(e: sympy.Expr) -> bool:
 
 
 def _careful(definition: Definition) -> bool:
-    """Return whether the errors of sigmoids (a tanh counts) would add up to more than 4 ulp.
+    """Return whether the errors of sigmoids (tanh and exp count) would add up to more than 4 ulp.
 
     They do if the value or a derivative multiplies three of them, or, in a gated formula, two of a rounded argument.
     """
@@ -204,7 +212,7 @@ def _careful(definition: Definition) -> bool:
         if isinstance(e, sympy.Pow):
             return count(e.base) * abs(int(e.exp)) if e.exp.is_Integer else count(e.base)
         return max([0, *map(count, e.args)]) if isinstance(e, (sympy.Add, sympy.Tuple)) else int(
-            isinstance(e, (sigmoid, Tanh)))
+            isinstance(e, (sigmoid, Tanh, exp)))
 
     everything = _whole(definition)
     arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh)]

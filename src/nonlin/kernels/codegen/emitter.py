@@ -22,7 +22,8 @@ from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, nonne
 _LONG = 3  # roundings after which a term is compensated: its error terms are added
 _CHEAP = {maximum, minimum, absolute, sign, step, nonnegative}
 # These amplify their argument's rounding error, since their tails decay like exp: they take its error term.
-_AMPLIFYING = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh")
+# log1p passes it on: a product with its result may be an exponent.
+_AMPLIFYING = ("sigmoid", "exp", "expm1", "Phi", "phi", "softplus", "tanh", "log1p")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +202,7 @@ class Emitter(abc.ABC):
         if not (2 * exponent).is_Integer:
             raise NotImplementedError(f"a power of {exponent}")
         if not exponent.is_Integer:
-            base, exponent = Value(self.emit(self.root(base.name))), 2 * exponent
+            base, exponent = self.square_root(base), 2 * exponent
         result, left = None, abs(int(exponent))
         while left:
             if left & 1:
@@ -210,6 +211,15 @@ class Emitter(abc.ABC):
             base = self.mul(base, base) if left else base
         assert result is not None
         return self.divide(result) if exponent < 0 else result
+
+    def square_root(self, a: Value) -> Value:
+        out = self.emit(self.root(a.name))
+
+        def low() -> str | None:
+            total = self.both(self.emit(self.helper("remainder", a.name, out, out)), a.low())
+            return self.emit(self.quotient(total, self.emit(f"{out} + {out}"))) if total else None
+
+        return Value(out, low)
 
     def choose(self, name: str, a: Value, b: Value) -> Value:
         out = self.emit(self.chosen(name, a, b))

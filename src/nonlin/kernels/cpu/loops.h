@@ -121,7 +121,7 @@ template <class K, class W>
 static NL_INLINE vm far_out(const vf* in) {
   vm far{};
   if constexpr (K::scaled && W::exact)
-    for (int k = 0; k < K::inputs; k++) far = far | tiny(in[k], 1e-15f);
+    for (int k = 0; k < K::inputs; k++) far = far | tiny(in[k], K::near);
   if constexpr (K::powers)
     for (int k = 0; k < K::inputs; k++) far = far | less(splat(K::far), vabs(in[k]));
   return far;

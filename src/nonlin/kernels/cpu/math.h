@@ -262,10 +262,11 @@ static NL_INLINE vf vlog(vf x) {
   y = fma(splat(-0.5f), z, y);
   return fma(e, splat(0.693359375f), m + y);
 }
-template <class W>
-static NL_INLINE vf nl_log1p(W&, vf x, None) {
+template <class W, class L>
+static NL_INLINE vf nl_log1p(W&, vf x, L low) {
   const vf u = splat(1.0f) + x, infinity = splat(HUGE_VALF);
   vf y = vlog(u) - ((u - splat(1.0f)) - x) / u;  // plus the error term of 1 + x (Kahan)
+  y = plus(y, times(low, splat(1.0f) / u));
   y = select(less(x, infinity), y, x);           // preserve infinity and nan
   y = select(less(splat(0.0f), u), y, select(less(x, splat(-1.0f)), splat(NAN), -infinity));
   return select(is_nan(x), x, y);

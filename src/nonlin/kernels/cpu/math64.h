@@ -47,8 +47,8 @@ template <class W, class L>
 static inline double nl_expm1(W&, double x, L) { return std::expm1(x); }
 template <class W, class L>
 static inline double nl_tanh(W&, double x, L) { return std::tanh(x); }
-template <class W>
-static inline double nl_log1p(W&, double x, None) { return std::log1p(x); }
+template <class W, class L>
+static inline double nl_log1p(W&, double x, L) { return std::log1p(x); }
 template <class W, class L>
 static inline double nl_softplus(W& w, double x, L low) {
   return (x > 0 ? x : 0.0) + std::log1p(nl_exp(w, -std::fabs(x), negated(signed_like(low, x))));

@@ -268,10 +268,12 @@ def log32(x):
 @triton.jit
 def log1p(x, low, KIND: tl.constexpr):
     u = 1 + x
-    if KIND == 2:  # noqa: SIM108 - a compile-time choice
+    if KIND == 2:
         y = d.log1p_unit(x)
     else:
         y = log32(u) - divide((u - 1.0) - x, u, KIND)  # plus the error term of 1 + x (Kahan)
+        if low is not None:
+            y = plus(y, divide(low, u, KIND), KIND)
     y = tl.where(x < float("inf"), y, x)
     y = tl.where(u > 0, y, tl.where(x < -1, float("nan"), float("-inf")))
     return tl.where(x == x, y, x)
