@@ -23,8 +23,8 @@ class FormRow(Record, frozen=True, kw_only=True):
 class ForecastRow(Record, frozen=True, kw_only=True):
     """What is forecast of one arm: arm − baseline in bits per byte; no numbers before three rungs can be compared.
 
-    ``widening`` is the part of the interval's half width that stands for learning rates, ``noise`` the standard
-    deviation of one seed's difference at that size.
+    ``widening`` is the part of the interval's half width that stands for learning rates, ``noise`` the std of one
+    seed's difference at that size.
     """
 
     arm: str
@@ -90,7 +90,7 @@ class RungArm(Record, frozen=True, kw_only=True):
 
 
 class RungRow(Record, frozen=True, kw_only=True):
-    """One size with what was found there. ``longer``: its horizon, as a multiple of the ladder's; above 1 not fitted."""
+    """One size with what was found there. ``longer``: its horizon, as a multiple of the others'; above 1 not fitted."""
 
     name: str
     role: Literal["tuned", "checked", "carried"]
