@@ -16,6 +16,7 @@ from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "claims.json"
 SHOWN = (1, 4, 8, 13)
+PLOT = "document.querySelectorAll('figure')[{}].querySelectorAll('.f-panel')[{}].uplot"
 NOT_RUN = {"verdict": None, "summary": "Not run yet.", "on": None, "parts": {}, "measures": None}
 
 
@@ -67,8 +68,8 @@ def test_it_is_read_on_a_phone_and_by_keyboard(page, scheme):
     phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "color_scheme": scheme}
     with browser() as chromium, opened(chromium, page, **phone) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
-        assert tab.locator("figure svg.narrow:visible").count() == tab.locator("figure").count() == len(SHOWN)
-        assert tab.locator("figure svg.wide:visible").count() == 0
+        assert tab.locator("figure .f-live:visible").count() == tab.locator("figure").count() == len(SHOWN)
+        assert tab.locator("figure svg:visible").count() == 0  # without a script they stand there
         term = tab.locator("button.term").first
         term.focus()
         tab.keyboard.press("Enter")
@@ -76,6 +77,46 @@ def test_it_is_read_on_a_phone_and_by_keyboard(page, scheme):
         assert note.is_visible() and note.bounding_box()["x"] >= 0
         tab.keyboard.press("Escape")
         assert not note.is_visible()
+
+
+@NEEDS_CHROMIUM
+def test_its_figures_can_be_questioned(page, recorded):
+    measures = {row["number"]: row["measures"] for row in recorded["claims"]}
+    with browser() as chromium, opened(chromium, page, bypass_csp=False) as tab:  # the policy lets our script run
+        figures = tab.locator("figure")
+        bars = figures.nth(0).locator(".f-panel").nth(1)
+        bars.scroll_into_view_if_needed()
+        area = bars.locator(".u-over").bounding_box()
+        tab.mouse.move(area["x"] + 5, area["y"] + 25)
+        said = bars.locator(".f-read").inner_text()
+        assert said == f"nothing else: {measures[1]['language_model']['additive']['nothing else']:.4g}"
+        curves = figures.nth(1)
+        curves.scroll_into_view_if_needed()
+        curves.locator(".f-area").first.press("End")
+        said = curves.locator(".f-read").first.inner_text()
+        assert said.startswith("hidden layers: 64") and "sigmoid" in said and "silu" in said
+        button = curves.get_by_role("button", name="silu", exact=True)
+        button.click()
+        assert button.get_attribute("aria-pressed") == "false"
+        assert "silu" not in curves.locator(".f-read").first.inner_text()
+        rows = figures.nth(2)
+        rows.scroll_into_view_if_needed()
+        rows.locator(".f-area").press("Home")
+        assert rows.locator(".f-read").inner_text().startswith("equal ")
+        before = tab.evaluate(PLOT.format(2, 0) + ".scales.x.max")
+        rows.get_by_role("button", name="Enlarge").click()
+        assert tab.evaluate(PLOT.format(2, 0) + ".scales.x.max") < before
+        assert rows.locator(".f-keys").inner_text().startswith("counts as equal")
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("width", [390, 1280])
+def test_every_axis_has_two_labelled_ticks(page, width):
+    with browser() as chromium, opened(chromium, page, viewport={"width": width, "height": 844}) as tab:
+        found = tab.evaluate("""[...document.querySelectorAll('.f-panel')].map((p) => p.uplot.axes.map((a, i) => {
+            const {min, max} = p.uplot.scales[i ? 'y' : 'x'];
+            return a._values.filter((v, k) => v && a._splits[k] >= min && a._splits[k] <= max).length; }))""")
+        assert len(found) == 6 and all(min(counts) >= 2 for counts in found), found
 
 
 def test_it_is_small(page):

@@ -76,7 +76,7 @@ def test_pages_stay_small(full, folder):
 def test_the_numbers_of_the_live_figures_are_those_of_the_study(full, study):
     text = (full / "report.html").read_text()
     data = json.loads(re.search(r'id="figures-data">(.*?)</script>', text, re.DOTALL)[1])
-    assert list(data["figures"]) == [name for name in interactive.PANELS if name != "recovery"]
+    assert list(data["figures"]) == [*(name for name in interactive.PANELS if name != "recovery"), "costs"]
     assert {arm["name"]: arm["slot"] for arm in data["arms"]} == {
         name: p.slot for name, p in paint(figures.names(study)).items()}
     (panel,) = data["figures"]["differences"]

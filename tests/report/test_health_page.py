@@ -20,7 +20,7 @@ def page(tmp_path_factory):
 def test_it_is_small_and_its_numbers_are_set_alike(page):
     text = page.read_text()
     assert len(text.encode()) < 1_500_000
-    words = re.sub(r"<[^>]+>", " ", re.sub(r"<(style|svg)\b.*?</\1>", "", text, flags=re.DOTALL))
+    words = re.sub(r"<[^>]+>", " ", re.sub(r"<(style|svg|script)\b.*?</\1>", "", text, flags=re.DOTALL))
     assert not re.findall(r"(?<![\w.-])-\d", words) and not re.findall(r"\d%", words)
 
 
@@ -32,8 +32,13 @@ def test_figures_are_drawn_for_the_screen(chromium, page, scheme):
         with opened(chromium, page, color_scheme=scheme, **options) as tab:
             width = tab.evaluate("innerWidth")
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            assert tab.locator("figure .f-live:visible").count() == tab.locator("figure").count() > 3
+            heat, whole = (tab.locator(f"figure {part}").first.bounding_box()["width"]
+                           for part in (".u-over", ".f-live"))
+            assert heat > 0.35 * whole  # the words leave the drawing its room
+        with opened(chromium, page, color_scheme=scheme, java_script_enabled=False, **options) as tab:
             assert tab.locator(f"figure svg.{kind}:visible").count() == tab.locator("figure").count() > 3
             assert tab.locator(f"figure svg.{other}:visible").count() == 0
             first = tab.locator(f"figure svg.{kind}").first
             heat = first.locator("image").first.bounding_box()["width"]
-            assert heat > 0.35 * first.bounding_box()["width"]  # the words leave the drawing its room
+            assert heat > 0.35 * first.bounding_box()["width"]

@@ -10,12 +10,11 @@ from nonlin.claims import all_claims
 from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.lessons import lesson
 from nonlin.files import finite, printable, write_atomically, writing
-from nonlin.functions import names
 from nonlin.numbers import typeset
-from nonlin.report import style
-from nonlin.report.explorer import environment
+from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.glossary import Glossary
-from nonlin.report.palette import OWN, paint
+from nonlin.report.marks import Drawings
+from nonlin.report.palette import OWN
 
 #: The verdicts' colours are those of a study's.
 CLASSES = dict(zip(VERDICTS, ("better", "worse", "tie", "undecided"), strict=True))
@@ -32,18 +31,19 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     target.mkdir(exist_ok=True)
     known: dict[int, Claim] = {claim.number: claim for claim in all_claims()}
     words, rows = Glossary(), finite(results)["claims"]
+    drawings = Drawings(OWN)
     # What was not asked for is not announced: a claim stands on the page when it has run.
     sections = [{"claim": known[row["number"]], "row": row, "lesson": typeset(lesson(row)),
-                 **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target)}
+                 **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target, drawings)}
                 for row in rows if row["verdict"]]
     counts = Counter(row["verdict"] for row in rows if row["verdict"])
     page = environment("nonlin.claims").get_template("claims.html").render(
         sections=sections, results=results, counts=[(v, counts[v]) for v in VERDICTS if counts[v]], classes=CLASSES,
         done=sum(counts.values()), others=[row["number"] for row in rows if not row["verdict"]],
         command=_command(directory, results), resume=f"nonlin claims --resume --out {_quoted(directory)}",
-        notes=words.notes(), slots={name: p.slot for name, p in paint(names()).items() if name in OWN})
+        notes=words.notes(), slots=OWN, figures_data=drawings.data())
     path = directory / "claims.html"
-    write_atomically(path, page)
+    write_atomically(path, with_its_scripts(page))
     return path
 
 
@@ -66,7 +66,7 @@ def _told(claim: Claim, row: Mapping[str, Any], words: Glossary) -> dict[str, An
     return dict(zip(texts, words.mark(*map(typeset, texts.values())), strict=True))
 
 
-def _drawn(claim: Claim, row: Mapping[str, Any], target: Path) -> dict[str, Any]:
+def _drawn(claim: Claim, row: Mapping[str, Any], target: Path, drawings: Drawings) -> dict[str, Any]:
     """The figure, the table behind it, and what is published, where the claim has something to show."""
     measures = row["measures"]
     if measures is None:
@@ -76,5 +76,5 @@ def _drawn(claim: Claim, row: Mapping[str, Any], target: Path) -> dict[str, Any]
     if not rows:
         return {"svg": None, "table": None, "literature": literature}
     name = f"claim-{claim.number:02}-{claim.slug}"
-    svg = style.inline(lambda: claim.draw(measures), name, claim.statement, target)
+    svg = drawings.inline(lambda: claim.draw(measures), name, claim.statement, target)
     return {"svg": svg, "table": table, "literature": literature, "name": name}

@@ -8,7 +8,8 @@ from nonlin.columns import Column, print_columns
 from nonlin.files import write_atomically, writing
 from nonlin.numbers import number, places
 from nonlin.report import style
-from nonlin.report.explorer import environment
+from nonlin.report.explorer import environment, with_its_scripts
+from nonlin.report.marks import Drawings
 from nonlin.report.palette import MARKERS, paint
 from nonlin.report.style import INK, MUTED, new_figure
 from nonlin.report.tables import Table
@@ -22,13 +23,15 @@ def write(found: Across, path: str | Path) -> Path:
     """Write the page of several studies, and return its path: one file that needs nothing else."""
     path = Path(path)
     names = [row.name for row in found.activations]
-    drawn = style.inline(lambda: _figure(found), "across", _TITLE) if _shown(found) else ""
+    slots = {name: p.slot for name, p in paint(names).items()}
+    drawings = Drawings(slots)
+    drawn = drawings.inline(lambda: _figure(found), "across", _TITLE) if _shown(found) else ""
     page = environment().get_template("across.html").render(
         found=found, table_=differences(found), set_up=set_up(found), figure=drawn, title=_TITLE,
-        slots={name: p.slot for name, p in paint(names).items()})
+        slots=slots, figures_data=drawings.data())
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page)
+        write_atomically(path, with_its_scripts(page))
     return path
 
 

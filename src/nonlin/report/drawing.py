@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from nonlin.report import figures, style, tables
+from nonlin.report import figures, interactive, tables
+from nonlin.report.marks import Drawings
+from nonlin.report.palette import paint
 from nonlin.report.records import Study
 
 
@@ -11,9 +13,12 @@ def drawn(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
     """Write the study's figures into a folder as SVG and PNG; return them for the page, with their tables, by name."""
     folder.mkdir(exist_ok=True)
     found: dict[str, dict[str, Any]] = {}
+    drawings = Drawings({name: p.slot for name, p in paint(figures.names(study)).items()})
     for name, (draw, title, applies) in figures.FIGURES.items():
         if applies(study):
             header, rows = tables.TABLES[name](study)
-            found[name] = {"svg": style.inline(lambda draw=draw: draw(study), name, title, folder), "title": title,
+            found[name] = {"svg": drawings.inline(lambda draw=draw: draw(study), name, title, folder), "title": title,
                            "header": header, "rows": rows}
+            if name not in interactive.PANELS:
+                found[name]["panels"] = drawings.panels[name]
     return found

@@ -6,9 +6,9 @@ from typing import Any
 
 from nonlin.files import write_atomically, writing
 from nonlin.numbers import number, typeset
-from nonlin.report import style
-from nonlin.report.explorer import environment
-from nonlin.report.health_figures import FIGURES, MEASURES
+from nonlin.report.explorer import environment, with_its_scripts
+from nonlin.report.health_figures import CELLS, FIGURES, MEASURES
+from nonlin.report.marks import Drawings
 from nonlin.report.tables import Table
 
 GRADES = ("serious", "warning", "info")
@@ -51,15 +51,18 @@ def summary(record: Mapping[str, Any]) -> str:
 def write(record: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a record that ``nonlin check`` made, and return its path."""
     drawn: dict[str, dict[str, Any]] = {}
+    drawings = Drawings({})
     for name, (draw, title, applies) in FIGURES.items():
         if applies(record):
-            drawn[name] = {"svg": style.inline(lambda draw=draw: draw(record), name, title), "title": title}
+            drawn[name] = {"svg": drawings.inline(
+                lambda draw=draw: draw(record), name, title, cells=CELLS[name](record) if name in CELLS else None),
+                "title": title}
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
         record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
-        header=header, rows=rows, number=number, grades=GRADES)
+        header=header, rows=rows, number=number, grades=GRADES, figures_data=drawings.data())
     path = Path(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page)
+        write_atomically(path, with_its_scripts(page))
     return path

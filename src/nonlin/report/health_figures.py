@@ -168,6 +168,38 @@ def alternatives(record: Record) -> Figure:
     return figure
 
 
+def _measured(record: Record) -> list[list[str]]:
+    found = [(name, [value(b) for b in record["blocks"]], form) for name, value, form, _ in MEASURES]
+    return [[f"{name}, block {i}: {number(v, form)}" for i, v in enumerate(values)] for name, values, form in found
+            if any(v is not None for v in values)]
+
+
+def _shares(rows: Any, words: Callable[[int, int], str]) -> list[list[str]]:
+    """Words of a grid that is drawn from its last row down; ``rows`` are counts by block."""
+    counts = np.array(rows, dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return [[f"{words(k, i)}: {number(float(shares[i, k]), '.2%')}" for i in range(len(counts))]
+            for k in reversed(range(counts.shape[1]))]
+
+
+def _positive(record: Record) -> list[list[str]]:
+    rows = [b["positive"] for b in record["blocks"]]
+    step = 100 / len(rows[0])
+    return _shares(rows, lambda k, i: f"block {i}, units positive on {k * step:.3g} to {(k + 1) * step:.3g} % "
+                                      "of the tokens")
+
+
+def _powers(record: Record) -> list[list[str]]:
+    rows = [b["streams"]["hidden"]["powers"] for b in record["blocks"]]
+    half = len(rows[0]) // 2
+    powers = [number(k - half, ".0f") for k in range(2 * half + 2)]
+    return _shares(rows, lambda k, i: f"block {i}, magnitudes from 2^{powers[k]} to 2^{powers[k + 1]}")
+
+
+#: The words of each cell, of the figures that are grids.
+CELLS: dict[str, Callable[[Record], list[list[str]]]] = {
+    "measures": _measured, "units": _positive, "magnitudes": _powers}
+
 FIGURES: dict[str, tuple[Callable[[Record], Figure], str, Callable[[Record], bool]]] = {
     "measures": (measures, "Measures by block", lambda r: True),
     "units": (units, "How often units are positive", lambda r: True),

@@ -16,10 +16,13 @@ _POINTS, _SEED_POINTS = 240, 100  # of a line: a screen shows no more
 _DASH = [7, 5]
 
 
-def data(study: Study) -> Markup:
-    """Return everything that the page's figures show, as JSON that can stand in a script element."""
+def data(study: Study, more: Mapping[str, list[Panel]] | None = None) -> Markup:
+    """Return everything that the page's figures show, as JSON that can stand in a script element.
+
+    ``more`` are figures whose marks are known by :mod:`nonlin.report.marks`.
+    """
     drawn = {name: [panel for panel in make(study) if panel["lines"]] for name, make in PANELS.items()
-             if figures.FIGURES[name][2](study)}
+             if figures.FIGURES[name][2](study)} | dict(more or {})
     arms = [{"name": name, "slot": p.slot} for name, p in paint(figures.names(study)).items()]
     return in_script({"arms": arms, "figures": {name: panels for name, panels in drawn.items() if panels}})
 
@@ -134,7 +137,7 @@ def _learning_rates(study: Study) -> list[Panel]:
 
 def _layers(study: Study) -> list[Panel]:
     panels = []
-    for key, title, form, log in (("gradient_rms", "gradient at the block's output (root mean square)", "power", True),
+    for key, title, form, log in (("gradient_rms", "gradient at the block's output (root mean square)", "log", True),
                                   ("dead_share", "dead units", "percent", False)):
         values = {arm["name"]: [layer[key] for layer in arm["layers"]] for arm in study.results["arms"]}
         log = log and all(v is None or v > 0 for row in values.values() for v in row)

@@ -5,9 +5,10 @@ from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, read_json, write_atomically, writing
-from nonlin.report import ladder_figures, style
-from nonlin.report.explorer import environment
+from nonlin.report import ladder_figures
+from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.ladder_terminal import TABLES, words
+from nonlin.report.marks import Drawings
 from nonlin.report.palette import paint
 
 
@@ -26,17 +27,18 @@ def build(directory: str | Path) -> Path:
 def _build(directory: Path, results: dict[str, Any]) -> Path:
     target = directory / "figures"
     target.mkdir(exist_ok=True)
-    drawn = {}
+    slots = {name: p.slot for name, p in paint([arm["name"] for arm in results["plan"]["request"]["arms"]]).items()}
+    drawn, drawings = {}, Drawings(slots)
     for name, (draw, title) in ladder_figures.FIGURES.items():
         if results["rates"] or name != "rates":
-            drawn[name] = {"svg": style.inline(lambda draw=draw: draw(results), name, title, target), "title": title}
+            drawn[name] = {"svg": drawings.inline(lambda draw=draw: draw(results), name, title, target), "title": title}
     tables = {name: make(results) for name, make in TABLES.items()}
     page = environment().get_template("ladder.html").render(
         results=results, figures=drawn, tables=tables, words=words(results)[:-1],
-        slots={name: p.slot for name, p in paint([arm["name"] for arm in results["plan"]["request"]["arms"]]).items()},
+        slots=slots, figures_data=drawings.data(),
         target=ladder_figures.size_text(results["target"]),
         pages={row["name"]: f"rungs/{row['folder']}/report.html" for row in results["plan"]["rungs"]
                if (directory / "rungs" / row["folder"] / "report.html").exists()})
     path = directory / "report.html"
-    write_atomically(path, page)
+    write_atomically(path, with_its_scripts(page))
     return path

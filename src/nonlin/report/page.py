@@ -53,7 +53,8 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         values = {"explorer_address": False, **explorer.values(arms, compared=[d.name for d in arms[1:]])}
     page = explorer.environment().get_template("report.html").render(
         study=study, results=study.results, figures=drawn, samples=_samples(folder),
-        figures_data=interactive.data(study) if drawn else None, costs_words=figures.costs_words(study),
+        figures_data=interactive.data(study, {n: d["panels"] for n, d in drawn.items() if "panels" in d})
+        if drawn else None, costs_words=figures.costs_words(study),
         slots={name: p.slot for name, p in paint(figures.names(study)).items()},
         number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),

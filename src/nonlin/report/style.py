@@ -113,14 +113,20 @@ def _label(axis: Axis) -> None:
     axis.set_major_formatter(FuncFormatter(lambda v, _: number(v, ".6g")))
 
 
-def inline(draw: Callable[[], Figure], name: str, title: str, folder: Path | None = None) -> str:
-    """Return a figure as SVG elements, one for a desk and one for a phone; into a folder also as SVG and PNG."""
+def inline(draw: Callable[[], Figure], name: str, title: str, folder: Path | None = None,
+           look: Callable[[Figure], None] | None = None) -> str:
+    """Return a figure as SVG elements, one for a desk and one for a phone; into a folder also as SVG and PNG.
+
+    ``look`` is given the drawing for a desk, laid out, in the colours that stand for roles.
+    """
     made = []
     for kind, width in (("wide", WIDE), ("narrow", NARROW)):
         with settings(width):
             figure = draw()
             label_axes(figure)
             made.append(inline_svg(figure, name if kind == "wide" else f"{name}-{kind}", title, kind))
+            if look and kind == "wide":
+                look(figure)
             if folder and kind == "wide":
                 write_files(figure, folder, name)
     return "".join(made)

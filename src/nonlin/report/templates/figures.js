@@ -18,13 +18,17 @@ const paint = (arm) => css(`--c${SLOT[arm]}`);
 
 const minus = (text) => text.replaceAll("-", "−");
 const short = (v, digits = 4) => String(Number(v.toPrecision(digits)));
+const RAISED = {"−": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹"};
 const FORMS = {
   plain: (v) => minus(short(v)),
   whole: (v) => (Number.isInteger(v) ? String(v) : ""),
   signed: (v) => (v > 0 ? "+" : "") + minus(short(v, 3)),
   percent: (v) => minus(`${short(100 * v, 3)} %`),
   power: (v) => minus(v === 0 ? "0" : v.toExponential(v.toExponential(1).includes(".0") ? 0 : 1).replace("+", "")),
-  tokens: (v) => (Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
+  log: (v) => (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? minus(short(v)) : FORMS.power(v)),
+  decades: (v) => FORMS.log(10 ** v),
+  binary: (v) => `2${[...minus(short(v, 3))].map((c) => RAISED[c] ?? c).join("")}`,
+  tokens: (v) => (Math.abs(v) >= 1e9 ? `${short(v / 1e9)} G` : Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
 };
 
 function linear(low, high, about) {
@@ -38,6 +42,10 @@ function linear(low, high, about) {
 function ticks(axis, low, high, about) {
   if (!(high > low)) return [low];
   if (axis.rows) return axis.rows.map((_, i) => i);
+  if (axis.names) {
+    const inside = axis.names.map(([place]) => place).filter((t) => t >= low && t <= high);
+    if (inside.length > 1 || axis.names.every(([place], i) => place === i)) return inside;
+  }
   if (axis.ticks) {
     const inside = axis.ticks.filter((t) => t >= low && t <= high), every = Math.ceil(inside.length / about);
     if (inside.length >= 2) return inside.filter((_, i) => i % every === 0);
@@ -78,17 +86,26 @@ function rangeOf(axis) {
   };
 }
 
+const FONT = "12px system-ui, sans-serif", paper = document.createElement("canvas").getContext("2d");
+function widest(texts) {
+  paper.font = FONT;
+  return Math.max(...texts.map((text) => paper.measureText(text).width));
+}
+
 function axisOf(axis, vertical) {
+  const names = axis.rows ?? axis.names?.map(([, name]) => name), longest = names ? widest(names) : 0;
+  const turned = !vertical && names && longest * names.length > 280;
   return {
-    stroke: () => css("--ink"), grid: {stroke: () => css("--grid"), width: 1, show: !axis.rows}, ticks: {show: false},
-    font: "12px system-ui, sans-serif", size: vertical ? (axis.rows ? 14 + 7.2 * Math.max(...axis.rows.map((r) => r.length)) : 58) : 30,
+    stroke: () => css("--ink"), grid: {stroke: () => css("--grid"), width: 1, show: !axis.rows}, rotate: turned ? -35 : 0, ticks: {show: false},
+    font: FONT, 
+    size: vertical ? (names ? Math.max(40, 16 + longest) : 58) : turned ? 24 + 0.6 * longest : 30,
     splits: (u, _, low, high) => ticks(axis, low, high, Math.max(2, Math.floor(vertical ? u.bbox.height / devicePixelRatio / 42 : u.bbox.width / devicePixelRatio / 76))),
-    values: (_, places) => places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : FORMS[axis.format](v))), space: 0, filter: (_, places) => places,
+    values: (_, places) => places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : axis.names?.find(([place]) => place === v)?.[1] ?? FORMS[axis.format](v))), space: 0, filter: (_, places) => places,
   };
 }
 
 function build(panel, host, figure) {
-  const tables = [], series = [{}], bands = [], lines = [];
+  const tables = panel.marks ? [[panel.x.range, [null, null]]] : [], series = panel.marks ? [{}, {}] : [{}], bands = [], lines = [];
   for (const line of panel.lines) {
     const at = series.length, colour = () => paint(line.arm);
     tables.push(line.low ? [line.x, line.y, line.low, line.high] : [line.x, line.y]);
@@ -119,6 +136,7 @@ function build(panel, host, figure) {
     ctx.beginPath();
     ctx.rect(u.bbox.left, u.bbox.top - 2, u.bbox.width, u.bbox.height + 4);
     ctx.clip();
+    if (panel.marks) drawMarks(u, panel);
     for (const line of lines.filter((l) => !off.has(l.arm))) {
       ctx.strokeStyle = ctx.fillStyle = paint(line.arm);
       ctx.lineWidth = 2.6 * ratio;
@@ -146,8 +164,10 @@ function build(panel, host, figure) {
       }
     }
     ctx.restore();
+    drawBeside(u, panel);
   };
   const ground = (u) => {
+    if (panel.rules) drawRules(u, panel);
     if (!panel.span) return;
     const [which, low, high] = panel.span, {ctx} = u, {left, top, width, height} = u.bbox;
     const [a, b, zero] = [low, high, 0].map((v) => u.valToPos(v, which, true));
@@ -165,7 +185,7 @@ function build(panel, host, figure) {
     ctx.restore();
   };
 
-  const tall = () => (panel.y.rows ? 44 + 46 * panel.y.rows.length : innerWidth < 640 ? 250 : 300);
+  const tall = () => panel.tall ? Math.max(panel.tall, 170) : (panel.y.rows ? 44 + 46 * panel.y.rows.length : innerWidth < 640 ? 250 : 300);
   const said = (line, u) => {
     const i = u.cursor.idxs?.[line.at], v = i == null ? null : u.data[line.at][i];
     if (v == null) return null;
@@ -177,18 +197,21 @@ function build(panel, host, figure) {
   function tell(u) {
     const {idx} = u.cursor;
     const shown = idx == null ? [] : main.filter((l) => !off.has(l.arm)).map((l) => [l, said(l, u)]).filter(([, words]) => words);
+    const pointed = panel.marks ? pointedAt(u, panel) : null;
     read.replaceChildren();
-    if (!shown.length) {
+    if (!shown.length && !pointed) {
       read.append(make("span", {class: "f-hint"}, panel.both ? "Point at a mark for its numbers; drag over an area to enlarge it." :
         "Point at the figure for its numbers; drag across it to enlarge a part."));
       return;
     }
     const focus = u.series.findIndex((s, i) => i && s._focus);
-    const place = main.some((l) => l.words) ? "" : `${panel.x.label}: ${FORMS[panel.x.format](u.data[0][idx])}`;
+    const place = pointed ? pointed.place : main.some((l) => l.words) ? "" : `${panel.x.label}: ${FORMS[panel.x.format](u.data[0][idx])}`;
     if (place) read.append(make("b", {}, place));
-    for (const [line, words] of shown) {
-      const entry = make("span", focus === line.at ? {class: "near"} : {});
-      entry.append(make("i", {style: `background: var(--c${SLOT[line.arm]})`}), `${line.arm} ${words}`);
+    const rows = pointed ? pointed.rows.map(([mark, words, near]) => [inkOf(mark), words, near]) :
+      shown.map(([line, words]) => [`var(--c${SLOT[line.arm]})`, `${line.arm} ${words}`, focus === line.at]);
+    for (const [colour, words, near] of rows) {
+      const entry = make("span", near ? {class: "near"} : {});
+      entry.append(make("i", {style: `background: ${colour}`}), words);
       read.append(entry);
     }
     clearTimeout(speaking);
@@ -196,8 +219,8 @@ function build(panel, host, figure) {
   }
 
   const u = new uPlot({
-    width: Math.max(host.clientWidth, 240), height: tall(), legend: {show: false}, series, bands, padding: [8, 14, 0, 0],
-    scales: {x: {time: false, distr: panel.x.log ? 3 : 1, range: (_, a, b) => [a, b]}, y: {distr: panel.y.log ? 3 : 1, range: rangeOf(panel.y)}},
+    width: Math.max(host.clientWidth, 240), height: tall(), legend: {show: false}, series, bands, padding: [8, () => Math.max(18, besideWidth(host.clientWidth, panel)), 0, 0],
+    scales: {x: {time: false, distr: panel.x.log ? 3 : 1, dir: panel.x.down ? -1 : 1, range: (_, a, b) => [a, b]}, y: {distr: panel.y.log ? 3 : 1, dir: panel.y.down ? -1 : 1, range: rangeOf(panel.y)}},
     axes: [axisOf(panel.x, false), axisOf(panel.y, true)],
     cursor: {dataIdx: nearest, focus: {prox: 30}, drag: {x: true, y: !!panel.both, uni: 20, dist: 6},
       points: {size: 8}, bind: {dblclick: () => () => { reset(); return null; }}},
@@ -218,7 +241,16 @@ function build(panel, host, figure) {
     const at = u.cursor.idx == null ? (to(min) + to(max)) / 2 : Math.min(Math.max(to(u.data[0][u.cursor.idx]), to(min)), to(max));
     window_(from(at + (to(min) - at) * factor), from(at + (to(max) - at) * factor));
   }
+  let walked = -1;
+  function walk(by, from = null) {
+    const {x, y} = u.scales, inside = places(panel).filter((p) => p.x >= x.min && p.x <= x.max && p.y >= y.min && p.y <= y.max);
+    if (!inside.length) return;
+    walked = Math.min(Math.max((from ?? walked) + by, 0), inside.length - 1);
+    u.setCursor({left: u.valToPos(inside[walked].x, "x"), top: u.valToPos(inside[walked].y, "y")});
+    tell(u);
+  }
   function step(by, from = null) {
+    if (panel.marks) return walk(by, from);
     const xs = u.data[0], {min, max} = u.scales.x, inside = xs.map((_, i) => i).filter((i) => xs[i] >= min && xs[i] <= max);
     if (!inside.length) return;
     const here = from ?? inside.indexOf(u.cursor.idx), next = inside[here < 0 ? (by > 0 ? 0 : inside.length - 1) : Math.min(Math.max(here + by, 0), inside.length - 1)];
@@ -254,7 +286,7 @@ function build(panel, host, figure) {
     width = host.clientWidth;
     u.setSize({width, height: tall()});
   }).observe(host);
-  return lines.map((l) => l.arm);
+  return [...lines, ...(panel.marks ?? [])].map((l) => l.arm);
 }
 
 // ---- every figure of the page ----
@@ -279,7 +311,18 @@ for (const figure of document.querySelectorAll("figure[data-figure]")) {
     grid.append(host);
     build(panel, host, figure).forEach((arm) => seen.add(arm));
   }
-  for (const {name, slot} of DATA.arms.filter((arm) => seen.has(arm.name))) {
+  const keys = make("div", {class: "f-keys"}), told = new Set();
+  for (const key of panels.flatMap((panel) => panel.keys ?? [])) {
+    if (told.has(key.label)) continue;
+    told.add(key.label);
+    const one = make("span"), sample = make("i", {class: key.as, style: `--of: ${key.slot != null ? `var(--c${key.slot})` :
+      key.role ? `var(${key.role})` : key.colour}; --as: ${key.dash ? "dashed" : "solid"}; opacity: ${key.alpha ?? 1}`});
+    one.append(sample, key.label);
+    keys.append(one);
+  }
+  if (told.size) row.after(keys);
+  const arms = DATA.arms.filter((arm) => seen.has(arm.name));
+  for (const {name, slot} of arms.length > 1 ? arms : []) {
     const button = make("button", {type: "button", "aria-pressed": "true", "data-arm": name});
     button.append(make("i", {style: `background: var(--c${slot})`}), name);
     button.addEventListener("click", () => switched(name));
