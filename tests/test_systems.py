@@ -101,7 +101,6 @@ assert nonlin.nn.FeedForward(8, 16, "swiglu")(torch.zeros(2, 8)).shape == (2, 8)
 doctor = nonlin.doctor()
 assert doctor.part("compiler").remedy and str(doctor)
 
-sys.path.insert(0, sys.argv[3])
 from tests.study import studies
 found = studies.run(here / "study", studies.plan("gelu", "silu"))
 assert found["status"] == "complete"
@@ -129,8 +128,9 @@ def test_such_names_have_one_home():
 
 
 def in_a_process(code, *arguments):
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])  # tests share helpers
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True,
-                          timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                          timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -142,4 +142,4 @@ def test_every_module_loads(system):
 
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_the_pure_paths_work(system, tmp_path):
-    assert "fine" in in_a_process(PATHS, system, tmp_path, Path(__file__).parents[1])
+    assert "fine" in in_a_process(PATHS, system, tmp_path)

@@ -26,20 +26,20 @@ if TYPE_CHECKING:
         training,
     )
     from nonlin.advice import advise
-    from nonlin.checkup import Checkup, check
+    from nonlin.calls.checkup import Checkup, check
+    from nonlin.calls.comparison import compare, resume_study
+    from nonlin.calls.doctor import Doctor, doctor
+    from nonlin.calls.extension import extend_study
+    from nonlin.calls.ladder import Ladder, load_ladder
+    from nonlin.calls.study import Study, compare_studies, load_study, watch
     from nonlin.claims.call import ClaimsPackage
-    from nonlin.comparison import compare, resume_study
     from nonlin.errors import Interrupted, NonlinError, UserError
-    from nonlin.extension import extend_study
     from nonlin.functions import Definition, define, get, names
     from nonlin.ladder.call import LadderPackage
-    from nonlin.ladder_outcome import Ladder, load_ladder
-    from nonlin.outcome import Study, compare_studies, load_study, watch
     from nonlin.patching.accelerate import accelerate, restore
     from nonlin.patching.act2fn import register_with_transformers
     from nonlin.patching.swap import swap
     from nonlin.subject.loading import load
-    from nonlin.surroundings import Doctor, doctor
 
     claims: ClaimsPackage
     ladder: LadderPackage
@@ -59,20 +59,20 @@ __all__ = [
 ]
 
 _HOMES = {
-    "compare": "nonlin.comparison",
-    "resume_study": "nonlin.comparison",
-    "extend_study": "nonlin.extension",
-    "load_study": "nonlin.outcome",
-    "watch": "nonlin.outcome",
-    "compare_studies": "nonlin.outcome",
-    "Study": "nonlin.outcome",
-    "load_ladder": "nonlin.ladder_outcome",
-    "Ladder": "nonlin.ladder_outcome",
+    "compare": "nonlin.calls.comparison",
+    "resume_study": "nonlin.calls.comparison",
+    "extend_study": "nonlin.calls.extension",
+    "load_study": "nonlin.calls.study",
+    "watch": "nonlin.calls.study",
+    "compare_studies": "nonlin.calls.study",
+    "Study": "nonlin.calls.study",
+    "load_ladder": "nonlin.calls.ladder",
+    "Ladder": "nonlin.calls.ladder",
     "advise": "nonlin.advice",
-    "check": "nonlin.checkup",
-    "Checkup": "nonlin.checkup",
-    "doctor": "nonlin.surroundings",
-    "Doctor": "nonlin.surroundings",
+    "check": "nonlin.calls.checkup",
+    "Checkup": "nonlin.calls.checkup",
+    "doctor": "nonlin.calls.doctor",
+    "Doctor": "nonlin.calls.doctor",
     "get": "nonlin.functions",
     "names": "nonlin.functions",
     "define": "nonlin.functions",

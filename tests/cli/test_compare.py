@@ -100,7 +100,7 @@ def test_a_paper_gets_a_table_and_figures_of_its_size(nonlin, study):
 
 def test_the_winners_model_loads_in_transformers_with_equal_logits(study):
     transformers = pytest.importorskip("transformers")
-    from nonlin.outcome import best_trial
+    from nonlin.calls.study import best_trial
     from nonlin.training import load_trained
 
     winner = study.results["winner"]

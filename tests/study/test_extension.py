@@ -145,5 +145,5 @@ def grow_by_the_call(folder):
     (folder / "data").mkdir(exist_ok=True)
     from unittest.mock import patch
 
-    with patch("nonlin.extension.prepare_again"):
+    with patch("nonlin.calls.extension.prepare_again"):
         nonlin.extend_study(folder, seeds=6, progress=False)

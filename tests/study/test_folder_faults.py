@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nonlin.comparison import compare, resume_study
+from nonlin.calls.comparison import compare, resume_study
 from nonlin.errors import UserError
 from nonlin.files import DEEPEST
 from nonlin.report import build

@@ -12,7 +12,7 @@ from nonlin.patching import describe_blocks
 from nonlin.subject import build
 from nonlin.subject.building import family_model
 from nonlin.subject.widths import flops_per_token, matched_width
-from tests.subject.subjects import ARMS, CONTEXT, VOCABULARY, described, run_config
+from tests.subject.tiny import ARMS, CONTEXT, VOCABULARY, described, run_config
 
 FAMILIES = ("llama", "gpt2", "opt", "qwen3_moe", "gpt_oss", "phi3")
 
@@ -140,7 +140,7 @@ def test_operations_are_those_that_a_counter_sees():
 
 def test_operations_of_a_long_context_follow_from_shorter_ones(monkeypatch):
     from nonlin.subject import describe, looking
-    from tests.subject.subjects import configuration, request
+    from tests.subject.tiny import configuration, request
 
     asked = request({"config": configuration("llama")}, arms=("swiglu", "relu"), context=64)
     counted = describe(asked)["own"]["outside"]["forward_flops"]

@@ -4,8 +4,8 @@ import pytest
 
 import nonlin
 from nonlin.subject.building import family_model
-from tests.subject.subjects import configuration
 from tests.subject.test_study import SMALL, text
+from tests.subject.tiny import configuration
 
 __all__ = ["text"]
 

@@ -8,7 +8,7 @@ import pytest
 from nonlin.errors import UserError
 from nonlin.subject.asking import wanted
 from nonlin.subject.configuration import configuration, described
-from tests.subject.subjects import configuration as small
+from tests.subject.tiny import configuration as small
 
 SIZES = {"dim": 64, "heads": 4, "kv_heads": 2, "layers": 3, "context": 32, "vocabulary": 300}
 

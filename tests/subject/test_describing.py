@@ -9,7 +9,7 @@ from nonlin.errors import UserError
 from nonlin.subject import describe
 from nonlin.subject.building import family_model
 from nonlin.subject.widths import flops_per_token
-from tests.subject.subjects import CONTEXT, described, request
+from tests.subject.tiny import CONTEXT, described, request
 
 MODELS = '''
 import torch

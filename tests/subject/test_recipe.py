@@ -7,7 +7,7 @@ import pytest
 from nonlin.data import Corpus, Dataset, prepare
 from nonlin.subject import describe
 from nonlin.training import Run
-from tests.subject.subjects import configuration, request, run_config
+from tests.subject.tiny import configuration, request, run_config
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from nonlin.health import check
 from nonlin.subject import build, describe
 from nonlin.subject.building import family_model
 from nonlin.subject.saving import save
-from tests.subject.subjects import CONTEXT, VOCABULARY, described, request, run_config
+from tests.subject.tiny import CONTEXT, VOCABULARY, described, request, run_config
 
 TOKENS = torch.randint(0, VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(3))
 
@@ -49,7 +49,7 @@ def test_a_checkpoint_that_fails_its_proof_is_our_form_and_harms_nothing_there(t
     ("llama", "relu", "have a gate"), ("gpt2", "swiglu", "have no gate"), ("llama", "swiglu_oai", "no activation"),
     ("qwen3_moe", "relu", "have a gate"), ("opt", "swiglu", "have no gate"), ("gpt2", "prelu", "no activation")])
 def test_an_arm_that_the_family_cannot_express_is_our_form(name, arm, reason, tmp_path):
-    from tests.subject.subjects import configuration
+    from tests.subject.tiny import configuration
 
     found = describe(request({"config": configuration(name)}, arms=(arm,)))
     model = build(run_config(found, arm), nonlin.get(arm)).eval()

@@ -1,5 +1,6 @@
 """A study inside a user's own model, from the call to the report; and the mistakes that are said before anything is."""
 
+import importlib
 import json
 import shutil
 
@@ -8,7 +9,7 @@ import pytest
 import nonlin
 from nonlin.errors import UserError
 from nonlin.study import load
-from tests.subject.subjects import configuration, request
+from tests.subject.tiny import configuration, request
 
 SMALL = {"steps": 8, "seeds": 4, "learning_rates": 2, "context": 16, "batch": 4}
 FACTORY = """
@@ -108,7 +109,7 @@ def test_the_check_and_the_advice_read_the_study(study, tmp_path):
 
 def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
     """Every twin has the baseline's widths and a random stream of its own."""
-    from nonlin.calibration import aa_plan, twins
+    from nonlin.calls.calibration import aa_plan, twins
     from nonlin.study import Arm, Request
 
     asked = {key: value for key, value in study.plan.request.items() if key not in ("arms", "left_out")}
@@ -120,15 +121,12 @@ def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
     assert {c["activation"]["name"] for c in configs} == {"swiglu"}
 
 
-def test_a_function_that_returns_a_module_is_a_model(text, tmp_path):
+def test_a_function_that_returns_a_module_is_a_model(text, tmp_path, monkeypatch):
     """The function lies in a file, which the processes that train run too."""
     path = tmp_path / "tiny_factory.py"
     path.write_text(FACTORY)
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("tiny_factory", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("tiny_factory")
     study = nonlin.compare(text, ["gelu", "swiglu"], model=module.make, out=tmp_path / "study", progress=False, **SMALL)
     assert study.status == "complete" and study.arms["swiglu"].hidden == 21
     with pytest.raises(UserError, match="top of a Python file"):

@@ -89,7 +89,7 @@ def test_a_worker_and_a_study_take_the_folder(config, dataset, tmp_path, counted
     from nonlin.study.jobs import Jobs
     from nonlin.study.store import Store
     from nonlin.study.tuning import trials_of
-    from nonlin.training import worker
+    from nonlin.training import one_model
     from tests.study import studies
 
     jobs = Jobs(Store(tmp_path / "study"), None, print, tmp_path / "trunks")
@@ -97,7 +97,7 @@ def test_a_worker_and_a_study_take_the_folder(config, dataset, tmp_path, counted
     assert body["trunks"] == str(tmp_path / "trunks")
     for steps in (12, 20):
         counted.clear()
-        worker.train(body | {"config": asked(config, steps), "dataset": str(dataset.directory),
+        one_model.train(body | {"config": asked(config, steps), "dataset": str(dataset.directory),
                              "trial": str(tmp_path / str(steps))}, print)
     assert counted == [*range(9, 20)]
     assert "trunks" not in Jobs(Store(tmp_path / "study"), None, print)._body(trials_of(studies.plan(), "tune", {})[0])

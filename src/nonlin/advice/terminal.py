@@ -1,20 +1,23 @@
 """An advice as text for a terminal."""
 
 import io
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from nonlin.advice.records import Advice, Report, Source
 from nonlin.advice.sizes import size_text
 from nonlin.columns import Column, print_columns
+
+if TYPE_CHECKING:
+    from nonlin.advice.records import Advice, Report, Source
 
 _SURENESS = {"likely": "bold green", "plausible": "bold yellow", "guess": "bold red"}
 _WIDTH = 110  # where there is no terminal
 
 
-def text(found: Advice) -> str:
+def text(found: "Advice") -> str:
     """Return the advice as plain text."""
     file = io.StringIO()
     print_advice(found, Console(file=file, width=max(_WIDTH, Console().width), highlight=False, force_terminal=False,
@@ -22,7 +25,7 @@ def text(found: Advice) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
 
 
-def print_advice(found: Advice, console: Console | None = None) -> None:
+def print_advice(found: "Advice", console: Console | None = None) -> None:
     """Print an advice, on standard output; as wide as it needs where that is no terminal."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
@@ -57,7 +60,7 @@ def _part(console: Console, title: str, lines: list[str]) -> None:
             console.print(f"  {line}", soft_wrap=True, markup=False)
 
 
-def _evidence(console: Console, evidence: list[Source]) -> None:
+def _evidence(console: Console, evidence: "list[Source]") -> None:
     console.print("\n[bold]Evidence[/], the nearest decides")
     shown = sorted(evidence, key=lambda e: e["distance"])
     print_columns(console, [
@@ -68,7 +71,7 @@ def _evidence(console: Console, evidence: list[Source]) -> None:
         Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim")
 
 
-def _reports(console: Console, reports: list[Report]) -> None:
+def _reports(console: Console, reports: "list[Report]") -> None:
     console.print("\n[bold]Reported[/], without seeds of its own: it decides nothing")
     print_columns(console, [
         Column("  source", [f"  {r['source']}" for r in reports], fold=20),
@@ -79,7 +82,7 @@ def _reports(console: Console, reports: list[Report]) -> None:
         Column("seeds", [r["seeds"] or "–" for r in reports], 1, fold=12)], header="dim")
 
 
-def _options(console: Console, found: Advice) -> None:
+def _options(console: Console, found: "Advice") -> None:
     costs = found["costs"]
     where = (f"not measured: {found['not_measured']}" if costs is None else
              f"one block, {costs['tokens']} tokens, float32 on this {costs['device']}, {costs['threads']} threads"

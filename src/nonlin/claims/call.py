@@ -73,7 +73,7 @@ def asked(numbers: Sequence[int], minutes: float, seed: int, data: Data) -> Aske
 
 
 def _check_numbers(numbers: Sequence[int]) -> None:
-    from nonlin.claims import count
+    from nonlin.claims.everything import count
 
     for number in numbers:
         if number not in range(1, count() + 1):
@@ -83,7 +83,7 @@ def _check_numbers(numbers: Sequence[int]) -> None:
 
 def chosen(numbers: Sequence[int]) -> "list[Claim]":
     """Return the claims of these numbers in their order, all of them without numbers; UserError for other numbers."""
-    from nonlin.claims import all_claims
+    from nonlin.claims.everything import all_claims
 
     _check_numbers(numbers)
     known = {claim.number: claim for claim in all_claims()}
@@ -98,7 +98,7 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     """
     directory = out or Path("runs") / f"claims-{wanted.seed}"
     _check_folder(directory, wanted, resume)  # before torch is loaded
-    from nonlin.claims import all_claims
+    from nonlin.claims.everything import all_claims
     from nonlin.claims.outcome import Claims
     from nonlin.claims.page import build
     from nonlin.claims.runner import run_claims
@@ -138,7 +138,7 @@ def _check_folder(directory: Path, wanted: Asked, resume: bool) -> None:
 def _prepared(wanted: Asked, out: Path, resume: bool, words: "Progress"
               ) -> "tuple[Store, _Request, dict[str, Any]]":
     """Return the folder's store, what the plan answers, and the text's description; the tokens are prepared there."""
-    from nonlin.claims import all_claims
+    from nonlin.claims.everything import all_claims
     from nonlin.claims.plan import ClaimsPlan
     from nonlin.data import Sources
     from nonlin.study import Store

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.claims import all_claims
 from nonlin.claims.definition import VERDICTS, Claim
+from nonlin.claims.everything import all_claims
 from nonlin.claims.lessons import lesson
 from nonlin.files import finite, printable, write_atomically, writing
 from nonlin.numbers import typeset

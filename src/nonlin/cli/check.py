@@ -29,7 +29,7 @@ def check(model: str, text: Path | None, tokens: int, context: int, gradients: b
     MODEL is a Hugging Face folder, a GGUF file, or a folder that nonlin compare wrote. Nothing is fetched and nothing
     unpickled. Exit status 1 if a finding is serious.
     """
-    from nonlin.checkup import check as look
+    from nonlin.calls.checkup import check as look
     from nonlin.report.terminal import print_health
 
     found = look(model, text, tokens=tokens, context=context, gradients=gradients, dtype=dtype, device=device,

@@ -15,7 +15,7 @@ from nonlin.study import defaults
 from nonlin.tracking.names import TRACKERS
 
 if TYPE_CHECKING:
-    from nonlin.outcome import Study
+    from nonlin.calls.study import Study
 
 _ARMS = "relu,gelu,silu,swiglu,geglu,relu_squared"
 # Options that a resumed study may be called with: where it runs is no part of a plan.
@@ -85,7 +85,7 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     The study is planned, and its rule fixed, before the first run. It can be stopped at any time: the same command
     continues it.
     """
-    from nonlin.comparison import compare, resume_study
+    from nonlin.calls.comparison import compare, resume_study
     from nonlin.errors import Interrupted
 
     if resume:
@@ -104,8 +104,8 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
 
 def _calibrate(studies: int, out: Path | None, streams: str, engine: Any, as_json: bool,
                options: dict[str, Any]) -> None:
-    from nonlin.asked import Asked
-    from nonlin.calibration import calibrate
+    from nonlin.calls.arguments import Asked
+    from nonlin.calls.calibration import calibrate
     from nonlin.errors import Interrupted
 
     try:

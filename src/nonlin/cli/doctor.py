@@ -12,8 +12,8 @@ def doctor(as_json: bool) -> None:
 
     Exit status 1 if computing is slow here for want of something.
     """
+    from nonlin.calls.doctor import doctor as look
     from nonlin.progress import listener
-    from nonlin.surroundings import doctor as look
 
     listener().say("Looking, and compiling what is not compiled yet …")
     found = look()

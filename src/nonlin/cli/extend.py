@@ -29,8 +29,8 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
     Seeds that are added after a look are a further stage: its tests have a level of their own, so that looking again
     finds no winners where there are none. New activations join the others in Holm's correction.
     """
+    from nonlin.calls.extension import extend_study
     from nonlin.errors import Interrupted
-    from nonlin.extension import extend_study
 
     try:
         study = extend_study(directory, seeds=seeds, activations=activations, minutes=minutes, engine=engine)

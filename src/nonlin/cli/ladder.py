@@ -15,7 +15,7 @@ from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETE
 from nonlin.study import defaults
 
 if TYPE_CHECKING:
-    from nonlin.ladder_outcome import Ladder
+    from nonlin.calls.ladder import Ladder
 
 _ARMS = ",".join(ACTIVATIONS)
 # Options that a resumed ladder may be called with: where it runs is no part of a plan.
@@ -76,13 +76,16 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
         only_out(ctx, out, _FREE)
     elif target is None:
         raise UserError("ladder: --target must be given; got none. Name the size asked about: --target 125M.")
-    from nonlin import climb
+    from nonlin.calls import ladder_comparison
     from nonlin.errors import Interrupted
     from nonlin.progress import listener
 
     try:
-        found = climb.resume(out, listener(), engine) if resume and out is not None else climb.called(
-            target=target or "", out=out, engine=engine, workers=None, progress=True, **_parsed(options))
+        if resume and out is not None:
+            found = ladder_comparison.resume(out, listener(), engine)
+        else:
+            found = ladder_comparison.called(target=target or "", out=out, engine=engine, workers=None, progress=True,
+                                             **_parsed(options))
     except Interrupted as stopped:
         _print(stopped.found, as_json)
         say(f"Stopped; every finished run is kept. To go on: nonlin ladder --resume --out {stopped.found.directory}")

@@ -19,7 +19,7 @@ def report(directory: Path, latex: bool, inches: float, as_json: bool) -> None:
 
     The study may run or have been stopped: the page says how far it is. While it runs, it writes its page itself.
     """
-    from nonlin.outcome import load_study
+    from nonlin.calls.study import load_study
     from nonlin.report import build
 
     study = load_study(directory)

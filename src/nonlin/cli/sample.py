@@ -20,7 +20,7 @@ from nonlin.cli.output import json_option, print_json, show
 def sample(directory: Path, prompt: str, arm: str | None, length: int, temperature: float, seed: int,
            as_json: bool) -> None:
     """Continue a prompt with a model that the study in DIRECTORY trained."""
-    from nonlin.outcome import load_study
+    from nonlin.calls.study import load_study
 
     study = load_study(directory)
     chosen = arm or study.winner

@@ -47,4 +47,4 @@ class LadderPackage(ModuleType):
         """
         given = {key: value for key, value in locals().items() if key != "self"}
         # It stands on studies, pages and the comparison, which stand above this package.
-        return importlib.import_module("nonlin.climb").called(**given)
+        return importlib.import_module("nonlin.calls.ladder_comparison").called(**given)

@@ -77,7 +77,7 @@ def main(folder: Path) -> None:
     import torch
     import torch.distributed as dist
 
-    from nonlin.training import worker
+    from nonlin.training.one_model import train
 
     request = json.loads((folder / _REQUEST).read_text())
     config = request["config"]
@@ -95,7 +95,7 @@ def main(folder: Path) -> None:
                 file.write(json.dumps(message) + "\n")
 
         try:
-            answer = worker.train(request, lambda progress: tell({"progress": progress}))
+            answer = train(request, lambda progress: tell({"progress": progress}))
         except Exception as error:
             tell({"error": {"type": type(error).__name__, "message": str(error)}})
             os._exit(1)  # torchrun ends the others, which may wait for this one

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError, UserError
-from nonlin.training import machine, ranks, trial
-from nonlin.training.checkpoint import Checkpoints, Stopped
+from nonlin.training import machine, one_model, ranks, trial
+from nonlin.training.checkpoint import Stopped
 from nonlin.training.resources import available_memory_bytes
 
 _WORTH_COMPILING = 600.0  # seconds of a run: every process compiles each arm's model anew, in a minute or more
@@ -73,27 +73,12 @@ def _describe_subject(request: dict[str, Any]) -> dict[str, Any]:
     return describe(request | {"memory_bytes": available_memory_bytes()})
 
 
-def train(request: dict[str, Any], told: trial.Progress) -> Any:
-    """Train or measure one model, in this process or as one of those that train it together; return the answer."""
-    config, dataset = request["config"], Path(request["dataset"])
-    if request["do"] == "measure":
-        return trial.measure(config, dataset, request.get("seconds", 1.5))
-    folder = Path(request["trial"])
-    checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
-    _Stop.running = config["machine"].get("devices", 1) == 1
-    try:
-        trunks = request.get("trunks")
-        return trial.run_trial(config, dataset, folder, told, checkpoints, Path(trunks) if trunks else None)
-    finally:
-        _Stop.running = False
-
-
 def handle(request: dict[str, Any]) -> Any:
     """Do one request and return its answer."""
     do = request["do"]
     if do in ("trial", "measure"):
         several = request["config"]["machine"].get("devices", 1) > 1
-        return (ranks.run if several else train)(request, lambda progress: _answer({"progress": progress}))
+        return (ranks.run if several else one_model.train)(request, lambda progress: _answer({"progress": progress}))
     if do == "subject":
         return _describe_subject(request)
     if do == "machine":
@@ -107,18 +92,6 @@ def handle(request: dict[str, Any]) -> Any:
     if do == "export":
         return trial.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
     raise NonlinError(f"unknown request {do!r}")
-
-
-class _Stop:
-    """Whether this process is told to end while a run is to write its checkpoint first."""
-
-    running = asked = False
-
-
-def _told_to_end(*_: object) -> None:
-    if not _Stop.running:
-        os._exit(128 + signal.SIGTERM)
-    _Stop.asked = True
 
 
 def _end_with(parent: int) -> None:
@@ -139,7 +112,7 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    signal.signal(signal.SIGTERM, one_model.told_to_end)
     for warning in ("SIGUSR1", "SIGUSR2"):  # SLURM's, to all processes of a job: the job's own program tells us to end
         if hasattr(signal, warning):
             signal.signal(getattr(signal, warning), signal.SIG_IGN)

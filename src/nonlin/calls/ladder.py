@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nonlin.calls.study import Study, load_study
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
 from nonlin.ladder import folder, forecast, results
 from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.rates import RULES, Rule
-from nonlin.outcome import Study, load_study
 
 
 @dataclass(frozen=True, repr=False)

@@ -16,8 +16,8 @@ from typing import Any
 
 import sympy
 
-from nonlin.asked import Asked
-from nonlin.comparison import changes, environment_of, requested
+from nonlin.calls.arguments import Asked
+from nonlin.calls.comparison import changes, environment_of, requested
 from nonlin.errors import Interrupted, UserError, rule, unknown_name
 from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.functions import Definition, define, get

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from nonlin import own_model
+from nonlin.calls import own_model
 from nonlin.data import Sources
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition

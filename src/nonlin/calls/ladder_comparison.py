@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.advice.sizes import parse_size
-from nonlin.asked import Activations, Asked
-from nonlin.comparison import changes, environment_of, prepare_again, requested
+from nonlin.calls.arguments import Activations, Asked
+from nonlin.calls.comparison import changes, environment_of, prepare_again, requested
+from nonlin.calls.ladder import Ladder, ladder_of, transfer_of
 from nonlin.errors import Interrupted, UserError, rule
 from nonlin.files import finite, write_json
 from nonlin.functions import get
@@ -25,7 +26,6 @@ from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.ladder.rates import Rule
-from nonlin.ladder_outcome import Ladder, ladder_of, transfer_of
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.progress import Progress, listener
@@ -83,7 +83,7 @@ def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | N
           choice: EngineChoice) -> Ladder:
     """Plan the ladder, or extend the one in the folder; run what is missing, forecast, write the page; return it.
 
-    ``asked`` are the arguments that :class:`nonlin.asked.Asked` takes. Raises Interrupted at Ctrl-C.
+    ``asked`` are the arguments that :class:`nonlin.calls.arguments.Asked` takes. Raises Interrupted at Ctrl-C.
     """
     _checked(wanted)
     rule_ = transfer_of(transfer)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nonlin.calibration import calibrate, summary, twins
+from nonlin.calls.calibration import calibrate, summary, twins
 from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.functions import define, get

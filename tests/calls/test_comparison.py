@@ -10,7 +10,7 @@ from dataclasses import fields
 import pytest
 
 import nonlin
-from nonlin.asked import Asked
+from nonlin.calls.arguments import Asked
 from nonlin.errors import Interrupted, UserError
 
 SMALL = {"steps": 24, "seeds": 4, "learning_rates": 2, "layers": 1, "dim": 16, "heads": 2, "context": 16, "batch": 4}
@@ -146,7 +146,7 @@ def test_resume_study_and_the_same_call_run_nothing_again(study, text):
 
 def test_ctrl_c_raises_with_the_study_so_far(study, text, tmp_path, monkeypatch):
     """The listener is told of each run: here it is a person who stops the study after the second."""
-    import nonlin.comparison as comparison
+    import nonlin.calls.comparison as comparison
     from nonlin.progress import Silent
 
     class Impatient(Silent):
@@ -183,7 +183,7 @@ def test_mistakes_are_told_before_anything_runs(text, tmp_path, values, words):
 
 def test_numbers_of_numpy_and_definitions_are_taken(tmp_path):
     numpy = pytest.importorskip("numpy")
-    from nonlin.comparison import definitions_of
+    from nonlin.calls.comparison import definitions_of
 
     values = dict.fromkeys(Asked.__dataclass_fields__) | {
         "match": "params", "tokenizer": "bytes", "activations": "gelu", "layers": numpy.int64(2), "dim": 32,
@@ -238,8 +238,8 @@ def test_a_recipe_of_ones_own(text, tmp_path):
 def test_the_command_line_says_a_recipe_by_the_same_words(tmp_path, monkeypatch):
     from click.testing import CliRunner
 
+    from nonlin.calls.comparison import requested
     from nonlin.cli.compare import compare
-    from nonlin.comparison import requested
     from nonlin.progress import Silent
 
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over lazy dogs\n" * 3000)
@@ -253,7 +253,7 @@ def test_the_command_line_says_a_recipe_by_the_same_words(tmp_path, monkeypatch)
         asked.append(Asked(**{one.name: given[one.name] for one in fields(Asked)}))
         raise UserError("enough")
 
-    monkeypatch.setattr("nonlin.comparison.compare", stop)
+    monkeypatch.setattr("nonlin.calls.comparison.compare", stop)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in words.items()]
     CliRunner().invoke(compare, ["--data", str(tmp_path / "text.txt"), *options])
     CliRunner().invoke(compare, ["--data", str(tmp_path / "text.txt")])

@@ -4,10 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from nonlin.asked import Activations
-from nonlin.comparison import arms_of, check_defined, definitions_of, prepare_again, run
+from nonlin.calls.arguments import Activations
+from nonlin.calls.comparison import arms_of, check_defined, definitions_of, prepare_again, run
+from nonlin.calls.study import Study
 from nonlin.errors import UserError, rule
-from nonlin.outcome import Study
 from nonlin.progress import Progress, listener, span
 from nonlin.study import Arm, Plan, Store, load
 from nonlin.study.engines import Engine, EngineChoice, ask

@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 import nonlin
-from nonlin import climb
+from nonlin.calls import ladder_comparison
+from nonlin.calls.ladder_comparison import Wanted, _rungs
 from nonlin.errors import UserError
 from nonlin.ladder import design, folder
 from nonlin.report import style
@@ -25,7 +26,7 @@ def short():
         patch.setattr(defaults, "MINIMUM_STEPS", 1)
         patch.setattr(defaults, "LEARNING_RATE_EXTENSIONS", 0)
         patch.setattr(defaults, "TRAINING", defaults.TRAINING | {"evaluation_tokens": 256})
-        patch.setattr(climb, "_SECONDS", 0.01)
+        patch.setattr(ladder_comparison, "_SECONDS", 0.01)
         patch.setattr(style, "write_files", lambda *_: None)  # drawing takes longer than training
         yield
 
@@ -115,7 +116,7 @@ def test_a_stopped_ladder_goes_on_to_the_same_results(finished, tmp_path):
     from nonlin.progress import Silent
     from nonlin.study.engines import EngineChoice
 
-    again = climb.resume(out, Silent(), EngineChoice(workers=1))
+    again = ladder_comparison.resume(out, Silent(), EngineChoice(workers=1))
     same = [(without_timing(a), without_timing(b)) for a, b in
             zip(again.results["rungs"], finished.results["rungs"], strict=True)]
     assert all(a == b for a, b in same)
@@ -179,8 +180,8 @@ def test_the_longest_ladder_that_fits_the_minutes_is_planned(short, text, tmp_pa
     speeds = [{"parameters": 1e4, "tokens_per_second": 1e5}, {"parameters": 1e6, "tokens_per_second": 1e4}]
     timing = {"speeds": speeds, "seconds_overhead": 1.0, "over_baseline": {"gelu": 1.0}, "mean_over_baseline": 1.0}
     settings = design.Settings(tokens_per_parameter=20, batch=8, context=64)
-    tops = [climb._rungs(climb.Wanted(125e6, settings, None, minutes, None), settings, timing, 3, 2)[-1].parameters
+    tops = [_rungs(Wanted(125e6, settings, None, minutes, None), settings, timing, 3, 2)[-1].parameters
             for minutes in (60.0, 600.0)]
     assert tops[1] > 1.5 * tops[0]
     with pytest.raises(UserError, match=r"FLOPs must be enough for 4 sizes.*they need about"):
-        climb._rungs(climb.Wanted(125e6, settings, None, None, 1e6), settings, timing, 3, 2)
+        _rungs(Wanted(125e6, settings, None, None, 1e6), settings, timing, 3, 2)

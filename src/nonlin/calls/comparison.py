@@ -11,15 +11,15 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from nonlin import own_model
-from nonlin.asked import Activations, Asked, Data
+from nonlin.calls import own_model
+from nonlin.calls.arguments import Activations, Asked, Data
+from nonlin.calls.study import Study, best_trial
 from nonlin.data import Sources, intact
 from nonlin.errors import Interrupted, NonlinError, UserError
 from nonlin.files import finite, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
-from nonlin.outcome import Study, best_trial
 from nonlin.progress import Progress, listener
 from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all

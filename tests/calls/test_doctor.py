@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 import nonlin
-from nonlin import surroundings
+from nonlin.calls import doctor
 from nonlin.cli import program
 from nonlin.kernels.cpu import build
 
@@ -33,7 +33,7 @@ def test_every_part_is_said_with_what_it_is_for():
     found = nonlin.doctor()
     assert found.part("compiler").here == (build.compiler() is not None)
     assert found.part("GPU").found and found.torch and found.cores >= 1
-    assert {f"nonlin[{extra}]" for extra in surroundings.EXTRAS} <= {part.name for part in found.parts}
+    assert {f"nonlin[{extra}]" for extra in doctor.EXTRAS} <= {part.name for part in found.parts}
     for part in found.parts:
         assert part.serves and (part.here or part.remedy), part
     assert (found.grade == "fine") == (found.part("kernels").here and found.part("transformer kernels").here)
@@ -44,13 +44,13 @@ def test_extras_are_those_of_the_package():
     import tomllib
     from pathlib import Path
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) - {"dev", "docs"} == set(surroundings.EXTRAS)
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) - {"dev", "docs"} == set(doctor.EXTRAS)
 
 
 def test_what_is_missing_comes_with_how_to_get_it(monkeypatch):
-    real = surroundings.importlib.util.find_spec
-    monkeypatch.setattr(surroundings.importlib.util, "find_spec",
+    real = doctor.importlib.util.find_spec
+    monkeypatch.setattr(doctor.importlib.util, "find_spec",
                         lambda name, *a: None if name == "ray" else real(name, *a))
     part = nonlin.doctor().part("nonlin[ray]")
     assert not part.here and "ray" in part.found and part.remedy == "pip install 'nonlin[ray]'"
@@ -65,13 +65,13 @@ def test_without_a_compiler_it_is_said_once_and_torch_computes(tmp_path):
     first, *rest = done.stdout.splitlines()
     assert first == "1 serious False", done.stdout
     text = "\n".join(rest)
-    assert "✗ compiler" in text and surroundings.compiler_advice() in text
+    assert "✗ compiler" in text and doctor.compiler_advice() in text
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin", "Windows", "Plan9"])
 def test_every_system_has_an_advice(monkeypatch, system):
-    monkeypatch.setattr(surroundings.platform, "system", lambda: system)
-    assert surroundings.compiler_advice()
+    monkeypatch.setattr(doctor.platform, "system", lambda: system)
+    assert doctor.compiler_advice()
 
 
 def test_the_command_prints_json_and_its_status_is_a_finding():

@@ -1,0 +1,40 @@
+"""Training or measuring one model, in this process or as one of those that train it together.
+
+A worker that trains alone can be told to end (SIGTERM): its run writes a checkpoint first.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from nonlin.training import trial
+from nonlin.training.checkpoint import Checkpoints
+
+
+class _Stop:
+    """Whether this process is told to end while a run is to write its checkpoint first."""
+
+    running = asked = False
+
+
+def train(request: dict[str, Any], told: trial.Progress) -> Any:
+    """Train or measure the model of a request and return the answer; ``told`` gets the progress."""
+    config, dataset = request["config"], Path(request["dataset"])
+    if request["do"] == "measure":
+        return trial.measure(config, dataset, request.get("seconds", 1.5))
+    folder = Path(request["trial"])
+    checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
+    _Stop.running = config["machine"].get("devices", 1) == 1
+    try:
+        trunks = request.get("trunks")
+        return trial.run_trial(config, dataset, folder, told, checkpoints, Path(trunks) if trunks else None)
+    finally:
+        _Stop.running = False
+
+
+def told_to_end(*_: object) -> None:
+    """Handle SIGTERM: end at once, or let the run write its checkpoint."""
+    if not _Stop.running:
+        os._exit(128 + signal.SIGTERM)
+    _Stop.asked = True
