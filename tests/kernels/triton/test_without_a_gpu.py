@@ -173,7 +173,8 @@ def test_every_activation_compiles_for_an_h100(tmp_path):
         learned = 2 * len(get(name).parameters)  # a number read, a part of a sum written
         assert len(made["memory"]) == len(wide) + learned, (name, made["memory"])
         assert made["spills"] == made["local"] == made["double"] == 0 and not made["arithmetic64"], (name, made)
-        assert made["registers"] <= 128, (name, made["registers"])  # four blocks of 128 threads at once, and more
+        most = 224 if name == "powlu" else 128  # at 128, four blocks of 128 threads at once; at 224, two
+        assert made["registers"] <= most, (name, made["registers"])
 
 
 @needs_triton
