@@ -77,9 +77,9 @@ def _named(function: Any, definition: Definition, suffix: str) -> Callable[..., 
 def activation(which: str | Definition) -> Callable[..., Tensor]:
     """Return the function of an activation: of (x), or of (gate, up), and its parameters by keyword.
 
-    A tensor may be dense or jagged (nested); the result lies in memory as it does (channels last stay last). Raises
-    UserError for a wrong number of inputs, what is no such tensor, a parameter it has not, or dtypes that differ
-    (under autocast they are brought to the widest instead, as torch's own products are).
+    A tensor may be dense or jagged (nested); the result lies in memory as it does (channels last stay last). Under
+    autocast, inputs are brought to the widest dtype, as torch's own products are. Raises UserError for a wrong number
+    of inputs, another kind of tensor, an unknown parameter, or dtypes that differ.
 
     >>> import torch
     >>> activation("relu")(torch.tensor([-1.0, 2.0]))

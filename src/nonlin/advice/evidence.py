@@ -1,16 +1,16 @@
-"""What is known, how far it lies from the question, and which activation follows: the rules, in one place.
+"""The rules of an advice, in one place: the evidence, its distance from the question, and the activation that follows.
 
-1. A piece of evidence is *near* where its parameters and its tokens are each within a factor of 4 of those asked
-   for, *within reach* where within a factor of 30, else *far*.
+1. A piece of evidence is *near* if its parameters and its tokens are each within a factor of 4 of those asked for.
+   It is *within reach* within a factor of 30, else *far*.
 2. The nearest evidence decides; near, or within reach, the user's own study goes before papers. A study that is
    unfinished, or undecided throughout, decides nothing.
 3. A paper favours its best option and those within two standard errors of it. Of several papers, the options that
    all of them favour; if they share none, those that any of them favours.
 4. Among the favoured, the one that runs in most places (Hugging Face, llama.cpp), then the one with the faster
    training step here, then the one found best.
-5. The choice is *likely* where near evidence decides and nothing else that is near or within reach disagrees,
-   *plausible* where evidence within reach decides, or where near evidence is contradicted, and a *guess* where only
-   far evidence is left. A study of one's own that is far counts as contradiction too.
+5. The choice is *likely* if near evidence decides and nothing else that is near or within reach disagrees. It is
+   *plausible* if evidence within reach decides, or near evidence is contradicted. It is a *guess* if only far
+   evidence is left. A study of one's own that is far counts as contradiction too.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a person asks of a comparison, as values of the right types: the arguments of :func:`nonlin.compare`."""
+"""The arguments of :func:`nonlin.compare`, checked and of the right types."""
 
 import numbers
 from collections.abc import Callable, Sequence

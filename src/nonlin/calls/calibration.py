@@ -33,10 +33,10 @@ _FILE = "calibration.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """What A/A studies showed; ``false`` of ``studies`` have a false verdict.
+    """The result of A/A studies; ``false`` of ``studies`` have a false verdict.
 
     ``low`` to ``high`` is the exact 95 % interval (Clopper and Pearson) of the share of such studies. ``half_width``
-    is the median half width of the intervals in bits per byte, ``detectable`` the difference that this set-up calls
+    is the median half width of the intervals in bits per byte. ``detectable`` is the difference that this set-up calls
     better or worse with a probability of 80 %.
     """
 

@@ -54,8 +54,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
             out: str | Path | None = None, track: str | Sequence[str] | None = None, progress: bool = True) -> Study:
     """Train small language models that differ in the activation alone, and return the study with its verdicts.
 
-    The study is planned, and its rule fixed, before the first run. Every finished run is kept: the same call a study
-    that was stopped, and runs nothing of a finished one again. ``nonlin compare`` does the same in the same folder.
+    The study is planned, and its rule fixed, before the first run. Every finished run is kept: the same call
+    continues a stopped study, and runs nothing of a finished one again. ``nonlin compare`` does the same in the same
+    folder.
 
     ``data``: text to train on, as files, folders, or a Hugging Face dataset's name, one or several; without it, the
     text of Python's standard library. ``activations``: names, formulas of your own (``"mine=x*sigmoid(2*x)"``) and
@@ -65,11 +66,11 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     batch that come from each. ``validation``: text to judge by, as ``data``; without it, a tenth of the data.
 
     ``model`` is your own model, whose feed-forward blocks are replaced: a config.json of ``transformers`` or a folder
-    with one, an architecture's name ("qwen3", of the sizes given), a configuration, or a function, at the top of a
-    file, that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the weights in
-    the folder, whose matrices stay: what is measured then is recovery. ``activation_checkpointing`` recomputes its
-    layers in the backward pass, to save memory; ``compile`` "yes" or "no" decides over torch.compile, which "auto"
-    tries where ``steps`` make a run longer than ten minutes.
+    with one, an architecture's name ("qwen3", of the sizes given), or a configuration. It may be a function at the
+    top of a file that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the
+    weights in the folder, whose matrices stay: the study then measures recovery. ``activation_checkpointing``
+    recomputes its layers in the backward pass, to save memory; ``compile`` "yes" or "no" decides over torch.compile,
+    which "auto" tries where ``steps`` make a run longer than ten minutes.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
     the length of judged runs: 500, the same on every machine, or as many as the ``minutes`` allow here where those are

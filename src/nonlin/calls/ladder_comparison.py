@@ -41,7 +41,7 @@ _SECONDS = 1.0  # of each measurement
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a person asks of a ladder, beside what :func:`nonlin.compare` takes."""
+    """The arguments of a ladder beside those of :func:`nonlin.compare`."""
 
     target: float
     settings: Settings

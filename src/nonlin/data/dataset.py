@@ -88,7 +88,7 @@ def _room(spans: list[Span], text: str, context: int) -> np.ndarray:
 def batch(dataset: Dataset, step: int, batch: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (inputs, targets), int64 (batch, context): random windows, a pure function of seed and step.
 
-    Where sources have weights, each window is of a source drawn by its share.
+    If sources have weights, each window is of a source drawn by its share.
     """
     spans = dataset.train_spans
     room = _room(spans, "training", context)
@@ -105,7 +105,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield fixed, evenly spaced windows of the validation text, about ``tokens`` of them, all different.
 
-    Where sources have weights, as many of them are of a source as its share is.
+    If sources have weights, each contributes windows in proportion to its share.
     """
     spans = dataset.validation_spans
     room = _room(spans, "validation", context)

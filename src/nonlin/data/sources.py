@@ -46,9 +46,9 @@ class Sources:
         return corpus
 
     def about(self, corpus: Corpus) -> dict[str, Any]:
-        """Return what a plan says of the text.
+        """Return the entry of a plan about the text.
 
-        What a call leaves out is not in it, so that studies that were planned before there was the option go on.
+        Options left out are not in it, so that studies planned before an option existed continue.
         """
         found: dict[str, Any] = {"sha256": corpus.sha256, "tokenizer": identity(self.tokenizer),
                                  "description": corpus.description, "paths": self.paths}

@@ -3,9 +3,9 @@
 Each primitive alone could take any derivative between its two one-sided ones. Together they must agree on a side:
 max(x, 0) + min(x, 0)/100 is differentiated from the left at 0 or from the right, never half of each. So:
 
-* A tie that no other can meet takes the derivative of the second argument (0 for max(x, 0), min(x, 6) and abs(x)),
-  as PyTorch does for relu, relu6, hardtanh and hardswish.
-* Ties that meet at one point, and would pick different sides, all take the derivative from the left, as PyTorch does
+* A tie that no other can meet takes the derivative of the second argument: 0 for max(x, 0), min(x, 6) and abs(x).
+  PyTorch does so for relu, relu6, hardtanh and hardswish.
+* Ties that meet at one point, and would pick different sides, all take the derivative from the left. PyTorch does so
   for leaky_relu, prelu, elu and selu.
 
 A derivative chosen so always lies between the two one-sided derivatives of the whole formula.

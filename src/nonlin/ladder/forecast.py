@@ -1,7 +1,7 @@
 """The forecast of each activation's difference to the baseline at a size that no rung has.
 
-Differences are forecast, not losses: what all arms share (the text, the recipe, the seed) falls out of them, and with
-it the part of a law of scaling that is hardest to extrapolate.
+Differences are forecast, not losses. The effects that all arms share (of the text, the recipe, the seed) cancel in
+them, and so does the part of a law of scaling that is hardest to extrapolate.
 
 1. Every form of :mod:`nonlin.ladder.forms` is fitted to the rungs. One that the rungs reject at 1 % is set aside,
    unless they reject all. A form that fits worse than its seeds say gets a wider interval.
@@ -11,7 +11,7 @@ it the part of a law of scaling that is hardest to extrapolate.
    widened by what a best learning rate that moves away from the carried one costs (:mod:`nonlin.ladder.rates`).
 4. All intervals of a forecast hold at once with the stated confidence (Bonferroni's correction over the arms).
 5. Better, worse, tie or undecided follow from the interval, as in a study. Beyond ten times the compute of the largest
-   rung, or below a tenth of the smallest, every form must give the same verdict, the rejected ones too.
+   rung, or below a tenth of the smallest, every form must agree, the rejected ones too.
 """
 
 import math

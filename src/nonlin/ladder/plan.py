@@ -19,8 +19,8 @@ _GROWS = ("seeds",)
 class LadderPlan(Sealed):
     """All that decides what a ladder runs; JSON-able. ``target`` is the size asked about, which decides no run.
 
-    ``rungs``: each rung's values, with "folder", the folder of its study under rungs/, and "before", that of the same
-    rung with fewer seeds, whose runs it takes over.
+    ``rungs``: each rung's values. "folder" is the folder of its study under rungs/; "before" is that of the same rung
+    with fewer seeds, whose runs it takes over.
     """
 
     UNCOUNTED: ClassVar[tuple[str, ...]] = ("name", "target", "timing", "workers")

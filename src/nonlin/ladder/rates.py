@@ -182,8 +182,8 @@ class Carried:
 def carry(rule: Rule, tuned: Sequence[tuple[Rung, Sequence[Mapping[str, Any]]]]) -> Carried:
     """Return the rates to carry upward, from the tuned rungs and the arms of their results.
 
-    Where an arm has optima at several rungs, their mean by the inverse of their variances, none of them taken as much
-    surer than the others; where it has none, the rate that its study chose.
+    An arm with optima at several rungs gets their mean, weighted by the inverse of their variances; no optimum counts
+    as much surer than the others. An arm without any gets the rate that its study chose.
     """
     base = tuned[0][0]
     found: dict[str, list[Optimum]] = {}

@@ -119,8 +119,8 @@ class RateAt(Record, frozen=True, kw_only=True):
 class RateRow(Record, frozen=True, kw_only=True):
     """An arm's best learning rate at the smallest rung, and as it was carried to the others.
 
-    ``moved`` is the best rate at the checked rung over the carried one, ``moved_error`` the standard error of its
-    logarithm, ``surely`` whether that is more than chance, ``cost_at_target`` the loss by it in bits per byte.
+    ``moved`` is the best rate at the checked rung over the carried one; ``moved_error`` is the standard error of its
+    logarithm. ``surely``: whether that is more than chance. ``cost_at_target``: the loss by it in bits per byte.
     """
 
     arm: str

@@ -1,6 +1,6 @@
 """The door of a model's folder: what in it is read, and that it is what it has to be, before anything is built.
 
-Whoever reads a model's files reads them through here: regular files only, JSON of a bounded size, sizes that the
+A model's files are read through here alone: regular files only, JSON of a bounded size, sizes that the
 weights beside them can have, names of weights that stay in the folder.
 """
 

@@ -76,8 +76,8 @@ class FeedForward(nn.Module):
 
     It runs as one operation, :func:`nonlin.kernels.feed_forward`; ``memory`` ("lean", "fast" or "minimal") selects the
     tensors saved for backward. ``gate``, ``up`` and ``down`` are ordinary linear layers. The block calls its modules
-    one by one instead if one was replaced (by a LoRA or a quantized layer) or hooked, if its weight is not a plain
-    tensor, or if the activation is not pointwise; :meth:`explain` gives the reason.
+    one by one instead if one was replaced (by a LoRA or a quantized layer) or hooked. It also does so if a weight is
+    not a plain tensor, or if the activation is not pointwise; :meth:`explain` gives the reason.
 
     >>> import torch
     >>> block = FeedForward(128)

@@ -46,27 +46,28 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
                share: float | None = None, error: float | None = None) -> Report:
     """Let nonlin compute the model's feed-forward blocks, in place, and return a report.
 
-    Each block is first proved equal to its replacement by computing: its activation and the layout of gate and up, then
-    value and gradients in float64 on a copy of the first block of each kind, and the value of every block in its own
-    dtype. A block without proof is left alone, and the report gives the reason. Weights are not moved: names,
-    ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes it.
+    Each block is first proved equal to its replacement by computing. Its activation and the layout of gate and up are
+    identified. Value and gradients are compared in float64 on a copy of the first block of each kind, and the value
+    of every block in its own dtype. A block without proof is left alone, and the report gives the reason. Weights are
+    not moved: names, ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes
+    it.
 
     ``memory`` selects the tensors saved for backward; see :func:`nonlin.kernels.feed_forward`. ``run()`` runs the model
     on any input; only a module of your own with blocks that cannot be called alone needs it. Hooks and adapters (peft)
     on a projection keep working: such a block computes through its projections' modules and fuses the activation
     alone. Call it before FSDP2's ``fully_shard``.
 
-    ``sparse=True`` is for decoding on a CPU: at 1 to 8 tokens without gradients, blocks leave out the weights of hidden
-    units that are zero. Exact (float32 inside, one rounding) where the activation is zero on a set: relu, relu_squared,
-    reglu, drelu, fatrelu. Others skip units below a threshold, as TEAL does (arXiv:2408.14690), where ``calibration``
-    (texts with their ``tokenizer``, token ids, or inputs of the model) comes with ``share``, of values to skip, or
-    ``error``, the mean relative error of a block's output. The report has each block's share and error on the last
-    quarter of those tokens. Every block is timed both ways, and stays dense where sparse does not pay; "always" leaves
-    that out. A copy of ``down`` is kept outside the checkpoint. More tokens, gradients, autocast and
+    ``sparse=True`` is for decoding on a CPU: at 1 to 8 tokens without gradients, blocks leave out the weights of
+    hidden units that are zero. Exact (float32 inside, one rounding) where the activation is zero on a set: relu,
+    relu_squared, reglu, drelu, fatrelu. Others skip units below a threshold, as TEAL does (arXiv:2408.14690). They
+    need ``calibration`` (texts with their ``tokenizer``, token ids, or inputs of the model), and ``share``, of values
+    to skip, or ``error``, the mean relative error of a block's output. The report has each block's share and error on
+    the last quarter of those tokens. Every block is timed both ways, and stays dense where sparse does not pay;
+    "always" leaves that out. A copy of ``down`` is kept outside the checkpoint. More tokens, gradients, autocast and
     torch.compile take the dense path.
 
-    Raises UserError if the model has no feed-forward block, or if none could be replaced, or with ``sparse`` if none
-    has units to skip (the model is then untouched).
+    Raises UserError, the model untouched, if it has no feed-forward block, if none could be replaced, or with
+    ``sparse`` if none has units to skip.
 
     >>> from torch import nn
     >>> from transformers import LlamaConfig, LlamaModel

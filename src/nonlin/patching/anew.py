@@ -1,7 +1,7 @@
 """A model built anew from its configuration, beside the one in hand: what a saved checkpoint would load as.
 
-The new one is built without memory for its weights and then shares those of the model in hand, so that all that can
-differ is what the configuration and the code of its class decide: the structure, and what its parts compute.
+The new one is built without memory for its weights and then shares those of the model in hand. So it can differ only
+in what the configuration and the code of its class decide: the structure, and the computation of its parts.
 """
 
 import contextlib

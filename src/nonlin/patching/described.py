@@ -16,9 +16,9 @@ from nonlin.patching.identification import Identified, identify_all
 class Described:
     """One feed-forward block of a model.
 
-    ``name`` is its module's in the model, ``kind`` "gated" (act(gate) * up) or "plain" (act(up)), ``layout`` how gate
-    and up lie ("separate", "concatenated", "interleaved"), ``dim`` and ``hidden`` its widths, ``experts`` their
-    number or 0, ``activation`` the one that it computes, by name, or None where none fits (``identified`` says why).
+    ``name`` is its module's in the model. ``kind`` is "gated" (act(gate) * up) or "plain" (act(up)), ``layout`` that of
+    gate and up ("separate", "concatenated", "interleaved"). ``dim`` and ``hidden`` are its widths, ``experts`` their
+    number or 0. ``activation`` is the name of the one that it computes, None if none fits (``identified`` says why).
     ``config`` is the configuration of the sub-model that it lies in (None outside transformers), ``claimed`` the
     activation that this names.
     """

@@ -1,8 +1,8 @@
 """Find the activation that a feed-forward block computes, by computing it.
 
-The block is run with values of our choice in place of what its gate and up projections return, and what reaches its
-down projection is compared, in float32, with every definition of the catalog in every layout. Whatever the block's
-code looks like, functional calls included, it cannot hide what it computes.
+The block is run with values of our choice in place of the outputs of its gate and up projections. The input of its
+down projection is compared, in float32, with every definition of the catalog in every layout. So the code of the
+block may look as it likes, functional calls included.
 """
 
 import contextlib

@@ -39,9 +39,9 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     ``where`` is a folder with config.json and safetensors, a .gguf file, a folder that ``nonlin compare`` wrote, or
     a module, which is taken as it is (``dtype`` and ``device`` do not apply). ``call`` names the caller in errors.
 
-    Raises UserError where there are no weights, a file is damaged, the weights are pickled, the architecture is
-    unknown or brings code of its own (unless ``trust_remote_code``), or the model has no feed-forward block or lies
-    quantized or on several devices.
+    Raises UserError for weights that are missing, damaged or pickled, and for an architecture that is unknown or
+    brings code of its own (unless ``trust_remote_code``). The model must have a feed-forward block, and lie on one
+    device, not quantized.
     """
     if isinstance(where, nn.Module):
         loaded = Loaded(where, None, type(where).__name__)

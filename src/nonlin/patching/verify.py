@@ -1,7 +1,7 @@
 """Proof by computing that a block and its replacement are the same function, value and gradients.
 
-A block is run beside its replacement on random inputs of many sizes: once in float64, on a copy, where equality is
-sharp and gradients and training mode are compared too, and then as it stands, in its own dtype.
+A block is run beside its replacement on random inputs of many sizes. The first proof is in float64 on a copy, where
+equality is sharp; it compares gradients and training mode too. The second is of the block as it stands, in its dtype.
 """
 
 import contextlib
@@ -157,10 +157,11 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
 def prove(made: Plan, sharp: bool) -> None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
 
-    Compared are, in float64 on a copy: values on rows of sizes 0.1 to 128 and of every power of ten up to 1e37 (where
-    the block's own answer is finite), on 1 to 4,097 tokens as far as 2e10 multiplications allow, on a batch; gradients
-    by the input and every parameter; training mode. In the block's own dtype: values on rows of all those sizes that
-    the dtype holds. Beyond that nothing is proved. Whatever a block raises is a refusal; the module is left as it was.
+    In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37, if the
+    block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications allow, and a batch.
+    Gradients by the input and every parameter, and training mode, are compared too. In the block's own dtype, values
+    are compared on rows of all those sizes that the dtype holds. Beyond that nothing is proved. An exception of the
+    block is a refusal; the module is left as it was.
     """
     try:
         if sharp:

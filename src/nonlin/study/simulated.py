@@ -1,7 +1,7 @@
 """Studies of simulated runs with known truths: how often the rule of the verdicts is right, without training anything.
 
-A run's loss is its activation's parabola (with a cubic part) over the log of the learning rate, plus noise of the
-seed, of the seed at that rate, of the activation at that seed, and of the run alone.
+A run's loss is its activation's parabola (with a cubic part) over the log of the learning rate, plus noise. The noise
+is a sum: of the seed, of the seed at that rate, of the activation at that seed, and of the run alone.
 """
 
 import math

@@ -1,8 +1,8 @@
 """A subject's description: what is built, where its blocks are, how each is replaced, what that costs.
 
-All of it is proved here, once, on a model in memory: that the model runs on tokens alone and looks at none that come
-later, that each replacement computes what the block does under the family's own activation, and that the arms' models
-are equal outside their blocks.
+All of it is proved here, once, on a model in memory. The model runs on tokens alone and looks at none that come later.
+Each replacement computes the same as the block under the family's own activation. The arms' models are equal outside
+their blocks.
 """
 
 import gc

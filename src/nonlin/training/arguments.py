@@ -88,8 +88,8 @@ def read_training_arguments(path: Path, given: Collection[str] = ()) -> tuple[di
     The words are those of ``nonlin compare``: "learning_rate", "batch" (sequences a step), "accumulation", "steps",
     "optimizer", "schedule", "warmup", "decay", "final_fraction", "weight_decay", "clip", "precision", "beta1", "beta2",
     "epsilon". A word in ``given`` is decided elsewhere, and its field is named as not used. Raises UserError for a file
-    that is no such JSON, for a value of a wrong kind, and for an optimizer, a schedule or a precision that nonlin does
-    not have, unless it is given.
+    that is no such JSON and for a value of a wrong kind. An optimizer, a schedule or a precision that nonlin does not
+    have raises it too, unless it is given.
     """
     reading = _Reading(_fields(path))
     for word, fields, take in _WORDS:

@@ -1,7 +1,7 @@
 """The processes that train one model together: torchrun starts them, and the first one answers.
 
-``python -m nonlin.training.ranks FOLDER`` is one of them: it does the request in FOLDER/request.json and, where it is
-the first or fails, writes its answers to FOLDER/answers.jsonl, a line each, as a worker does on its standard output.
+``python -m nonlin.training.ranks FOLDER`` is one of them and does the request in FOLDER/request.json. The first one,
+or one that fails, writes its answers to FOLDER/answers.jsonl, a line each, as a worker does on its standard output.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """One recipe for models of other sizes: rates, initial scales, epsilon and decay by parameter group. Loads no torch.
 
-CompleteP (arXiv:2505.01618, table 1, α = 1; for normalized queries and keys and for longer runs arXiv:2512.22382)
-multiplies each branch by 1/m_L and the logits by 1/m_N, where m_N is the width and m_L the depth in those of a base
-model. A multiplier c in front of a matrix is the same, to AdamW, as a matrix c times as large, whose rate is c times
-as large and whose epsilon is 1/c of what it was: so it is done here, and the model stays the one that any library
-computes. Decay is independent of the rate (arXiv:2510.19093): its share of a step is that of the base's rate.
+CompleteP (arXiv:2505.01618, table 1, α = 1) multiplies each branch by 1/m_L and the logits by 1/m_N. m_N is the width
+and m_L the depth in units of a base model's. For normalized queries and keys and for longer runs it follows
+arXiv:2512.22382. To AdamW, a multiplier c in front of a matrix equals a matrix c times as large, with c times the
+rate and 1/c of the epsilon. It is done so here, and the model stays the one that any library computes. Decay is
+independent of the rate (arXiv:2510.19093): its share of a step is that of the base's rate.
 """
 
 from collections.abc import Mapping
