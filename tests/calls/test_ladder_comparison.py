@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,9 +11,11 @@ import nonlin
 from nonlin.calls import ladder_comparison
 from nonlin.calls.ladder_comparison import Wanted, _rungs
 from nonlin.errors import UserError
-from nonlin.ladder import design, folder
+from nonlin.ladder import design, folder, plan, results, simulated
+from nonlin.ladder.rates import RULES
 from nonlin.report import style
-from nonlin.study import defaults
+from nonlin.study import defaults, make_plan
+from nonlin.training.trunks import Trunks
 from tests.test_schemas import exactly
 
 SIZES = [12e3, 25e3, 40e3, 70e3]
@@ -185,3 +189,131 @@ def test_the_longest_ladder_that_fits_the_minutes_is_planned(short, text, tmp_pa
     assert tops[1] > 1.5 * tops[0]
     with pytest.raises(UserError, match=r"FLOPs must be enough for 4 sizes.*they need about"):
         _rungs(Wanted(125e6, settings, None, None, 1e6), settings, timing, 3, 2)
+
+
+# Longer runs as branches of the shorter ones.
+
+def branching(finished, text="wsd"):
+    """Return the plan of a ladder with longer runs, the request behind it, and its rule."""
+    whole = ladder_comparison._from_plan(finished.plan)
+    whole = replace(whole, training={**whole.training, "schedule": text})
+    settings = replace(finished.plan.steady, longer=4.0, tokens_per_parameter=1)
+    rungs = [replace(one, branches=text == "wsd" and one.longer != 1) for one in design.design(SIZES, settings)]
+    return replace(finished.plan, rungs=plan.rows(rungs), settings=plan.settings_dict(settings)), whole
+
+
+@pytest.mark.parametrize("schedule, shares", [("wsd", True), ("linear", False)])
+def test_a_longer_run_begins_where_the_shorter_ones_decay_did(short, finished, tmp_path, schedule, shares):
+    made, whole = branching(finished, schedule)
+    rule, base = RULES["completep"], made.ordered()[0][0]
+    trunks = {}
+    for one in (made.ordered()[0][0], made.ordered()[2][0]):
+        training = rule.training(one, base, 0.01) | ladder_comparison._warmup(made, whole, one)
+        rates = {"gelu": 0.01, "swiglu": 0.02} if one.longer != 1 else None
+        request = ladder_comparison._of_rung(whole, one, made.steady, rates, 0.01, training)
+        study = make_plan(request, {"gelu": 1e5, "swiglu": 1e5}, {"engine": "torch"})
+        trunks[one.longer] = Trunks(tmp_path, study.config("swiglu", "judge", 0.02, 1))
+    assert (trunks[1.0].key == trunks[4.0].key and trunks[4.0].shared) is shares
+    assert not shares or trunks[1.0].at < trunks[4.0].at
+
+
+def test_a_branch_runs_at_the_rate_of_its_trunk_and_costs_less(short, finished):
+    made, _ = branching(finished)
+    ran = [(one, row) for one, row in zip([r for r, _ in made.ordered()][:2], finished.results["rungs"], strict=False)]
+    ran = [(one, {"arms": [{"name": name, **arm} for name, arm in row["arms"].items()]}) for one, row in ran]
+    branch = made.ordered()[2][0]
+    rates = results.rates_at(made, branch, ran, RULES["completep"])
+    assert rates == {arm["name"]: arm["learning_rate"] for arm in ran[0][1]["arms"]}
+    assert branch.trained == pytest.approx(1 - 0.8 / 4)
+    apart = replace(branch, branches=False)
+    assert design.flops([branch], made.steady, 2) == pytest.approx(0.8 * design.flops([apart], made.steady, 2))
+    lines = design.describe([one for one, _ in made.ordered()], made.steady, None, 2, 1, {})
+    assert [line.split()[0] for line in lines if "branch" in line] == [branch.name, made.ordered()[3][0].name]
+
+
+@pytest.mark.slow
+def test_a_ladder_of_branches_is_that_of_runs_from_the_start(short, text, tmp_path, monkeypatch):
+    wanted = TINY | {"longer": 2, "schedule": "wsd", "tokens_per_parameter": 0.2}
+    kept = []
+    real = ladder_comparison._forecast_target
+
+    def looking(there, *others):
+        kept.append([path.stem for path in (there.directory / folder.TRUNKS).iterdir()])
+        return real(there, *others)
+
+    monkeypatch.setattr(ladder_comparison, "_forecast_target", looking)
+    branched = nonlin.ladder("1M", text, out=tmp_path / "branches", **wanted)
+    keys = [stem.rpartition("-")[0] for stem in kept[0]]
+    assert sum(keys.count(key) == 2 for key in set(keys)) == 12  # two sizes of two arms of three seeds
+    assert not (tmp_path / "branches" / folder.TRUNKS).exists()
+    monkeypatch.setattr(ladder_comparison, "_forecast_target", real)
+    monkeypatch.setattr(ladder_comparison, "_trunks", lambda *_: None)
+    alone = nonlin.ladder("1M", text, out=tmp_path / "alone", **wanted)
+    assert without_timing(alone.results["rungs"]) == without_timing(branched.results["rungs"])
+    assert {row["arm"] for row in branched.results["horizon"]} == {"swiglu"}
+
+
+# Faults.
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Return a function that lets a judged run of SwiGLU diverge in the study of a rung, as its results say it."""
+    def at(rung):
+        def study(self, name):
+            there = real(self, name)
+            if name != rung:
+                return there
+            arms = [arm | {"diverged_runs": 1} if arm["name"] == "swiglu" else arm for arm in there.results["arms"]]
+            return replace(there, results=there.results | {"arms": arms})
+
+        real = folder.LadderFolder.study
+        monkeypatch.setattr(folder.LadderFolder, "study", study)
+
+    return at
+
+
+@pytest.mark.parametrize("rung, word", [(1, "diverged at"), (3, "the largest rung")])
+def test_an_arm_that_diverges_at_one_rung_costs_that_rung_alone(finished, text, tmp_path, diverging, rung, word):
+    lost, out = finished.plan.rungs[rung], copy(finished, tmp_path)
+    shutil.rmtree(out / "forecasts")
+    diverging(lost["folder"])
+    found = nonlin.ladder("1M", text, out=out, **TINY)
+    assert any(f"swiglu diverged at {lost['name']}" in note for note in found.results["notes"])
+    assert found.status == "complete" and lost["parameters"] not in [
+        row["parameters"] for row in found.results["leave_one_out"]]
+    made = found.forecast["swiglu"]
+    assert made.mean is not None and (rung == 1 or (made.verdict == "undecided" and word in str(made.reason)))
+    assert "diverged" in found.report.read_text()
+
+
+def test_text_that_is_too_short_is_counted_and_said(finished, text, tmp_path, capsys):
+    out = copy(finished, tmp_path)
+    made = json.loads((out / "plan.json").read_text())
+    made["data"]["train_tokens"] = made["rungs"][-1]["tokens"] // 9
+    for key in ("hash",):
+        made.pop(key, None)
+    there = replace(finished.plan, data=made["data"])
+    top = finished.plan.rungs[-1]["name"]
+    said = [note for note in results.notes(there, [], None) if "too short" in note or "text is short" in note]
+    assert any(note.startswith(f"The text is short for {top}: a run reads it 9.") for note in said)
+    assert f"The text is short for {top}" in ladder_comparison.described(there, 1)
+
+
+def test_longer_training_that_changes_a_difference_is_said():
+    """The same seeds at both horizons: what changes is paired."""
+    made = simulated.Ladder(replace(simulated.QUIET, truths=(simulated.Truth(-0.02), simulated.Truth(0.01))), 0)
+    made.run()
+    one, found = made.finished[0]
+    longer = replace(one, name="x4", longer=4.0, role="carried")
+    change = {"arm-1": 0.03, "arm-2": 0.0}
+    arms = [arm | {"judged": [run | {"bits_per_byte": run["bits_per_byte"] + change.get(arm["name"], 0.0)}
+                              for run in arm["judged"]]} for arm in found["arms"]]
+    there = SimpleNamespace(baseline="arm-0", arms=["arm-0", "arm-1", "arm-2"], steady=design.Settings(),
+                            rule={"margin": 0.005, "confidence": 0.95})
+    ran = [*made.finished, (longer, found | {"arms": arms})]
+    rows = {row["arm"]: row for row in results.horizon(there, ran)}
+    assert rows["arm-1"]["mean"] == pytest.approx(0.03) and rows["arm-2"]["mean"] == pytest.approx(0.0)
+    assert rows["arm-1"]["low"] > 0 and rows["arm-1"]["sizes"] == [one.parameters]
+    (said,) = results._changes(there, list(rows.values()))
+    assert "arm-1 +0.030" in said and "arm-2" not in said
+    assert results.horizon(there, made.finished) == []

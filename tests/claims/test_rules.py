@@ -1,6 +1,8 @@
 """Every claim's rule can fail: an altered activation or planted data turns the verdict."""
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -24,7 +26,9 @@ from nonlin.claims import (
 from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
 from nonlin.claims.runner import judge
 from nonlin.claims.worker import run_experiment
+from nonlin.errors import UserError
 from nonlin.functions import define
+from tests.advice.test_ladder import folder as ladder_folder
 from tests.claims import planted
 
 SEEDS = [1, 2, 3, 4, 5, 6]
@@ -344,6 +348,34 @@ def test_12_contrasts_leave_out_what_diverged_and_name_it():
     found = n12_tandem.contrasts(cells)
     assert found["diverged"] == ["relu none off"]
     assert found["contrasts"]["normalization × attention: none, off"]["mean"] == pytest.approx(0.2, abs=0.01)
+
+
+# 11, by a ladder
+
+def climbed(monkeypatch, effects, sizes=None):
+    """Claim 11's verdict by a simulated ladder of gelu and swiglu."""
+    there = ladder_folder(*effects)
+    text = json.dumps([results for _, results in there.ladder.finished])
+    text = text.replace("arm-0", "gelu").replace("arm-1", "swiglu")
+    ran = zip([one for one, _ in there.ladder.finished], json.loads(text), strict=True)
+    there.ladder.finished = list(ran)[:sizes]
+    plan = replace(there.plan, request={"arms": [{"name": name} for name in ("gelu", "swiglu")]}, baseline="gelu")
+    object.__setattr__(there, "plan", plan)
+    monkeypatch.setattr(n11_size, "load_ladder", lambda _: there)
+    return n11_size.by_ladder("runs/ladder")
+
+
+def test_11_is_judged_by_a_ladder(monkeypatch):
+    better = climbed(monkeypatch, [-0.08])
+    assert better["verdict"] == FAILS and better["parts"]["GELU is as good or better in the smallest"] == "no"
+    assert better["parts"]["SwiGLU is better in the largest"] == "yes" and len(better["sizes"]) == 5
+    assert better["rule"] == n11_size.CLAIM.rule and better["forecast"] is None
+    assert climbed(monkeypatch, [0.08])["parts"]["SwiGLU is better in the largest"] == "no"
+    with pytest.raises(UserError, match="3 or more finished rungs"):
+        climbed(monkeypatch, [-0.08], sizes=2)
+    monkeypatch.setattr(n11_size, "load_ladder", lambda _: ladder_folder(-0.08))
+    with pytest.raises(UserError, match="compare gelu and swiglu"):
+        n11_size.by_ladder("runs/ladder")
 
 
 # 13: models

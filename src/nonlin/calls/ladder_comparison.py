@@ -33,6 +33,7 @@ from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_stu
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.training import recipe
 
 MINUTES = 120.0
 _MEASURED = (15e3, 120e3, 1e6)  # sizes whose speed is measured where nobody names sizes
@@ -184,7 +185,8 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
                     * speeds[f"{one.parameters} {whole.baseline}"]["tokens_per_second"]} for one in measured],
         "seconds_overhead": max(s.get("seconds_overhead", 0.0) for s in speeds.values()),
         "over_baseline": ratios, "mean_over_baseline": sum(ratios.values()) / len(ratios)}
-    rungs = _rungs(wanted, settings, timing, len(whole.arms), engine.total())
+    wsd = recipe.choice(whole.training, "schedule") == "wsd"
+    rungs = _rungs(wanted, settings, timing, len(whole.arms), engine.total(), wsd)
     asked = plan.request_of(whole)
     return LadderPlan(
         name=out.resolve().name, request=asked, settings=plan.settings_dict(settings), rungs=plan.rows(rungs),
@@ -194,27 +196,31 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
         target=wanted.target, timing=timing, workers=engine.total())
 
 
-def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: int, workers: int) -> list[Rung]:
+def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: int, workers: int, wsd: bool = False
+           ) -> list[Rung]:
     """Return the rungs of the sizes, or the longest ladder that fits; UserError, with what is needed, if none does."""
     seconds = results.seconds_of(timing)
     unit = "FLOPs" if wanted.budget is not None else "minutes"
     given = wanted.budget if wanted.budget is not None else wanted.minutes
+
+    def branched(rungs: Sequence[Rung]) -> list[Rung]:
+        return [replace(one, branches=wsd and one.longer != 1) for one in rungs]
 
     def needed(rungs: Sequence[Rung]) -> float:
         return (design.flops(rungs, settings, arms) if wanted.budget is not None
                 else design.minutes(rungs, seconds, settings, arms, workers))
 
     if wanted.sizes is not None:
-        rungs = design.design(wanted.sizes, settings)
+        rungs = branched(design.design(wanted.sizes, settings))
         if given is not None and needed(rungs) > given:
             raise design.too_little(rungs, needed(rungs), given, unit)
         return rungs
     given = MINUTES if given is None else given
-    found = design.largest_that_fits(wanted.target, settings, lambda rungs: needed(rungs) <= given)
+    found = design.largest_that_fits(wanted.target, settings, lambda rungs: needed(branched(rungs)) <= given)
     if found is None:
-        least = design.smallest(settings)
+        least = branched(design.smallest(settings))
         raise design.too_little(least, needed(least), given, unit)
-    return found
+    return branched(found)
 
 
 def described(made: LadderPlan, workers: int) -> str:
@@ -269,6 +275,7 @@ def _run(there: LadderFolder, whole: Request, transfer: Rule, engine: Engine | N
         found = _run_rung(there, whole, one, name, finished, transfer, engine, environment, words)
         finished.append((one, found))
     _forecast_target(there, finished, transfer)
+    shutil.rmtree(there.directory / folder.TRUNKS, ignore_errors=True)  # every branch has gone on
     return _finish(there)
 
 
@@ -281,28 +288,37 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
         return done.results
     assert engine is not None
     settings, base = made.steady, made.ordered()[0][0]
-    rates = None
-    if one.role != "tuned":
-        carried = results.carried_of(made, finished, transfer)
-        assert carried is not None  # tuned rungs come first
-        rates = carried.to(one)
-        if made.baseline not in rates:
-            raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the "
-                            "baseline. Start in another folder with --baseline, or a lower --learning-rate.")
+    rates = results.rates_at(made, one, finished, transfer)
+    if rates is not None and made.baseline not in rates:
+        raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
+                        "Start in another folder with --baseline, or a lower --learning-rate.")
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
-                       transfer.training(one, base, whole.learning_rate))
+                       transfer.training(one, base, whole.learning_rate) | _warmup(made, whole, one))
     store = Store(directory)
     _link_data(there.directory, directory)
     _take_over(there, name)
     study = store.resume(request) or _study_plan(request, made, one, engine.total(), name)
     words.say(f"Rung {one.name}: {one.parameters:,} parameters, {one.tokens:,} tokens")
     with words:
-        found = finite(run_study(study, store, engine, words, environment))
+        found = finite(run_study(study, store, engine, words, environment, _trunks(there, one)))
     if found["status"] == "interrupted":
         raise Interrupted(f"Stopped; every finished run is kept in {there.directory}. The same call continues.",
                           _finish(there))
     _page(directory)
     return found
+
+
+def _warmup(made: LadderPlan, whole: Request, one: Rung) -> dict[str, Any]:
+    """Return the warm-up of a branch in steps: that of the shorter run, whose beginning it has."""
+    short = next((other for other, _ in made.ordered() if one.branches and other.longer == 1
+                  and other.parameters == one.parameters), None)
+    return {} if short is None else {"warmup_steps": recipe.warmup_steps(whole.training, short.steps)}
+
+
+def _trunks(there: LadderFolder, one: Rung) -> Path | None:
+    """Return the folder of the runs' beginnings where a rung shares them with one of another horizon."""
+    shared = any(other.branches and other.parameters == one.parameters for other, _ in there.plan.ordered())
+    return there.directory / folder.TRUNKS if shared else None
 
 
 def _study_plan(request: Request, made: LadderPlan, one: Rung, workers: int, name: str) -> Plan:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from statistics import linear_regression
 from typing import Any
 
@@ -10,23 +11,36 @@ from matplotlib.figure import Figure
 from nonlin.claims import draw, literature
 from nonlin.claims.definition import FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
 from nonlin.claims.plan import LADDER
+from nonlin.errors import UserError, rule
+from nonlin.ladder.folder import load_ladder
+from nonlin.ladder.forecast import FEWEST_RUNGS
+from nonlin.ladder.points import diverged
 
 MARGIN = 0.005  # bits per byte, and bits per byte for ten times the parameters
 
 
 def measure(found: Found) -> dict[str, Any]:
     """Return SwiGLU less GELU at each size, and the gap's trend over the decades of parameters by seed."""
+    return _measures({size: found.study(f"ladder-{size}") for size in LADDER})
+
+
+def _measures(studies: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, int] | None = None
+              ) -> dict[str, Any]:
+    """Return the measures of studies of both arms at several sizes, the smallest first.
+
+    ``parameters`` are the sizes to hold them against, by default those of GELU's models.
+    """
     rows, each = {}, {}
-    for size in LADDER:
-        results = found.study(f"ladder-{size}")
+    for size, results in studies.items():
         arms = {arm["name"]: arm for arm in results["arms"]}
         base = {run["seed"]: run["bits_per_byte"] for run in arms["gelu"]["judged"]}
         gaps = {run["seed"]: run["bits_per_byte"] - base[run["seed"]] for run in arms["swiglu"]["judged"]
                 if run["bits_per_byte"] is not None and base.get(run["seed"]) is not None}
         each[size] = gaps
         rows[size] = {
-            "parameters": arms["gelu"]["parameters"], "gelu": arms["gelu"]["bits_per_byte"],
-            "swiglu": arms["swiglu"]["bits_per_byte"], "verdict": arms["swiglu"]["verdict"],
+            "parameters": parameters[size] if parameters else arms["gelu"]["parameters"],
+            "gelu": arms["gelu"]["bits_per_byte"], "swiglu": arms["swiglu"]["bits_per_byte"],
+            "verdict": arms["swiglu"]["verdict"],
             "rates": [arms["gelu"]["learning_rate"], arms["swiglu"]["learning_rate"]],
             "edge": arms["gelu"]["learning_rate_at_edge"] or arms["swiglu"]["learning_rate_at_edge"]}
     seeds = sorted(set.intersection(*(set(gaps) for gaps in each.values())))
@@ -36,6 +50,35 @@ def measure(found: Found) -> dict[str, Any]:
     for size, effect in effects(gaps).items():
         rows[size]["gap"] = effect
     return {"sizes": rows, "each": gaps, "slopes": trends, "trend": effects({"trend": trends})["trend"]}
+
+
+def by_ladder(directory: str | Path) -> dict[str, Any]:
+    """Return this claim's verdict by a ladder of sizes: {"number", "statement", "rule", "ladder", "sizes", "verdict",
+    "summary", "parts", "measures", "forecast"}.
+
+    The same rule, on the ladder's rungs in place of the claim's own four sizes: tokens grow with the parameters there,
+    and the largest rung was forecast before it ran. "forecast" has SwiGLU's forecast at the ladder's target; it does
+    not decide. UserError for a ladder without gelu and swiglu, or with fewer than three rungs that ran both.
+    """
+    there = load_ladder(directory)
+    if missing := [name for name in ("gelu", "swiglu") if name not in there.plan.arms]:
+        raise UserError(rule("claims", "ladder", "compare gelu and swiglu", f"one without {' and '.join(missing)}",
+                             "Give the folder of a ladder that has both."))
+    finished = there.finished()
+    lost = diverged(finished)
+    ran = [(one, results) for one, results in sorted(finished, key=lambda pair: pair[0].parameters)
+           if one.longer == 1 and not any(one.name in lost.get(arm, ()) for arm in ("gelu", "swiglu"))]
+    rungs = {one.name: results for one, results in ran}
+    if len(rungs) < FEWEST_RUNGS:
+        raise UserError(rule("claims", "ladder", f"have {FEWEST_RUNGS} or more finished rungs with both", len(rungs),
+                             f"Continue it: nonlin ladder --resume --out {directory}"))
+    measures = _measures(rungs, {one.name: one.parameters for one, _ in ran})
+    last = there.forecasts()[-1:] if there.plan.baseline == "gelu" else []
+    aim = next((row for made in last for at in made["at"] if at["what"] == "target" for row in at["arms"]
+                if row["arm"] == "swiglu"), None)
+    return {"number": CLAIM.number, "statement": CLAIM.statement, "rule": CLAIM.rule, "ladder": str(directory),
+            "sizes": list(rungs), **decide(measures).as_dict(), "measures": measures,
+            "forecast": None if aim is None else {"target": there.plan.target, **aim}}
 
 
 def decide(measures: Mapping[str, Any]) -> Verdict:

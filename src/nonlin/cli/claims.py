@@ -9,6 +9,8 @@ from nonlin.cli.calls import only_out
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
+from nonlin.errors import UserError, rule
+from nonlin.numbers import typeset
 
 # Options that claims may be resumed with: where they run is no part of a plan, and more of them may be added.
 _FREE = {"numbers", "out", "resume", "as_json", *ENGINE_OPTIONS}
@@ -22,11 +24,12 @@ _FREE = {"numbers", "out", "resume", "as_json", *ENGINE_OPTIONS}
               "Python's standard library.")
 @click.option("--out", type=click.Path(path_type=Path), help="The folder. Default: runs/claims-SEED.")
 @click.option("--resume", is_flag=True, help="Continue the claims in --out as they were planned.")
+@click.option("--ladder", type=click.Path(path_type=Path), help="Judge claim 11 by this ladder's rungs; runs nothing.")
 @engine_options
 @json_option
 @click.pass_context
 def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resume: bool, as_json: bool,
-           engine: EngineChoice, **options: Any) -> None:
+           ladder: Path | None, engine: EngineChoice, **options: Any) -> None:
     """Put to the test what articles say about activation functions: all claims, or those of these NUMBERs.
 
     Every rule is fixed before the first run. It can be stopped at any time: the same command continues, and more
@@ -37,6 +40,8 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     from nonlin.errors import Interrupted
     from nonlin.progress import listener, span
 
+    if ladder is not None:
+        return _by_ladder(numbers, ladder, as_json)
     if resume:
         only_out(ctx, out, _FREE)
     stopped = False
@@ -50,3 +55,21 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     if stopped:
         say(f"Stopped; every finished run is kept. To go on: nonlin claims --resume --out {found.directory}")
         raise click.exceptions.Exit(130)
+
+
+def _by_ladder(numbers: tuple[int, ...], ladder: Path, as_json: bool) -> None:
+    if numbers != (11,):
+        raise UserError(rule("claims", "--ladder", "come with the number 11, the claim about sizes",
+                             " ".join(map(str, numbers)) or "none", "Try nonlin claims 11 --ladder FOLDER."))
+    from nonlin.claims.n11_size import by_ladder
+
+    found = by_ladder(ladder)
+    if as_json:
+        print_json(found)
+        return
+    click.echo(f"{found['statement']}\n{found['verdict']}: {typeset(found['summary'])}")
+    for part, answer in found["parts"].items():
+        click.echo(f"  {part}: {answer}")
+    if (aim := found["forecast"]) is not None and aim["mean"] is not None:
+        click.echo(typeset(f"Forecast for {aim['target']:,.0f} parameters: SwiGLU {aim['verdict']}, {aim['mean']:+.3f} "
+                           f"({aim['low']:+.3f} to {aim['high']:+.3f}) bits per byte."))

@@ -10,7 +10,7 @@ from nonlin.cli.calls import only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
-from nonlin.errors import UserError
+from nonlin.errors import UserError, rule
 from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
 from nonlin.study import defaults
 
@@ -41,6 +41,7 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
         default=LONGER, show_default=True)
 @click.option("--transfer", type=click.Choice(["completep", "standard"]), default="completep", show_default=True,
               help="The rule that carries learning rates upward.")
+@click.option("--model", metavar="PATH|NAME", hidden=True)
 @click.option("--data", multiple=True, metavar="PATH", help="Text to train on, as for compare; may be repeated.")
 @click.option("--weights", metavar="LIST", help="Shares of a batch that come from each --data, in its order: 3,1.")
 @click.option("--validation", multiple=True, metavar="PATH", help="Text to judge by, as --data; may be repeated.")
@@ -52,6 +53,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @number("--batch", 1, "Sequences a step.", default=defaults.BATCH, show_default=True)
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "auto"]), default=defaults.PRECISION,
               show_default=True, help="Numbers to train with; auto: those that are faster here.")
+@click.option("--schedule", type=click.Choice(["linear", "cosine", "wsd"]), default="linear", show_default=True,
+              help="How the rate falls; wsd: longer runs are branches of the shorter ones.")
 @number("--learning-rate", 0, "Middle of the grid of learning rates at the smallest rung.", above=True, whole=False,
         default=defaults.LEARNING_RATE, show_default=True)
 @number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
@@ -64,7 +67,7 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @engine_options
 @json_option
 @click.pass_context
-def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: bool, as_json: bool,
+def ladder(ctx: click.Context, target: str | None, model: str | None, out: Path | None, resume: bool, as_json: bool,
            engine: EngineChoice, **options: Any) -> None:
     """Compare activations at several sizes and forecast their differences at a size that nobody trains here.
 
@@ -72,6 +75,10 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
     forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same
     command continues it, and more --seeds or --sizes extend it.
     """
+    if model is not None:
+        raise UserError(rule(
+            "ladder", "--model", "be left out: the rule that carries learning rates is known for nonlin's small model",
+            model, "At each size of an architecture, run nonlin compare --model NAME --layers N --dim N --heads N."))
     if resume:
         only_out(ctx, out, _FREE)
     elif target is None:

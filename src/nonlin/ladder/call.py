@@ -27,9 +27,10 @@ class LadderPackage(ModuleType):
                  tokenizer: str | int | Path = "bytes", weights: Sequence[float] | None = None,
                  validation: Data = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
                  learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
-                 precision: str = defaults.PRECISION, margin: float = defaults.MARGIN_BITS_PER_BYTE,
-                 confidence: float = defaults.CONFIDENCE, engine: "str | EngineChoice" = "processes",
-                 workers: int | None = None, out: str | Path | None = None, progress: bool = True) -> Any:
+                 precision: str = defaults.PRECISION, schedule: str = "linear",
+                 margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
+                 engine: "str | EngineChoice" = "processes", workers: int | None = None,
+                 out: str | Path | None = None, progress: bool = True) -> Any:
         """Compare activations at several sizes and forecast their differences at ``target``; return the ladder.
 
         Sizes are parameters without embeddings, as numbers or texts ("125M"). Four or more, over at least 30 times
@@ -37,6 +38,7 @@ class LadderPackage(ModuleType):
         smallest (0: none). Without ``sizes``, the longest ladder that fits ``minutes`` (two hours), or ``budget``
         floating-point operations. Rates are tuned per activation at the two smallest, carried upward by the rule
         ``transfer``, and checked at a middle size. The forecast of the largest is written down before it runs.
+        With ``schedule`` "wsd" a longer run is a branch of the shorter one: at its rate, from where its decay began.
 
         Every rung is a study in a folder of its own under ``out``/rungs. Finished runs are kept: the same call
         continues; with more ``seeds`` or ``sizes`` it extends the ladder, and old forecasts stay. The other arguments

@@ -14,6 +14,7 @@ from nonlin.model.config import ModelConfig, flops_per_token, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.study import defaults
 from nonlin.study.budget import makespan
+from nonlin.training.recipe import DEFAULTS
 
 FEWEST_SIZES, LEAST_SPAN = 4, 30.0  # of the compute, from the smallest rung to the largest
 TOKENS_PER_PARAMETER, SEEDS, LONGER = 20.0, 3, 4.0  # LONGER: the horizon of two rungs, as a multiple of the others'
@@ -31,7 +32,8 @@ class Rung:
     """One size with its runs. ``parameters`` are without embeddings; tokens, steps and FLOPs are those of one run.
 
     ``role``: "tuned", "checked" or "carried" (see :class:`nonlin.study.Request`). ``longer`` is the horizon, as a
-    multiple of the ladder's tokens per parameter: above 1 the rung is not part of the fit.
+    multiple of the ladder's tokens per parameter: above 1 the rung is not part of the fit. With ``branches`` its runs
+    go on from those of the shorter rung, from where their decay began.
     """
 
     name: str
@@ -45,6 +47,12 @@ class Rung:
     steps: int
     flops: float
     longer: float = 1.0
+    branches: bool = False
+
+    @property
+    def trained(self) -> float:
+        """The share of a run that is trained anew: a branch has its beginning already."""
+        return 1 - (1 - DEFAULTS["decay_fraction"]) / self.longer if self.branches else 1.0
 
     def runs(self, seeds: int) -> int:
         """Return how many runs an arm has, those of grids that grow not counted."""
@@ -185,14 +193,15 @@ def minutes(rungs: Sequence[Rung], seconds: Seconds, settings: Settings, arms: i
 def rung_minutes(one: Rung, seconds: Seconds, settings: Settings, arms: int, workers: int) -> float:
     """Return how long a rung takes, its runs sharing the workers."""
     runs = one.runs(settings.seeds)
+    whole = seconds(one) * one.trained
     if one.role == "tuned":  # grids grow
         runs += math.ceil(defaults.EXTENSION_ALLOWANCE * defaults.LEARNING_RATES * defaults.TUNE_SEEDS)
-    return (makespan([seconds(one)] * (runs * arms), workers) + _STARTING_SECONDS) / 60
+    return (makespan([whole] * (runs * arms), workers) + _STARTING_SECONDS) / 60
 
 
 def flops(rungs: Sequence[Rung], settings: Settings, arms: int) -> float:
     """Return the floating-point operations of all runs together."""
-    return math.fsum(one.flops * one.runs(settings.seeds) * arms for one in rungs)
+    return math.fsum(one.flops * one.trained * one.runs(settings.seeds) * arms for one in rungs)
 
 
 def largest_that_fits(target: float, settings: Settings, fits: Callable[[list[Rung]], bool]) -> list[Rung] | None:
@@ -247,7 +256,8 @@ def describe(rungs: Sequence[Rung], settings: Settings, seconds: Seconds | None,
         time = "–" if seconds is None else f"{rung_minutes(one, seconds, settings, arms, workers):.1f}"
         held = ", held out" if one is plain[-1] else ""
         lines.append(f"{one.name:<12} {one.parameters:>12,} {one.parameters_with_embeddings:>16,} {one.tokens:>13,} "
-                     f"{one.flops:>9.1e} {one.runs(settings.seeds) * arms:>6} {time:>8}  {says[one.role]}{held}")
+                     f"{one.flops:>9.1e} {one.runs(settings.seeds) * arms:>6} {time:>8}  "
+                     f"{'those of the shorter runs, which they branch from' if one.branches else says[one.role]}{held}")
     return lines + repeats(rungs, data)
 
 

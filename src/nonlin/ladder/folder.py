@@ -14,7 +14,7 @@ from nonlin.ladder.points import Finished
 from nonlin.study import StudyFolder, load
 from nonlin.study.store import Store
 
-RESULTS, FORECASTS, RUNGS, PLANS = "results.json", "forecasts", "rungs", "plans"
+RESULTS, FORECASTS, RUNGS, PLANS, TRUNKS = "results.json", "forecasts", "rungs", "plans", "trunks"
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,23 @@ class RungRow(Record, frozen=True, kw_only=True):
     steps: int
     flops: float
     longer: float
+    branches: bool = False
     arms: dict[str, RungArm]
     timing: dict[str, Any] = {}
+
+
+class Horizon(Record, frozen=True, kw_only=True):
+    """How an arm's difference changes with longer training, in bits per byte: longer − shorter on the same seeds.
+
+    The mean over ``sizes`` with its interval at the ladder's confidence; below zero, longer training favours the arm.
+    """
+
+    arm: str
+    longer: float
+    mean: float
+    low: float
+    high: float
+    sizes: list[int]
 
 
 class RateAt(Record, frozen=True, kw_only=True):
@@ -162,6 +177,7 @@ class LadderResults(Record, frozen=True, kw_only=True):
     comparisons: list[Compared]
     leave_one_out: list[Compared]
     rates: list[RateRow]
+    horizon: list[Horizon] = []
     curves: list[dict[str, Any]]
     narrowing: list[Narrowing]
     plan: dict[str, Any]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from nonlin.ladder import design, forecast
 from nonlin.ladder.forecast import ArmForecast, Rule, Widening
@@ -29,6 +30,22 @@ def carried_of(plan: LadderPlan, finished: Sequence[Finished], transfer: Transfe
     tuned = [(one, results["arms"]) for one, results in finished if one.role == "tuned"]
     wanted = sum(row["role"] == "tuned" for row in plan.rungs)
     return carry(transfer, tuned) if len(tuned) == wanted else None
+
+
+def rates_at(plan: LadderPlan, one: design.Rung, finished: Sequence[Finished], transfer: Transfer
+             ) -> dict[str, float] | None:
+    """Return each arm's rate at a rung, those without one left out; None where it is tuned there.
+
+    A branch goes on at the rate of the shorter run that it branches from.
+    """
+    if one.role == "tuned":
+        return None
+    for other, found in finished if one.branches else ():
+        if other.longer == 1 and other.parameters == one.parameters:
+            return {arm["name"]: arm["learning_rate"] for arm in found["arms"] if arm["learning_rate"] is not None}
+    carried = carried_of(plan, finished, transfer)
+    assert carried is not None  # tuned rungs come first
+    return carried.to(one)
 
 
 def check_of(finished: Sequence[Finished], carried: Carried | None) -> Check | None:
@@ -95,7 +112,7 @@ def results(plan: LadderPlan, finished: Sequence[Finished], forecasts: Sequence[
         "notes": notes(plan, finished, checked), "rungs": [_rung(plan, one, found) for one, found in finished],
         "forecasts": [dict(made) for made in forecasts], "comparisons": comparisons(forecasts, there),
         "leave_one_out": forecast.leave_one_out(there, rule, widening) if there else [],
-        "rates": rates(plan, finished, carried, checked),
+        "rates": rates(plan, finished, carried, checked), "horizon": horizon(plan, finished),
         "curves": curves(plan, there, widening), "narrowing": narrowing(plan, there), "plan": plan.as_dict(),
         "timing": {"trial_seconds": math.fsum(found["timing"].get("trial_seconds") or 0.0 for _, found in finished)}}
 
@@ -153,7 +170,7 @@ def rates(plan: LadderPlan, finished: Sequence[Finished], carried: Carried | Non
         moved = checked.moved.get(arm) if checked else None
         rows.append({
             "arm": arm, "at": at, "rate": base.rate, "low": low, "high": high,
-            "carried": {one.name: carried.to(one)[arm] for one, _ in plan.ordered()},
+            "carried": {one.name: carried.to(one)[arm] for one, _ in plan.ordered() if not one.branches},
             "moved": None if moved is None else math.exp(moved[0]),
             "moved_error": None if moved is None else moved[1],
             "surely": bool(checked and moved and checked.surely(arm)),
@@ -177,17 +194,59 @@ def notes(plan: LadderPlan, finished: Sequence[Finished], checked: Check | None)
         if moved:
             made.append(f"The best rates of {', '.join(moved)} moved away from the carried ones at the checked rung; "
                         "the intervals allow for it.")
-    longer = _longer(plan, finished)
-    return made + longer
+    return made + _longer(finished) + _changes(plan, horizon(plan, finished))
 
 
-def _longer(plan: LadderPlan, finished: Sequence[Finished]) -> list[str]:
-    """A sentence for each rung of longer horizon: differences that it has and the shorter one has not."""
-    made, plain = [], {one.parameters: found for one, found in finished if one.longer == 1}
-    for one, found in finished:
-        if one.longer == 1 or one.parameters not in plain:
-            continue
-        short = {arm["name"]: arm["difference"] for arm in plain[one.parameters]["arms"]}
+def _pairs(finished: Sequence[Finished]) -> list[tuple[design.Rung, Mapping[str, Any], Mapping[str, Any]]]:
+    """Return each rung of longer horizon with its results, and those of the same model's shorter runs."""
+    plain = {one.parameters: found for one, found in finished if one.longer == 1}
+    return [(one, found, plain[one.parameters]) for one, found in finished
+            if one.longer != 1 and one.parameters in plain]
+
+
+def _each(found: Mapping[str, Any], baseline: str) -> dict[str, dict[int, float]]:
+    """Return each arm's differences to the baseline by seed."""
+    losses = {arm["name"]: {run["seed"]: run["bits_per_byte"] for run in arm["judged"]
+                            if run["bits_per_byte"] is not None} for arm in found["arms"]}
+    base = losses.get(baseline, {})
+    return {arm: {seed: loss - base[seed] for seed, loss in own.items() if seed in base} for arm, own in losses.items()}
+
+
+def horizon(plan: LadderPlan, finished: Sequence[Finished]) -> list[dict[str, Any]]:
+    """Return how each arm's difference changes with longer training: the mean over sizes of paired changes.
+
+    Its interval is Student's, over the seeds of all sizes, and all arms' hold at once (Bonferroni's correction).
+    """
+    changes: dict[str, list[tuple[design.Rung, np.ndarray]]] = {}
+    for one, long, short in _pairs(finished):
+        after, before = _each(long, plan.baseline), _each(short, plan.baseline)
+        for arm in after:
+            both = sorted(after[arm].keys() & before.get(arm, {}).keys())
+            if arm != plan.baseline and len(both) > 1:
+                changes.setdefault(arm, []).append((one, np.array([after[arm][s] - before[arm][s] for s in both])))
+    rows, level = [], (1 - plan.rule["confidence"]) / max(1, len(plan.arms) - 1)
+    for arm, some in changes.items():
+        mean = float(np.mean([values.mean() for _, values in some]))
+        variance = math.fsum(float(values.var(ddof=1)) / len(values) for _, values in some) / len(some) ** 2
+        half = -float(special.stdtrit(sum(len(values) - 1 for _, values in some), level / 2)) * math.sqrt(variance)
+        rows.append({"arm": arm, "longer": some[0][0].longer, "mean": mean, "low": mean - half, "high": mean + half,
+                     "sizes": [one.parameters for one, _ in some]})
+    return rows
+
+
+def _changes(plan: LadderPlan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the arms whose difference surely depends on the horizon, which the forecast does not know of."""
+    sure = [f"{row['arm']} {row['mean']:+.3f} ({row['low']:+.3f} … {row['high']:+.3f})" for row in rows
+            if max(row["low"], -row["high"]) > 0 and abs(row["mean"]) > plan.rule["margin"]]
+    return [f"With {rows[0]['longer']:g} times the tokens differences change: {', '.join(sure)}. The forecast is for "
+            f"{plan.steady.tokens_per_parameter:g} tokens a parameter."] if sure else []
+
+
+def _longer(finished: Sequence[Finished]) -> list[str]:
+    """A sentence for each rung of longer horizon: its differences beside those of the shorter runs."""
+    made = []
+    for one, found, before in _pairs(finished):
+        short = {arm["name"]: arm["difference"] for arm in before["arms"]}
         says = [f"{arm['name']} {arm['difference']['mean']:+.3f} (before {short[arm['name']]['mean']:+.3f})"
                 for arm in found["arms"] if arm["difference"] and short.get(arm["name"])]
         if says:
