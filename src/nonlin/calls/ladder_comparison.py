@@ -61,8 +61,9 @@ class Wanted:
 def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes: float | None, budget: float | None,
            tokens_per_parameter: float, seeds: int, longer: float, context: int, batch: int, transfer: str,
            engine: str | EngineChoice, workers: int | None, out: str | Path | None, progress: bool,
-           activations: Activations | None, **asked: Any) -> Ladder:
+           activations: Activations | None, model: Any = None, **asked: Any) -> Ladder:
     """Run a ladder; the arguments are those of ``nonlin.ladder``."""
+    design.refuse_model(model)
     settings = Settings(tokens_per_parameter, seeds, batch, context, longer=longer)
     wanted = Wanted(_size("target", target), settings,
                     None if sizes is None else tuple(_size("sizes", size) for size in sizes), minutes, budget)

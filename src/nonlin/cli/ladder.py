@@ -10,8 +10,8 @@ from nonlin.cli.calls import only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
-from nonlin.errors import UserError, rule
-from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
+from nonlin.errors import UserError
+from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER, refuse_model
 from nonlin.study import defaults
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ def ladder(ctx: click.Context, target: str | None, model: str | None, out: Path 
     forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same
     command continues it, and more --seeds or --sizes extend it.
     """
-    if model is not None:
-        raise UserError(rule(
-            "ladder", "--model", "be left out: the rule that carries learning rates is known for nonlin's small model",
-            model, "At each size of an architecture, run nonlin compare --model NAME --layers N --dim N --heads N."))
+    refuse_model(model)
     if resume:
         only_out(ctx, out, _FREE)
     elif target is None:

@@ -27,7 +27,7 @@ class LadderPackage(ModuleType):
                  tokenizer: str | int | Path = "bytes", weights: Sequence[float] | None = None,
                  validation: Data = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
                  learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
-                 precision: str = defaults.PRECISION, schedule: str = "linear",
+                 precision: str = defaults.PRECISION, schedule: str = "linear", model: Any = None,
                  margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
                  engine: "str | EngineChoice" = "processes", workers: int | None = None,
                  out: str | Path | None = None, progress: bool = True) -> Any:
@@ -42,7 +42,7 @@ class LadderPackage(ModuleType):
 
         Every rung is a study in a folder of its own under ``out``/rungs. Finished runs are kept: the same call
         continues; with more ``seeds`` or ``sizes`` it extends the ladder, and old forecasts stay. The other arguments
-        are those of :func:`nonlin.compare`.
+        are those of :func:`nonlin.compare`; a ``model`` of one's own is refused, with the reason.
 
         Raises UserError for a ladder that could not say anything, with the minutes that it needs; Interrupted, a
         KeyboardInterrupt with the ladder so far as ``found``, at Ctrl-C.

@@ -153,6 +153,15 @@ def design(sizes: Sequence[float], settings: Settings) -> list[Rung]:
     return rungs
 
 
+def refuse_model(model: Any) -> None:
+    """Raise UserError for a model of one's own: no rule that carries learning rates is checked for it."""
+    if model is not None:
+        raise UserError(rule(
+            "ladder", "model", "be left out: the rule that carries learning rates is known for nonlin's small model",
+            str(model), "At each size of an architecture, run nonlin compare --model NAME --layers N --dim N --heads N."
+        ))
+
+
 def check_span(rungs: Sequence[Rung]) -> None:
     """Raise UserError for rungs too near to each other, or of runs too short."""
     plain = [r for r in rungs if r.longer == 1]
