@@ -234,7 +234,7 @@ def test_a_branch_runs_at_the_rate_of_its_trunk_and_costs_less(short, finished):
 
 @pytest.mark.slow
 def test_a_ladder_of_branches_is_that_of_runs_from_the_start(short, text, tmp_path, monkeypatch):
-    wanted = TINY | {"longer": 2, "schedule": "wsd", "tokens_per_parameter": 0.2}
+    wanted = TINY | {"longer": 2, "schedule": "wsd", "tokens_per_parameter": 0.1}
     kept = []
     real = ladder_comparison._forecast_target
 
