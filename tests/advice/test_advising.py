@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonlin.advice import advise, engines, parse_size, size_text
+from nonlin.advice import advise, parse_size, runtimes, size_text
 from nonlin.advice.costs import measure
 from nonlin.advice.evidence import Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization, second_moment
@@ -264,11 +264,11 @@ def test_costs_are_measured_and_what_is_kept_is_counted():
 
 def test_destinations_agree_with_what_is_exported_and_with_llama_cpps_list():
     for definition in map(get, names()):
-        place = engines.llama_cpp(definition)
-        assert not place["exports"] or (engines.huggingface(definition)["hidden_act"] == "silu" and definition.gated)
-    assert engines.huggingface(get("swiglu"))["text"] == "yes, Qwen3 with silu"
-    assert not engines.huggingface(get("xgelu"))["exports"]
-    assert "tanh form" in engines.llama_cpp(get("gelu"))["text"]
+        place = runtimes.llama_cpp(definition)
+        assert not place["exports"] or (runtimes.huggingface(definition)["hidden_act"] == "silu" and definition.gated)
+    assert runtimes.huggingface(get("swiglu"))["text"] == "yes, Qwen3 with silu"
+    assert not runtimes.huggingface(get("xgelu"))["exports"]
+    assert "tanh form" in runtimes.llama_cpp(get("gelu"))["text"]
 
 
 # The command.

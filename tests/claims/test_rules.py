@@ -24,7 +24,7 @@ from nonlin.claims import (
     n13_models,
 )
 from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, OPEN, Found, effects
-from nonlin.claims.runner import judge
+from nonlin.claims.runner import answer
 from nonlin.claims.worker import run_experiment
 from nonlin.errors import UserError
 from nonlin.functions import define
@@ -119,10 +119,10 @@ def test_3_turns_with_the_numbers():
 
 def test_3_a_language_model_that_learns_nothing_without_activations(monkeypatch):
     monkeypatch.setattr(n03_essential, "missing", lambda: "not here")
-    for identity, answer in ((5.0, "yes"), (0.1, "no")):
+    for identity, expected in ((5.0, "yes"), (0.1, "no")):
         found = planted.found(n03_essential.CLAIM, planted.activation(identity=identity))
         decided = n03_essential.decide(n03_essential.measure(found))
-        assert decided.parts["essential to predict text"] == answer and "not here" in decided.summary
+        assert decided.parts["essential to predict text"] == expected and "not here" in decided.summary
 
 
 # 4: vanishing
@@ -413,7 +413,7 @@ def test_an_altered_block_is_found_out(monkeypatch):
 @pytest.mark.parametrize("claim", [c for c in all_claims() if c.studies and c.number not in (3, 5)])
 def test_studies_whose_runs_all_diverge_settle_nothing(claim):
     found = planted.found(claim, lambda config: 0.0, diverged=True)
-    assert judge(claim, found)[1].verdict == OPEN
+    assert answer(claim, found)[1].verdict == OPEN
 
 
 def test_found_reads_nothing_that_is_not_there():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.advice import engines
+from nonlin.advice import runtimes
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_ladder, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.records import Advice, Hardware
@@ -55,7 +55,7 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
     hidden = {d.name: shape.hidden(d.gated) for d in definitions}
     costed, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")
     steps = {} if costed is None else {name: c["step_ms"] for name, c in costed["options"].items()}
-    goes = {d.name: {"huggingface": engines.huggingface(d), "llama_cpp": engines.llama_cpp(d)} for d in definitions}
+    goes = {d.name: {"huggingface": runtimes.huggingface(d), "llama_cpp": runtimes.llama_cpp(d)} for d in definitions}
     choice = choose(evidence, {name: _places(where) for name, where in goes.items()}, steps)
     taken = next(d for d in definitions if d.name == choice.name)
     return Advice.from_dict({
@@ -133,9 +133,9 @@ def _inference(taken: Definition, goes: Mapping[str, Any], inference: str | None
     zero = bool(taken.properties.zero_gradient) and any(low is not None for low in taken.properties.zero_gradient)
     text: list[str] = []
     if inference == "cpu" and not goes["llama_cpp"]["exports"]:
-        text.append("llama.cpp, the usual engine on a CPU, will not run the model that nonlin saves.")
+        text.append("llama.cpp, the usual runtime on a CPU, will not run the model that nonlin saves.")
     if inference and zero:
-        text.append("About half of its hidden outputs are exactly zero: an engine with sparse products can skip them; "
+        text.append("About half of its hidden outputs are exactly zero: a runtime with sparse products can skip them; "
                     "neither transformers nor llama.cpp does.")
     return {**goes, "text": text}
 

@@ -121,7 +121,7 @@ class Initialization(Record, frozen=True, kw_only=True):
 
 
 class Inference(Record, frozen=True, kw_only=True):
-    """The engines that run the trained model."""
+    """The inference runtimes of the trained model."""
 
     huggingface: HuggingFace
     llama_cpp: LlamaCpp

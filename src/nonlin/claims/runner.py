@@ -145,13 +145,13 @@ def _claim(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
     experiments, studies = claim.experiments(plan), [plan.study(name) for name in claim.studies]
     if not found.done(experiments, studies):
         return base | {"verdict": None, "summary": "Not run yet.", "on": None, "parts": {}, "measures": None}
-    measures, verdict = judge(claim, found)
+    measures, verdict = answer(claim, found)
     seconds = sum(found.records[e.key]["timing"]["seconds"] for e in experiments)
     words = {"summary": typeset(verdict.summary), "on": typeset(verdict.on) if verdict.on else None}
     return base | verdict.as_dict() | words | {"measures": measures, "timing": {"experiments": seconds}}
 
 
-def judge(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:
+def answer(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:
     """Return a claim's numbers and verdict; not settled, without numbers, where too few of its runs trained."""
     try:
         measures = claim.measure(found)

@@ -7,10 +7,10 @@ from nonlin import _lazy
 if TYPE_CHECKING:
     from nonlin.health.callbacks import lightning_callback, trainer_callback
     from nonlin.health.checking import check
-    from nonlin.health.findings import judge
+    from nonlin.health.findings import grade
     from nonlin.health.watching import Health, watch
 
-__all__ = ["watch", "Health", "check", "trainer_callback", "lightning_callback", "judge"]
+__all__ = ["watch", "Health", "check", "trainer_callback", "lightning_callback", "grade"]
 
 _HOMES = {
     "watch": "nonlin.health.watching",
@@ -18,7 +18,7 @@ _HOMES = {
     "check": "nonlin.health.checking",
     "trainer_callback": "nonlin.health.callbacks",
     "lightning_callback": "nonlin.health.callbacks",
-    "judge": "nonlin.health.findings",
+    "grade": "nonlin.health.findings",
 }
 
 if not TYPE_CHECKING:  # these load torch

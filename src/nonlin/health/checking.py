@@ -14,7 +14,7 @@ from nonlin.files import finite
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
-from nonlin.health.findings import judge
+from nonlin.health.findings import grade
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import Loaded
@@ -90,7 +90,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
                                  "not measured")
     _try_others(made, model, answers, given, device)
     _name_tokens(made, given.sequences, tokenizer)
-    made["findings"] = judge(made)
+    made["findings"] = grade(made)
     return finite(made)
 
 

@@ -32,7 +32,7 @@ TRAINED_WITH_NATS, TRAINED_WITH_ERRORS = 0.03, 4.0
 """Another activation than the model's explains the weights where it lowers the loss by both of these."""
 
 
-def judge(record: Record) -> list[Finding]:
+def grade(record: Record) -> list[Finding]:
     """Return a record's findings, the gravest first, those of one grade in the order of layers."""
     found = [f for rule in _RULES for f in rule(record)]
     return sorted(found, key=lambda f: GRADES.index(f["grade"]))

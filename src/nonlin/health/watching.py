@@ -15,8 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
-from nonlin.health import findings as judge
-from nonlin.health import record
+from nonlin.health import findings, record
 from nonlin.health.collect import Collector
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.finding import some_blocks
@@ -153,7 +152,7 @@ class Health:
                             "step inside the with block first.")
         if self._record is None:
             made = record.make(self._finished, self.model, type(self.model).__name__)
-            made["findings"] = judge.judge(made)
+            made["findings"] = findings.grade(made)
             self._record = made = finite(made)
             return made
         return self._record

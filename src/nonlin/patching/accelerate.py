@@ -10,7 +10,7 @@ from nonlin.errors import UserError, rule
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.observing import asked_of
 from nonlin.patching.patch import install, recipe_of, uninstall
-from nonlin.patching.plan import Change, LeftAlone, change_of, class_name, grouped, plan_all
+from nonlin.patching.replacements import Change, LeftAlone, change_of, class_name, grouped, replacements_of
 from nonlin.patching.sparse import Sparsity, decide, prepare, summary
 from nonlin.patching.swap import unswap, was_swapped
 
@@ -81,16 +81,16 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     if memory not in MEMORY:
         raise UserError(rule("accelerate", "memory", f"be one of {', '.join(MEMORY)}", memory, "Choose one of them."))
     asked = asked_of(sparse, calibration, tokenizer, share, error)
-    plans, left = plan_all(model, memory, run)
-    if not plans:
+    replacements, left = replacements_of(model, memory, run)
+    if not replacements:
         raise UserError(f"accelerate: no feed-forward block of {type(model).__name__} could be replaced; the model is "
                         "as it was.\n" + "\n".join(grouped([(f"{c.kind}: {c.reason}", c.name) for c in left])))
-    prepared = [] if asked is None else prepare(model, plans, asked, run)
-    for made in plans:
+    prepared = [] if asked is None else prepare(model, replacements, asked, run)
+    for made in replacements:
         install(made.block.module, made.recipe)
     outcomes = () if asked is None else decide(prepared, asked)
-    changed = tuple(change_of(made.block.module, made.block.name, made.recipe) for made in plans)
-    on_cpu = any(p.device.type == "cpu" for made in plans for p in made.block.module.parameters())
+    changed = tuple(change_of(made.block.module, made.block.name, made.recipe) for made in replacements)
+    on_cpu = any(p.device.type == "cpu" for made in replacements for p in made.block.module.parameters())
     return Report("accelerated", changed, tuple(left), _ON_CPU if on_cpu else "", outcomes)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
-from nonlin.patching.verify import Plan
+from nonlin.patching.verify import Replacement
 
 TOKENS = 1024
 """The most tokens that are run: three quarters to fit on, one to judge by."""
@@ -82,7 +82,7 @@ def _batches(calibration: Any, tokenizer: Any) -> Iterator[Tensor]:
             yield from (piece[None] for piece in one.flatten()[:each].split(_CONTEXT) if piece.numel())
 
 
-def observed(model: nn.Module, plans: Sequence[Plan], asked: Asked, run: Callable[[], Any] | None
+def observed(model: nn.Module, replacements: Sequence[Replacement], asked: Asked, run: Callable[[], Any] | None
              ) -> dict[str, tuple[Tensor, str]]:
     """Return the inputs (N, D) of each block by its name, in the order of the tokens, and what they are.
 
@@ -90,22 +90,22 @@ def observed(model: nn.Module, plans: Sequence[Plan], asked: Asked, run: Callabl
     rows drawn from a unit normal.
     """
     if asked.batches:
-        with _recording(plans) as rows:
+        with _recording(replacements) as rows:
             for batch in asked.batches:
                 _call(model, _checked(model, batch))
         return {name: (x, "your text" if not batch.is_floating_point() else "your inputs")
                 for name, x in _joined(rows).items()}
-    with _recording(plans) as rows:
+    with _recording(replacements) as rows:
         if run is not None:
             run()
         elif (vocabulary := _vocabulary(model)) is not None:
             with contextlib.suppress(Exception):  # random tokens may not suit a model
                 _call(model, torch.randint(vocabulary, (1, _RANDOM), generator=torch.Generator().manual_seed(0)))
     found = {name: (x, "random tokens" if run is None else "run()") for name, x in _joined(rows).items()}
-    return found | {p.block.name: (_normal(p), "random numbers") for p in plans if p.block.name not in found}
+    return found | {p.block.name: (_normal(p), "random numbers") for p in replacements if p.block.name not in found}
 
 
-def _normal(made: Plan) -> Tensor:
+def _normal(made: Replacement) -> Tensor:
     weight = made.block.up.weight
     return torch.randn(_RANDOM, made.block.dim, generator=torch.Generator().manual_seed(0)).to(weight)
 
@@ -115,10 +115,10 @@ def _joined(rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
 
 
 @contextlib.contextmanager
-def _recording(plans: Sequence[Plan]) -> Iterator[dict[str, list[Tensor]]]:
-    rows: dict[str, list[Tensor]] = {p.block.name: [] for p in plans}
+def _recording(replacements: Sequence[Replacement]) -> Iterator[dict[str, list[Tensor]]]:
+    rows: dict[str, list[Tensor]] = {p.block.name: [] for p in replacements}
 
-    def hook(made: Plan) -> Callable[..., None]:
+    def hook(made: Replacement) -> Callable[..., None]:
         def record(_: Any, args: Any, kwargs: Any) -> None:
             x = args[0] if args else kwargs[made.recipe.argument]
             some = rows[made.block.name]
@@ -126,7 +126,7 @@ def _recording(plans: Sequence[Plan]) -> Iterator[dict[str, list[Tensor]]]:
                 some.append(x.detach().reshape(-1, x.shape[-1]).clone())
         return record
 
-    handles = [p.block.module.register_forward_pre_hook(hook(p), with_kwargs=True) for p in plans]
+    handles = [p.block.module.register_forward_pre_hook(hook(p), with_kwargs=True) for p in replacements]
     try:
         yield rows
     finally:

@@ -22,7 +22,7 @@ from nonlin.kernels.ffn.layout import Form, Tensors, pair, split
 from nonlin.patching.identification import evaluating
 from nonlin.patching.observing import Asked, observed
 from nonlin.patching.patch import compute, make_sparse, tensors_of
-from nonlin.patching.verify import Plan
+from nonlin.patching.verify import Replacement
 
 COUNTS = (1, 2, 4, products.TOKENS)
 """The numbers of tokens at which dense and sparse are timed."""
@@ -58,21 +58,21 @@ class Sparsity:
 class Prepared:
     """A block with its outcome so far, its units where it may be sparse, and inputs held out (N, D)."""
 
-    plan: Plan
+    made: Replacement
     outcome: Sparsity
     units: products.Units | None = None
     held: Tensor | None = None
 
 
-def prepare(model: nn.Module, plans: Sequence[Plan], asked: Asked, run: Any) -> list[Prepared]:
+def prepare(model: nn.Module, replacements: Sequence[Replacement], asked: Asked, run: Any) -> list[Prepared]:
     """Return every block with its threshold, or the reason for none. Raises UserError where none can be sparse.
 
     The model is not changed: its blocks compute as before while their inputs are observed.
     """
     with torch.no_grad(), evaluating(model):
-        found = [_structure(made, asked) for made in plans]
-        seen = observed(model, [p.plan for p in found if p.units is not None], asked, run)
-        found = [p if p.units is None else _fitted(p, *seen.get(p.plan.block.name, (None, "")), asked) for p in found]
+        found = [_structure(made, asked) for made in replacements]
+        seen = observed(model, [p.made for p in found if p.units is not None], asked, run)
+        found = [p if p.units is None else _fitted(p, *seen.get(p.made.block.name, (None, "")), asked) for p in found]
     if all(p.units is None for p in found):
         reasons = "\n".join(dict.fromkeys(f"  {p.outcome.kind}: {p.outcome.reason}" for p in found))
         raise UserError("accelerate: sparse must find a block with hidden units to skip; the model is as it was.\n"
@@ -80,7 +80,7 @@ def prepare(model: nn.Module, plans: Sequence[Plan], asked: Asked, run: Any) -> 
     return found
 
 
-def _structure(made: Plan, asked: Asked) -> Prepared:
+def _structure(made: Replacement, asked: Asked) -> Prepared:
     """Return the block with units where its layout and its activation allow them."""
     block, recipe = made.block, made.recipe
     outcome = Sparsity(block.name, type(block.module).__name__, recipe.definition.name)
@@ -108,7 +108,7 @@ def _structure(made: Plan, asked: Asked) -> Prepared:
 def _fitted(p: Prepared, rows: Tensor | None, origin: str, asked: Asked) -> Prepared:
     """Return the block with its threshold, and its share and error on the last quarter of the inputs."""
     if rows is None or len(rows) < 8:
-        return Prepared(p.plan, replace(p.outcome, reason="it got fewer than eight tokens while inputs were observed"))
+        return Prepared(p.made, replace(p.outcome, reason="it got fewer than eight tokens while inputs were observed"))
     assert p.units is not None
     fit, held = rows[:-(len(rows) // 4)], rows[-(len(rows) // 4):]
     block = _Float(p, fit)
@@ -118,17 +118,17 @@ def _fitted(p: Prepared, rows: Tensor | None, origin: str, asked: Asked) -> Prep
     skipped, error = block.skipped(threshold), 0.0 if p.outcome.exact else float(block.errors(threshold).mean())
     outcome = replace(p.outcome, threshold=threshold, skipped=skipped, error=error, observed=origin)
     if not p.outcome.exact and asked.error is not None and not error <= asked.error:
-        return Prepared(p.plan, replace(outcome, reason=f"on tokens held out its error is {error:.2g}, above the "
+        return Prepared(p.made, replace(outcome, reason=f"on tokens held out its error is {error:.2g}, above the "
                                         f"{asked.error:g} that was asked for"))
     units = products.Units(threshold)
-    return Prepared(p.plan, outcome, units, held[:256].clone())
+    return Prepared(p.made, outcome, units, held[:256].clone())
 
 
 class _Float:
     """A block on some rows, dense and in float32: what chooses units, the hidden values, and the last weight."""
 
     def __init__(self, p: Prepared, rows: Tensor):
-        found = tensors_of(p.plan.block.module, p.plan.recipe, rows)
+        found = tensors_of(p.made.block.module, p.made.recipe, rows)
         assert found is not None
         (tensors, form), x = found, rows.float()
         self.down = tensors.down.float()
@@ -196,10 +196,10 @@ def _outcome(p: Prepared, ratios: dict[int, float], always: bool) -> Sparsity:
         return replace(p.outcome, ratios=ratios, reason=f"it does not pay here: dense takes {ratios[1]:.2f} times the "
                        f"time of sparse, {100 * p.outcome.skipped:.0f} % of hidden units skipped")
     p.units.tokens = tokens
-    make_sparse(p.plan.block.module, p.units)
+    make_sparse(p.made.block.module, p.units)
     assert p.held is not None
     with torch.no_grad():
-        compute(p.plan.block.module, p.plan.recipe, p.held[:1])  # makes the copy
+        compute(p.made.block.module, p.made.recipe, p.held[:1])  # makes the copy
     return replace(p.outcome, ratios=ratios, tokens=tokens, copied_bytes=p.units.copied_bytes)
 
 
@@ -220,12 +220,12 @@ def timed(able: Sequence[Prepared], count: int) -> list[float]:
 
 def _once(p: Prepared, count: int, turn: int, sparse: bool) -> float:
     assert p.held is not None
-    module = p.plan.block.module
+    module = p.made.block.module
     at = [(turn * count + k) % len(p.held) for k in range(count)]
     x = p.held[at][None]
     make_sparse(module, p.units if sparse else None)
     start = time.perf_counter()
-    compute(module, p.plan.recipe, x)
+    compute(module, p.made.recipe, x)
     took = time.perf_counter() - start
     make_sparse(module, None)
     return took

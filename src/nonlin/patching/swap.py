@@ -15,8 +15,8 @@ from nonlin.nn import Activation
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.identification import evaluating
 from nonlin.patching.patch import Recipe, install, part, recipe_of, uninstall
-from nonlin.patching.plan import Change, class_name, plan_all
-from nonlin.patching.verify import Plan, activation_path
+from nonlin.patching.replacements import Change, class_name, replacements_of
+from nonlin.patching.verify import Replacement, activation_path
 from nonlin.patching.written import write
 
 _KEY = "_nonlin_swap"
@@ -130,15 +130,15 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
     accelerated = {m: r for m, r in installed.items() if was_swapped(m) != "computation"}
     kept, dropped = _names(model, steps)
     for step in steps:
-        step.apply(accelerated.get(step.plan.block.module))
+        step.apply(accelerated.get(step.made.block.module))
     added = _names(model, steps)[1]
-    written = write(model, [s.plan for s in steps], _common([s.named for s in steps]))
-    steps[0].plan.block.module.__dict__[_KEY].config.extend(written.undo)
+    written = write(model, [s.made for s in steps], _common([s.named for s in steps]))
+    steps[0].made.block.module.__dict__[_KEY].config.extend(written.undo)
     loss_after = None if tokens is None else loss_nats(model, tokens)
     done = Swapped(
-        tuple(Change(s.plan.block.name, class_name(s.plan.block.module), s.definition.name, s.plan.recipe.layout)
+        tuple(Change(s.made.block.name, class_name(s.made.block.module), s.definition.name, s.made.recipe.layout)
               for s in steps),
-        tuple(s.plan.recipe.definition.name for s in steps), {n: n for n in kept}, tuple(added), tuple(dropped),
+        tuple(s.made.recipe.definition.name for s in steps), {n: n for n in kept}, tuple(added), tuple(dropped),
         written.changed, written.note, loss_before, loss_after)
     seen = "" if loss_after is None else (
         f" (on this text {loss_before:.3f} nats per token before, {loss_after:.3f} now)")
@@ -151,22 +151,22 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
 class _Step:
     """One block's swap: by its activation's module at ``path``, or by exchanging the whole computation (None)."""
 
-    plan: Plan
+    made: Replacement
     definition: Definition
     act: Definition | None
     path: str | None
     named: Definition | None  # the pointwise activation that a configuration's field may name
 
     def apply(self, accelerated: Recipe | None) -> None:
-        module = self.plan.block.module
-        weight = self.plan.block.down.weight
-        undo: _Undo = module.__dict__.setdefault(_KEY, _Undo(self.plan.recipe.definition.name))
+        module = self.made.block.module
+        weight = self.made.block.down.weight
+        undo: _Undo = module.__dict__.setdefault(_KEY, _Undo(self.made.recipe.definition.name))
         undo.by = "computation" if self.path is None else "module"
         if self.path is not None:
             if undo.path is None:
                 undo.path, undo.module = self.path, part(module, self.path)
             _put(module, self.path, Activation(self.act or self.definition, weight.device, weight.dtype))
-        recipe = replace(self.plan.recipe, definition=self.definition, swapped=self.path is None,
+        recipe = replace(self.made.recipe, definition=self.definition, swapped=self.path is None,
                          activation=self.path if self.definition.parameters else None)
         if accelerated is not None or self.path is None:
             install(module, recipe if accelerated is None else replace(recipe, memory=accelerated.memory))
@@ -183,12 +183,12 @@ def _put(module: nn.Module, path: str, new: nn.Module) -> None:
 
 
 def _steps(model: nn.Module, wanted: Definition, run: Callable[[], Any] | None) -> list[_Step]:
-    plans, left = plan_all(model, "lean", run, "swap")
+    replacements, left = replacements_of(model, "lean", run, "swap")
     if left:
         raise UserError(f"swap: every feed-forward block must be understood before any is changed; "
                         f"{left[0].name or 'the module itself'} is not: {left[0].reason}. The model is as it was.")
     steps = []
-    for made in plans:
+    for made in replacements:
         old = made.recipe.definition
         definition, act = _meant(wanted, old)
         simple = act is not None and (not old.gated or gate_of(old) is not None)
@@ -221,9 +221,9 @@ def _names(model: nn.Module, steps: list[_Step]) -> tuple[list[str], list[str]]:
     """Return the names in ``state_dict`` of the blocks' matrices, and of their activations' parameters."""
     products, activations = [], []
     for s in steps:
-        products += [f"{p.name}." for p in s.plan.block.projections.values()]
+        products += [f"{p.name}." for p in s.made.block.projections.values()]
         if s.path is not None:
-            activations.append(f"{s.plan.block.name}.{s.path}." if s.plan.block.name else f"{s.path}.")
+            activations.append(f"{s.made.block.name}.{s.path}." if s.made.block.name else f"{s.path}.")
     names = list(model.state_dict())
     return [n for n in names if n.startswith(tuple(products))], [n for n in names if n.startswith(tuple(activations))]
 

@@ -32,7 +32,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Plan:
+class Replacement:
     """The replacement of a block, and a key that is equal for blocks of one kind."""
 
     block: Block
@@ -40,17 +40,17 @@ class Plan:
     kind: Any
 
 
-def plan(block: Block, match: Match, memory: str) -> Plan:
+def replacement(block: Block, match: Match, memory: str) -> Replacement:
     """Return how a block that was identified is replaced; raise Refused, with the reason, where it cannot be."""
     try:
-        return _plan(block, match, memory)
+        return _replacement(block, match, memory)
     except Refused:
         raise
     except Exception as error:  # any code may stand in a block
         raise Refused(f"it cannot be run alone ({type(error).__name__}: {error})") from error
 
 
-def _plan(block: Block, match: Match, memory: str) -> Plan:
+def _replacement(block: Block, match: Match, memory: str) -> Replacement:
     definition, module = match.definition, block.module
     if block.experts and not block.stacked:
         raise Refused("its experts are products of their own modules, sorted by expert between them")
@@ -71,7 +71,7 @@ def _plan(block: Block, match: Match, memory: str) -> Plan:
     recipe = _with_dropouts(block, recipe)
     kind = (type(module), recipe, tuple(
         (name, type(m), m.training, getattr(m, "p", None)) for name, m in module.named_modules()))
-    return Plan(block, recipe, kind)
+    return Replacement(block, recipe, kind)
 
 
 def _within(block: Block, name: str) -> str:
@@ -129,7 +129,7 @@ def refuse_weights(block: Block) -> None:
         raise Refused("its weights hold infinite numbers or nan, with which nothing can be compared")
 
 
-def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: str) -> Plan:
+def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: str) -> Replacement:
     module: Any = block.module
     if not block.gated or definition.parameters:
         raise Refused("its experts are not of the form act(gate) * up without parameters")
@@ -151,10 +151,10 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
                       "model.set_experts_implementation('grouped_mm') first")
     layout = "interleaved" if block.layout == "interleaved" else "concatenated"
     recipe = Recipe(definition, "experts", layout, gate_first=gate_first, memory=memory)
-    return Plan(block, recipe, (type(module), definition.name, recipe.layout, gate_first))
+    return Replacement(block, recipe, (type(module), definition.name, recipe.layout, gate_first))
 
 
-def prove(made: Plan, sharp: bool) -> None:
+def prove(made: Replacement, sharp: bool) -> None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
 
     In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37, if the
@@ -176,7 +176,7 @@ def prove(made: Plan, sharp: bool) -> None:
         raise Refused(f"the proof cannot run it ({type(error).__name__}: {error})") from error
 
 
-def _prove_sharply(made: Plan) -> None:
+def _prove_sharply(made: Replacement) -> None:
     twin = copy.deepcopy(made.block.module).double()
     other, recipe = replace(made.block, module=twin), made.recipe
     _compare(other, recipe, inputs(other, recipe), _SHARP, "in float64")
@@ -230,7 +230,7 @@ def replaced(module: nn.Module, recipe: Recipe) -> Iterator[None]:
         uninstall(module)
 
 
-def same_values(made: Plan, other: nn.Module) -> bool:
+def same_values(made: Replacement, other: nn.Module) -> bool:
     """Return whether another module, of the block's own class, gives the values that the block's module now gives."""
     x = inputs(made.block, made.recipe)
     try:
@@ -357,7 +357,7 @@ def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
 
 
 
-def activation_path(made: Plan) -> str | None:
+def activation_path(made: Replacement) -> str | None:
     """Return the path of the one module that the block calls on what its gate (or its only product) gives; or None."""
     module, recipe, gate = made.block.module, made.recipe, made.block.gate
     known = {recipe.up, recipe.down, recipe.gate, recipe.hidden_dropout, recipe.out_dropout}

@@ -19,7 +19,7 @@ from nonlin.patching.act2fn import held_name
 from nonlin.patching.anew import Unbuildable
 from nonlin.patching.configuration import FIELDS, configuration_of, tree
 from nonlin.patching.configuration import field as field_of
-from nonlin.patching.verify import Plan, same_values
+from nonlin.patching.verify import Replacement, same_values
 
 _LATER = "a checkpoint saved now loads with the old activation; swap again after loading"
 
@@ -48,14 +48,15 @@ class Field:
         return f"{self.path}{self.name}"
 
 
-def write(model: nn.Module, plans: Sequence[Plan], act: Definition | None) -> Written:
-    """Write the new activation into the model's configurations, where that is true; ``plans`` are its swapped blocks.
+def write(model: nn.Module, replacements: Sequence[Replacement], act: Definition | None) -> Written:
+    """Write the new activation into the model's configurations, where that is true; ``replacements`` are of its blocks.
 
     ``act`` is the pointwise activation, or None where the blocks' formula is more than one of the gate.
     """
-    around = [(name, root) for name, root in anew.roots(model) if any(_inside(p.block.name, name) for p in plans)]
+    around = [(name, root) for name, root in anew.roots(model)
+              if any(_inside(p.block.name, name) for p in replacements)]
     if not around:
-        return Written(note="" if configuration_of(model, plans[0].block.name) is None else
+        return Written(note="" if configuration_of(model, replacements[0].block.name) is None else
                        f"config unchanged: transformers does not build {type(model).__name__} from it")
     if act is None:
         return Written(note=f"config unchanged: it cannot name this formula, so {_LATER}")
@@ -65,7 +66,7 @@ def write(model: nn.Module, plans: Sequence[Plan], act: Definition | None) -> Wr
                        "nonlin.register_with_transformers)")
     done: list[tuple[Any, list[Field]]] = []
     for outer, root in around:
-        inside = [p for p in plans if _inside(p.block.name, outer)]
+        inside = [p for p in replacements if _inside(p.block.name, outer)]
         fields, why = _true_fields(root, outer, inside, name)
         if not fields:
             return Written(note=f"config unchanged: {why}, so {_LATER}")
@@ -77,7 +78,7 @@ def write(model: nn.Module, plans: Sequence[Plan], act: Definition | None) -> Wr
             undo.append((inner[f.path], f.name, f.before))
             setattr(inner[f.path], f.name, f.now)
             changed.append((f.label, f.before, f.now))
-    undo += _copies(model, plans, [f for _, fields in done for f in fields])
+    undo += _copies(model, replacements, [f for _, fields in done for f in fields])
     return Written(tuple(changed), undo)
 
 
@@ -91,13 +92,13 @@ def _not_held(act: Definition) -> str:
     return f"transformers has no {act.name!r}"
 
 
-def _copies(model: nn.Module, plans: Sequence[Plan], fields: list[Field]) -> list[tuple[Any, str, Any]]:
+def _copies(model: nn.Module, replacements: Sequence[Replacement], fields: list[Field]) -> list[tuple[Any, str, Any]]:
     """Write the fields into sub-models' copies of a configuration (T5's encoder has one); return the undoing."""
     undo: list[tuple[Any, str, Any]] = []
     known = {id(c) for _, root in anew.roots(model) for _, c in tree(root.config)}
     seen: set[int] = set()
-    for plan in plans:
-        config = configuration_of(model, plan.block.name)
+    for replacement in replacements:
+        config = configuration_of(model, replacement.block.name)
         if id(config) in known or id(config) in seen:
             continue
         seen.add(id(config))
@@ -134,23 +135,23 @@ def _is_activation(value: str) -> bool:
         return False
 
 
-def _true_fields(root: nn.Module, outer: str, plans: list[Plan], name: str) -> tuple[list[Field], str]:
+def _true_fields(root: nn.Module, outer: str, replacements: list[Replacement], name: str) -> tuple[list[Field], str]:
     """Return the fields with which the model, built anew, is the one in hand; or none, and the reason."""
-    fields, blocks = candidates(root.config, name), {p.block.name for p in plans}
+    fields, blocks = candidates(root.config, name), {p.block.name for p in replacements}
     if not fields:
         return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
     try:
-        now = set(_off(root, outer, plans, []))
+        now = set(_off(root, outer, replacements, []))
     except Unbuildable as error:
         return [], str(error)
     noise = now - blocks  # what was changed by hand, before
     if now == noise:
         return [], "it says the new activation already"
     why = ""
-    for chosen in _choices(root, outer, plans, fields, now):
+    for chosen in _choices(root, outer, replacements, fields, now):
         said = ", ".join(f"{f.label}={f.now!r}" for f in chosen)
         try:
-            off = {k: v for k, v in _off(root, outer, plans, chosen).items() if k not in noise}
+            off = {k: v for k, v in _off(root, outer, replacements, chosen).items() if k not in noise}
         except Unbuildable as error:
             why = why or f"with {said}, {error}"
             continue
@@ -174,35 +175,35 @@ def _untrue(said: str, off: dict[str, str], blocks: set[str]) -> str:
     return f"{said} would {' and '.join(lines)}"
 
 
-def _choices(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field], before: set[str]
+def _choices(root: nn.Module, outer: str, replacements: list[Replacement], fields: list[Field], before: set[str]
              ) -> Iterator[list[Field]]:
     """Yield sets of fields to try: all of them; then those that each change blocks, and nothing else, by themselves."""
     yield fields
     good = []
     for f in fields:
         with contextlib.suppress(Unbuildable):
-            if set(_off(root, outer, plans, [f])) < before:
+            if set(_off(root, outer, replacements, [f])) < before:
                 good.append(f)
     if good and good != fields:
         yield good
 
 
-def _off(root: nn.Module, outer: str, plans: list[Plan], fields: list[Field]) -> dict[str, str]:
+def _off(root: nn.Module, outer: str, replacements: list[Replacement], fields: list[Field]) -> dict[str, str]:
     """Return the differences between the model in hand and one built with these fields, by names in the model."""
     config = _changed(root.config, fields)
     made = anew.build(root, config)
     cut = len(outer) + 1 if outer else 0
-    inner = {p.block.name: p.block.name[cut:] for p in plans}
+    inner = {p.block.name: p.block.name[cut:] for p in replacements}
     found = {f"{outer}.{k}" if outer else k: v
              for k, v in anew.differences(root, made, inner.values()).items()}
-    for plan in plans:
+    for replacement in replacements:
         try:
-            other = made.get_submodule(inner[plan.block.name])
+            other = made.get_submodule(inner[replacement.block.name])
         except AttributeError:
-            found[plan.block.name] = "it has no such block"
+            found[replacement.block.name] = "it has no such block"
             continue
-        if not same_values(plan, other):
-            found[plan.block.name] = "another function"
+        if not same_values(replacement, other):
+            found[replacement.block.name] = "another function"
     if not found and (text := anew.outputs_differ(root, made)):
         found[""] = text
     return found

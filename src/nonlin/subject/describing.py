@@ -19,8 +19,8 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
 from nonlin.patching.blocks import Block
 from nonlin.patching.finding import find_convolved, some_blocks
-from nonlin.patching.plan import class_name, plan_all
-from nonlin.patching.verify import Plan
+from nonlin.patching.replacements import class_name, replacements_of
+from nonlin.patching.verify import Replacement
 from nonlin.subject import building, configuration, entering, stacking
 from nonlin.subject.asking import folder_of
 from nonlin.subject.looking import TOKENS, Look
@@ -115,13 +115,13 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
     look.counts = look.passes(blocks.values())
     stay = [(c.name, type(c.module).__name__, "its products are convolutions of one position")
             for c in find_convolved(model)]
-    plans, left = plan_all(model, "lean", look.run, _CALL)
+    replacements, left = replacements_of(model, "lean", look.run, _CALL)
     found: list[dict[str, Any]] = []
-    for plan in plans:
-        if look.counts.get(plan.block.name):
-            found.append(_of_recipe(plan))
+    for replacement in replacements:
+        if look.counts.get(replacement.block.name):
+            found.append(_of_recipe(replacement))
         else:
-            stay.append((plan.block.name, class_name(plan.block.module), _UNUSED))
+            stay.append((replacement.block.name, class_name(replacement.block.module), _UNUSED))
     for one in left:
         block = blocks.get(one.name)
         if block is None or not look.counts.get(block.name):
@@ -141,9 +141,9 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
     return found, stay
 
 
-def _of_recipe(plan: Plan) -> dict[str, Any]:
-    recipe = plan.recipe
-    return {"block": plan.block, "style": str(recipe.style), "activation": recipe.activation,
+def _of_recipe(replacement: Replacement) -> dict[str, Any]:
+    recipe = replacement.recipe
+    return {"block": replacement.block, "style": str(recipe.style), "activation": recipe.activation,
             "computes": recipe.definition.name, "gate": recipe.gate, "up": recipe.up, "down": recipe.down,
             "gate_first": recipe.gate_first, "hidden_dropout": recipe.hidden_dropout,
             "out_dropout": recipe.out_dropout, "argument": recipe.argument,

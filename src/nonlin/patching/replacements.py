@@ -14,7 +14,7 @@ from nonlin.patching.blocks import Block, must_be_module
 from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.identification import Identified, Match, identify_all
 from nonlin.patching.patch import Recipe, recipe_of
-from nonlin.patching.verify import Plan, Refused, plan, prove, refuse_weights
+from nonlin.patching.verify import Refused, Replacement, prove, refuse_weights, replacement
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def grouped(rows: list[tuple[str, str]]) -> Iterator[str]:
         yield f"  {count} × {text} ({shown})"
 
 
-def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call: str = "accelerate"
-             ) -> tuple[list[Plan], list[LeftAlone]]:
+def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None, call: str = "accelerate"
+             ) -> tuple[list[Replacement], list[LeftAlone]]:
     """Return a verified replacement of every block that can have one, and the other blocks with the reason."""
     must_be_module(model, call)
     blocks = some_blocks(model, call)
@@ -70,14 +70,14 @@ def plan_all(model: nn.Module, memory: str, run: Callable[[], Any] | None, call:
             able.append(block)
         except Refused as error:
             left.append(LeftAlone(block.name, class_name(block.module), str(error)))
-    plans, proved, refused = [], set(), {}
+    replacements, proved, refused = [], set(), {}
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
-            plans.append(_proved(block, found, memory, proved, refused))
+            replacements.append(_proved(block, found, memory, proved, refused))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
-    return plans, sorted(left, key=lambda c: order.get(c.name, len(order)))
+    return replacements, sorted(left, key=lambda c: order.get(c.name, len(order)))
 
 
 def _stated(block: Block) -> Iterator[Match]:
@@ -92,7 +92,7 @@ def _stated(block: Block) -> Iterator[Match]:
             yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
 
 
-def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Plan:
+def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Replacement:
     """Return the block's replacement, verified; the costly part runs once for blocks of one kind.
 
     The proof in float64 decides between activations that the block's own dtype cannot distinguish.
@@ -101,7 +101,7 @@ def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refu
     reason = "" if matches else found.reason
     for match in (*matches, *_stated(block)):
         try:
-            made = plan(block, match, memory)
+            made = replacement(block, match, memory)
         except Refused as error:
             reason = reason or str(error)
             continue
