@@ -1,11 +1,15 @@
 """A study that begins with trained weights: it measures recovery, and says so."""
 
+import json
+
 import pytest
+import torch
 
 import nonlin
+from nonlin.errors import UserError
 from nonlin.subject.building import family_model
 from tests.subject.test_study import SMALL, text
-from tests.subject.tiny import configuration
+from tests.subject.tiny import configuration, request
 
 __all__ = ["text"]
 
@@ -36,3 +40,62 @@ def test_recovery_is_measured_and_said(study):
 def test_every_run_begins_with_the_same_trained_weights(study):
     hashes = {record["outside_sha256"] for _, record in study.folder.trials().values()}
     assert len(hashes) == 1
+
+
+def saved(folder):
+    from nonlin.subject.configuration import described
+
+    own = {"kind": "transformers", **described({"config": configuration("llama", vocab_size=256)})}
+    family_model(own, 3).save_pretrained(folder)
+    return folder
+
+
+def with_weights(folder, change):
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+
+
+def with_config(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(("harm", "words"), [
+    (lambda f: with_weights(f, lambda w: {n: v for n, v in w.items() if n != Q}), f"not hold {Q}"),
+    (lambda f: with_weights(f, lambda w: {f"x.{n}": v for n, v in w.items()}), "not hold lm_head.weight.* and 18 more"),
+    (lambda f: with_weights(f, lambda w: w | {Q: (100 * w[Q]).to(torch.int8)}), f"not quantized.*; got '{Q} in I8'"),
+    (lambda f: with_weights(f, lambda w: w | {Q: w[Q] * float("nan")}), "finite logits"),
+    (lambda f: with_config(f, intermediate_size=48), "each in its shape.*mlp.down_proj"),
+    (lambda f: with_config(f, num_hidden_layers=3), "not hold model.layers.2.input_layernorm"),
+    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "whole safetensors"),
+], ids=["missing", "renamed", "quantized", "nan", "shaped", "layers", "cut"])
+def test_weights_that_are_not_the_models_are_refused(harm, words, tmp_path):
+    """What is missing would be drawn anew, and the study begin with a model that nobody trained."""
+    from nonlin.subject import describe, wanted
+
+    folder = saved(tmp_path)
+    harm(folder)
+    with pytest.raises(UserError, match=words):
+        describe(request(dict(wanted(folder, True).values), arms=("silu", "relu"), vocabulary=256))
+
+
+def test_weights_that_have_no_place_are_said(tmp_path):
+    from nonlin.subject import describe, wanted
+    from nonlin.subject.words import own_lines
+
+    with_config(saved(tmp_path), num_hidden_layers=1)
+    found = describe(request(dict(wanted(tmp_path, True).values), arms=("silu", "relu"), vocabulary=256))
+    assert any("Not used of the weights" in line and "model.layers.1.input_layernorm.weight" in line
+               and "6 more" in line for line in own_lines(found["own"], ()))
+
+
+def test_quantized_modules_are_refused():
+    from nonlin.patching.loading import refuse
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    with pytest.raises(UserError, match="not quantized to 8 or 4 bits"):
+        refuse(torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}), "compare")

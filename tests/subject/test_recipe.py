@@ -53,3 +53,4 @@ def test_a_batch_in_parts_is_the_batch(family, dataset):
         for mine, whole in zip(layers or (), other_layers or (), strict=True):
             assert mine["gradient_rms"] == pytest.approx(whole["gradient_rms"], rel=20 * loose)
             assert mine["output_rms"] == pytest.approx(whole["output_rms"], rel=20 * loose)
+            assert mine["dead_share"] == pytest.approx(whole["dead_share"], abs=100 * loose * loose)

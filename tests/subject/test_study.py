@@ -1,6 +1,6 @@
 """A study inside a user's own model, from the call to the report; and the mistakes that are said before anything is."""
 
-import importlib
+import importlib.util
 import json
 import shutil
 
@@ -121,6 +121,13 @@ def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
     assert {c["activation"]["name"] for c in configs} == {"swiglu"}
 
 
+def module_of(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_a_function_that_returns_a_module_is_a_model(text, tmp_path, monkeypatch):
     """The function lies in a file, which the processes that train run too."""
     path = tmp_path / "tiny_factory.py"
@@ -141,13 +148,68 @@ def test_a_function_that_returns_a_module_is_a_model(text, tmp_path, monkeypatch
     ({"vocab_size": 100}, "at most the model's 100 tokens; got 256"),
     ({"max_position_embeddings": 8}, "at most the model's 8 positions"),
     ({"model_type": "lamma"}, r"Did you mean .*llama"), ({"model_type": "mamba"}, "feed-forward block"),
-    ({"hidden_size": 1 << 20, "intermediate_size": 1 << 22}, "GiB of memory that are free")])
+    ({"hidden_size": 1 << 20, "intermediate_size": 1 << 22}, "GiB of memory that are free"),
+    ({"auto_map": ["modeling.Mine"]}, "need no code of its own; got .*modeling.Mine"),
+    ({"quantization_config": "int4"}, "not quantized .* got 'int4'"),
+    ({"intermediate_size": 0}, "hidden width of 1 or more; got 'model.layers.0.mlp, of width 0'"),
+    ({"rms_norm_eps": float("nan")}, "finite logits"), ({"hidden_act": "no_such"}, "KeyError: 'no_such'")])
 def test_a_configuration_that_makes_no_study_is_one_error(changes, words):
     from nonlin.subject import describe
 
     values = configuration("llama", vocab_size=256) | changes
     with pytest.raises(UserError, match=words):
         describe(request({"config": values}, arms=("swiglu", "relu"), vocabulary=256, memory_bytes=1 << 33))
+
+
+def test_sequences_of_one_token_are_a_model_too():
+    """None holds a token that another could see, nor two documents."""
+    from nonlin.subject import describe
+
+    for packing in ("stream", "documents"):
+        found = describe(request({"config": configuration("llama", vocab_size=256)}, arms=("swiglu", "relu"),
+                                 vocabulary=256, context=1, packing=packing))
+        assert found["context"] == 1
+
+
+FAULTY = """
+import torch
+from torch import nn
+
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(256, 1 << 16), nn.Linear(1 << 16, 256)
+        self.block = nn.Sequential(nn.Linear(1 << 16, 1 << 18), nn.GELU(), nn.Linear(1 << 18, 1 << 16))
+
+    def forward(self, tokens):
+        x = self.embedding(tokens)
+        return self.head(x + self.block(x))
+
+def wide():
+    return Wide()
+
+def raises():
+    raise RuntimeError("no such file")
+
+def exits():
+    raise SystemExit("usage: train.py")
+
+def nothing():
+    return None
+"""
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("wide", "8.0 GiB of memory that are free; got '34,427,"), ("raises", "raises raised RuntimeError: no such file"),
+    ("exits", "exits raised SystemExit: usage"), ("nothing", "return.* a torch module; got 'NoneType'")])
+def test_a_function_that_makes_no_study_is_one_error(name, words, tmp_path):
+    """One that is too large is never built: it would take 256 GiB."""
+    from nonlin.subject import describe, wanted
+
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    function = getattr(module_of(tmp_path / "faulty.py"), name)
+    with pytest.raises(UserError, match=words):
+        describe(request(dict(wanted(function).values), arms=("swiglu", "relu"), vocabulary=256, memory_bytes=1 << 33))
 
 
 @pytest.mark.parametrize(("changes", "call", "words"), [

@@ -54,8 +54,10 @@ class Asked:
     clip: float | None = None
     precision: str | None = None
     accumulation: int | None = None
+    evaluation_tokens: int | None = None
     recipe: str | Path | None = None
     activation_checkpointing: bool = False
+    packing: str | None = None
     compile: str | None = None
     transfer: str | None = None
 
@@ -75,8 +77,8 @@ class Asked:
             raise _wrong("weights", "be a list of numbers", self.weights)
         if self.from_checkpoint and self.model is None:
             raise _wrong("from_checkpoint", "come with the folder of a trained model as model", True)
-        if self.model is None and (self.activation_checkpointing or self.compile not in (None, "auto")):
-            raise _wrong("activation_checkpointing and compile", "come with a model of your own", True)
+        if self.model is None and (self.activation_checkpointing or self.packing or self.compile not in (None, "auto")):
+            raise _wrong("activation_checkpointing, packing and compile", "come with a model of your own", True)
         unsaid = _UNSAID if self.model is None else own_model.defaults_of(self)
         for name, value in unsaid.items():
             if name != "learning_rate" and getattr(self, name) is None:

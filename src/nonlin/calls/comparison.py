@@ -38,7 +38,7 @@ _REQUEST = ("minutes", "match", "seeds", "learning_rates", "margin", "confidence
 
 def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model: Model | None = None,
             from_checkpoint: bool = False, activation_checkpointing: bool = False, compile: str = "auto",
-            baseline: str | None = None, minutes: float | None = None,
+            packing: str | None = None, baseline: str | None = None, minutes: float | None = None,
             match: str = "params", tokenizer: str | int | Path | None = None,
             weights: Sequence[float] | None = None, validation: Data = None,
             layers: int | None = None, dim: int | None = None, heads: int | None = None,
@@ -48,7 +48,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
             optimizer: str | None = None, schedule: str | None = None, weight_decay: float | None = None,
             warmup: float | None = None, decay: float | None = None, clip: float | None = None,
             precision: str | None = None, accumulation: int | None = None, recipe: str | Path | None = None,
-            transfer: str | None = None,
+            evaluation_tokens: int | None = None, transfer: str | None = None,
             margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
             engine: str | EngineChoice = "processes", workers: int | None = None,
             out: str | Path | None = None, track: str | Sequence[str] | None = None, progress: bool = True) -> Study:
@@ -70,7 +70,9 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     top of a file that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the
     weights in the folder, whose matrices stay: the study then measures recovery. ``activation_checkpointing``
     recomputes its layers in the backward pass, to save memory; ``compile`` "yes" or "no" decides over torch.compile,
-    which "auto" tries where ``steps`` make a run longer than ten minutes.
+    which "auto" tries where ``steps`` make a run longer than ten minutes. ``packing`` is how
+    documents follow each other in your model's sequences: "stream" puts a blank line between them, "end-token" the
+    configuration's end token, and "documents" that token with attention inside each document alone.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
     the length of judged runs: 500, the same on every machine, or as many as the ``minutes`` allow here where those are
@@ -81,6 +83,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     ``accumulation`` parts; ``optimizer`` "adamw" or "muon"; ``schedule`` "linear", "cosine" or "wsd"; ``warmup`` and,
     for wsd, ``decay``, as shares of the steps, or as steps from 1 on; ``weight_decay``; ``clip``, the largest norm of
     the gradient (0: no limit); ``precision`` of matrix products, "float32", "bfloat16" or "auto", the faster here.
+    ``evaluation_tokens`` of held-out text give a run's loss, 65,536 by default.
     ``recipe`` is the path of a JSON file of ``transformers.TrainingArguments``: it says what the call leaves open.
     ``transfer`` "completep" scales rates, initial values, epsilon and decay from the default study's model to this one,
     by parameter group: then ``learning_rate`` is that of the default study.
@@ -140,6 +143,7 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
     if asked.model is not None:
         sources.check()
         subject = own_model.subject(asked, definitions, sources)
+        sources = subject.sources(sources)
     first = _request(asked, definitions, {"sha256": ""}, 256, subject)  # before a text is read: that may take minutes
     sources.check()
     for definition in definitions:

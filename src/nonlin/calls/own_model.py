@@ -1,12 +1,12 @@
 """From a user's own model to a study's arms: described in a process that may load torch, before anything is written."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nonlin.data import Sources
-from nonlin.data.tokenizing import load_tokenizer, vocabulary_of
+from nonlin.data.tokenizing import ZERO_BYTE, load_tokenizer, vocabulary_of
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gate_of
@@ -15,9 +15,11 @@ from nonlin.study.engines import ask
 from nonlin.study.request import MATCHES
 from nonlin.subject.asking import Wanted, wanted
 from nonlin.subject.widths import main_group
+from nonlin.training.recipe import choice
 
 _SIZES = ("layers", "dim", "heads", "kv_heads")
 COMPILE = ("auto", "yes", "no")
+PACKINGS = ("stream", "end-token", "documents")
 _EVALUATIONS = 10  # of a run from trained weights
 _LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
 
@@ -35,6 +37,10 @@ class Subject:
     def model(self) -> dict[str, Any]:
         """The plan's model, but for the vocabulary."""
         return {"context": self.context, "layers": self.own["layers"], "dim": self.own["dim"], "own": dict(self.own)}
+
+    def sources(self, sources: Sources) -> Sources:
+        """Return the sources with the token that opens each document, where one does."""
+        return replace(sources, end=self.own["packing"]["end"])
 
     @property
     def training(self) -> dict[str, Any]:
@@ -88,31 +94,40 @@ def defaults_of(asked: Any) -> dict[str, Any]:
     return found
 
 
-def _vocabulary(sources: Sources) -> int:
-    """Return the number of tokens that the text can have, before it is read."""
+def _tokenizer(sources: Sources) -> dict[str, Any]:
+    """Return what is known of the tokens before the text is read: their kind, number, and which may divide documents.
+
+    Of bytes, and of a tokenizer that is trained on the text, that is the zero byte, which text has not.
+    """
     if sources.tokenizer == "bytes":
-        return 256
+        return {"kind": "bytes", "vocabulary": 256, "ends": [0]}
     if isinstance(sources.tokenizer, int):
-        return sources.tokenizer
-    return vocabulary_of(load_tokenizer(Path(sources.tokenizer)))
+        return {"kind": "trained", "vocabulary": sources.tokenizer, "ends": [ZERO_BYTE]}
+    loaded = load_tokenizer(Path(sources.tokenizer))
+    special = sorted(number for number, token in loaded.get_added_tokens_decoder().items() if token.special)
+    return {"kind": "file", "vocabulary": vocabulary_of(loaded), "ends": special}
 
 
 def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> Subject:
     """Return the description of the model that is asked for; UserError where no study can be made in it."""
     compiled = asked.compile or "auto"
-    for word, value, known in (("match", asked.match, MATCHES), ("compile", compiled, COMPILE)):
-        if value not in known:
+    for word, value, known in (("match", asked.match, MATCHES), ("compile", compiled, COMPILE),
+                               ("packing", asked.packing, PACKINGS)):
+        if value is not None and value not in known:
             raise unknown_name(word, value, known)
-    model, vocabulary = wanted_of(asked), _vocabulary(sources)
+    model, tokenizer = wanted_of(asked), _tokenizer(sources)
+    vocabulary = tokenizer["vocabulary"]
     values = dict(model.values)
     if model.sized:
         values["sizes"] = {"layers": asked.layers, "dim": asked.dim, "heads": asked.heads,
                            "kv_heads": asked.kv_heads or asked.heads, "context": asked.context,
                            "vocabulary": vocabulary}
     options = {"checkpointing": asked.activation_checkpointing, "compile": compiled}
+    recipe = asked.recipe_values(asked.context)
     request = {"do": "subject", "wanted": values, "options": options, "vocabulary": vocabulary,
+               "tokenizer": tokenizer, "packing": asked.packing,
                "context": asked.context,
-               "rows": asked.recipe_values(asked.context)["batch"], "match": asked.match,
+               "rows": max(1, recipe["batch"] // choice(recipe["training"], "accumulation")), "match": asked.match,
                "seed": defaults.FIRST_JUDGE_SEED,
                "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}
     with ProcessEngine(".", 1) as engine:

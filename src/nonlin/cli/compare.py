@@ -36,6 +36,10 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
               "they recover from another activation.")
 @click.option("--activation-checkpointing", is_flag=True, help="Recompute the layers of your own model in the backward "
               "pass: less memory, more time.")
+@click.option("--packing", type=click.Choice(["stream", "end-token", "documents"]), help="How documents follow each "
+              "other in your own model's sequences: a blank line between them, the configuration's end token, or that "
+              "token with attention inside each document alone. Default: end-token where the model's tokenizer.json is "
+              "used, else stream.")
 @click.option("--compile", type=click.Choice(["auto", "yes", "no"]), default="auto", show_default=True,
               help="torch.compile of your own model; auto tries it where --steps make a run longer than ten minutes.")
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST",

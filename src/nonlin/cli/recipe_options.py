@@ -26,6 +26,8 @@ _OPTIONS = (
                  help="JSON of transformers.TrainingArguments: it says what the options leave open."),
     _choice("--batch", str, "Sequences a step, or its tokens.", defaults.BATCH, "N|Ntokens"),
     _number("--accumulation", 1, "Parts that a batch is computed in.", DEFAULTS["accumulation"], whole=True),
+    _number("--evaluation-tokens", 1, "Tokens of held-out text that give a run's loss.",
+            f"{defaults.TRAINING['evaluation_tokens']:,}", whole=True),
     _choice("--optimizer", click.Choice(OPTIMIZERS), "", DEFAULTS["optimizer"]),
     _choice("--schedule", click.Choice(SCHEDULES), "How the learning rate falls; wsd is stable, then decays.",
             DEFAULTS["schedule"]),

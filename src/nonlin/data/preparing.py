@@ -22,20 +22,22 @@ SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
 
 
 def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path = "bytes",
-            progress: Progress | None = None) -> dict[str, Any]:
+            progress: Progress | None = None, end: int | None = None) -> dict[str, Any]:
     """Write the corpus as tokens to ``directory`` and return its description; done before, it is read back.
 
     Tokens there that are not what was written (a file cut, changed or gone) are written again. ``tokenizer`` is
     "bytes", the vocabulary size of a byte-pair tokenizer trained on the training text, or a model's tokenizer.json.
     Little of the text is in memory at once, however long it is; a tokenizer runs in several processes. ``progress``
-    is told (stage, bytes done, bytes in all). Raises UserError for a vocabulary outside 258…65535, a file that is
+    is told (stage, bytes done, bytes in all). ``end`` is the token that opens each document; without it two line feeds
+    stand between documents. Raises UserError for a vocabulary outside 258…65535, a file that is
     no tokenizer, or a folder that holds other data.
     """
     directory = Path(directory)
     wanted = {"corpus_sha256": corpus.sha256, "tokenizer": identity(tokenizer)}
+    wanted |= {} if end is None else {"end": end}
     info = described(directory)
     if info is not None:
-        if all(info.get(key) == value for key, value in wanted.items()):
+        if _is(info, wanted):
             if intact(directory):
                 return info
         else:
@@ -44,15 +46,20 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path =
         directory.mkdir(parents=True, exist_ok=True)
         with lock(directory / ".lock", wait=True):
             again = described(directory)  # another process may have written it meanwhile
-            if again is not None and again.items() >= wanted.items() and intact(directory):
+            if again is not None and _is(again, wanted) and intact(directory):
                 return again
             return _write(corpus, directory, tokenizer, wanted, progress)
+
+
+def _is(info: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether a dataset is the wanted one: of one text, one tokenizer, one way to divide documents."""
+    return all(info.get(key) == wanted.get(key) for key in ("corpus_sha256", "tokenizer", "end"))
 
 
 def _write(corpus: Corpus, directory: Path, tokenizer: str | int | Path, wanted: dict[str, Any],
            progress: Progress | None) -> dict[str, Any]:
     sides = both_sides(corpus)
-    writing = _Writing(directory, sides, progress)
+    writing = _Writing(directory, sides, progress, wanted.get("end"))
     files = writing.tokenizer(tokenizer)
     parts = {name: writing.side(name, side) for name, side in zip(SIDES, sides, strict=True)}
     totals = {f"{name}_{what}": sum(p[what] for p in parts[name]) for name in SIDES for what in ("tokens", "bytes")}
@@ -80,7 +87,9 @@ def identity(tokenizer: str | int | Path) -> str | int:
 class _Writing:
     """The files of one dataset as they are made."""
 
-    def __init__(self, directory: Path, sides: tuple[list[Part], list[Part]], progress: Progress | None):
+    def __init__(self, directory: Path, sides: tuple[list[Part], list[Part]], progress: Progress | None,
+                 end: int | None = None):
+        self.end, self.inside = end, 0
         self.directory, self.sides, self.progress = directory, sides, progress or (lambda stage, done, whole: None)
         self.whole, self.done = sum(part.size for side in sides for part in side), 0
         self.files: dict[str, str] = {}
@@ -125,21 +134,44 @@ class _Writing:
 
     def _tokens(self, part: Part, last: bool) -> Iterator[tuple[int, bytes]]:
         """Yield (bytes of text, bytes of its tokens)."""
+        if self.end is not None:
+            yield from self._opened(part, self.end)
+            return
         text = part.stream() if last else _ended(part)
         if self.path is None:
             yield from ((len(piece), piece) for piece in text)
             return
         for piece, ids in tokenizing.tokens(text, part.size, self.path):
-            self.tokens += len(ids)
-            if self.unknown_id is not None:
-                self.unknown += int(np.count_nonzero(ids == self.unknown_id))
-            yield len(piece), ids.astype(self.dtype).tobytes()
+            yield len(piece), self._counted(ids)
+
+    def _opened(self, part: Part, end: int) -> Iterator[tuple[int, bytes]]:
+        """Yield (bytes of text, bytes of its tokens), every document opened by the end token."""
+        if self.path is not None:
+            for piece, ids in tokenizing.tokens(part.documents(), part.size, self.path, end=end):
+                yield len(piece), self._counted(ids)
+            return
+        for document in part.documents():
+            yield 0, bytes([end])
+            for piece in document:
+                self.inside += piece.count(end)
+                yield len(piece), piece
+
+    def _counted(self, ids: np.ndarray) -> bytes:
+        self.tokens += len(ids)
+        if self.unknown_id is not None:
+            self.unknown += int(np.count_nonzero(ids == self.unknown_id))
+        if self.end is not None:
+            self.inside += int(np.count_nonzero(ids[1:] == self.end))  # the first may open a document
+        return ids.astype(self.dtype).tobytes()
 
     def notes(self, sides: tuple[list[Part], list[Part]]) -> list[str]:
         """Return what is to be said of the tokens."""
         copies, found = left_out(sides[0]), []
         if copies:
             found.append(f"{copies:,} documents of the text are in the validation text too: they are not trained on.")
+        if self.inside:
+            found.append(f"{self.inside:,} times the text itself holds the token that opens a document: it divides "
+                         "them there too.")
         if self.unknown:
             found.append(f"{self.unknown:,} of {self.tokens:,} tokens are the tokenizer's token for text that it does "
                          "not know: models cannot tell such text apart.")

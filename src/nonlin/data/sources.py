@@ -13,18 +13,22 @@ from nonlin.progress import Bytes, Progress
 
 @dataclass(frozen=True)
 class Sources:
-    """Paths of the text, empty for the standard library's; weights and validation text, where there are any."""
+    """Paths of the text, empty for the standard library's; weights and validation text, where there are any.
+
+    ``end`` is the token that opens each document; without it a blank line stands between two.
+    """
 
     paths: list[str] = field(default_factory=list)
     weights: list[float] | None = None
     validation: list[str] = field(default_factory=list)
     tokenizer: str | int = "bytes"
+    end: int | None = None
 
     @classmethod
     def of_plan(cls, data: Mapping[str, Any]) -> Self:
         """Return the sources of a plan's "data"; UserError where the tokenizer's file is another one now."""
         found = cls(data["paths"], data.get("weights"), data.get("validation", []),
-                    data.get("tokenizer_file", data["tokenizer"]))
+                    data.get("tokenizer_file", data["tokenizer"]), data.get("end"))
         if identity(found.tokenizer) != data["tokenizer"]:
             raise UserError(f"compare: {found.tokenizer} must be the tokenizer that the study began with; it was "
                             "changed. Restore it, or start a study in another folder.")
@@ -56,6 +60,8 @@ class Sources:
             found["weights"] = self.weights
         if self.validation:
             found["validation"] = self.validation
+        if self.end is not None:
+            found["end"] = self.end
         if found["tokenizer"] != self.tokenizer:
             found["tokenizer_file"] = str(self.tokenizer)
         return found
@@ -63,7 +69,7 @@ class Sources:
     def prepare(self, corpus: Corpus, folder: Path, words: Progress) -> dict[str, Any]:
         """Return the description of the tokens in the folder's data/, written there unless they are there."""
         with Bytes(words) as progress:
-            info = prepare(corpus, folder / "data", self.tokenizer, progress)
+            info = prepare(corpus, folder / "data", self.tokenizer, progress, self.end)
         for note in info.get("notes", ())[len(corpus.notes):]:
             words.say(f"Data: {note}")
         return info

@@ -42,6 +42,10 @@ class Part:
         """Yield the texts, each in memory whole."""
         return (b"".join(self.spool.read(start, size)) for start, size in self.slices())
 
+    def documents(self) -> Iterator[Iterator[bytes]]:
+        """Yield each text as its pieces; one is read before the next is asked for."""
+        return (self.spool.read(start, size) for start, size in self.slices())
+
     def stream(self) -> Iterator[bytes]:
         """Yield the texts in pieces, two line feeds between them."""
         for number, (start, size) in enumerate(self.slices()):

@@ -24,6 +24,9 @@ SAMPLE = 32 << 20
 PROCESSES = 6
 """At most: each takes about 60 MB."""
 
+ZERO_BYTE = 188
+"""The token of byte 0 in a tokenizer that :func:`train` makes: its first 256 are the bytes, printable ones first."""
+
 _ALONE = 16 * PIECE  # less text than this is not worth a process
 _SLICE = 10_000  # characters that the trainer takes at once
 
@@ -126,31 +129,45 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
-def tokens(text: Iterable[bytes], size: int, tokenizer: Path, processes: int | None = None
-           ) -> Iterator[tuple[bytes, np.ndarray]]:
+def tokens(text: Iterable[bytes] | Iterable[Iterable[bytes]], size: int, tokenizer: Path, processes: int | None = None,
+           end: int | None = None) -> Iterator[tuple[bytes, np.ndarray]]:
     """Yield each piece of a text of ``size`` bytes, as UTF-8, with its tokens, in order.
 
+    With ``end`` the text is documents, each a text of its own, whose first tokens have that token before them.
     ``processes``: as many as this process may use cores, at most PROCESSES; none for little text.
     """
     few = 0 if size < _ALONE else min(PROCESSES, cores())
     wanted = few if processes is None else processes
-    found = (as_text(piece).encode() for piece in pieces(text))
+    found = _opened(text, end)
     if wanted < 2:
         loaded = load_tokenizer(tokenizer)
-        yield from ((piece, np.array(encode(loaded, piece.decode()), np.uint32)) for piece in found)
+        yield from ((piece, np.array(opening + encode(loaded, piece.decode()), np.uint32)) for piece, opening in found)
         return
     with contextlib.ExitStack() as stack:
         workers = deque(stack.enter_context(_Process(tokenizer)) for _ in range(wanted))
-        busy: deque[tuple[_Process, bytes]] = deque()
-        for piece in found:
+        busy: deque[tuple[_Process, bytes, list[int]]] = deque()
+        for piece, opening in found:
             if not workers:
-                worker, sent = busy.popleft()
-                yield sent, worker.answer()
+                worker, sent, before = busy.popleft()
+                yield sent, _joined(before, worker.answer())
                 workers.append(worker)
             workers[0].ask(piece)
-            busy.append((workers.popleft(), piece))
-        for worker, sent in busy:
-            yield sent, worker.answer()
+            busy.append((workers.popleft(), piece, opening))
+        for worker, sent, before in busy:
+            yield sent, _joined(before, worker.answer())
+
+
+def _opened(text: Iterable[Any], end: int | None) -> Iterator[tuple[bytes, list[int]]]:
+    """Yield each piece, as UTF-8, with the tokens that stand before its own."""
+    for document in [text] if end is None else text:
+        opening = [] if end is None else [end]
+        for piece in pieces(document):
+            yield as_text(piece).encode(), opening
+            opening = []
+
+
+def _joined(before: list[int], ids: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.array(before, np.uint32), ids]) if before else ids
 
 
 class _Process:

@@ -19,6 +19,7 @@ from nonlin.patching.finding import find_blocks, some_blocks
 from nonlin.patching.location import located
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_QUANTIZED_IN = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 _QUANTIZED = ("Linear8bitLt", "Linear4bit", "QuantLinear", "WQLinear", "FP8Linear", "Int8Params")
 
 
@@ -65,7 +66,8 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
 
 def refuse(model: nn.Module, call: str) -> None:
     """Raise UserError where a model is quantized, without data, or spread over several devices; change nothing."""
-    kinds = sorted({type(m).__name__ for m in model.modules()} & set(_QUANTIZED))
+    kinds = sorted({type(m).__name__ for m in model.modules() if type(m).__name__ in _QUANTIZED
+                    or type(m).__module__.startswith(_QUANTIZED_IN)})
     whole = sorted({str(p.dtype) for p in model.parameters() if not p.is_floating_point()})
     method = _quantization(getattr(model, "config", None))
     if kinds or whole or method:

@@ -1,6 +1,7 @@
 """What lies at a path that is to be loaded: everything that can be said of it without torch."""
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from typing import Any
 from nonlin.errors import UserError, rule
 from nonlin.model import folder
 
+_FLOATING = ("F64", "F32", "F16", "BF16")
+_MUST_FLOAT = "be floating-point, not quantized to 8 or 4 bits"
+_UNQUANTIZED = "Load the checkpoint it was quantized from."
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -46,14 +50,10 @@ def located(path: Path, trust: bool, call: str) -> Location:
         raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
                              "Pass the folder of a Hugging Face model, or name the .gguf file."))
     config, _ = _described(path, call)
-    if config.get("auto_map") and not trust:
-        raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names "
-                             f"{', '.join(map(str, config['auto_map'].values()))}",
+    if (code := code_of(config)) and not trust:
+        raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names {code}",
                              "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "a quantized checkpoint")
-        raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits", method,
-                             "Load the checkpoint it was quantized from."))
+    must_not_be_quantized(config, call)
     return Location(path, architectures=tuple(config.get("architectures") or ()))
 
 
@@ -99,9 +99,26 @@ def _check_weights(path: Path, files: list[Path], call: str) -> None:
     for file in files:
         try:
             with safe_open(file, "numpy") as opened:
-                opened.keys()
+                kinds = {name: opened.get_slice(name).get_dtype() for name in opened.keys()  # noqa: SIM118  no mapping
+                         if name.endswith("weight")}
         except (SafetensorError, OSError) as error:
             raise UserError(f"{call}: {file} must be a whole safetensors file; {error}. Download it again.") from error
+        if whole := next((f"{name} in {kind}" for name, kind in kinds.items() if kind not in _FLOATING), None):
+            raise UserError(rule(call, "the model's weights", _MUST_FLOAT, whole, _UNQUANTIZED))
+
+
+def code_of(config: Mapping[str, Any]) -> str | None:
+    """Return the code that a configuration asks to run; None for none."""
+    code: Any = config.get("auto_map")
+    return ", ".join(map(str, code.values() if isinstance(code, Mapping) else [code])) if code else None
+
+
+def must_not_be_quantized(config: Mapping[str, Any], call: str) -> None:
+    """Raise UserError where a configuration says that its weights are quantized."""
+    said: Any = config.get("quantization_config")
+    if said:
+        method = said.get("quant_method", "a quantized checkpoint") if isinstance(said, Mapping) else said
+        raise UserError(rule(call, "the model's weights", _MUST_FLOAT, method, _UNQUANTIZED))
 
 
 def _check_gguf(path: Path, call: str) -> None:

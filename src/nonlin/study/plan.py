@@ -130,6 +130,11 @@ class Plan(Sealed):
         return [f"The text is short: a judged run reads it {times:.1f} times, and more than "
                 f"{defaults.MAXIMUM_EPOCHS} says little about new text."] if times > defaults.MAXIMUM_EPOCHS else []
 
+    def _judged_by(self) -> str:
+        tokens = self.training["evaluation_tokens"]
+        usual = tokens == defaults.TRAINING["evaluation_tokens"]
+        return "" if usual else f", {tokens:,} tokens of held-out text per evaluation"
+
     def _model(self) -> str:
         if "own" not in self.model:
             return f"{self.model['layers']} layers, width {self.model['dim']}"
@@ -174,7 +179,7 @@ class Plan(Sealed):
             *self._transfer_text(max(lengths)),
             *self.notes,
             self._tuning_text(),
-            f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run.",
+            f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run{self._judged_by()}.",
             f"Rule: {self.rule['text']}",
             *self._repeats(max(lengths)),
             f"Time: about {self.predicted_minutes:.1f} minutes, {self.workers} runs at a time."])

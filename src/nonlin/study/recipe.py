@@ -14,9 +14,9 @@ from nonlin.training.transfer import transfer_of
 
 #: The words of a recipe: options of ``nonlin compare`` and arguments of :func:`nonlin.compare`.
 WORDS = ("learning_rate", "batch", "steps", "optimizer", "schedule", "weight_decay", "warmup", "decay", "clip",
-         "precision", "accumulation", "transfer")
-_TRAINING = ("optimizer", "schedule", "weight_decay", "clip", "accumulation", "final_fraction", "beta1", "beta2",
-             "epsilon")
+         "precision", "accumulation", "evaluation_tokens", "transfer")
+_TRAINING = ("optimizer", "schedule", "weight_decay", "clip", "accumulation", "evaluation_tokens",
+             "final_fraction", "beta1", "beta2", "epsilon")
 #: The model whose learning rates a transfer carries over: that of the default study.
 _BASE = {"layers": defaults.LAYERS, "dim": defaults.DIM, "heads": defaults.HEADS, "kv_heads": defaults.KV_HEADS,
          "tokens": defaults.STEPS * defaults.BATCH * defaults.CONTEXT}

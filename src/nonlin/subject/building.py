@@ -62,8 +62,17 @@ def _loaded(own: Mapping[str, Any]) -> Any:
     if weights_hash(folder) != own["checkpoint"]["sha256"]:
         raise UserError(rule("compare", "the checkpoint", "be the one that the study began with", str(folder),
                              "Restore its safetensors, or start a study in another folder."))
-    return model_class(own).from_pretrained(folder, local_files_only=True, use_safetensors=True,
-                                            dtype=torch.float32)
+    model, info = model_class(own).from_pretrained(folder, local_files_only=True, use_safetensors=True,
+                                                   dtype=torch.float32, output_loading_info=True,
+                                                   ignore_mismatched_sizes=True)
+    unfit = sorted([*info["missing_keys"], *(found[0] for found in info["mismatched_keys"])])
+    if unfit:  # they would be drawn anew, and the model not be the trained one
+        raise UserError(rule("compare", "the checkpoint", f"hold every weight of {own['name']}, each in its shape",
+                             f"{folder}, which does not hold {', '.join(unfit[:3])}"
+                             f"{f' and {len(unfit) - 3} more' if len(unfit) > 3 else ''}",
+                             "Pass the folder whose weights and config.json belong together."))
+    model.nonlin_unused = sorted(info["unexpected_keys"])
+    return model
 
 
 def weights_hash(folder: Path) -> str:

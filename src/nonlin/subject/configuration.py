@@ -12,6 +12,7 @@ from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.model import folder
+from nonlin.patching.location import code_of, must_not_be_quantized
 
 _CALL = "compare"
 _NOT_COUNTED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
@@ -89,15 +90,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     """Return the configuration of these values; UserError for one that nonlin does not build."""
-    code, quantized, kind = (raw.get(key) for key in ("auto_map", "quantization_config", "model_type"))
-    if code:
-        raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names "
-                             f"{', '.join(map(str, code.values()))}", "Remove auto_map where transformers has the "
-                             "architecture, or pass nonlin.compare a function that returns the module."))
-    if quantized:
-        raise UserError(rule(_CALL, "the model's weights", "be floating-point, not quantized to 8 or 4 bits",
-                             quantized.get("quant_method", "a quantized checkpoint"),
-                             "Pass the configuration of the model that it was quantized from."))
+    kind = raw.get("model_type")
+    if code := code_of(raw):
+        raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names {code}",
+                             "Remove auto_map where transformers has the architecture, or pass nonlin.compare a "
+                             "function that returns the module."))
+    must_not_be_quantized(raw, _CALL)
     if not isinstance(kind, str):
         raise UserError(rule(_CALL, "model", "have a model_type in its config.json", shown,
                              "Pass a configuration of transformers."))

@@ -19,9 +19,11 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
 from nonlin.patching.blocks import Block
 from nonlin.patching.finding import find_convolved, some_blocks
+from nonlin.patching.loading import refuse
+from nonlin.patching.location import located
 from nonlin.patching.replacements import class_name, replacements_of
 from nonlin.patching.verify import Replacement
-from nonlin.subject import building, configuration, entering, stacking
+from nonlin.subject import building, configuration, entering, packing, stacking
 from nonlin.subject.asking import folder_of
 from nonlin.subject.looking import TOKENS, Look
 from nonlin.subject.model import must_fit_context, outside_hash
@@ -31,14 +33,16 @@ _CALL = "compare"
 _SAMPLING = 4.5  # standard errors that two samples of one std may lie apart
 _CONSTANT = 1e-8  # std of a bias that is one number everywhere
 _UNUSED = "tokens alone do not pass through it"
+_BYTES = {"kind": "bytes", "ends": [0]}
 _CONTEXT = 512  # tokens a sequence, where nobody says how many and the model has the positions
 
 
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Return {"own": the description, "arms": [what each arm's model is]} of what a study asks for.
 
-    ``request``: wanted (see :func:`nonlin.subject.wanted`), vocabulary, context, rows (sequences a step), match, seed,
-    arms (name, formula), options, memory_bytes. Raises UserError for a model that no study can be made in.
+    ``request``: wanted (see :func:`nonlin.subject.wanted`), vocabulary, context, rows (sequences at once), match, seed,
+    arms (name, formula), options, packing and tokenizer (see :func:`nonlin.subject.packing.chosen`), memory_bytes.
+    Raises UserError for a model that no study can be made in.
     """
     own = _whole(request["wanted"], request.get("options", {}))
     definitions = [define(a["name"], a["formula"]) if a.get("formula") else get(a["name"]) for a in request["arms"]]
@@ -46,8 +50,11 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     model = _family(own).eval()
     look = Look(model, own, request["vocabulary"], request["context"] or TOKENS)
     own |= look.facts()
+    if unused := getattr(model, "nonlin_unused", []):
+        own["checkpoint"]["unused"] = unused
     context = look.context = request["context"] or min(_CONTEXT, own["positions"] or _CONTEXT)
     must_fit_context(context, own)
+    own["packing"] = packing.chosen(look, request.get("packing"), request.get("tokenizer", _BYTES))
     found, left = _replacements(model, look)
     own["blocks"] = _grouped([_described(one, look) for one in found])
     own["left"] = _reasons(left)
@@ -69,6 +76,7 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
         own = {"kind": "transformers", "name": found["class"], **found}
         if wanted.get("checkpoint"):
             folder = folder_of(wanted["path"])
+            located(folder, False, _CALL)  # which refuses weights that are damaged, pickled or quantized
             own["checkpoint"] = {"folder": str(folder), "sha256": building.weights_hash(folder)}
     if options.get("checkpointing"):
         own["checkpointing"] = True
@@ -79,26 +87,29 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
 
 def _on_meta(own: Mapping[str, Any]) -> int | None:
     """Return the number of parameters, counted without memory for them; None where that cannot be told."""
-    if own["kind"] == "factory":
-        return None
     try:
         with torch.device("meta"), building.quiet():
-            cls = building.model_class(own)
-            model = cls(configuration.for_class(cls, own["config"]))
+            if own["kind"] == "factory":
+                model: Any = building.factory_of(own["factory"])()
+            else:
+                cls = building.model_class(own)
+                model = cls(configuration.for_class(cls, own["config"]))
         return sum(p.numel() for p in model.parameters())
-    except Exception:  # what is wrong with it is said when it is built
+    except (Exception, SystemExit):  # what is wrong with it is said when it is built
         return None
 
 
 def _family(own: Mapping[str, Any]) -> nn.Module:
     try:
         model = building.family_model(own, 0)
+        refuse(model, _CALL)
     except UserError:
         raise
-    except Exception as error:  # a class of any maker
+    except (Exception, SystemExit) as error:  # a class of any maker
         what = own["name"]
         raise UserError(f"{_CALL}: model must be one that can be built; {what} raised {type(error).__name__}: "
-                        f"{' '.join(str(error).split())[:200]}. Correct its configuration.") from error
+                        f"{' '.join(str(error).split())[:200]}. Correct its "
+                        f"{'weights or its ' if own.get('checkpoint') else ''}configuration.") from error
     if own.get("checkpointing") and not _checkpoints(model):
         raise UserError(rule(_CALL, "activation-checkpointing", "come with a model that can recompute its layers",
                              own["name"], "Leave it out."))
@@ -115,6 +126,9 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
     look.counts = look.passes(blocks.values())
     stay = [(c.name, type(c.module).__name__, "its products are convolutions of one position")
             for c in find_convolved(model)]
+    if narrow := next((b for b in blocks.values() if not b.hidden), None):
+        raise UserError(rule(_CALL, "model", "have feed-forward blocks of a hidden width of 1 or more",
+                             f"{narrow.name}, of width 0", "Correct its configuration."))
     replacements, left = replacements_of(model, "lean", look.run, _CALL)
     found: list[dict[str, Any]] = []
     for replacement in replacements:
@@ -232,7 +246,7 @@ def _must_fit_memory(parameters: int | None, own: Mapping[str, Any], request: Ma
     free = request.get("memory_bytes")
     if parameters is None or free is None:
         return
-    named = own["config"].get("vocab_size")
+    named = own.get("config", {}).get("vocab_size")
     width = named if isinstance(named, int) else request["vocabulary"]
     logits = 8 * request["rows"] * (request["context"] or _CONTEXT) * width
     needed = 16 * parameters + logits

@@ -32,15 +32,16 @@ class Look:
         """Return random tokens (1, length) of the tokenizer's vocabulary."""
         draw = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, self.vocabulary, (1, length), generator=draw)
-        return tokens.to(next(self.model.parameters()).device)
+        first = next(self.model.parameters(), tokens)
+        return tokens.to(first.device)
 
-    def run(self, tokens: Tensor | None = None) -> Any:
+    def run(self, tokens: Tensor | None = None, **options: Any) -> Any:
         """Run the model; return what it returned."""
-        return self.model(self.draw(self.tokens) if tokens is None else tokens, **self._options)
+        return self.model(self.draw(self.tokens) if tokens is None else tokens, **self._options, **options)
 
-    def logits(self, tokens: Tensor | None = None) -> Any:
+    def logits(self, tokens: Tensor | None = None, **options: Any) -> Any:
         """Return what the model gives for the logits."""
-        out = self.run(tokens)
+        out = self.run(tokens, **options)
         return out if isinstance(out, Tensor) else getattr(out, "logits", out[0])
 
     @torch.no_grad()
@@ -54,7 +55,11 @@ class Look:
         logits = self._first()
         if logits.shape[-1] < self.vocabulary:
             raise _vocabulary(self.vocabulary, logits.shape[-1])
-        self._must_be_causal(logits)
+        if not logits.isfinite().all():
+            raise UserError(rule(_CALL, "model", "give finite logits as it begins", self.own["name"],
+                                 "Correct its configuration or its weights."))
+        if self.tokens > 1:
+            self._must_be_causal(logits)
         weight = None
         if getattr(text, "output_router_logits", False):
             weight = getattr(text, "router_aux_loss_coef", None)
@@ -66,17 +71,18 @@ class Look:
 
     def _first(self) -> Tensor:
         tokens = self.draw(self.tokens)
-        error: Exception | None = None
+        error: Exception = TypeError()
         for options in ({"use_cache": False}, {}):
             self._options = dict(options)
             try:
                 logits = self.logits(tokens)
             except Exception as raised:  # code of any maker
-                error = error or raised
+                if not options or "use_cache" not in str(raised):  # that it is not taken says nothing of the model
+                    error = raised
                 continue
             if isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == tokens.shape:
                 return logits
-            error = error or TypeError(f"it returned {getattr(logits, 'shape', type(logits).__name__)}")
+            error = TypeError(f"it returned {getattr(logits, 'shape', type(logits).__name__)}")
         why = " ".join(str(error).split())[:160]
         raise UserError(rule(_CALL, "model", "take tokens (B, T) alone and return logits (B, T, V)",
                              f"{self.own['name']} ({type(error).__name__}: {why})",
@@ -105,7 +111,7 @@ class Look:
             def hook(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
                 given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
                 value = given[1] if stacked and len(given) > 1 and not given[1].is_floating_point() else given[0]
-                size = value.numel() if value is not given[0] else value.numel() // value.shape[-1]
+                size = value.numel() if value is not given[0] else value.shape[:-1].numel()
                 rows[name] = rows.get(name, 0) + size
 
             return hook

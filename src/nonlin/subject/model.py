@@ -15,6 +15,7 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.subject.blocks import Replaced
 from nonlin.subject.naming import layer_of
+from nonlin.subject.packing import positions
 from nonlin.subject.watching import hooks
 
 
@@ -32,6 +33,8 @@ class OwnModel(nn.Module):
         self.widths = list(widths)
         self.replaced, self.dtype = tuple(replaced), getattr(torch, dtype)
         self.options = {"use_cache": False} if own.get("use_cache") else {}
+        packing = own.get("packing", {})
+        self.end: int | None = packing["end"] if packing.get("rule") == "documents" else None
         self._compiled: Any = None
 
     def compile_steps(self) -> None:
@@ -67,9 +70,10 @@ class OwnModel(nn.Module):
         # Evaluations and watched steps are few, and would be compiled apart.
         steps = self._compiled is not None and watch is None and self.training and torch.is_grad_enabled()
         run: Any = self._compiled if steps else self.inner
+        where = {} if self.end is None else {"position_ids": positions(tokens_BT, self.end)}
         with self._watching(watch), torch.autocast(tokens_BT.device.type, torch.bfloat16,
                                                    enabled=self.dtype is torch.bfloat16):
-            out = run(tokens_BT, **self.options)
+            out = run(tokens_BT, **self.options, **where)
         if isinstance(out, Tensor):
             return out, None
         logits = out.logits if hasattr(out, "logits") else out[0]
@@ -81,10 +85,12 @@ class OwnModel(nn.Module):
 
     def loss(self, tokens_BT: Tensor, targets_BT: Tensor, watch: Any = None) -> Tensor:
         """Return the mean cross-entropy in nats per token; in training, with the router's loss if there is one."""
+        weight = self.own.get("router_loss") if self.training else None
+        if not weight:
+            return self.cross_entropy(self(tokens_BT, watch), targets_BT)  # called: FSDP2 gathers weights at a call
         logits, router = self._answer(tokens_BT, watch)
         loss = self.cross_entropy(logits, targets_BT)
-        weight = self.own.get("router_loss")
-        return loss + weight * router if self.training and weight and router is not None else loss
+        return loss if router is None else loss + weight * router
 
     @contextlib.contextmanager
     def _watching(self, watch: Any) -> Iterator[None]:

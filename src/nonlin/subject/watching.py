@@ -4,7 +4,7 @@ Shapes: N tokens, H hidden width, D model width, E experts.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -127,6 +127,56 @@ def sparsity(watched: Any) -> float:
                   for _, hidden, down in _experts_seen(entry, block)]
         layers.append(sum(shares) / max(1, len(shares)))
     return sum(layers) / max(1, len(layers))
+
+
+def everywhere(watched: Any, blocks: Sequence[Replaced], rows: Callable[[Tensor], Tensor], size: int) -> Any:
+    """Return what was watched on all of ``size`` processes, after backward.
+
+    ``rows`` puts the rows (N, width) of all processes behind one another; all call it in the same order. A block that
+    no token of this process reached counts with no rows.
+    """
+    mine: dict[int, list[Any]] = defaultdict(list)
+    for entry, block in zip(watched, watched.of, strict=True):
+        mine[id(block)].append(entry)
+    counts = rows(torch.tensor([[len(mine[id(block)]) for block in blocks]], device=_device(blocks)))
+    whole = type(watched)()
+    for block, count in zip(blocks, counts.amax(0).tolist(), strict=True):
+        for number in range(count):
+            entries = mine[id(block)]
+            inputs, hidden, out = entries[number] if number < len(entries) else _nothing(block)
+            made = rows(_flat(out))
+            grad = out.grad if out.grad is not None else torch.zeros_like(out)
+            made.grad = rows(_flat(grad)) / size  # by the loss of all tokens
+            if hidden is None:
+                whole.append((_experts_everywhere(inputs, rows), None, made), block)
+            else:
+                whole.append((tuple(rows(_flat(x)) for x in inputs), rows(_flat(hidden)), made), block)
+    return whole
+
+
+def _device(blocks: Sequence[Replaced]) -> torch.device:
+    return next(blocks[0].module.parameters()).device
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.detach().reshape(-1, x.shape[-1])
+
+
+def _nothing(block: Replaced) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Return what a block saw of no tokens."""
+    dim, width = stored(block.down).shape
+    hidden = torch.zeros(0, width, device=_device([block]))
+    return (hidden,) * (2 if block.definition.gated else 1), hidden, hidden.new_zeros(0, dim)
+
+
+def _experts_everywhere(seen: Sequence[Any], rows: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Return (inputs, hidden, expert) of each expert that a token of any process reached."""
+    numbers = torch.cat([torch.full((len(made), 1), expert, device=made.device) for _, made, expert in seen])
+    experts = rows(numbers)[:, 0]
+    inputs = [rows(torch.cat([x.detach() for x in one])) for one in zip(*(given for given, _, _ in seen), strict=True)]
+    hidden = rows(torch.cat([made.detach() for _, made, _ in seen]))
+    return [(tuple(x[experts == one] for x in inputs), hidden[experts == one], one)
+            for one in experts.unique().tolist()]
 
 
 def _rms(parts: list[Tensor]) -> float:

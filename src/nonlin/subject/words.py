@@ -18,8 +18,12 @@ def own_lines(own: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list
         kind = f"{group['experts']} experts each, " if group["experts"] else ""
         lines.append(f"Replaced: {len(group['names'])} × {group['class']} ({_span(group['names'])}), {kind}"
                      f"{group['computes']}, {group['layout']}, {group['dim']} to {group['hidden']}.")
+    if unused := own.get("checkpoint", {}).get("unused"):
+        lines.append(f"Not used of the weights, which the configuration has no place for: {', '.join(unused[:3])}"
+                     f"{f' and {len(unused) - 3} more' if len(unused) > 3 else ''}.")
     for one in own["left"]:
         lines.append(f"Left alone: {len(one['names'])} × {one['class']} ({_span(one['names'])}): {one['reason']}.")
+    lines.append(packing_line(own.get("packing", {"rule": "stream", "end": None})))
     if own["router_loss"]:
         lines.append(f"The router's loss counts {own['router_loss']:g} in training, as the configuration says.")
     for arm in arms:
@@ -29,6 +33,18 @@ def own_lines(own: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list
         lines.append(f"  {arm['name']}: hidden {widths}, {arm['parameters']:,} parameters{cost}.")
     lines.append("Outside the blocks all arms begin with the same tensors, ties included: proved.")
     return lines
+
+
+def packing_line(packing: Mapping[str, Any]) -> str:
+    """Return how documents follow each other.
+
+    >>> packing_line({"rule": "stream", "end": None})
+    'Packing: documents follow each other, a blank line between them; attention and positions cross documents.'
+    """
+    opened = "a blank line between them" if packing["end"] is None else f"token {packing['end']} opens each"
+    across = ("a token attends to its own document alone and positions begin anew in each: proved"
+              if packing["rule"] == "documents" else "attention and positions cross documents")
+    return f"Packing: documents follow each other, {opened}; {across}."
 
 
 def _span(names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
+from nonlin.subject.watching import everywhere
 from nonlin.training.recipe import choice
 
 
@@ -88,7 +89,9 @@ class SeveralDevices(OneDevice):
         self.model = self.wrapped = model
         if self.strategy == "ddp":
             # No device ids: the batch is on its device already, and what is watched is not to be copied.
-            self.wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+            # A user's own model may have parameters that no token of a process reaches, such as an expert's.
+            self.wrapped = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False,
+                                                               find_unused_parameters=hasattr(model, "own"))
         else:
             from torch.distributed.fsdp import fully_shard
 
@@ -130,12 +133,20 @@ class SeveralDevices(OneDevice):
 
     def gathered(self, watched: Iterable[Any]) -> Iterable[Any]:
         """Return what was watched, the parts of all processes behind one another."""
+        if hasattr(self.model, "own"):
+            return everywhere(watched, self.model.replaced, self._rows, self.size)
         found = []
         for inputs, hidden, out in watched:
             whole = self._all(out.detach())
             whole.grad = self._all(out.grad) / self.size  # by the loss of all tokens
             found.append((tuple(self._all(x.detach()) for x in inputs), self._all(hidden.detach()), whole))
         return found
+
+    def _rows(self, part: Tensor) -> Tensor:
+        """Return the rows (N, width) of all processes, of which each may have another number."""
+        counts = self._all(torch.tensor([len(part)], device=part.device)).tolist()
+        parts = self._all(nn.functional.pad(part, (0, 0, 0, max(counts) - len(part)))).split(max(1, *counts))
+        return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=False)])
 
     def _all(self, part: Tensor) -> Tensor:
         parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.size)]

@@ -44,7 +44,7 @@ def gradient_outputs(watched: Iterable[Any]) -> None:
 def joined(parts: list[Watched]) -> Watched:
     """Return what was watched on the parts of a batch as of one, after all parts' backward.
 
-    Experts, which see other tokens in each part, stay apart.
+    Of stacked experts, each has the tokens of all parts that reached it.
     """
     if len(parts) == 1:
         return parts[0]
@@ -55,11 +55,20 @@ def joined(parts: list[Watched]) -> Watched:
         if all(one.grad is not None for one in outs):
             out.grad = torch.cat([one.grad for one in outs])
         if hidden[0] is None:
-            whole.append(([one for seen in inputs for one in seen], None, out), of)
+            whole.append((_by_expert([one for seen in inputs for one in seen]), None, out), of)
         else:
             whole.append((tuple(torch.cat([x.detach() for x in xs]) for xs in zip(*inputs, strict=True)),
                           torch.cat([one.detach() for one in hidden]), out), of)
     return whole
+
+
+def _by_expert(seen: list[Any]) -> list[Any]:
+    """Return (inputs, hidden, expert) of each expert once, the rows of its entries behind one another."""
+    found: dict[int, list[Any]] = {}
+    for entry in seen:
+        found.setdefault(entry[2], []).append(entry)
+    return [(tuple(torch.cat([x.detach() for x in xs]) for xs in zip(*(e[0] for e in entries), strict=True)),
+             torch.cat([e[1].detach() for e in entries]), expert) for expert, entries in found.items()]
 
 
 def _rms(x: Tensor) -> float:

@@ -58,6 +58,8 @@ def check(training: Mapping[str, Any]) -> None:
     count = choice(training, "accumulation")
     if not isinstance(count, int) or count < 1:
         raise _wrong("accumulation", "be a whole number from 1 on", count)
+    if not isinstance(tokens := training.get("evaluation_tokens", 1), int) or tokens < 1:
+        raise _wrong("evaluation_tokens", "be a whole number from 1 on", tokens)
 
 
 _WORDS = {"warmup_fraction": "warmup", "warmup_steps": "warmup", "decay_fraction": "decay", "decay_steps": "decay"}

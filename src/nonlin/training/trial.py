@@ -71,6 +71,8 @@ class Run:
         self.model = build_model(config)
         self.outside = self.model.outside() if "own" in config["model"] else None
         self.devices.wrap(self.model)
+        if self.devices.rank:  # the rows of each process have dropout of their own
+            torch.manual_seed(streams.torch_seed(f"dropout of process {self.devices.rank}", config["seed"]))
         self.optimizer = make_optimizer(self.model, self.recipe, config["model"])
         self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
@@ -104,10 +106,10 @@ class Run:
         return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
 
     def _layers(self, watched: Any) -> list[dict[str, float]]:
-        if "own" in self.config["model"]:
-            return own_layer_measures(watched)
         everywhere = self.devices.gathered(watched)
         with self.devices.whole():
+            if "own" in self.config["model"]:
+                return own_layer_measures(everywhere)
             return probes.layer_measures(self.model, everywhere)
 
     def evaluate(self, share: float = 1.0) -> float:
@@ -138,9 +140,9 @@ class Run:
         self.model.eval()
         with torch.no_grad():
             self.model(torch.from_numpy(tokens).to(self.device), watched)
-        if "own" in self.config["model"]:
-            return own_sparsity(watched)
         with self.devices.whole():
+            if "own" in self.config["model"]:
+                return own_sparsity(watched)
             shares = [probes.sparsity(hidden, block.feed_forward.down.weight)  # type: ignore[union-attr]
                       for block, (_, hidden, _) in zip(self.model.blocks, watched, strict=True)]
         return sum(shares) / len(shares)

@@ -12,6 +12,7 @@ from nonlin.errors import UserError
 from nonlin.study import ProcessEngine, Store, run_study
 from nonlin.study.engines import Request, ask
 from tests.study import studies
+from tests.study.engines import own_model
 from tests.study.engines.comparing import comparable, tokens
 from tests.study.engines.ray_cluster import three_nodes
 
@@ -131,3 +132,9 @@ def test_versions_that_differ_are_refused(cluster, data, monkeypatch):
         engine(cluster, data)
     told = different_versions("b", {"nonlin": "9.9", "torch": "1.0"}, {"nonlin": "9.9", "torch": "2.0"})
     assert "node b has torch 1.0 where another has 2.0" in told
+
+
+def test_a_users_model_trains_on_a_node_as_here(cluster, tmp_path):
+    config, expected = own_model.tiny(tmp_path)
+    with RayEngine(tmp_path / "data", cluster.address) as there:
+        own_model.trains_alike(there, tmp_path / "ray", config, expected)

@@ -17,7 +17,7 @@ from nonlin.study.engines import Request, ask
 from nonlin.study.engines.slurm_job import refusal
 from nonlin.training.config import CHECKPOINT
 from tests.study import studies
-from tests.study.engines import slurm_cluster
+from tests.study.engines import own_model, slurm_cluster
 from tests.study.engines.comparing import comparable
 
 pytest.importorskip("submitit", reason="submitit is not installed")
@@ -267,3 +267,10 @@ def test_no_slurm_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="there is no sbatch"):
         SlurmEngine(tmp_path)
+
+
+def test_a_users_model_trains_in_a_job_as_here(cluster, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", own_model.path_of_workers())
+    config, expected = own_model.tiny(tmp_path)
+    with SlurmEngine(tmp_path, {"time": "5"}, 1, look_seconds=1.0) as there:
+        own_model.trains_alike(there, tmp_path / "slurm", config, expected)
