@@ -238,3 +238,16 @@ def test_a_context_longer_than_the_text_leaves_nothing_behind(text, config, tmp_
         nonlin.compare(text, ["swiglu", "relu"], model=long, out=tmp_path / "out", progress=False,
                        **SMALL | {"context": 30_000, "batch": 1})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_mistake_leaves_no_folder_of_studies_behind(text, tmp_path, monkeypatch):
+    """The text is copied beside the studies while it is read: the folder for it goes again."""
+    monkeypatch.chdir(tmp_path)
+    for out in (None, "a/b/c"):
+        with pytest.raises(UserError, match="context must be shorter than the text"):
+            nonlin.compare(text, ["gelu", "relu"], context=30_000, batch=1, steps=2, out=out, progress=False)
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="context must be shorter"):
+        nonlin.compare(text, ["gelu", "relu"], context=30_000, batch=1, steps=2, progress=False)
+    assert (tmp_path / "runs").exists()

@@ -3,10 +3,11 @@
 Each step is a function of its own: :func:`requested`, :func:`planned`, :func:`run`, :func:`finish`.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
     sources.check()
     for definition in definitions:
         check_defined(definition)
+    with _leaving_nothing(out or Path("runs")):
+        return _prepared(asked, definitions, sources, subject, first, out, words)
+
+
+def _prepared(asked: Asked, definitions: Sequence[Definition], sources: Sources, subject: own_model.Subject | None,
+              first: Request, out: Path | None, words: Progress) -> tuple[Request, Store]:
     corpus = sources.read(out, words)
     about = sources.about(corpus)
     if out is None:
@@ -163,6 +170,19 @@ def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request,
         raise
     about |= {key: info[key] for key in ("train_tokens", "validation_tokens", "train_bytes", "validation_bytes")}
     return _request(asked, definitions, about, info["vocabulary"], subject), store
+
+
+@contextlib.contextmanager
+def _leaving_nothing(folder: Path) -> Iterator[None]:
+    """Remove the folders that are made here on the way to a mistake, unless something lies in them."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except UserError:
+        for path in made:
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
 
 
 def _request(asked: Asked, definitions: Sequence[Definition], data: Mapping[str, Any], vocabulary: int,

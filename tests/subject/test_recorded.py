@@ -1,0 +1,46 @@
+"""The commands of the two recorded studies, on models that train in seconds."""
+
+import json
+
+import pytest
+
+from benchmarks import own_model_speed, own_model_studies
+from tests.subject.test_checkpoint_study import saved
+from tests.subject.test_study import text
+
+__all__ = ["text"]
+
+TINY = ["--steps", "2", "--seeds", "4", "--learning-rates", "2"]
+
+
+@pytest.mark.slow
+def test_qwen3_and_the_built_in_model_are_compared(text, tmp_path):
+    own_model_studies.main(["agreement", "--out", str(tmp_path), "--data", str(text), "--activations", "gelu,swiglu",
+                            "--record", str(tmp_path / "record.json"), *TINY])
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert [one["label"] for one in record["across"]["studies"]] == ["built-in", "own"]
+    assert all(a == b for a, b in record["widths"].values())  # the same model by its sizes
+    assert (tmp_path / "agreement.html").exists()
+
+
+@pytest.mark.slow
+def test_a_trained_model_is_swapped_trained_on_and_checked(text, tmp_path):
+    own_model_studies.main(["smollm2", "--out", str(tmp_path), "--data", str(text), "--model",
+                            str(saved(tmp_path / "model")), "--context", "16", "--evaluation-tokens", "64",
+                            "--check-tokens", "64", "--record", str(tmp_path / "record.json"), *TINY])
+    arms = json.loads((tmp_path / "record.json").read_text())["arms"]
+    assert set(arms) == set(own_model_studies.SMOLLM2)
+    for name, arm in arms.items():
+        assert arm["points"][0][0] == 0 and arm["points"][-1][0] == 2 * 4 * 16 and arm["saved"] == "huggingface", name
+    assert arms["silu"]["points"][0][1] == pytest.approx(arms["silu"]["before"])
+    assert arms["relu_squared"]["sparsity"] > 0
+
+
+@pytest.mark.slow
+def test_the_speed_of_both_loops_is_measured(tmp_path, monkeypatch):
+    record = tmp_path / "record.json"
+    monkeypatch.setattr("sys.argv", ["speed", "--steps", "3", "--rounds", "2", "--dim", "16", "--context", "16",
+                                     "--record", str(record)])
+    own_model_speed.main()
+    found = json.loads(record.read_text())
+    assert found["ratio"] > 0 and len(found["tokens_per_second"]["trainer"]) == 2
