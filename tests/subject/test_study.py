@@ -200,10 +200,10 @@ def nothing():
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("wide", "8.0 GiB of memory that are free; got '34,427,"), ("raises", "raises raised RuntimeError: no such file"),
+    ("wide", "8.0 GiB of memory that are free; got '34,393,"), ("raises", "raises raised RuntimeError: no such file"),
     ("exits", "exits raised SystemExit: usage"), ("nothing", "return.* a torch module; got 'NoneType'")])
 def test_a_function_that_makes_no_study_is_one_error(name, words, tmp_path):
-    """One that is too large is never built: it would take 256 GiB."""
+    """One that is too large is never built: it would take 512 GiB."""
     from nonlin.subject import describe, wanted
 
     (tmp_path / "faulty.py").write_text(FAULTY)
