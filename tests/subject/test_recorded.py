@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 from benchmarks import own_model_speed, own_model_studies
+
 from tests.subject.test_checkpoint_study import saved
 from tests.subject.test_study import text
 

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,7 @@ def _prepared(asked: Asked, definitions: Sequence[Definition], sources: Sources,
 
 
 @contextlib.contextmanager
-def _leaving_nothing(folder: Path) -> Iterator[None]:
+def _leaving_nothing(folder: Path) -> Generator[None]:
     """Remove the folders that are made here on the way to a mistake, unless something lies in them."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
