@@ -95,7 +95,23 @@ def test_two_functions_of_one_name_are_two():
     ("gelu(slope=1)", "gelu takes no constants"), ("leaky_relu(slop=1)", "slope"),
     ("leaky_relu(0.5)", "with their names"), ("swiglu_clamped(limit=-3)", "positive"),
     ("swiglu_clamped(limit=nan)", "positive"), ("leaky_relu(slope=1e99)", "ordinary size"),
-    ("nothing(a=1)", "nothing")])
+    ("nothing(a=1)", "nothing"), ("leaky_relu(slope=\u0663)", "ordinary size"),
+    ("leaky_relu(slope=1_0)", "ordinary size"),
+    ("leaky_relu(slope=1,slope=2)", "given once"), ("gelu()", "takes no constants"), ("leaky_relu(=1)", "constant"),
+    ("leaky_relu(slope=x)", "ordinary size"), ("leaky_relu(slope=0.5", "unknown")])
 def test_mistakes_are_explained(text, words):
     with pytest.raises(UserError, match=words):
         nonlin.get(text)
+
+
+@pytest.mark.parametrize("value", [10**400, 1j, [1], {}, None, True, "", "0x10", "nan", torch.ones(2), float("inf")])
+def test_what_is_no_number_is_no_constant(value):
+    with pytest.raises(UserError, match="slope must be a number"):
+        nonlin.get("leaky_relu", slope=value)
+
+
+@pytest.mark.parametrize("name", [None, 5, b"gelu", ["gelu"], {"name": "gelu"}])
+def test_what_is_no_name_is_refused(name):
+    for call in (lambda: nonlin.get(name), lambda: nonlin.get(name, slope=1), lambda: nonlin.define(name, "2*x")):
+        with pytest.raises(UserError, match="name must be"):
+            call()

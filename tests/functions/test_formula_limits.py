@@ -1,6 +1,7 @@
 """A formula's cost is bounded where it is read: hostile ones end with one error, accepted ones have everything."""
 
 import contextlib
+import math
 import re
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nonlin.errors import UserError
 from nonlin.functions import Definition, describe, get, limits, names
-from nonlin.functions.grammar import parse
+from nonlin.functions.grammar import parse, write
 from nonlin.functions.reference import evaluate
 from nonlin.functions.registry import gated_by, serialize
 from nonlin.kernels.codegen import cpp, triton
@@ -31,14 +32,16 @@ HOSTILE = [
     "x*(0-1)**0.5",
     "x + log1p(-3)**2", "x/sign(0)", "x/(max(1, 2) - 2)", "x/0", "0**(-1)*x", "x**(1/1234567)",
     "x**64*x", "(x+1)**64*x", "x**1000", "sqrt(-x**2)", "x*tanh(1e60)**(-64)*exp(800)", "٣*x", "x*１", "x²",
-    "x\u2003+ 1",
+    "x\u2003+ 1", "max(x, " * 13 + "1" + ")" * 13, "min(x*x, max(x, " * 6 + "1" + "))" * 6,
+    "x/(sqrt(2)+sqrt(3)-sqrt(5+2*sqrt(6)))", "x*1" + "0" * 60 + "*1" + "0" * 61, "x" + "*2" * 400, "x" + "/3" * 300,
     "𝐱", "x*" * 900 + "x", "-" * 500 + "x", "(" * 500 + "x" + ")" * 500, "x\0", "x\ud800"]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_formulas_are_refused_with_a_position(text):
-    with pytest.raises(UserError, match=r"at position \d+ of"):
+    with pytest.raises(UserError, match=r"at position \d+ of") as found:
         parse(text)
+    assert str(found.value).isprintable()
 
 
 @pytest.mark.parametrize("text", [None, 3, ["x"], {"x": 1}, b"x"])
@@ -47,8 +50,17 @@ def test_what_is_no_text_is_refused(text):
         parse(text)
 
 
+@pytest.mark.parametrize("text", ["x\x1b[2J", "x\u202e+1", "\x07(x)", "x\x9b31m", "a\r\n: x", "q" * 1500])
+def test_an_error_shows_no_character_that_a_terminal_obeys(text):
+    with pytest.raises(UserError) as found:
+        parse(text)
+    assert str(found.value).isprintable() and len(str(found.value)) < 600
+
+
 def _parts(definition):
     """Build everything that follows from a formula, and return how much it is."""
+    assert parse(write(definition.expr)) == definition.expr
+    assert parse(definition.formula) == definition.expr
     facts = describe(definition)
     assert facts["latex"] and facts["properties"]["smoothness"]
     with contextlib.suppress(NotImplementedError):
@@ -60,7 +72,9 @@ def _parts(definition):
     "(x**2)**0.5", "sqrt(x**2)", "(x**2)**1.5", "x*(x**4)**0.25", "sqrt(x)", "log1p(x)", "x**0.3", "0*x + x",
     nested("gelu", 4), nested("exp", 8), nested("tanh", 8), "+".join(f"sigmoid({k}*x)" for k in range(1, 9)),
     "x*exp(x*x*100)", "log1p(-1 - x**2)", "log1p(-2 - x**2)", "x**64", "1/x**64", "x*1e-60", "gate**0.5*up",
-    "max(x, 0)**1.5"])
+    "max(x, 0)**1.5", "x*1e60", "x*1e-60", "x*1." + "0" * 50 + "1", "x*3**64", "(0.044715*x)**20", "x*phi(1e60)",
+    "x*tanh(1e60)", nested("exp", 12), nested("expm1", 10), "x" + "/3" * 200, "-(x + 1)*(x - 1)", "x/-2/-3",
+    "-(gate + 1)*up"])
 def test_what_is_accepted_has_everything(text):
     expr = parse(text)
     kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
@@ -80,6 +94,21 @@ def test_the_catalog_lies_well_inside_the_limits(name):
         assert limits.problem(d.expr) is None and limits.whole_problem(d.expr, variables) is None
         spare = 1.25 if name == "powlu" else 2.0
         assert spare * limits.size(d.expr) <= limits.SIZE and spare * limits.depth(d.expr) <= limits.DEPTH
+
+
+def test_a_primitive_of_a_number_is_no_constant_of_mpmaths():
+    made = Definition("any", "pointwise", parse("x*sqrt((phi(2) - 1)**2)"))  # mpmath's phi is the golden ratio
+    assert evaluate(made, 1) == pytest.approx(1 - math.exp(-2) / math.sqrt(2 * math.pi))
+
+
+@pytest.mark.parametrize("text, at, want", [
+    (nested("exp", 9), 0, math.inf), (nested("exp", 7) + "*0 - " + nested("exp", 8), 0, -math.inf),
+    ("sqrt(x)", -1, math.nan), ("log1p(x)", -2, math.nan), ("log1p(x)", -1, -math.inf),
+    ("max(sqrt(x), 0)", -1, math.nan), ("min(0, x**(1/3))", -8, math.nan), ("Phi(x)", -1e300, 0),
+    ("Phi(x*1e60)", -1e300, 0), ("tanh(sqrt(x))", -1, math.nan)])
+def test_the_reference_has_a_real_value_or_says_nan(text, at, want):
+    got = float(evaluate(Definition("any", "pointwise", parse(text)), at))
+    assert got == want or (math.isnan(got) and math.isnan(want))
 
 
 NUMBERS = st.one_of(st.sampled_from(["0", "1", "2", "0.5", "64", "1e60", "1e-60", "9" * 60, "pi", "1.702"]),

@@ -18,6 +18,7 @@ from nonlin.functions.catalog import CATALOG, bounded_power
 from nonlin.functions.definition import GATE, UP, Definition, X
 from nonlin.functions.primitives import Phi, Tanh, clip, expm1, maximum, minimum, sigmoid, step
 
+_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*\Z", re.ASCII)
 _CALL = re.compile(r"([A-Za-z]\w*)\s*\(([^()]*)\)\s*\Z", re.ASCII)
 
 
@@ -79,7 +80,7 @@ def with_constants(name: str, given: Mapping[str, Any]) -> Definition:
     found = _BY_NAME[name]
     family = FAMILIES.get(found.name)
     if family is None:
-        raise UserError(f"get: {found.name} takes no constants; got {', '.join(given)}. Those that do: "
+        raise UserError(f"get: {found.name} takes no constants; got {', '.join(given) or 'none'}. Those that do: "
                         f"{', '.join(FAMILIES)}. Write others as a formula: mine=x*sigmoid(2*x).")
     for key in given:
         if key not in family.constants:
@@ -103,15 +104,27 @@ def _made(name: str, values: tuple[sympy.Rational, ...]) -> Definition:
 
 
 def _number(name: str, key: str, value: Any, positive: bool) -> sympy.Rational:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
+    number = finite_number(value)
     ordinary = 1e-6 <= abs(number) <= 1e6 or (number == 0 and not positive)
-    if isinstance(value, bool) or not ordinary or (positive and number < 0):
+    if not ordinary or (positive and number < 0):
         raise UserError(rule(name, key, f"be a {'positive ' if positive else ''}number of ordinary size", value,
                              f"Try {key}={FAMILIES[name].constants[key]}."))
     return sympy.Rational(f"{number:.9g}")
+
+
+def finite_number(value: Any) -> float:
+    """Return a number, or a text of ASCII digits, as a float; nan where it is neither, or not finite.
+
+    >>> finite_number("1e-2"), finite_number("1_000"), finite_number(True)
+    (0.01, nan, nan)
+    """
+    if isinstance(value, bool) or (isinstance(value, str) and not _NUMBER.match(value)):
+        return math.nan
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _text(value: sympy.Rational) -> str:
@@ -133,5 +146,7 @@ def called(text: str) -> Definition | None:
         if not equals:
             raise UserError(f"activation: constants must be written with their names; got {text!r}. "
                             "Write leaky_relu(slope=0.5).")
+        if key.strip() in given:
+            raise UserError(rule("activation", "constants", "be given once", text, f"Leave out one {key.strip()}."))
         given[key.strip()] = value.strip()
     return with_constants(found[1], given)

@@ -22,7 +22,7 @@ from nonlin.functions import primitives as p
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))",
                     re.ASCII)
 _SPACE = " \t\n\r\f\v"
-_LONGEST, _DEEPEST, _SHOWN = 2000, 60, 80
+_LONGEST, _DEEPEST, _SHOWN, _REWRITES = 2000, 60, 80, 4
 _ZEROS = 12  # of a power of ten that is written out
 
 _FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
@@ -48,6 +48,15 @@ def _power(base: Any, exponent: Any) -> Any:
 VARIABLES = ("x", "gate", "up")
 
 
+def reserved() -> set[str]:
+    """Return the names that no learnable parameter may have.
+
+    >>> sorted(reserved())[:3]
+    ['Phi', 'abs', 'atan']
+    """
+    return {*_FUNCTIONS, *_CONSTANTS, *VARIABLES}
+
+
 def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
     """Return the expression of ``text``, over x, or over gate and up, and these learnable parameters.
 
@@ -64,13 +73,24 @@ def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
         raise UserError(rule("formula", "text", "be a text", text, 'Write it as "x*sigmoid(2*x)".'))
     if len(text) > _LONGEST:
         raise UserError(f"formula: must have at most {_LONGEST} characters; got {len(text)}. Write it shorter.")
-    return _Parser(text, parameters).formula()
+    parser = _Parser(text, parameters)
+    expr = parser.formula()
+    # Studies and model files keep the formula as it is written out, and find it again by that.
+    for _ in range(_REWRITES):
+        try:
+            again = _Parser(write(expr), parameters).formula()
+        except UserError:
+            break
+        if again == expr:
+            return expr
+        expr = again
+    raise parser.error("a formula that cannot be read again once it is written out", 0)
 
 
 class _Parser:
     def __init__(self, text: str, parameters: tuple[str, ...] = ()):
         self.text, self.index, self.depth, self.parameters = text, 0, 0, parameters
-        self.shown = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+        self.shown = visible(text)
         self.tokens = self._split(text)
 
     def _split(self, text: str) -> list[tuple[str, str, int]]:
@@ -80,13 +100,13 @@ class _Parser:
             match = _TOKEN.match(text, position)
             if not match:
                 at = position + len(text[position:]) - len(text[position:].lstrip(_SPACE))
-                raise self._error(f'cannot read "{text[at]}"', at)
+                raise self.error(f'cannot read "{visible(text[at])}"', at)
             kind = ("number", "name", "sign")[match.lastindex - 1]  # type: ignore[operator]
             tokens.append((kind, match.group(match.lastindex), match.start(match.lastindex)))  # type: ignore[arg-type]
             position = match.end()
         return [*tokens, ("end", "the end", end)]
 
-    def _error(self, problem: str, position: int) -> UserError:
+    def error(self, problem: str, position: int) -> UserError:
         return UserError(f'formula: {problem} at position {position + 1} of "{self.shown}". Use numbers, x (or gate '
                          f"and up), + - * / **, and {', '.join(sorted(_FUNCTIONS))}.")
 
@@ -100,20 +120,20 @@ class _Parser:
     def _expect(self, sign: str) -> None:
         if not self._take(sign):
             _, value, at = self.tokens[self.index]
-            raise self._error(f'expected "{sign}", found {value}', at)
+            raise self.error(f'expected "{sign}", found {value}', at)
 
     def formula(self) -> sympy.Expr:
         expr = self.sum()
         kind, value, at = self.tokens[self.index]
         if kind != "end":
-            raise self._error(f'unexpected "{value}"', at)
+            raise self.error(f'unexpected "{value}"', at)
         names = {s.name for s in expr.free_symbols} - set(self.parameters)
         if "x" in names and names != {"x"}:
-            raise self._error("x stands beside gate or up", 0)
+            raise self.error("x stands beside gate or up", 0)
         if not names:
-            raise self._error("no variable", 0)
+            raise self.error("no variable", 0)
         if refused := limits.whole_problem(expr, tuple(sorted(s.name for s in expr.free_symbols))):
-            raise self._error(refused, 0)
+            raise self.error(refused, 0)
         return expr
 
     def _checked(self, at: int, make: Callable[..., Any], *args: Any) -> Any:
@@ -121,11 +141,11 @@ class _Parser:
         try:
             made = make(*args)
         except _Refused as refused:
-            raise self._error(str(refused), at) from None
+            raise self.error(str(refused), at) from None
         if made.has(sympy.Abs):  # SymPy's root of a square
             made = made.replace(sympy.Abs, p.absolute)
         if refused := limits.problem(made):
-            raise self._error(refused, at)
+            raise self.error(refused, at)
         return made
 
     @property
@@ -149,7 +169,7 @@ class _Parser:
     def unary(self) -> Any:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise self._error("nested too deeply", self.tokens[self.index][2])
+            raise self.error("nested too deeply", self.tokens[self.index][2])
         sign = self._take("-", "+")
         value = self.unary() if sign else self.power()
         self.depth -= 1
@@ -172,12 +192,14 @@ class _Parser:
             inner = self.sum()
             self._expect(")")
             return inner
-        raise self._error(f"expected a number, a variable or a function, found {value}", at)
+        raise self.error(f"expected a number, a variable or a function, found {value}", at)
 
     def _number(self, text: str, at: int) -> Any:
         mantissa, _, exponent = text.lower().partition("e")
-        if len(mantissa) > limits.DIGITS or len(exponent) > 12 or abs(int(exponent or 0)) > limits.DIGITS:
-            raise self._error(f"a number of more than {limits.DIGITS} digits", at)
+        if len(mantissa.replace(".", "")) > limits.DIGITS:
+            raise self.error(f"a number of more than {limits.DIGITS} digits", at)
+        if len(exponent) > 12 or abs(int(exponent or 0)) > limits.EXPONENT:
+            raise self.error(f"a number of an exponent beyond {limits.EXPONENT}", at)
         return self._checked(at, sympy.Rational, text)
 
     def _name(self, name: str, at: int) -> Any:
@@ -186,8 +208,8 @@ class _Parser:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
         if name not in _FUNCTIONS:
-            raise unknown_name(f"function or variable at position {at + 1} of the formula {self.shown!r}:", name,
-                               [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
+            raise unknown_name(f"function or variable at position {at + 1} of the formula {self.shown!r}:",
+                               visible(name), [*_FUNCTIONS, *VARIABLES, *_CONSTANTS])
         count, make = _FUNCTIONS[name]
         self._expect("(")
         args = [self.sum()]
@@ -195,8 +217,18 @@ class _Parser:
             args.append(self.sum())
         self._expect(")")
         if len(args) != count:
-            raise self._error(f"{name} takes {count} argument{'s' * (count > 1)}, got {len(args)},", at)
+            raise self.error(f"{name} takes {count} argument{'s' * (count > 1)}, got {len(args)},", at)
         return self._checked(at, make, *args)
+
+
+def visible(text: str) -> str:
+    """Return the text, cut short, with an escape in place of each character that is not printed or moves others.
+
+    >>> visible("x" + chr(27) + "[2J")
+    'x\\x1b[2J'
+    """
+    short = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
 
 
 class _Writer(sympy.StrPrinter):
@@ -212,6 +244,8 @@ class _Writer(sympy.StrPrinter):
         for places in range(1, 41):
             if 10**places % expr.q == 0:
                 digits = str(abs(expr.p) * (10**places // expr.q)).rjust(places + 1, "0")
+                if len(digits) > limits.DIGITS:
+                    break
                 text = f"{digits[:-places]}.{digits[-places:]}"
                 return text if expr.p >= 0 else f"(-{text})"
         return f"({expr.p}/{expr.q})"

@@ -7,14 +7,16 @@ differentiated, described, and compiled in a few seconds.
 import functools
 import math
 
+import mpmath
 import numpy as np
 import sympy
 from sympy import Expr, Symbol
 
 from nonlin.functions import primitives as p
+from nonlin.functions import reference
 from nonlin.functions.expression import fold
 from nonlin.functions.numeric import TABLE
-from nonlin.functions.ties import derivative
+from nonlin.functions.ties import KINKED, derivative, switch_of
 
 SIZE = 120
 """Parts of a formula: symbols, numbers and operations, each as often as it is written out."""
@@ -22,10 +24,12 @@ DEPTH = 14
 """Operations inside each other."""
 DEGREE = 64
 """The largest exponent, and the largest degree of a polynomial."""
-DIGITS = 60
-"""Digits of a number as it is written, and the size of its exponent."""
-BITS = 1000
-"""Bits of the numerator or denominator of an exact number."""
+DIGITS = 120
+"""Digits of a number as it is written."""
+EXPONENT = 60
+"""The size of a written number's exponent."""
+BITS = 398
+"""Bits of the numerator or denominator of an exact number: as many as its digits need when it is written out."""
 DERIVATIVE_SIZE = 2500
 """Parts of all first derivatives together."""
 CALLS = 26
@@ -33,6 +37,8 @@ CALLS = 26
 
 ROOT = 10**6
 """The largest denominator of an exponent."""
+
+_UNDERFLOW = mpmath.mpf(10) ** -400
 
 _CHEAP = (p.maximum, p.minimum, p.absolute, p.step, p.nonnegative, p.sign)
 
@@ -104,15 +110,39 @@ def problem(e: Expr) -> str | None:
 def _constant_problem(e: Expr) -> str | None:
     with np.errstate(all="ignore"):
         try:
-            value = float(fold(e, {}, TABLE))
-        except (TypeError, OverflowError, ZeroDivisionError):
-            value = math.nan
-    return None if math.isfinite(value) else "a constant that is no finite real number"
+            ordinary = math.isfinite(float(fold(e, {}, TABLE)))
+            value, sharper = (_exact(e, digits) for digits in (30, 60))
+        except (TypeError, OverflowError, ZeroDivisionError, ValueError, AttributeError):
+            ordinary = False
+    if not ordinary:
+        return "a constant that is no finite real number"
+    # Terms that cancel in truth leave a remainder of each precision.
+    same = abs(value - sharper) <= max(abs(sharper) * mpmath.mpf(10) ** -9, _UNDERFLOW)
+    return None if same else "a constant that cannot be told from 0"
+
+
+def _exact(e: Expr, digits: int) -> mpmath.mpf:
+    with mpmath.workdps(digits):
+        return mpmath.mpf(fold(e, {}, reference.TABLE))
+
+
+def _nested_problem(e: Expr, symbol: Symbol) -> str | None:
+    """Return why the derivatives that choose the sides of ties would be too long, or None.
+
+    From the inside out: each is several times as long as the one inside it, and is not made where that was too long.
+    """
+    for part in sorted(e.atoms(*KINKED), key=size):
+        if any(size(derivative(switch_of(part), symbol, left)) > DERIVATIVE_SIZE for left in (False, True)):
+            return f"ties inside each other with derivatives of more than {DERIVATIVE_SIZE} parts"
+    return None
 
 
 def whole_problem(e: Expr, names: tuple[str, ...]) -> str | None:
     """Return why a formula that has been read must not be accepted, or None; it counts its first derivatives."""
-    outs = [derivative(e, Symbol(name, real=True)) for name in names]
+    symbols = [Symbol(name, real=True) for name in names]
+    if refused := next(filter(None, (_nested_problem(e, symbol) for symbol in symbols)), None):
+        return refused
+    outs = [derivative(e, symbol) for symbol in symbols]
     if any(not _known(out) for out in (e, *outs)):
         return "no real derivative"
     if sum(map(size, outs)) > DERIVATIVE_SIZE:

@@ -6,11 +6,21 @@ one overflows. ``step(0)`` is 0, so that the derivative of relu at 0 is 0, as ev
 The derivatives here are those of a tie that stands alone; ``ties.derivative`` is the derivative of a whole formula.
 """
 
+from typing import Any
+
 import sympy
-from sympy import Expr, Function, Integer
+from sympy import Expr, Integer
 
 
-class sigmoid(Function):
+class Primitive(sympy.Function):
+    """A function of one number, or of two, of which SymPy knows the derivative and nothing else."""
+
+    def _eval_evalf(self, prec: int) -> Any:
+        # SymPy would take mpmath's function of the same name: its phi is the golden ratio.
+        return None
+
+
+class sigmoid(Primitive):
     """1 / (1 + exp(-x))."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
@@ -18,7 +28,7 @@ class sigmoid(Function):
         return sigmoid(x) * sigmoid(-x)
 
 
-class Tanh(Function):
+class Tanh(Primitive):
     """The hyperbolic tangent."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
@@ -27,98 +37,98 @@ class Tanh(Function):
         return 4 * sigmoid(2 * x) * sigmoid(-2 * x)
 
 
-class Phi(Function):
+class Phi(Primitive):
     """The normal distribution function."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return phi(self.args[0])
 
 
-class phi(Function):
+class phi(Primitive):
     """The normal density."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return -self.args[0] * phi(self.args[0])
 
 
-class erf(Function):
+class erf(Primitive):
     """The error function."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return 2 / sympy.sqrt(sympy.pi) * exp(-(self.args[0] ** 2))
 
 
-class exp(Function):
+class exp(Primitive):
     """e to the power x."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return exp(self.args[0])
 
 
-class expm1(Function):
+class expm1(Primitive):
     """exp(x) - 1, without cancellation near 0."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return exp(self.args[0])
 
 
-class log1p(Function):
+class log1p(Primitive):
     """log(1 + x), without cancellation near 0."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return 1 / (1 + self.args[0])
 
 
-class softplus(Function):
+class softplus(Primitive):
     """log(1 + exp(x)), without overflow."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return sigmoid(self.args[0])
 
 
-class atan(Function):
+class atan(Primitive):
     """The inverse tangent."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return 1 / (1 + self.args[0] ** 2)
 
 
-class cauchy(Function):
+class cauchy(Primitive):
     """1/2 + atan(x)/pi, the Cauchy distribution function."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return 1 / (sympy.pi * (1 + self.args[0] ** 2))
 
 
-class step(Function):
+class step(Primitive):
     """1 where x > 0, else 0."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return Integer(0)
 
 
-class nonnegative(Function):
+class nonnegative(Primitive):
     """1 where x >= 0, else 0: :class:`step` from the other side."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return Integer(0)
 
 
-class sign(Function):
+class sign(Primitive):
     """-1, 0 or 1."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return Integer(0)
 
 
-class absolute(Function):
+class absolute(Primitive):
     """|x|."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
         return sign(self.args[0])
 
 
-class maximum(Function):
+class maximum(Primitive):
     """The larger of two; at a tie the derivative is the second's."""
 
     def fdiff(self, argindex: int = 1) -> Expr:
@@ -126,7 +136,7 @@ class maximum(Function):
         return step(a - b) if argindex == 1 else 1 - step(a - b)
 
 
-class minimum(Function):
+class minimum(Primitive):
     """The smaller of two; at a tie the derivative is the second's."""
 
     def fdiff(self, argindex: int = 1) -> Expr:

@@ -136,9 +136,10 @@ def compute(formula: Formula) -> Properties | None:
     # Values within rounding of the least one are the minimum; an end that still falls has none.
     minimum = None
     if not (best in (0, len(grid) - 1) or ends.min() < y[best] - 1e-12):
-        found = optimize.minimize_scalar(
-            lambda t: float(value(t)), bounds=(grid[best - 1], grid[best + 1]), method="bounded",
-            options={"xatol": 1e-10})
+        with np.errstate(all="ignore"):
+            found = optimize.minimize_scalar(
+                lambda t: float(value(t)), bounds=(grid[best - 1], grid[best + 1]), method="bounded",
+                options={"xatol": 1e-10})
         at, low = float(found.x), float(found.fun)  # type: ignore[attr-defined]
         minimum = (at, low) if low < y[best] else (float(grid[best]), float(y[best]))
     with np.errstate(all="ignore"):

@@ -2,20 +2,25 @@
 
 import copyreg
 import functools
+import math
 import re
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions.catalog import CATALOG
-from nonlin.functions.constants import called, with_constants
+from nonlin.functions.constants import called, finite_number, with_constants
 from nonlin.functions.definition import Definition, Parameter, gated
-from nonlin.functions.grammar import parse
+from nonlin.functions.grammar import parse, reserved, visible
 
 _CANONICAL = {d.name: d for d in CATALOG}
 _BY_NAME = _CANONICAL | {alias: d for d in CATALOG for alias in d.aliases}
 _USER: dict[str, Definition] = {}
 _SERIALIZED: dict[str, Definition] = {}
+_BY_SERIALIZE = "Make the text with serialize, or load the model from a file that nonlin wrote."
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
-_WRITTEN = re.compile(r"((?:[^=()]|\([^()]*\))*)=(.*)", re.DOTALL)  # a name may have constants in parentheses
+# As serialize writes it: a name, perhaps of constants in parentheses; learnable parameters with their start; a formula.
+_WRITTEN = re.compile(r"([A-Za-z]\w{0,39}(?:\([^()\[\]]{0,200}\))?\w{0,40})(?:\[([^\[\]=]{1,1000})\])?=(.*)",
+                      re.ASCII | re.DOTALL)
+_LEARNABLE = re.compile(r"[A-Za-z]\w{0,39}\Z", re.ASCII)
 
 
 def names() -> list[str]:
@@ -38,9 +43,11 @@ def get(name: str | Definition, **constants: float) -> Definition:
     True
     """
     if constants:
-        return with_constants(name.name if isinstance(name, Definition) else name, constants)
+        return with_constants(get(name).name, constants)
     if isinstance(name, Definition):
         return name
+    if not isinstance(name, str):
+        raise UserError(rule("get", "name", "be a name or a definition", name, 'Write it as "gelu".'))
     found = _BY_NAME.get(name) or _USER.get(name) or called(name)
     if found is None:
         raise unknown_name("activation", name, [*_BY_NAME, *_USER])
@@ -56,7 +63,7 @@ def define(name: str, formula: str) -> Definition:
     >>> define("steep", "x*sigmoid(3*x)").derivative()
     3*x*sigmoid(-3*x)*sigmoid(3*x) + sigmoid(3*x)
     """
-    if not _NAME.match(name):
+    if not isinstance(name, str) or not _NAME.match(name):
         raise UserError(rule("define", "name", "be letters, digits and _ (at most 40)", name, "Choose another name."))
     if name in _BY_NAME:
         raise UserError(rule("define", "name", "not be a built-in activation's", name, "Choose another name."))
@@ -113,24 +120,41 @@ def serialize(definition: Definition) -> str:
 
 
 def deserialize(text: str) -> Definition:
-    """Return the definition that a text of :func:`serialize` names.
+    """Return the definition that a text of :func:`serialize` names; UserError for any other text.
 
     >>> deserialize("prelu").formula, deserialize("mine[a:0.5]=a*x").parameters[0].initial
     ('slope*min(x, 0) + max(x, 0)', 0.5)
     """
+    if not isinstance(text, str):
+        raise UserError(rule("deserialize", "text", "be a text", text, _BY_SERIALIZE))
     found = _SERIALIZED.get(text) or called(text)
     if found is None:
-        written = _WRITTEN.match(text)
-        if written is None:
+        if "=" not in text:
             return get(text)
-        head, formula = written.groups()
-        name, _, start = head.removesuffix("]").partition("[")
-        parameters = tuple(Parameter(n, float(v)) for n, v in (q.split(":") for q in start.split(",") if q))
+        written = _WRITTEN.fullmatch(text)
+        if written is None:
+            raise UserError(rule("deserialize", "text", "be name=formula or name[parameter:start]=formula",
+                                 visible(text), _BY_SERIALIZE))
+        name, start, formula = written.groups()
+        parameters = _parameters(start or "")
         expr = parse(formula, tuple(q.name for q in parameters))
         kind = "pointwise" if "x" in {str(s) for s in expr.free_symbols} else "gated"
         found = _SERIALIZED[text] = Definition(name, kind, expr, source="user", parameters=parameters,
                                                user_defined=True)
     return found
+
+
+def _parameters(text: str) -> tuple[Parameter, ...]:
+    """Return the learnable parameters of ``a:0.5,b:1``."""
+    made: dict[str, Parameter] = {}
+    for part in text.split(",") if text else ():
+        name, _, value = part.partition(":")
+        number = finite_number(value)
+        if not _LEARNABLE.match(name) or name in reserved() or name in made or math.isnan(number):
+            raise UserError(rule("deserialize", "parameters", "be names of their own, each with a finite start",
+                                 visible(text), _BY_SERIALIZE))
+        made[name] = Parameter(name, number)
+    return tuple(made.values())
 
 
 # Copied and pickled by its text: a definition is one object in a process, which kernels are kept by.

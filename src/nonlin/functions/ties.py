@@ -89,7 +89,7 @@ def _replaced(expr: Expr, change: object) -> Expr:
     return visit(expr)
 
 
-def _switch(e: Expr) -> Expr:
+def switch_of(e: Expr) -> Expr:
     """Return the number whose sign chooses the side: the first argument, or 1, where it is positive."""
     if e.func is p.minimum:
         return e.args[1] - e.args[0]
@@ -101,10 +101,10 @@ def _sided(expr: Expr, symbol: Symbol, left: bool) -> dict[Expr, Expr]:
 
     It is 1 for the first argument and 0 for the second, or for those that jump their value.
     """
-    kinked = [e for e in sorted(expr.atoms(*KINKED), key=sympy.default_sort_key) if _switch(e).has(symbol)]
+    kinked = [e for e in sorted(expr.atoms(*KINKED), key=sympy.default_sort_key) if switch_of(e).has(symbol)]
     if not kinked:
         return {}
-    ways = {e: _direction(_switch(e), symbol) for e in kinked}
+    ways = {e: _direction(switch_of(e), symbol) for e in kinked}
     sided: dict[Expr, Expr] = {}
     for group in [kinked] if left else _groups(kinked, symbol):
         if left or not _agree(group, ways, expr):
@@ -133,7 +133,7 @@ def _agree(group: list[Expr], ways: dict[Expr, tuple[int, bool] | None], expr: E
 
 
 def _side(e: Expr, way: tuple[int, bool] | None, symbol: Symbol) -> Expr:
-    switch = _switch(e)
+    switch = switch_of(e)
     if e.func is p.nonnegative:
         return _other(_beyond(switch, -1, symbol))
     if e.func is p.sign:
@@ -243,7 +243,7 @@ def _groups(kinked: list[Expr], symbol: Symbol) -> list[list[Expr]]:
 def _may_meet(a: Expr, b: Expr, symbol: Symbol) -> bool:
     """Return False where the two are certainly never tied at one point."""
     for one, other in ((a, b), (b, a)):
-        first, second = _switch(one), _switch(other)
+        first, second = switch_of(one), switch_of(other)
         ahead = _constant_derivative(first, symbol)
         ratios: Iterable[Expr] = {Integer(1), Integer(-1)}
         if ahead is not None and (behind := _constant_derivative(second, symbol)) is not None:
