@@ -15,10 +15,11 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import serialize
-from nonlin.kernels import arguments
+from nonlin.kernels import arguments, operands
 from nonlin.kernels.activation import fast_path, ops
 
 _PACKED = "_packed"
+_POINT = "\N{MIDDLE DOT}"  # in a name that pickle takes apart at its points
 
 
 def _polynorm(x: Tensor) -> Tensor:
@@ -39,9 +40,24 @@ _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu":
 @functools.lru_cache(maxsize=1024)
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
-        return _TENSOR[definition.name]
+        return _whole_tensor(definition)
     short = fast_path.shortened_learned if definition.parameters else fast_path.shortened
     return _named(short(definition, _general(definition)), definition, "")
+
+
+def _whole_tensor(definition: Definition) -> Callable[..., Tensor]:
+    """Return the function of an activation that is not pointwise: plain torch."""
+    function = _TENSOR[definition.name]
+
+    def call(x: Tensor) -> Tensor:
+        if arguments.traced((x,)):
+            return torch.overrides.handle_torch_function(activation(definition), (x,), x)
+        _checked(definition, (x,), {})
+        if x.is_nested or (order := operands.dense_order((x,))) is None:
+            return function(x)
+        return function(x).permute(order).contiguous().permute(operands.inverse(order))
+
+    return _named(call, definition, "")
 
 
 @torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
@@ -54,6 +70,8 @@ def _general(definition: Definition) -> Callable[..., Tensor]:
     text = _text(definition)
 
     def call(*inputs: Tensor, **parameters: Any) -> Tensor:
+        if arguments.traced(inputs):
+            return torch.overrides.handle_torch_function(activation(definition), inputs, *inputs, **parameters)
         checked = _checked(definition, inputs, parameters)
         if checked[0].is_nested:
             return arguments.on_values(definition.name, lambda *values: call(*values, **parameters), checked)
@@ -67,7 +85,7 @@ def _general(definition: Definition) -> Callable[..., Tensor]:
 
 def _named(function: Any, definition: Definition, suffix: str) -> Callable[..., Tensor]:
     """Let a function be found, and pickled, as one of this module."""
-    function.__name__ = function.__qualname__ = definition.name + suffix
+    function.__name__ = function.__qualname__ = (definition.name + suffix).replace(".", _POINT)
     function.__module__ = __name__
     about = ", gate and up in one tensor" if suffix else ""
     function.__doc__ = f"{definition.formula}{about}. {definition.source}"
@@ -124,6 +142,8 @@ def _packed_general(definition: Definition) -> Callable[..., Tensor]:
                                        ("first", first, ("gate", "up"))):
             if value not in known:
                 raise UserError(rule(name, argument, f"be {' or '.join(known)}", value, "Choose one."))
+        if arguments.traced((x,)):
+            return torch.overrides.handle_torch_function(packed(definition), (x,), x, layout, first, **parameters)
         (x,) = _checked(definition, (x,), parameters, count=1)
         if x.ndim == 0 or x.shape[-1] % 2:
             raise UserError(rule(name, "x", "have an even last dimension", tuple(x.shape),
@@ -167,8 +187,9 @@ def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str
             dtype = torch.promote_types(dtype, x.dtype)
         inputs = [x.to(dtype) for x in inputs]
         first = inputs[0]
-    if not first.is_floating_point() or any(x.dtype != first.dtype for x in inputs):
-        raise UserError(rule(definition.name, "inputs", "share one float dtype", [x.dtype for x in inputs],
+    if first.dtype not in operands.DTYPES or any(x.dtype != first.dtype for x in inputs):
+        raise UserError(rule(definition.name, "inputs", "share one float dtype of 16, 32 or 64 bits",
+                             [x.dtype for x in inputs],
                              "Convert them first."))
     return inputs
 
@@ -177,6 +198,7 @@ def __getattr__(name: str) -> Callable[..., Tensor]:
     if name.startswith("__"):
         raise AttributeError(name)
     try:
+        name = name.replace(_POINT, ".")
         base = name.removesuffix(_PACKED)
         made = activation(name) if base == name else packed(base)
     except UserError as error:

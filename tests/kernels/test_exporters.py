@@ -12,7 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import nonlin
 from nonlin import functional as F
 from nonlin.errors import UserError
-from nonlin.functions import get
+from nonlin.functions import Definition, Parameter, get
+from nonlin.functions.grammar import parse
 from nonlin.nn import FeedForward
 
 
@@ -108,6 +109,21 @@ def test_a_first_call_inside_a_compiler(name):
     assert torch.equal(got, F.activation(name)(x))
 
 
+@pytest.mark.parametrize("name", ["gelu", "xielu", "swiglu", "solu", "traced_by_fx"])
+def test_a_symbolic_trace_goes_through(name):
+    if name == "traced_by_fx":
+        nonlin.define(name, "x*sigmoid(6*x)")
+    x, block = torch.randn(3, 8), torch.nn.Sequential(FeedForward(8, 16, name))
+    traced = torch.fx.symbolic_trace(block)
+    torch.testing.assert_close(traced(x), block(x))
+    torch.testing.assert_close(pickle.loads(pickle.dumps(traced))(x), block(x))
+
+
+def test_a_symbolic_trace_of_packed_tensors():
+    x, packed = torch.randn(3, 8), _Calls(lambda x: F.swiglu_packed(x, layout="interleaved"))
+    torch.testing.assert_close(torch.fx.symbolic_trace(torch.nn.Sequential(packed))(x), packed(x))
+
+
 def _run(block, x):
     return block(x).detach()
 
@@ -121,7 +137,8 @@ def test_blocks_and_functions_go_through_pickle_and_to_a_spawned_process(tmp_pat
         assert torch.equal(torch.load(tmp_path / "block.pt", weights_only=False)(x), block(x))
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert torch.equal(pool.apply(_run, (block, x)), block(x).detach())
-    for function in (F.gelu, F.swiglu, F.swiglu_packed, F.prelu):
+    for function in (F.gelu, F.swiglu, F.swiglu_packed, F.prelu, F.polynorm, F.activation("leaky_relu(slope=0.3)"),
+                     F.packed("swiglu_oai(alpha=1.5,limit=6.5)"), F.activation("sent")):
         assert pickle.loads(pickle.dumps(function)) is function
     assert pickle.loads(pickle.dumps(get("sent"))) is get("sent")
 
@@ -135,9 +152,14 @@ def test_what_is_no_dense_tensor_is_explained_and_jagged_ones_work():
     for bad, word in ((1.5, "be a tensor"), (x.to_sparse(), "be dense"), (x.to_sparse_csr(), "be dense"),
                       (torch.masked.masked_tensor(x, x > 0), "have no mask"),
                       (torch.nested.nested_tensor([x[:1], x[1:]]), "be dense or jagged")):
-        for call in (F.gelu, F.prelu, lambda x: F.swiglu(x, x), F.swiglu_packed):
+        for call in (F.gelu, F.prelu, lambda x: F.swiglu(x, x), F.swiglu_packed, F.solu, F.polynorm):
             with pytest.raises(UserError, match=word):
                 call(bad)
+    for bad in (1.5, "x", None, [1.0], torch.masked.masked_tensor(x, x > 0)):
+        with pytest.raises(UserError, match="x must"):
+            FeedForward(8, 16)(bad)
+    with pytest.raises(UserError, match="16, 32 or 64 bits"):
+        F.gelu(x.to(torch.float8_e4m3fn))
     assert torch.equal(F.prelu(x, slope=0.1), F.prelu(x, slope=torch.tensor([0.1])))
     with pytest.raises(UserError, match="slope must be a tensor"):
         F.prelu(x, slope="steep")
@@ -148,9 +170,28 @@ def test_results_and_gradients_lie_as_their_inputs(dtype):
     for x in (torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last), torch.randn(4, 6).t(),
               torch.randn(2, 3, 4, 5, 6).permute(3, 0, 4, 1, 2)):
         x = x.to(dtype).requires_grad_()
+        assert F.polynorm(x).stride() == F.solu(x).stride() == x.stride()
         for call in (F.gelu, F.prelu, lambda x: F.swiglu(x, x)):
             out = call(x)
             assert out.stride() == x.stride()
             assert torch.equal(out, call(x.detach().contiguous()))
             (got,) = torch.autograd.grad(out, x, torch.ones_like(out))
             assert got.stride() == x.stride()
+
+
+def test_zeros_without_memory_are_zeros():
+    """Torch makes them where a derivative is 0: they have no address that a kernel could read."""
+    zeros = torch._efficientzerotensor((3, 8))
+    for call in (F.gelu, F.xielu, F.prelu, lambda x: F.swiglu(x, x), lambda x: F.swiglu(x, torch.ones(3, 8)),
+                 F.swiglu_packed, FeedForward(8, 16), FeedForward(8, 16, "gelu")):
+        torch.testing.assert_close(call(zeros), call(torch.zeros(3, 8)))
+        x = torch.randn(3, 8, requires_grad=True)
+        out = call(x)
+        (got,) = torch.autograd.grad(out, x, torch._efficientzerotensor(tuple(out.shape)), allow_unused=True)
+        assert got is None or not got.count_nonzero()
+
+
+def test_a_learnable_parameter_takes_no_place_of_a_module():
+    made = Definition("odd", "pointwise", parse("forward*x", ("forward",)), parameters=(Parameter("forward", 1.0),))
+    with pytest.raises(UserError, match="no module's attribute has"):
+        nonlin.nn.Activation(made)

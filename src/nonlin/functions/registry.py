@@ -1,5 +1,8 @@
 """Finding activations by name, and adding one's own."""
 
+# Names and texts come from files too, whose values have any type.
+# pyright: reportUnnecessaryIsInstance=false
+
 import copyreg
 import functools
 import math

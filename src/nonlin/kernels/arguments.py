@@ -9,6 +9,11 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 
 
+def traced(inputs: Sequence[Any]) -> bool:
+    """Return whether an input stands for a tensor and takes calls itself, as a symbolic trace's proxies do."""
+    return any(not isinstance(x, Tensor) and hasattr(type(x), "__torch_function__") for x in inputs)
+
+
 def check(call: str, name: str, x: Any) -> None:
     """Raise UserError for what is no tensor, and for tensors that hold no number for each place."""
     if not isinstance(x, Tensor):

@@ -18,7 +18,7 @@ from torch.nn.modules import module as _hooks
 from nonlin import functional
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.kernels import dispatch
+from nonlin.kernels import arguments, dispatch
 from nonlin.kernels.ffn import api as ffn
 from nonlin.nn.widths import matched_hidden
 
@@ -42,6 +42,9 @@ class Activation(nn.Module):
         self.definition = get(name)
         self._function = functional.activation(self.definition)
         for q in self.definition.parameters:
+            if hasattr(self, q.name):
+                raise UserError(rule("Activation", "parameters", "have names that no module's attribute has", q.name,
+                                     "Name the learnable parameter otherwise."))
             parameter = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
             parameter._no_weight_decay = True  # type: ignore[attr-defined]
             self.register_parameter(q.name, parameter)
@@ -116,6 +119,8 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (..., dim) of x (..., dim)."""
         if self._needs_modules(x) is not None:
+            if type(x) not in PLAIN and not arguments.traced((x,)):
+                arguments.check("FeedForward", "x", x)
             inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
             return self.down(self.activation(*inputs))
         gate, up, down, activation = self.gate, self.up, self.down, self.activation

@@ -77,7 +77,8 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
 def plain(tensors: Sequence[Tensor]) -> bool:
     """Return whether these are plain tensors of the CPU or a GPU, and nothing watches what is called with them."""
     for x in tensors:
-        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg():
+        if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg() \
+                or x._is_zerotensor():  # torch's own zeros without memory
             return False
     return not _watched()
 
@@ -106,7 +107,8 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided \
-                or x.is_nested or not x.is_contiguous() or x.is_neg() or _listening() or _functions() \
+                or x.is_nested or not x.is_contiguous() or x.is_neg() or x._is_zerotensor() or _listening() \
+                or _functions() \
                 or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
                 or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
             return general(*(() if x is None else (x,)), *rest, **parameters)
@@ -121,7 +123,8 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
         if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
                 or not gate.is_cpu or not up.is_cpu or gate.layout is not _strided or up.layout is not _strided \
                 or gate.is_nested or up.is_nested or not gate.is_contiguous() or not up.is_contiguous() \
-                or gate.is_neg() or up.is_neg() or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
+                or gate.is_neg() or up.is_neg() or gate._is_zerotensor() or up._is_zerotensor() \
+                or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
                 or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
             return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
         if (gate.requires_grad or up.requires_grad) and _recording():
@@ -141,7 +144,7 @@ def shortened_learned(definition: Definition, general: Callable[..., Tensor]) ->
     def call(*inputs: Any, **parameters: Any) -> Tensor:
         x = inputs[0] if len(inputs) == 1 else None
         if _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided or x.is_nested \
-                or not x.is_contiguous() or x.is_neg() \
+                or not x.is_contiguous() or x.is_neg() or x._is_zerotensor() \
                 or not 0 < (count := x.numel()) <= cpu.PIECE or len(parameters) != len(names) or _watched():
             return general(*inputs, **parameters)
         recording, values = _recording(), []
