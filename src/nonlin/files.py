@@ -18,6 +18,7 @@ from nonlin.system import open_to_read, set_mode, sync, user_number
 DEEPEST = 64
 """Levels of brackets that JSON may have: no record of ours has ten."""
 
+_DIGITS = 20  # of a whole number of 64 bits, with its sign
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|file too large|os error 28\b|errno 28\b",
                         re.IGNORECASE)
@@ -45,9 +46,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Return the values of a JSON file. Unreadable where it is none, or nested deeper than any file of ours."""
+    """Return the values of a JSON file. Unreadable where it is none, or holds values that no file of ours has.
+
+    Such are nesting beyond ``DEEPEST``, a name twice in one object, NaN, infinities, and whole numbers of over 64 bits.
+    """
     try:
-        values = json.loads(read_bytes(path))
+        values = json.loads(read_bytes(path), object_pairs_hook=_once, parse_constant=_no_number, parse_int=_whole,
+                            parse_float=_finite_number)
     except (ValueError, RecursionError) as error:
         raise Unreadable(f"{path.name} is truncated or no JSON: {error}") from error
     level = [values]
@@ -57,6 +62,30 @@ def read_json(path: Path) -> Any:
         if not level:
             return values
     raise Unreadable(f"{path.name} is nested too deeply")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice in one object")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _whole(text: str) -> int:
+    if len(text) > _DIGITS or abs(int(text)) >= 1 << 63:
+        raise ValueError("a whole number has more than 64 bits")
+    return int(text)
+
+
+def _finite_number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is beyond those of 64 bits")
+    return value
 
 
 def plain_name(name: Any) -> bool:

@@ -43,6 +43,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return the record that these values of JSON make; UserError, naming ``source``, where they make none."""
         try:
             return msgspec.convert(values, cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, ValueError, OverflowError) as error:
             raise UserError(f"{source} must be a record of nonlin ({cls.__name__}); {error}. "
                             "Restore the file, or have it written again by the command that made it.") from error

@@ -22,15 +22,20 @@ def plant(tmp_path):
                           {"sha256": "0" * 64, "tokenizer": "bytes", "description": "planted"}, minutes=None, seeds=4,
                           steps=max(1, tokens // (batch * context)), batch=batch)
         folder = tmp_path / f"study{len(list(tmp_path.iterdir()))}"
-        Store(folder).create(make_plan(request, {a.name: 1e5 for a in arms}, _MACHINE))
+        plan = make_plan(request, {a.name: 1e5 for a in arms}, _MACHINE)
+        Store(folder).create(plan)
         effect = {"better": -0.05, "worse": 0.05, "tie": 0.0, "undecided": -0.01, "baseline": 0.0}
         rows = [{"name": n, "verdict": v, "bits_per_byte": 1 + effect[v], "parameters": params,
-                 "judged": [{"trial": "0" * 16}], "formula": formulas.get(n),
-                 "difference": None if v == "baseline" else {"mean": effect[v], "low": effect[v] - 0.004,
-                                                              "high": effect[v] + 0.004}}
+                 "kind": "pointwise", "hidden": 3072, "tuning": [], "formula": formulas.get(n),
+                 "judged": [{"seed": 1, "bits_per_byte": 1.0, "status": "finished", "config_hash": "0" * 16}],
+                 "difference": None if v == "baseline" else {
+                     "mean": effect[v], "low": effect[v] - 0.004, "high": effect[v] + 0.004, "confidence": 0.95,
+                     "p_value": 0.01, "seeds": 4}}
                 for n, v in verdicts.items()]
         (folder / "results.json").write_text(json.dumps(
-            {"status": status, "baseline": next(iter(verdicts)), "arms": rows, "data": {"description": "planted"}}))
+            {"format": 1, "name": "planted", "status": status, "baseline": next(iter(verdicts)), "arms": rows,
+             "rule": plan.rule, "advice": "", "winner": next(iter(verdicts)), "ranking": list(verdicts),
+             "plan": plan.as_dict(), "timing": {"seconds": 1.0}, "data": {"description": "planted"}}))
         return folder
 
     return write

@@ -113,7 +113,14 @@ def main():
                 with open(request["count"], "a") as file:
                     file.write("x")
                 os.kill(os.getpid(), signal.SIGKILL)
+            elif request["do"] == "eat":
+                eaten = []
+                while True:
+                    eaten.append(bytearray(64 * 2**20))
+                    answer({"progress": {"step": len(eaten), "loss_nats": None}})
+                    time.sleep(0.02)
             elif request["do"] == "beat":
+                Path(request["file"] + ".pid").write_text(str(os.getpid()))
                 while True:
                     with open(request["file"], "a") as file:
                         file.write("x")

@@ -49,11 +49,11 @@ def _until(folder, step, seen):
     made = Checkpoints(folder)
     plain = made.save
 
-    def save(key, model, optimizer, position, losses):
+    def save(key, devices, optimizer, position, losses):
         if position["course"]["step"] == step:
             seen.append(step)
             made.asked = lambda: True
-        plain(key, model, optimizer, position, losses)
+        plain(key, devices, optimizer, position, losses)
 
     made.due, made.save = lambda: True, save
     return made

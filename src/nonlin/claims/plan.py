@@ -6,16 +6,20 @@ The language model's part is a handful of ordinary studies, each with a plan of 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import get
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn import matched_hidden
+from nonlin.records import Record
 from nonlin.study import Arm, Plan, Request, make_plan
 from nonlin.study.budget import makespan
 from nonlin.study.plan import Sealed, learning_rate_grid
 from nonlin.study.tuning import trials_of
+from nonlin.study.wellformed import DataForm, Natural, PlanForm, Size
 
 MINUTES = 20.0
 RESERVE_SECONDS = 40.0  # starting up, measuring, the page
@@ -52,11 +56,35 @@ class Extent:
 EXTENTS = ((150, Extent(7, 4, 6, 2, 3, 4)), (100, Extent(6, 3, 5, 1, 3, 4)), (0, Extent(5, 3, 4, 1, 2, 4)))
 
 
+class _RequestForm(Record, frozen=True, kw_only=True):
+    minutes: Natural
+
+
+class _BudgetForm(Record, frozen=True, kw_only=True):
+    minutes: Natural
+
+
+class ClaimsForm(Record, frozen=True, kw_only=True):
+    """plan.json of claims, checked where it is read."""
+
+    request: _RequestForm
+    seed: Annotated[int, Meta(ge=0, le=999_999)]
+    steps: Size
+    studies: dict[str, PlanForm]
+    machine: dict[str, Any]
+    data: DataForm
+    speeds: dict[str, Natural]
+    budget: _BudgetForm
+    workers: Size
+    format: int
+
+
 @dataclass(frozen=True)
 class ClaimsPlan(Sealed):
     """All that decides what runs; JSON-able."""
 
     UNCOUNTED = ("budget", "workers")
+    FORM = ClaimsForm
 
     request: dict[str, Any]
     seed: int

@@ -11,8 +11,10 @@ from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.ladder.design import Rung
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
+from nonlin.ladder.wellformed import must_be_forecast
 from nonlin.study import StudyFolder, load
 from nonlin.study.store import Store
+from nonlin.study.wellformed import BadForm
 
 RESULTS, FORECASTS, RUNGS, PLANS, TRUNKS = "results.json", "forecasts", "rungs", "plans", "trunks"
 
@@ -48,8 +50,11 @@ class LadderFolder:
         folder = self.directory / FORECASTS
         paths = sorted(folder.glob("[0-9]*.json")) if folder.is_dir() else []
         try:
-            return [read_json(path) | {"file": f"{FORECASTS}/{path.name}"} for path in paths]
-        except (Unreadable, TypeError) as problem:
+            found = [read_json(path) for path in paths]
+            for made in found:
+                must_be_forecast(made)
+            return [made | {"file": f"{FORECASTS}/{path.name}"} for made, path in zip(found, paths, strict=True)]
+        except (Unreadable, BadForm) as problem:
             raise UserError(f"{folder} must hold the forecasts as they were written; {problem}. Restore the file, or "
                             "start in another folder.") from problem
 

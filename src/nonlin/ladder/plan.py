@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from nonlin.errors import UserError
 from nonlin.ladder import design
 from nonlin.ladder.design import Rung, Settings
+from nonlin.ladder.wellformed import LadderForm, must_be_rungs
 from nonlin.study.plan import Sealed
 from nonlin.study.request import Request
 
@@ -24,6 +25,7 @@ class LadderPlan(Sealed):
     """
 
     UNCOUNTED: ClassVar[tuple[str, ...]] = ("name", "target", "timing", "workers")
+    FORM = LadderForm
 
     name: str
     request: dict[str, Any]
@@ -38,6 +40,10 @@ class LadderPlan(Sealed):
     timing: dict[str, Any]
     workers: int
     format: int = 2
+
+    def check(self) -> None:
+        """Raise ValueError where rungs or activations come twice, or a folder of a rung lies elsewhere."""
+        must_be_rungs(self.rungs, self.arms, self.baseline)
 
     @property
     def arms(self) -> list[str]:

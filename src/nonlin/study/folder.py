@@ -12,6 +12,7 @@ from nonlin.files import Unreadable, finite, read_bytes, read_json
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
+from nonlin.study.wellformed import BadForm, whole_results
 
 _OF_A_CALL = ("environment", "timing")  # what no record says
 
@@ -103,6 +104,11 @@ def _results(store: Store, plan: Plan) -> tuple[dict[str, Any], tuple[str, ...]]
         raise UserError(f"{path} must be JSON; {error}. Give the study's command again: it writes it anew.") from error
     trials, notes = _trials(store)
     if not trials and not notes:  # results that were copied without their runs
+        try:
+            written = whole_results(written)
+        except BadForm as error:
+            raise UserError(f"{path} must hold a study's results; {error}. Copy the folder again, with its runs."
+                            ) from error
         return written, ("There are no runs' records here to check results.json with.",)
     made = _made(plan, trials, written.get("status") == "interrupted")
     made |= {key: written[key] for key in _OF_A_CALL if _like(made[key], written.get(key))}

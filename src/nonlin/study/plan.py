@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
 from nonlin.numbers import number
+from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
+from nonlin.study.wellformed import PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines
 from nonlin.training import recipe, transfer
 
@@ -27,6 +29,7 @@ class Sealed:
 
     UNCOUNTED: ClassVar[tuple[str, ...]] = ()
     LATER: ClassVar[tuple[str, ...]] = ()
+    FORM: ClassVar[type[Record]]
 
     @property
     def hash(self) -> str:
@@ -47,8 +50,10 @@ class Sealed:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the plan of :meth:`as_dict`; UserError if its hash says that it was changed since."""
         try:
+            must_be(cls.FORM, values)
             named = {f.name for f in fields(cls)}  # type: ignore[arg-type]
             plan = cls(**{name: value for name, value in values.items() if name in named})
+            plan.check()
             good = plan.hash == values["hash"]
         except (KeyError, TypeError, ValueError):
             good = False
@@ -57,6 +62,9 @@ class Sealed:
                             "its runs no longer belong together. Restore the file, or start in another folder.")
         return plan  # type: ignore[possibly-unbound]
 
+    def check(self) -> None:
+        """Raise ValueError where values that are each of their type do not belong together."""
+
 
 @dataclass(frozen=True)
 class Plan(Sealed):
@@ -64,6 +72,7 @@ class Plan(Sealed):
 
     UNCOUNTED = ("name", "budget", "workers", "notes")  # none of them decides a study's results
     LATER = ("history",)
+    FORM = PlanForm
 
     name: str
     request: dict[str, Any]
@@ -90,6 +99,16 @@ class Plan(Sealed):
     def made(self) -> dict[Any, Any]:
         """The trials that were asked for so far (:func:`nonlin.study.tuning.trial`)."""
         return {}
+
+    def check(self) -> None:
+        """Raise ValueError where names come twice, or parts of the plan name different activations."""
+        names = [arm["name"] for arm in self.arms]
+        must_be_one(names, self.baseline)
+        must_be_one([arm["name"] for arm in self.request["arms"]], *names)
+        must_be_one([*self.tune_seeds, *self.judge_seeds])
+        must_be_one(self.learning_rates)
+        for name in names:
+            must_be_one(self.budget["timing"]["trials"][name], "tune_seconds", "judge_seconds")
 
     @property
     def predicted_minutes(self) -> float:

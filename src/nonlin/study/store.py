@@ -27,6 +27,7 @@ from nonlin.files import (
     writing,
 )
 from nonlin.study.plan import Plan
+from nonlin.study.wellformed import must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _PRESENT = 2  # the format of plans whose runs this version can add to
@@ -242,6 +243,8 @@ class Store:
             for name, digest in record["files"].items():
                 if not plain_name(name) or hashlib.sha256(read_bytes(folder / name)).hexdigest() != digest:
                     raise DamagedRecord(f"{name} was changed after it was written")
+            if config.get("purpose") in ("tune", "judge"):
+                must_be_run(config, record)
         except Unreadable as error:
             raise DamagedRecord(str(error)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,6 +10,10 @@ from nonlin.functions import Definition, define, get
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
 
 
+class Stopped(Exception):
+    """A run was asked to stop, and lies in its checkpoint."""
+
+
 def config_hash(config: dict[str, Any]) -> str:
     """Return the name of a configuration: the hash of its canonical JSON.
 

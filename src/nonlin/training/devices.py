@@ -61,9 +61,21 @@ class OneDevice:
         """Within this context the blocks' weights are whole."""
         yield
 
+    def unanimous(self, so: bool) -> bool:
+        """Return whether all processes say so."""
+        return so
+
+    def whole_tensor(self, value: Tensor) -> Tensor:
+        """Return a whole copy, on the CPU, of a tensor that may be spread over the processes; all must call it."""
+        return _whole(value.detach()).cpu().contiguous()
+
     def weights(self) -> dict[str, Tensor]:
-        """Return the whole weights, on the CPU."""
-        return {name: value.detach().cpu().contiguous() for name, value in self.model.named_parameters()}
+        """Return the whole weights, on the CPU; every process must call it."""
+        return {name: self.whole_tensor(value) for name, value in self.model.named_parameters()}
+
+    def generators(self) -> Tensor:
+        """Return the states of the processes' random number generators, a row each; every process must call it."""
+        return _generators()[None]
 
 
 class SeveralDevices(OneDevice):
@@ -163,16 +175,58 @@ class SeveralDevices(OneDevice):
         for block in blocks:
             block.reshard()
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the whole weights, on the CPU; every process must call it."""
-        return {name: _whole(value.detach()).cpu().contiguous() for name, value in self.model.named_parameters()}
+    def unanimous(self, so: bool) -> bool:
+        """Return whether all processes say so."""
+        said = torch.tensor([so], dtype=torch.int32, device=next(self.model.parameters()).device)
+        dist.all_reduce(said, dist.ReduceOp.MIN)
+        return bool(said)
+
+    def generators(self) -> Tensor:
+        """Return the states of the processes' random number generators, a row each."""
+        rows: list[Any] = [None] * self.size
+        dist.all_gather_object(rows, _generators())
+        return torch.stack(rows)
 
 
 def _whole(value: Tensor) -> Tensor:
     """Return a tensor whose parts FSDP2 has spread; every process must call it."""
+    return value.full_tensor() if _is_spread(value) else value  # type: ignore[attr-defined]
+
+
+def _is_spread(value: Tensor) -> bool:
+    if not dist.is_available() or not dist.is_initialized():
+        return False
     from torch.distributed.tensor import DTensor
 
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    return isinstance(value, DTensor)
+
+
+def spread_like(whole: Tensor, like: Tensor) -> Tensor:
+    """Return this process' part of a tensor that every process has whole, if ``like`` is spread and of its shape."""
+    if not _is_spread(like) or whole.shape != like.shape:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(whole.to(like.device), mesh, placements, src_data_rank=None)
+
+
+def _generators() -> Tensor:
+    """Return the states of this process' generators: the processor's, and its GPU's where it trains on one."""
+    found = torch.get_rng_state()
+    return torch.cat([found, torch.cuda.get_rng_state()]) if _on_gpu() else found
+
+
+def set_generators(state: Tensor) -> None:
+    """Put back the states of :meth:`OneDevice.generators`, one row."""
+    length = torch.get_rng_state().numel()
+    torch.set_rng_state(state[:length].clone())
+    if state.numel() > length and _on_gpu():
+        torch.cuda.set_rng_state(state[length:].clone())
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 def devices_of(config: dict[str, Any]) -> OneDevice:

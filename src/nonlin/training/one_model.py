@@ -1,10 +1,12 @@
 """Training or measuring one model, in this process or as one of those that train it together.
 
-A worker that trains alone can be told to end (SIGTERM): its run writes a checkpoint first.
+A worker that trains can be told to end (SIGTERM): its run writes a checkpoint first.
 """
 
+import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,26 @@ class _Stop:
     running = asked = False
 
 
-def train(request: dict[str, Any], told: trial.Progress) -> Any:
-    """Train or measure the model of a request and return the answer; ``told`` gets the progress."""
+def train(request: dict[str, Any], told: trial.Progress, asked: Callable[[], bool] = lambda: False) -> Any:
+    """Train or measure the model of a request and return the answer; ``told`` gets the progress.
+
+    A run that is ``asked()`` to stop writes its checkpoint and raises Stopped.
+    """
     config, dataset = request["config"], Path(request["dataset"])
     if request["do"] == "measure":
         return trial.measure(config, dataset, request.get("seconds", 1.5))
     folder = Path(request["trial"])
-    checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), lambda: _Stop.asked)
-    _Stop.running = config["machine"].get("devices", 1) == 1
+    checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), asked)
+    trunks = request.get("trunks")
+    return trial.run_trial(config, dataset, folder, told, checkpoints, Path(trunks) if trunks else None)
+
+
+@contextlib.contextmanager
+def stoppable(run: bool) -> Iterator[Callable[[], bool]]:
+    """Let SIGTERM ask a ``run`` to stop, instead of ending this process; yield whether it did."""
+    _Stop.running = run
     try:
-        trunks = request.get("trunks")
-        return trial.run_trial(config, dataset, folder, told, checkpoints, Path(trunks) if trunks else None)
+        yield lambda: _Stop.asked
     finally:
         _Stop.running = False
 

@@ -32,6 +32,10 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad(set_to_none)
 
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters by their numbers."""
+        return [p for group in self.param_groups for p in group["params"]]
+
     def _numbered(self) -> list[tuple[range, torch.optim.Optimizer]]:
         found, start = [], 0
         for part in self.parts:

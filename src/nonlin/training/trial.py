@@ -28,7 +28,7 @@ from nonlin.subject.watching import layer_measures as own_layer_measures
 from nonlin.subject.watching import sparsity as own_sparsity
 from nonlin.subject.widths import flops_per_token as own_flops
 from nonlin.training import evaluation, machine, probes, recipe
-from nonlin.training.checkpoint import Checkpoints
+from nonlin.training.checkpoint import Checkpoints, State
 from nonlin.training.config import METRICS, config_hash, definition_of
 from nonlin.training.devices import devices_of
 from nonlin.training.optimizer import make_optimizer, scale_initial, set_rate
@@ -210,27 +210,35 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
          checkpoints: Checkpoints | None, trunks: Path | None) -> tuple[dict[str, Any], Run]:
     """Train from the start, or from where a checkpoint lies, to the end; return what came out, and the run."""
     run, metrics = Run(config, dataset), trial_dir / METRICS
-    if run.devices.size > 1:  # no checkpoints of these; and only the first process writes
-        checkpoints, trunks, metrics = None, None, metrics if run.devices.rank == 0 else Path(os.devnull)
-    trunk = Trunks(trunks, config) if trunks else None
-    found = checkpoints and checkpoints.load(config_hash(config), run.model, run.optimizer)
-    if found and metrics.exists() and metrics.stat().st_size >= found[0]["log_bytes"]:
-        course = _Course(**found[0]["course"], losses=found[1])
-        log = _Log(metrics, found[0]["log_bytes"])
+    trunk = Trunks(trunks, config) if trunks and run.devices.size == 1 else None
+    found = _found(checkpoints, config, run, metrics)
+    begun = found or (trunk.read() if trunk else None)
+    if run.devices.rank > 0:  # the first process alone writes
+        metrics = Path(os.devnull)
+    if found and run.devices.rank == 0:
+        log = _Log(metrics, found.position["log_bytes"])
     else:
-        if found:  # it does not belong to these metrics
-            run = Run(config, dataset)
-        begun = trunk.load(run.model, run.optimizer) if trunk else None
-        course = _Course(**begun[0]["course"], losses=begun[1]) if begun else _Course()
-        log = _Log(metrics, begin=begun[0]["metrics"] if begun else "")
+        log = _Log(metrics, begin=begun.position["metrics"] if begun and not found else "")
+    course = _Course(**begun.position["course"], losses=begun.losses) if begun else _Course()
+    if begun:
+        begun.put(run.devices, run.optimizer)
     run.index = course.step
     try:
         outcome = _train(run, log, progress, course, checkpoints, trunk)
     finally:
         log.file.close()
-    if checkpoints:
+    if checkpoints and run.devices.rank == 0:
         checkpoints.remove()
     return outcome, run
+
+
+def _found(checkpoints: Checkpoints | None, config: dict[str, Any], run: Run, metrics: Path) -> State | None:
+    """Return the state that a run goes on from, None where it is to begin: on all devices alike."""
+    if checkpoints is None:
+        return None
+    found = checkpoints.read(config_hash(config))
+    fits = found is not None and metrics.exists() and metrics.stat().st_size >= found.position["log_bytes"]
+    return found if run.devices.unanimous(fits) else None
 
 
 @dataclass
@@ -288,11 +296,11 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
             log.write(kind="evaluation", step=done, tokens=tokens, bits_per_byte=course.final)
         if trunk and trunk.shared and done == trunk.at:
             course.seconds = before + time.perf_counter() - start
-            trunk.save(run.model, run.optimizer, {
+            trunk.save(run.devices, run.optimizer, {
                 "metrics": Path(log.file.name).read_text(), "course": course.position()}, course.losses)
-        if checkpoints and done < steps and checkpoints.due():
+        if checkpoints and done < steps and run.devices.agreed(checkpoints.due()):
             course.seconds = before + time.perf_counter() - start
-            checkpoints.save(config_hash(run.config), run.model, run.optimizer,
+            checkpoints.save(config_hash(run.config), run.devices, run.optimizer,
                              {"log_bytes": log.file.tell(), "course": course.position()}, course.losses)
     if course.final is None or not math.isfinite(course.final):
         status = "diverged"

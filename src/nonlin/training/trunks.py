@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 
 from nonlin.training import checkpoint, recipe, transfer
 from nonlin.training.config import config_hash
+from nonlin.training.devices import OneDevice
+from nonlin.training.optimizer import Optimizers
 from nonlin.training.resources import processor
 
 # Of a recipe, what a run before its decay does not depend on; the warm-up is taken in steps.
@@ -40,18 +42,19 @@ class Trunks:
     def _path(self, step: int) -> Path:
         return self.folder / f"{self.key}-{step:09d}.safetensors"
 
-    def save(self, model: Any, optimizer: Any, position: Mapping[str, Any], losses: list[float]) -> None:
+    def save(self, devices: OneDevice, optimizer: Optimizers, position: Mapping[str, Any],
+             losses: list[float]) -> None:
         """Write the checkpoint of the step at which the decay begins; where that fails, the run goes on without."""
         with contextlib.suppress(OSError, SafetensorError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write(self._path(self.at), self.key, model, optimizer, position, losses)
+            checkpoint.write(self._path(self.at), self.key, devices, optimizer, position, losses)
 
-    def load(self, model: Any, optimizer: Any) -> tuple[dict[str, Any], list[float]] | None:
-        """Put a run to the latest checkpoint before its decay; return (position, losses), None where there is none."""
+    def read(self) -> checkpoint.State | None:
+        """Return the latest checkpoint before the decay, None where there is none."""
         names = sorted(self.folder.glob(f"{self.key}-*.safetensors"), reverse=True) if self.shared else []
         for path in names:
             if path.stem.rpartition("-")[2] <= f"{self.at:09d}":
-                found = checkpoint.read(path, self.key, model, optimizer)
+                found = checkpoint.read(path, self.key)
                 if found is not None:
                     return found
         return None

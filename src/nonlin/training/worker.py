@@ -8,15 +8,13 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError, UserError
 from nonlin.training import machine, one_model, ranks, trial
-from nonlin.training.checkpoint import Stopped
+from nonlin.training.config import Stopped
 from nonlin.training.resources import available_memory_bytes
 
 _WORTH_COMPILING = 600.0  # seconds of a run: every process compiles each arm's model anew, in a minute or more
@@ -78,7 +76,9 @@ def handle(request: dict[str, Any]) -> Any:
     do = request["do"]
     if do in ("trial", "measure"):
         several = request["config"]["machine"].get("devices", 1) > 1
-        return (ranks.run if several else one_model.train)(request, lambda progress: _answer({"progress": progress}))
+        run = ranks.run if several else one_model.train
+        with one_model.stoppable(do == "trial") as asked:
+            return run(request, lambda progress: _answer({"progress": progress}), asked)
     if do == "subject":
         return _describe_subject(request)
     if do == "machine":
@@ -94,11 +94,6 @@ def handle(request: dict[str, Any]) -> Any:
     raise NonlinError(f"unknown request {do!r}")
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: nobody waits for the answer, and the cores are wanted."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 # Only answers may reach standard output: a library that prints must not break the protocol.
@@ -109,7 +104,7 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
     """Serve requests until the input ends; ``answer`` does one."""
     global _OUT
     if os.environ.get("NONLIN_END_WITH_PARENT"):
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+        ranks.end_with(os.getppid())
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, one_model.told_to_end)
@@ -121,6 +116,9 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
             _answer({"done": answer(json.loads(line))})
         except Stopped:  # it says nothing: whoever asked it to stop starts it again
             os._exit(128 + signal.SIGTERM)
+        except ranks.Lost as lost:  # this process is lost with them, and the run may be started again
+            print(lost, file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGKILL) if lost.killed else os._exit(1)
         except Exception as error:  # the parent decides what an error means
             _answer({"error": {"type": type(error).__name__, "message": str(error)}})
 

@@ -1,16 +1,22 @@
 """A Ray cluster of several nodes on this machine: nodes die and join, and the results are those of plain processes."""
 
+import contextlib
 import json
 import os
+import socket
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from nonlin.errors import UserError
-from nonlin.study import ProcessEngine, Store, run_study
+from nonlin.errors import NonlinError, UserError
+from nonlin.study import ProcessEngine, Store, load, run_study
 from nonlin.study.engines import Request, ask
+from nonlin.study.tuning import trials_of
 from tests.study import studies
 from tests.study.engines import own_model
 from tests.study.engines.comparing import comparable, tokens
@@ -94,13 +100,203 @@ def test_a_cancelled_request_ends_its_worker(cluster, data, tmp_path):
         handle = there.start(Request({"do": "beat", "file": str(beat)}, "beat"), next(iter(there.free())))
         while not beat.exists():
             there.poll(0.1)
+        worker = int(Path(f"{beat}.pid").read_text())
         there.stop(handle)
-        sizes, deadline = [-1, beat.stat().st_size], time.monotonic() + 20
-        while sizes[-1] != sizes[-2] and time.monotonic() < deadline:
-            time.sleep(1.0)
-            sizes.append(beat.stat().st_size)
-        assert sizes[-1] == sizes[-2], sizes
-        assert there.poll(0.1) == []
+        assert gone(worker)
+        assert not [event for event in there.poll(0.1) if event.handle == handle]
+
+
+def gone(worker):
+    """Whether a process ends, however slow the machine is."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def behaving(**environment):
+    """The command of a fake worker with this environment: tasks have that of their node."""
+    return ["env", *(f"{name}={value}" for name, value in environment.items()), *studies.WORKER]
+
+
+def finish(cluster, data, folder, expected, command, words, error):
+    """A study that ends with this error on the way keeps its finished runs, and goes on to the expected end."""
+    with RayEngine(data, cluster.address, command=command) as there, pytest.raises(error, match=words):
+        run_study(studies.plan("gelu", "swiglu"), Store(folder), there)
+    kept = {path: path.read_bytes() for path in (folder / "trials").glob("*/*")}
+    assert kept and not any("swiglu" in path.read_text() for path in kept if path.name == "config.json")
+    with RayEngine(data, cluster.address, command=behaving(FAKE_SECONDS=0)) as there:
+        assert run_study(studies.plan("gelu", "swiglu"), Store(folder), there)["status"] == "complete"
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    assert comparable(folder) == expected
+
+
+def test_a_full_disk_on_a_node_and_memory_that_runs_out_there_are_said_and_finished_runs_kept(
+        cluster, tmp_path, data):
+    plan = studies.plan("gelu", "swiglu")
+    studies.run(tmp_path / "processes", plan)
+    expected = comparable(tmp_path / "processes")
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    for trial in trials_of(plan, "tune", {}):
+        if trial.arm == "swiglu":
+            (planted / trial.key).touch()
+    full = behaving(FAKE_SECONDS=0, FAKE_FULL=planted)
+    finish(cluster, data, tmp_path / "full", expected, full,
+           rf"the disk that holds {tempfile.gettempdir()} on .* is full; every finished run is kept", UserError)
+    short = behaving(FAKE_SECONDS=0, FAKE_FAIL=f"MemoryError:{planted}")
+    finish(cluster, data, tmp_path / "short", expected, short, r"MemoryError: planted\. Run fewer at once", NonlinError)
+    starts = (planted / "starts").read_text().splitlines()
+    assert len(starts) == len(set(starts)) and len(starts) <= 3  # none again, and no more than were under way
+
+
+def test_a_node_of_another_processor_is_kept_out_of_a_pair(cluster, tmp_path, data):
+    with RayEngine(data, cluster.address, command=behaving(FAKE_SECONDS=0)) as there:
+        other = next(iter(there._nodes.values()))
+        other.processor = "another"
+        results = run_study(studies.plan("gelu", "swiglu"), Store(tmp_path), there)
+    assert results["status"] == "complete"
+    homes = {}
+    for config, record in load(tmp_path).trials().values():
+        homes.setdefault(config["seed"], set()).add(record["processor"])
+    assert all(len(names) == 1 for names in homes.values()) and len(set.union(*homes.values())) == 2, homes
+
+
+DRIVER = """
+import json, sys
+from pathlib import Path
+from nonlin.study import Store, run_study
+from nonlin.study.engines.ray import RayEngine
+from tests.study import studies
+folder, address, *command = sys.argv[1:]
+with RayEngine(Path(folder) / "data", address, command=command) as engine:
+    run_study(studies.plan("gelu", "swiglu"), Store(folder), engine, lambda event: print(json.dumps(event), flush=True))
+"""
+
+
+def drive(folder, address, **environment):
+    return subprocess.Popen([sys.executable, "-c", DRIVER, str(folder), address, *studies.WORKER], text=True,
+                            cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env=os.environ | environment)
+
+
+def until_judging(driver):
+    for line in driver.stdout:
+        if json.loads(line)["stage"] == "judge":
+            return
+    raise AssertionError(driver.stderr.read()[-3000:])
+
+
+def goes_on(cluster, folder, expected):
+    """The study of a driver that is gone: its finished runs stay as they are, and it ends as any other."""
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "trials").glob("*/result.json")}
+    assert kept
+    with RayEngine(folder / "data", cluster.address, command=behaving(FAKE_SECONDS=0)) as there:
+        assert run_study(studies.plan("gelu", "swiglu"), Store(folder), there)["status"] == "complete"
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert comparable(folder) == expected
+
+
+def test_a_driver_that_is_killed_is_started_again(cluster, tmp_path):
+    studies.run(tmp_path / "processes", studies.plan("gelu", "swiglu"))
+    tokens(tmp_path / "study" / "data")
+    driver = drive(tmp_path / "study", cluster.address)
+    until_judging(driver)
+    driver.kill()
+    driver.communicate()
+    goes_on(cluster, tmp_path / "study", comparable(tmp_path / "processes"))
+
+
+class Wire:
+    """A way to a port of this machine that can be cut: what goes through it is lost, and nobody answers."""
+
+    def __init__(self, address):
+        host, _, port = address.rpartition(":")
+        self.behind, self.ends, self.whole = (host, int(port)), [], True
+        self.door = socket.create_server((host, 0))  # Ray takes this machine's own address for any of its names
+        self.address = f"{host}:{self.door.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.door.accept()
+                if not self.whole:
+                    near.close()
+                    continue
+                far = socket.create_connection(self.behind)
+                self.ends += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _carry(one, other):
+        with contextlib.suppress(OSError):
+            while part := one.recv(1 << 16):
+                other.sendall(part)
+        for end in (one, other):
+            end.close()
+
+    def cut(self):
+        self.whole = False
+        for end in self.ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.slow
+def test_a_driver_that_lost_its_network_ends_and_is_started_again(cluster, tmp_path):
+    studies.run(tmp_path / "processes", studies.plan("gelu", "swiglu"))
+    study = tmp_path / "study"
+    tokens(study / "data")
+    wire = Wire(cluster.address)
+    driver = drive(study, wire.address, RAY_gcs_rpc_server_reconnect_timeout_s="5")
+    until_judging(driver)
+    wire.cut()
+    driver.communicate(timeout=300)
+    wire.door.close()
+    if driver.returncode:  # it may have been at its last run
+        goes_on(cluster, study, comparable(tmp_path / "processes"))
+    assert comparable(study) == comparable(tmp_path / "processes")
+
+
+@pytest.mark.slow
+def test_a_task_that_ray_kills_for_want_of_memory_is_a_result(tmp_path, data):
+    """A cluster of its own, whose memory monitor allows 1 GiB more than is in use now."""
+    lines = [line for line in Path("/proc/meminfo").read_text().splitlines() if "kB" in line]
+    numbers = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+    total, free = numbers["MemTotal"], numbers["MemAvailable"]
+    share = (total - free + 2**30) / total
+    if share > 0.95:
+        pytest.skip("this machine has no GiB to spare")
+    code = CLUSTER_OF_LITTLE_MEMORY.format(data=str(data), eat=studies.WORKER)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=580,
+                          cwd=Path(__file__).parents[3], env=os.environ | {
+                              "RAY_memory_usage_threshold": f"{share:.4f}", "RAY_memory_monitor_refresh_ms": "50"})
+    if "must be ready for trials" in done.stderr:
+        pytest.skip("what else runs here took the memory at once")
+    assert done.returncode == 0, done.stderr[-3000:]
+    kind, value = json.loads(done.stdout.splitlines()[-1])
+    assert kind == "error" and value["type"] == "OutOfMemory" and "ran out of memory" in value["message"]
+
+
+CLUSTER_OF_LITTLE_MEMORY = """
+import json, ray
+from nonlin.study.engines import Request
+from nonlin.study.engines.ray import RayEngine
+from tests.study.engines.ray_cluster import three_nodes
+with three_nodes(ray) as cluster, RayEngine({data!r}, cluster.address, command={eat!r}) as there:
+    there.start(Request({{"do": "eat"}}, "eats"), next(iter(there.free())))
+    while True:
+        for event in there.poll(1.0):
+            if event.kind not in ("told", "progress"):
+                print(json.dumps([event.kind, event.value]), flush=True)
+                raise SystemExit
+"""
 
 
 def test_what_ray_says_of_a_task_is_lost_or_failed():
@@ -117,6 +313,15 @@ def test_what_ray_says_of_a_task_is_lost_or_failed():
     made._alive = dict
     kind, value = made._outcome(ray.exceptions.WorkerCrashedError(), node)
     assert kind == "lost" and value["cause"] == "node" and made._nodes == {}
+
+
+def test_a_node_whose_memory_is_short_is_left_out_in_one_sentence():
+    made = RayEngine.__new__(RayEngine)
+    made.ray = ray
+    long = "Task was killed due to the node running low on memory.\n" + "Refer to the documentation. " * 50
+    assert made._why(ray.exceptions.OutOfMemoryError(long)) == "it ran out of memory, and Ray ended the question to it"
+    assert made._why(RuntimeError("no way\n" + "x" * 500)) == "x" * 160 + "…"
+    assert made._why(ValueError()) == "ValueError"
 
 
 def test_no_cluster_at_the_address(data):

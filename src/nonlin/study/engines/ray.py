@@ -21,6 +21,7 @@ from nonlin.training.resources import workers_that_fit
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # between two looks at which nodes there are
+_WORDS = 160  # of Ray's own about a node
 _ADMIT_SECONDS = 120.0  # that a node may take to answer before it is left out
 
 
@@ -156,8 +157,7 @@ class RayEngine:
             try:
                 probed = self.ray.get(answer, timeout=_ADMIT_SECONDS)
             except Exception as error:
-                words = str(error).strip().splitlines()
-                outcomes.append(NonlinError(f"node {name} is left out: {words[-1] if words else type(error).__name__}"))
+                outcomes.append(NonlinError(f"node {name} is left out: {self._why(error)}"))
                 continue
             self._versions = self._versions or probed["versions"]
             if probed["versions"] != self._versions or probed["versions"]["nonlin"] != ray_tasks.versions()["nonlin"]:
@@ -165,6 +165,13 @@ class RayEngine:
             else:
                 ready.append((node, name, probed))
         return outcomes + self._with_tokens(ready, text)
+
+    def _why(self, error: Exception) -> str:
+        """Return why a node did not answer, in a few words."""
+        if isinstance(error, self.ray.exceptions.OutOfMemoryError):
+            return "it ran out of memory, and Ray ended the question to it"
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        return last if len(last) <= _WORDS else f"{last[:_WORDS]}…"
 
     def _with_tokens(self, ready: Sequence[tuple[Mapping[str, Any], str, Mapping[str, Any]]], text: str
                      ) -> list[_Node | Exception]:

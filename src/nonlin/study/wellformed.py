@@ -1,0 +1,217 @@
+"""The forms of a study's files, checked where they are read: nothing behind that door meets a value of another type.
+
+A file's hash says that nobody changed it by mistake. Whoever writes a file can write its hash too, so that a folder
+from elsewhere may hold anything: lists for numbers, sizes of nothing, names twice.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from nonlin.records import Record
+from nonlin.study.records import ArmResult, PlannedArm, PlanRecord, Results, Rule
+
+Size = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e15)]
+Natural = Annotated[float, Meta(ge=0, le=1e15)]
+Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+#: A loss, or None where it is no number.
+Loss = Number | None
+
+
+class BadForm(ValueError):
+    """Values are not those of a file of ours; the text says where."""
+
+
+def must_be(form: type[Record], values: Any) -> None:
+    """Raise BadForm where JSON values are not of a form."""
+    try:
+        msgspec.convert(values, form)
+    except (msgspec.ValidationError, ValueError, OverflowError) as error:  # a text may be none that can be encoded
+        raise BadForm(str(error)) from error
+
+
+def must_be_one(names: Collection[Any], *wanted: Any) -> None:
+    """Raise BadForm where names come twice, or a wanted one is not among them."""
+    if len(set(names)) != len(names):
+        raise BadForm("a name comes twice")
+    for name in wanted:
+        if name not in names:
+            raise BadForm(f"there is no {name!r:.80}")
+
+
+class RuleForm(Rule, frozen=True, kw_only=True):
+    margin: Natural
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    seeds: Size
+    pairs: Annotated[float, Meta(ge=0, le=1)] | None = None
+    looks: list[Size] = []
+
+
+class LadderRuleForm(Record, frozen=True, kw_only=True):
+    margin: Natural
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    text: str
+
+
+class ArmForm(PlannedArm, frozen=True, kw_only=True):
+    formula: str | None  # type: ignore[misc]
+    kind: Literal["pointwise", "gated"]
+    hidden: Size
+    parameters: Size
+    parameters_relative_error: Number = 0.0
+    tune_steps: Size  # type: ignore[misc]
+    judge_steps: Size  # type: ignore[misc]
+    learning_rate: Positive | None = None
+    own: dict[str, Any] | None = None
+
+
+class ModelForm(Record, frozen=True, kw_only=True):
+    context: Size
+    vocabulary: Size | UnsetType = UNSET
+    layers: Size | UnsetType = UNSET
+    dim: Size | UnsetType = UNSET
+    heads: Size | UnsetType = UNSET
+    kv_heads: Size | UnsetType = UNSET
+    own: dict[str, Any] | UnsetType = UNSET
+
+
+class TrainingForm(Record, frozen=True, kw_only=True):
+    batch: Size
+    tune_steps: Size
+    judge_steps: Size
+    transfer: dict[str, Any] | UnsetType = UNSET
+
+
+class DataForm(Record, frozen=True, kw_only=True):
+    sha256: str
+    tokenizer: Any = None
+    description: str | UnsetType = UNSET
+    train_tokens: Natural | UnsetType = UNSET
+
+
+class TimingForm(Record, frozen=True, kw_only=True):
+    predicted_minutes: Natural
+    trials: dict[str, dict[Literal["tune_seconds", "judge_seconds"], Natural]]
+
+
+class BudgetForm(Record, frozen=True, kw_only=True):
+    timing: TimingForm
+    minutes: Natural | None = None
+
+
+class AskedArmForm(Record, frozen=True, kw_only=True):
+    name: str
+
+
+class RequestForm(Record, frozen=True, kw_only=True):
+    arms: list[AskedArmForm]
+    role: str | None = None
+
+
+class PlanForm(PlanRecord, frozen=True, kw_only=True):
+    """plan.json of a study."""
+
+    request: RequestForm  # type: ignore[assignment]
+    arms: Annotated[list[ArmForm], Meta(min_length=1)]  # type: ignore[assignment]
+    rule: RuleForm
+    model: ModelForm  # type: ignore[assignment]
+    training: TrainingForm  # type: ignore[assignment]
+    learning_rates: Annotated[list[Positive], Meta(min_length=1)]
+    match: Literal["params", "time", "width", "flops"]
+    workers: Size
+    budget: BudgetForm  # type: ignore[assignment]
+    data: DataForm  # type: ignore[assignment]
+    judge_seeds: Annotated[list[int], Meta(min_length=1)]  # type: ignore[misc]
+    learning_rate_factor: Annotated[float, Meta(gt=1, le=1e6)]  # type: ignore[misc]
+    learning_rate_extensions: Annotated[int, Meta(ge=0, le=100)]  # type: ignore[misc]
+
+
+class ArmResultForm(ArmResult, frozen=True, kw_only=True):
+    kind: Literal["pointwise", "gated"]
+    hidden: Size
+    parameters: Size
+
+
+class ResultsForm(Results, frozen=True, kw_only=True):
+    """results.json of a study."""
+
+    plan: PlanForm
+    arms: list[ArmResultForm]  # type: ignore[assignment]
+    rule: RuleForm
+
+
+class RunTimingForm(Record, frozen=True, kw_only=True):
+    seconds: Natural
+    tokens_per_second: Natural | None = None
+    peak_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
+
+
+class RunForm(Record, frozen=True, kw_only=True):
+    """result.json of a run."""
+
+    config_hash: str
+    status: Literal["finished", "diverged"]
+    bits_per_byte: Loss
+    initial_bits_per_byte: Loss
+    best_bits_per_byte: Loss = None
+    before_bits_per_byte: Loss = None
+    evaluations: list[tuple[Natural, Loss]] = []
+    spike_score: Loss = None
+    parameters: Size
+    flops_per_token: Natural | None
+    dead_share: Loss = None
+    sparsity: Loss = None
+    layers: list[dict[str, Loss]] | None = None
+    timing: RunTimingForm
+    processor: str | None = None
+    attempt: Size = 1
+
+
+class ActivationForm(Record, frozen=True, kw_only=True):
+    name: str
+    formula: str | None = None
+
+
+class RunTrainingForm(Record, frozen=True, kw_only=True):
+    learning_rate: Positive
+    steps: Size
+
+
+class ConfigForm(Record, frozen=True, kw_only=True):
+    """config.json of a run."""
+
+    purpose: Literal["tune", "judge"]
+    activation: ActivationForm
+    model: dict[str, Any]
+    training: RunTrainingForm
+    seed: int
+
+
+def must_be_run(config: Any, record: Any) -> None:
+    """Raise BadForm where a configuration and a record are not those of one run of a language model."""
+    must_be(ConfigForm, config)
+    must_be(RunForm, record)
+    if record["status"] == "finished" and record["bits_per_byte"] is None:
+        raise BadForm("a finished run has no loss")
+    if record.get("evaluations") and record.get("before_bits_per_byte") is None:
+        raise BadForm("a model that was trained before has no loss from then")
+
+
+def whole_results(values: Any) -> dict[str, Any]:
+    """Return a study's results with what earlier versions did not write; BadForm where values are none."""
+    must_be(ResultsForm, values)
+    names = [arm["name"] for arm in values["arms"]]
+    must_be_one(names, values["baseline"], *values["ranking"])
+    must_be_one(values["ranking"])
+    return _filled(values, Results.from_dict(values).as_dict())
+
+
+def _filled(values: Any, complete: Any) -> Any:
+    if isinstance(values, dict) and isinstance(complete, dict):
+        return complete | {name: _filled(value, complete.get(name)) for name, value in values.items()}
+    if isinstance(values, list) and isinstance(complete, list) and len(values) == len(complete):
+        return [_filled(value, other) for value, other in zip(values, complete, strict=True)]
+    return values

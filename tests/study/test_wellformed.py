@@ -1,0 +1,129 @@
+"""A study's files whose hashes fit but whose values are not of their kind: one error or a note, never a traceback."""
+
+import copy
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from nonlin.outcome import compare_studies, load_study
+
+from nonlin.errors import NonlinError, UserError
+from nonlin.files import Unreadable, read_json
+from nonlin.study import Plan
+from nonlin.study.snapshot import Watcher
+from nonlin.study.store import _checksum
+from tests.study import studies
+
+GONE = object()
+WRONG = [GONE, None, 3, -1, 0, 1e308, 10**18, "x", "", [], {}, True, [[]], [{}], {"a": 1}, "\ud800", [None, None], 0.5]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "study"
+    studies.run(folder, studies.plan("gelu", "swiglu"))
+    return folder
+
+
+def places(value, at=()):
+    """All places in JSON values; of a long list, its first and last."""
+    yield at
+    if isinstance(value, dict):
+        for key in value:
+            yield from places(value[key], (*at, key))
+    elif isinstance(value, list):
+        for index in sorted({0, len(value) - 1} & set(range(len(value)))):
+            yield from places(value[index], (*at, index))
+
+
+def changed(values, at, new):
+    values = inner = copy.deepcopy(values)
+    for key in at[:-1]:
+        inner = inner[key]
+    if new is GONE:
+        del inner[at[-1]]
+    else:
+        inner[at[-1]] = new
+    return values
+
+
+def sealed(name, values):
+    """The values under a hash of their own: whoever writes a file can write it too."""
+    if name == "plan.json":
+        made = Plan.__new__(Plan)
+        for field in Plan.__dataclass_fields__:
+            object.__setattr__(made, field, values.get(field, [] if field in ("notes", "history") else None))
+        values["hash"] = made.hash
+    elif name == "result.json":
+        values["checksum"] = _checksum(values)
+    return values
+
+
+def look_at(folder, other):
+    for call in (lambda: repr(load_study(folder)), lambda: load_study(folder).runs, lambda: Watcher(folder).look(),
+                 lambda: compare_studies([folder, other])):
+        try:
+            call()
+        except NonlinError as error:
+            assert "\n" not in str(error)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_value_in_any_place_is_one_error_or_a_note(whole, tmp_path_factory, data):
+    kind = data.draw(st.sampled_from(["plan.json", "results.json", "result.json", "copied"]))
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("changed") / "study"))
+    name = kind
+    if kind == "copied":
+        shutil.rmtree(folder / "trials")
+        name = data.draw(st.sampled_from(["plan.json", "results.json"]))
+    path = folder / name
+    if name == "result.json":
+        path = data.draw(st.sampled_from(sorted((folder / "trials").glob("*/result.json"))))
+    values = json.loads(path.read_text())
+    at = data.draw(st.sampled_from(list(places(values))[1:]))
+    path.write_text(json.dumps(sealed(name, changed(values, at, data.draw(st.sampled_from(WRONG))))))
+    look_at(folder, whole)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(("at", "new"), [
+    (("rule", "confidence"), "x"), (("rule", "margin"), 1e308), (("arms", 0, "name"), "swiglu"),
+    (("baseline",), "mish"), (("judge_seeds",), [1, 1, 2, 3]), (("learning_rates",), []),
+    (("budget", "timing", "trials"), {}), (("tune_seeds",), ""), (("arms",), []), (("workers",), 0)])
+def test_a_plan_of_wrong_values_is_no_plan_though_its_hash_fits(whole, tmp_path, at, new):
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    values = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps(sealed("plan.json", changed(values, at, new))))
+    with pytest.raises(UserError, match=r"plan\.json was damaged or changed"):
+        load_study(folder)
+
+
+@pytest.mark.parametrize(("at", "new"), [
+    (("timing",), 0), (("bits_per_byte",), None), (("bits_per_byte",), [{}]), (("layers",), [3]),
+    (("timing", "seconds"), GONE), (("status",), "done"), (("initial_bits_per_byte",), GONE)])
+def test_a_record_of_wrong_values_is_left_out_and_said_though_its_checksum_fits(whole, tmp_path, at, new):
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    path = random.Random(0).choice(sorted((folder / "trials").glob("*/result.json")))
+    path.write_text(json.dumps(sealed("result.json", changed(json.loads(path.read_text()), at, new))))
+    assert any(path.parent.name in note and "left out" in note for note in load_study(folder).folder.notes)
+
+
+def test_results_copied_from_the_first_release_are_shown(tmp_path):
+    old = Path(__file__).parents[1] / "records" / "format-1" / "study"
+    study = load_study(shutil.copytree(old, tmp_path / "study"))
+    assert study.verdicts and study.winner in repr(study)
+
+
+@pytest.mark.parametrize("text", [
+    '{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}', '{"a": 1' + "0" * 40 + "}", '{"a": 1' + "0" * 5000 + "}",
+    '{"a": 1, "a": 2}', '{"a": {"b": 1, "b": 1}}', '"\xff', '{"a": 1}x', "[" * 65 + "]" * 65])
+def test_json_that_no_file_of_ours_has_is_unreadable(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(Unreadable, match=r"^a\.json "):
+        read_json(path)
