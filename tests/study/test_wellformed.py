@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nonlin.outcome import compare_studies, load_study
 
+from nonlin.calls.study import compare_studies, load_study
 from nonlin.errors import NonlinError, UserError
 from nonlin.files import Unreadable, read_json
 from nonlin.study import Plan
