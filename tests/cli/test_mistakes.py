@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from nonlin.cli import _COMMANDS, main, program
 from nonlin.cli.numbers import Number
+from nonlin.study import Store
+from tests.study import studies
 
 # The call, and words of its error.
 MISTAKES = [
@@ -59,6 +61,44 @@ MISTAKES = [
     ("sample . --length 0", ["--length", "1 or more"]),
     ("show swigul", ["swigul", "swiglu"]),
     ("show --out page.html", ["--html"]),
+    ("compare --resume --out aa", ["aa must hold a study; it holds A/A studies", "without --resume"]),
+    ("report aa", ["A/A studies", "aa/studies"]),
+    ("watch ladder", ["must hold a study; it holds a ladder", "nonlin ladder --resume --out ladder"]),
+    ("extend ladder --seeds 9", ["it holds a ladder"]),
+    ("compare --resume --out claims", ["it holds claims", "nonlin claims --resume"]),
+    ("compare --activations gelu,relu --out ladder", ["it holds a ladder"]),
+    ("ladder --resume --out study", ["must hold a ladder; it holds a study", "nonlin compare --resume --out study"]),
+    ("ladder --target 1M --out aa", ["it holds A/A studies"]),
+    ("claims --resume --out study", ["must hold claims; it holds a study"]),
+    ("claims 1 --out ladder", ["it holds a ladder"]),
+    ("compare-studies ladder study", ["it holds a ladder"]),
+    ("sample claims", ["it holds claims"]),
+    ("extend nowhere --seeds 9", ["nowhere", "study"]),
+    ("extend study", ["extend", "seeds"]),
+    ("extend study --seeds 1", ["--seeds"]),
+    ("extend study --minutes ten", ["--minutes", "number"]),
+    ("extend study --activations +swigul", ["swigul", "swiglu"]),
+    ("watch nowhere", ["nowhere", "study"]),
+    ("watch study --seconds 0", ["--seconds", "0.1 or more"]),
+    ("compare-studies study", ["two or more"]),
+    ("compare-studies study nowhere", ["nowhere", "study"]),
+    ("ladder --target 5", ["target", "12,000 parameters or more"]),
+    ("ladder --target many", ["--target", "125M", "many"]),
+    ("ladder --target 1M --sizes 1K", ["sizes"]),
+    ("report study --latex --inches 0", ["--inches"]),
+    ("compare --track wanb", ["--track", "wandb"]),
+    ("compare --engine rai", ["--engine", "ray"]),
+    ("compare --match parms", ["--match", "params"]),
+    ("compare --precision bf17", ["precision", "bf"]),
+    ("compare --schedule cosin", ["--schedule", "cosine"]),
+    ("compare --model nowhere.json", ["nowhere"]),
+    ("compare --recipe nowhere.json", ["nowhere"]),
+    ("compare --batch many", ["--batch", "many"]),
+    ("doctor --fix", ["--fix"]),
+    ("comparee", ["comparee", "compare"]),
+    ("frobnicate", ["frobnicate", "Commands:"]),
+    ("advise --params 1B --tokens 1B --ladder nowhere", ["nowhere", "ladder"]),
+    ("advise --params 1B --tokens 1B --ladder study", ["it holds a study"]),
 ]
 
 # In one process: each call by the program's own main, with torch out of reach.
@@ -96,6 +136,12 @@ def told(tmp_path_factory):
         (here / name).mkdir()
         (here / name / "config.json").write_text(json.dumps({"model_type": "llama"} | config))
     (here / "pickled" / "pytorch_model.bin").write_bytes(b"")
+    Store(here / "study").create(studies.plan())
+    for name, field in (("ladder", "rungs"), ("claims", "studies")):
+        (here / name).mkdir()
+        (here / name / "plan.json").write_text(json.dumps({field: []}))
+    (here / "aa" / "studies").mkdir(parents=True)
+    (here / "aa" / "machine.json").write_text("{}")
     done = subprocess.run([sys.executable, "-c", CODE, json.dumps([call for call, _ in MISTAKES])], cwd=here,
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]

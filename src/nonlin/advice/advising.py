@@ -44,13 +44,14 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
     shape_for(params, hardware or "cpu")  # what is wrong with the call is said before torch is loaded
     evidence = from_papers(params, tokens)
     folder = None if study is None else load(study)
+    climbed = None if ladder is None else load_ladder(ladder)
     hardware = hardware or ("gpu" if _gpu_here() else "cpu")
     shape = shape_for(params, hardware)
     own = None if folder is None else from_study(folder, params, tokens)
     if own is not None:
         evidence.insert(0, own)
-    if ladder is not None and (climbed := from_ladder(load_ladder(ladder), params, tokens)) is not None:
-        evidence.insert(0, climbed)
+    if climbed is not None and (seen := from_ladder(climbed, params, tokens)) is not None:
+        evidence.insert(0, seen)
     definitions = _definitions(evidence)
     hidden = {d.name: shape.hidden(d.gated) for d in definitions}
     costed, why_not = _costs(definitions, shape, hidden, hardware) if measure else (None, "not asked for")

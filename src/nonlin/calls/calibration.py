@@ -27,6 +27,7 @@ from nonlin.progress import listener
 from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
 
 _FILE = "calibration.json"
 
@@ -81,6 +82,8 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, streams: s
     if streams not in defaults.AA_STREAMS:
         raise unknown_name("kind of streams", streams, defaults.AA_STREAMS)
     shown = listener(progress)
+    if out is not None:
+        must_hold(out, CALIBRATION, also=(STUDY,))
     request, root = requested(asked, out, shown)
     choice = engine or EngineChoice()
     with root.lock(), open_engine(choice, root.directory) as opened:

@@ -27,6 +27,7 @@ from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.folder import plan_in
+from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.subject.asking import Model
 from nonlin.tracking import Following, chosen_trackers
 
@@ -110,6 +111,8 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     chosen_engine(engine, workers)  # what is wrong with the call is said before anything is written
     trackers = chosen_trackers(track)
     asked, words = Asked(**{one.name: given[one.name] for one in fields(Asked)}), listener(progress)
+    if out is not None:
+        must_hold(out, STUDY, also=(CALIBRATION,))  # before a text is read
     request, store = requested(asked, None if out is None else Path(out), words)
     return run(store, request, words, chosen_engine(engine, workers), trackers)
 

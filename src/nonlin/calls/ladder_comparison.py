@@ -54,6 +54,9 @@ class Wanted:
         for name, value in (("target", self.target), ("minutes", self.minutes), ("budget", self.budget)):
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(rule("ladder", name, "be positive and finite", value, "Choose another value."))
+        if self.target < design.SMALLEST:
+            raise UserError(rule("ladder", "target", f"be {design.SMALLEST:,} parameters or more", self.target,
+                                 "The smallest rung has as many."))
         if self.minutes is not None and self.budget is not None:
             raise UserError("ladder: minutes and budget must not both be given; got both. Leave one of them out.")
 

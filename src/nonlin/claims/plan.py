@@ -17,6 +17,7 @@ from nonlin.nn import matched_hidden
 from nonlin.records import Record
 from nonlin.study import Arm, Plan, Request, make_plan
 from nonlin.study.budget import makespan
+from nonlin.study.kinds import CLAIMS
 from nonlin.study.plan import Sealed, learning_rate_grid
 from nonlin.study.tuning import trials_of
 from nonlin.study.wellformed import DataForm, Natural, PlanForm, Size
@@ -83,6 +84,7 @@ class ClaimsForm(Record, frozen=True, kw_only=True):
 class ClaimsPlan(Sealed):
     """All that decides what runs; JSON-able."""
 
+    KIND = CLAIMS
     UNCOUNTED = ("budget", "workers")
     FORM = ClaimsForm
 

@@ -23,7 +23,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 
 
 @click.command()
-@click.option("--target", metavar="SIZE", help="The size asked about, in parameters without embeddings: 125M.")
+@click.option("--target", metavar="SIZE", help="The size asked about, in parameters without embeddings, 12K "
+              "or more: 125M.")
 @number("--tokens-per-parameter", 0, "Length of every run, for each parameter of its model.", above=True, whole=False,
         default=TOKENS_PER_PARAMETER, show_default=True)
 @click.option("--activations", default=_ARMS, show_default=True, metavar="LIST", shell_complete=completion.activations,

@@ -13,6 +13,7 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.ladder.wellformed import must_be_forecast
 from nonlin.study import StudyFolder, load
+from nonlin.study.kinds import LADDER, must_hold
 from nonlin.study.store import Store
 from nonlin.study.wellformed import BadForm
 
@@ -76,6 +77,7 @@ class LadderFolder:
 
 def plan_of(directory: Path) -> LadderPlan | None:
     """Return the ladder's plan in a folder; None where there is none. UserError where it holds something else."""
+    must_hold(directory, LADDER)
     path = directory / "plan.json"
     if not os.path.lexists(path):
         return None
@@ -83,8 +85,6 @@ def plan_of(directory: Path) -> LadderPlan | None:
         values = read_json(path)
     except Unreadable:
         values = {}
-    if isinstance(values, dict) and "rungs" not in values and "hash" in values:
-        raise UserError(f"{directory} must hold a ladder; it holds a study. Choose another folder with --out.")
     return LadderPlan.from_dict(values if isinstance(values, dict) else {})
 
 

@@ -8,6 +8,7 @@ from nonlin.errors import UserError
 from nonlin.ladder import design
 from nonlin.ladder.design import Rung, Settings
 from nonlin.ladder.wellformed import LadderForm, must_be_rungs
+from nonlin.study.kinds import LADDER
 from nonlin.study.plan import Sealed
 from nonlin.study.request import Request
 
@@ -24,6 +25,7 @@ class LadderPlan(Sealed):
     with fewer seeds, whose runs it takes over.
     """
 
+    KIND: ClassVar[str] = LADDER
     UNCOUNTED: ClassVar[tuple[str, ...]] = ("name", "target", "timing", "workers")
     FORM = LadderForm
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_bytes, read_json
+from nonlin.study.kinds import STUDY, must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
@@ -70,6 +71,7 @@ def load(directory: str | Path) -> StudyFolder:
 
 def plan_in(directory: str | Path) -> Plan:
     """Return the plan of the study in a folder, without a look at its runs. UserError where there is none."""
+    must_hold(directory, STUDY)
     plan = Store(directory).plan() if os.path.lexists(Path(directory) / "plan.json") else None
     if plan is None:
         raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")

@@ -13,6 +13,7 @@ from nonlin.numbers import number
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
+from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
 from nonlin.study.wellformed import PlanForm, must_be, must_be_one
@@ -70,6 +71,7 @@ class Sealed:
 class Plan(Sealed):
     """All that decides what runs; JSON-able. The clock decides nothing once this is written."""
 
+    KIND = STUDY
     UNCOUNTED = ("name", "budget", "workers", "notes")  # none of them decides a study's results
     LATER = ("history",)
     FORM = PlanForm

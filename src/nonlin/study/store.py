@@ -26,6 +26,7 @@ from nonlin.files import (
     write_atomically,
     writing,
 )
+from nonlin.study.kinds import must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.wellformed import must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
@@ -58,7 +59,7 @@ class Store:
     An attempt at a trial is written in ``running/HASH/ATTEMPT/`` and moved to ``trials/HASH`` whole, with one rename,
     when it has ended. No two attempts share a folder, so that a worker given up for dead, should it come back, writes
     to no one.
-    ``plan_type`` is the class of the plan: it has ``hash``, ``request``, ``as_dict()`` and ``from_dict(values)``.
+    ``plan_type`` is the class of the plan: it has ``KIND``, ``hash``, ``request``, ``as_dict()`` and ``from_dict(values)``.
     """
 
     def __init__(self, directory: str | Path, plan_type: Any = Plan):
@@ -97,6 +98,7 @@ class Store:
         """Return the plan; None if there is none yet. UserError if it is damaged or was changed."""
         if not os.path.lexists(self.plan_path):
             return None
+        must_hold(self.directory, self.plan_type.KIND)
         try:
             values = read_json(self.plan_path)
         except Unreadable:

@@ -1,0 +1,43 @@
+"""The kinds of things that a folder of ours may hold, told from each other by their plans."""
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from nonlin.errors import UserError
+from nonlin.files import Unreadable, printable, read_json
+
+STUDY, LADDER, CLAIMS, CALIBRATION = "a study", "a ladder", "claims", "A/A studies"
+_FIELDS = {LADDER: "rungs", CLAIMS: "studies", STUDY: "arms"}  # of a plan
+_NEXT = {
+    STUDY: "nonlin compare --resume --out {0} continues it; to begin something else, give another folder.",
+    LADDER: "nonlin ladder --resume --out {0} continues it; its studies are in {0}/rungs.",
+    CLAIMS: "nonlin claims --resume --out {0} continues them; to begin something else, give another folder.",
+    CALIBRATION: "The command that began them, without --resume, goes on with them; each is a study in {0}/studies.",
+}
+
+
+def kind_of(directory: str | Path) -> str | None:
+    """Return the kind of what lies in a folder; None where it is none of ours, or damaged."""
+    directory = Path(directory)
+    path = directory / "plan.json"
+    if os.path.lexists(path):
+        try:
+            values: Any = read_json(path)
+        except Unreadable:
+            return None
+        return next((kind for kind, field in _FIELDS.items() if isinstance(values, Mapping) and field in values), None)
+    begun = (directory / "machine.json", directory / "studies")
+    return CALIBRATION if all(map(os.path.lexists, begun)) else None
+
+
+def must_hold(directory: str | Path, wanted: str, call: str = "", also: Collection[str] = ()) -> None:
+    """Raise UserError where a folder holds another kind of thing than the wanted one, with how to go on with that.
+
+    The kinds in ``also`` may lie there too.
+    """
+    found = kind_of(directory)
+    if found not in (None, wanted, *also):
+        where = printable(str(directory))
+        raise UserError(f"{call}{where} must hold {wanted}; it holds {found}. {_NEXT[found].format(where)}")
