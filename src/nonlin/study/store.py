@@ -59,7 +59,8 @@ class Store:
     An attempt at a trial is written in ``running/HASH/ATTEMPT/`` and moved to ``trials/HASH`` whole, with one rename,
     when it has ended. No two attempts share a folder, so that a worker given up for dead, should it come back, writes
     to no one.
-    ``plan_type`` is the class of the plan: it has ``KIND``, ``hash``, ``request``, ``as_dict()`` and ``from_dict(values)``.
+    ``plan_type`` is the class of the plan: it has ``KIND``, ``hash``, ``request``, ``as_dict()`` and
+    ``from_dict(values)``.
     """
 
     def __init__(self, directory: str | Path, plan_type: Any = Plan):
