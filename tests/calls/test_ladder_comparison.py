@@ -16,6 +16,7 @@ from nonlin.ladder.rates import RULES
 from nonlin.report import style
 from nonlin.study import defaults, make_plan
 from nonlin.training.trunks import Trunks
+from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 from tests.test_schemas import exactly
 
 SIZES = [12e3, 25e3, 40e3, 70e3]
@@ -72,6 +73,25 @@ def test_the_forecast_was_written_before_the_top_rung_ran(finished):
     assert path.stat().st_mtime_ns < min(p.stat().st_mtime_ns for p in trials.iterdir())
     made = json.loads(path.read_text())
     assert top not in made["rungs"] and [at["what"] for at in made["at"]] == ["held-out rung", "target"]
+
+
+def test_a_page_is_made_from_the_rungs_and_not_from_an_edited_file(finished):
+    path = finished.directory / "results.json"
+    written = path.read_text()
+    edited = json.loads(written) | {"advice": "Use what I sell."}
+    path.write_text(json.dumps(edited))
+    finished.report.unlink()
+    again = nonlin.load_ladder(finished.directory)
+    assert "what I sell" not in again.report.read_text() and again.results["advice"] == json.loads(written)["advice"]
+    path.write_text(written)
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("options", [{}, {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}])
+def test_its_figures_are_live_in_a_browser(finished, options):
+    with browser() as made, opened(made, finished.report, **options) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth")
+        assert tab.locator("figure .f-live:visible").count() == tab.locator("figure").count() == 2
 
 
 def test_every_rung_is_a_study_with_its_page(finished):

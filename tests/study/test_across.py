@@ -9,6 +9,7 @@ from nonlin.errors import UserError
 from nonlin.report import across as page
 from nonlin.study import Store, simulated
 from nonlin.study.across import outcome, spread
+from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 from tests.study import studies
 
 
@@ -120,6 +121,15 @@ def test_the_page_and_the_table_hold_the_numbers(two, tmp_path):
     assert text.count("<svg") == 2 and "turned" in text and "recipe: weight decay" in text
     assert 'data-figure="across"' in text and "'sha256-" in text.partition("</head>")[0]  # its own script, and no other
     assert header[1:3] == ["small", "large"]
+
+
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("options", [{}, {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}])
+def test_its_figure_is_live_in_a_browser(two, tmp_path, options):
+    nonlin.compare_studies(two, out=tmp_path / "studies.html")
+    with browser() as made, opened(made, tmp_path / "studies.html", **options) as tab:
+        assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth")
+        assert tab.locator("figure .f-live:visible").count() == tab.locator("figure").count() == 1
 
 
 @pytest.mark.parametrize(("choose", "words"), [

@@ -53,7 +53,7 @@ class Ladder:
         from nonlin.report.ladder import build
 
         path = self.directory / "report.html"
-        return path if path.exists() else build(self.directory)
+        return path if path.exists() else build(self.directory, self.results)
 
     def __repr__(self) -> str:
         from nonlin.report.ladder_terminal import text

@@ -395,6 +395,6 @@ def _finish(there: LadderFolder) -> Ladder:
 
     found = ladder_of(there)
     write_json(there.directory / folder.RESULTS, found.results)
-    build(there.directory)
+    build(there.directory, found.results)
     return found
 

@@ -1,10 +1,10 @@
 """The page of a ladder: one self-contained HTML file. The values of results.json in, no torch, no statistics."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError
-from nonlin.files import Unreadable, read_json, write_atomically, writing
+from nonlin.files import write_atomically, writing
 from nonlin.report import ladder_figures
 from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.ladder_terminal import TABLES, words
@@ -12,19 +12,18 @@ from nonlin.report.marks import Drawings
 from nonlin.report.palette import paint
 
 
-def build(directory: str | Path) -> Path:
-    """Write report.html and figures/ of the ladder in a folder from its results.json, and return the page's path."""
+def build(directory: str | Path, results: Mapping[str, Any]) -> Path:
+    """Write report.html and figures/ of a ladder into its folder, and return the page's path.
+
+    ``results`` are made from the rungs' records (:func:`nonlin.load_ladder`), not read from results.json, which anybody
+    may have edited.
+    """
     directory = Path(directory)
-    try:
-        results = read_json(directory / "results.json")
-    except Unreadable as problem:
-        raise UserError(f"report: {directory} must hold a ladder with results; {problem}. Continue it: "
-                        f"nonlin ladder --resume --out {directory}") from problem
     with writing(directory):
         return _build(directory, results)
 
 
-def _build(directory: Path, results: dict[str, Any]) -> Path:
+def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     target = directory / "figures"
     target.mkdir(exist_ok=True)
     slots = {name: p.slot for name, p in paint([arm["name"] for arm in results["plan"]["request"]["arms"]]).items()}
