@@ -55,6 +55,16 @@ def test_a_claim_runs_is_stored_and_does_not_run_again(made):
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/result.json")}
 
 
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"3", b"{"])
+def test_measures_that_cannot_be_read_are_one_error(tmp_path, line):
+    plan, claims = planted.plan(), all_claims()
+    (tmp_path / "trials" / "0123456789abcdef").mkdir(parents=True)
+    (tmp_path / "trials" / "0123456789abcdef" / "metrics.jsonl").write_bytes(line + b"\n")
+    found = read(plan, claims[:1], Store(tmp_path, ClaimsPlan))
+    with pytest.raises(UserError, match="0123456789abcdef"):
+        found.lines("0123456789abcdef")
+
+
 def test_a_damaged_record_runs_again_with_the_same_result(made):
     folder, found, _ = made
     path = next(iter(sorted(folder.glob("trials/*/result.json"))))

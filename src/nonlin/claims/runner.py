@@ -1,9 +1,7 @@
 """Running claims: what their experiments and studies still ask for, and what their records say."""
 
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nonlin.claims.definition import OPEN, Claim, Found, Verdict
@@ -12,6 +10,7 @@ from nonlin.errors import UserError
 from nonlin.numbers import typeset
 from nonlin.study.budget import makespan
 from nonlin.study.engines import Engine
+from nonlin.study.folder import measures_of
 from nonlin.study.jobs import Jobs
 from nonlin.study.schedule import Schedule
 from nonlin.study.store import Store
@@ -119,12 +118,7 @@ def read(plan: ClaimsPlan, claims: Iterable[Claim], store: Store) -> Found:
             jobs.recall([trial for trial in trials if trial.key not in jobs.records])
             trials = [new for trial in trials if trial.key in jobs.records
                       for new in schedule.add(trial.key, jobs.records[trial.key])]
-    return Found(plan, jobs.records, lambda key: _lines(store.directory / "trials" / key))
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / "metrics.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return Found(plan, jobs.records, lambda key: measures_of(store.directory, key))
 
 
 def results(plan: ClaimsPlan, claims: Sequence[Claim], store: Store, environment: Mapping[str, Any] | None = None,

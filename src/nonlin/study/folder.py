@@ -36,14 +36,21 @@ class StudyFolder:
 
     def trial(self, key: str) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
         """Return (config, record, lines of metrics.jsonl) of one trial. UserError if it is damaged or not there."""
-        metrics = self.directory / "trials" / key / "metrics.jsonl"
         try:
             config, record = Store(self.directory).read(key)
-            lines = read_bytes(metrics).splitlines() if os.path.lexists(metrics) else []
-            return config, record, _measures(lines)
-        except (DamagedRecord, Unreadable) as damage:
-            raise UserError(f"{self.directory} must hold the finished run {key}; {damage}. "
-                            "Continue the study: it runs again.") from damage
+        except DamagedRecord as damage:
+            raise _must_hold(self.directory, key, damage) from damage
+        return config, record, measures_of(self.directory, key)
+
+
+def measures_of(directory: Path, key: str) -> list[dict[str, Any]]:
+    """Return the lines of a run's metrics.jsonl, none where it has no such file. UserError if it is damaged."""
+    path = directory / "trials" / key / "metrics.jsonl"
+    try:
+        lines = read_bytes(path).splitlines() if os.path.lexists(path) else []
+        return _measures(lines)
+    except Unreadable as damage:
+        raise _must_hold(directory, key, damage) from damage
 
 
 def _measures(lines: list[bytes]) -> list[dict[str, Any]]:
@@ -54,6 +61,11 @@ def _measures(lines: list[bytes]) -> list[dict[str, Any]]:
     if None in found:
         raise Unreadable("metrics.jsonl has lines that are no measures")
     return [line for line in found if line is not None]
+
+
+def _must_hold(directory: Path, key: str, damage: Exception) -> UserError:
+    return UserError(f"{directory} must hold the finished run {key}; {damage}. Give the command that made it again: "
+                     "the run is made anew.")
 
 
 def load(directory: str | Path) -> StudyFolder:
