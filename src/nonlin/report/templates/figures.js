@@ -164,6 +164,7 @@ function build(panel, host, figure) {
       }
     }
     ctx.restore();
+    if (panel.marks) drawWords(u, panel);
     drawBeside(u, panel);
   };
   const ground = (u) => {

@@ -78,12 +78,19 @@ function drawMarks(u, panel) {
     }
   }
   ctx.globalAlpha = 1;
+}
+
+/** The words at marks that are in sight; they may pass the plot's edge, as far as the screen goes. */
+function drawWords(u, panel) {
+  const {ctx, bbox} = u, ratio = devicePixelRatio, px = (v) => u.valToPos(v, "x", true), py = (v) => u.valToPos(v, "y", true);
+  const within = (v, from, size) => v >= from - 1 && v <= from + size + 1;
   ctx.fillStyle = css("--ink");
   ctx.font = `${11.5 * ratio}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
   for (const {x, y, text, by, align, above} of panel.texts) {
+    if (!within(px(x), bbox.left, bbox.width) || !within(py(y), bbox.top, bbox.height)) continue;
     const from = px(x) + (align === "left" ? 4 + by[0] : by[0]) * 1.3 * ratio;
-    if (align === "left" && from + ctx.measureText(text).width > u.bbox.left + u.bbox.width + 14 * ratio) continue; // the table has it, whole
+    if (align === "left" && from + ctx.measureText(text).width > ctx.canvas.width) continue; // the table has it, whole
     ctx.textAlign = align;
     ctx.fillText(text, from, py(y) - ((by[1] ? by[1] + 3 : 0) + (above ? 7 : 0)) * 1.3 * ratio);
   }
