@@ -146,10 +146,10 @@ def page(record: dict[str, Any]) -> str:
     text = [
         "# Your own model: which families", "",
         f"Every causal language model class of transformers {record['transformers']} ({len(rows)} families), built as "
-        "a tiny random model, with two arms: SwiGLU and ReLU at equal parameters. *Supported* means: the arms are "
-        "equal outside their blocks, a training step is finite, a gradient reaches every weight that was replaced, and "
-        "each arm's model loads again with equal logits. Made by `python -m benchmarks.own_model_sweep`; the slow test "
-        "`tests/subject/test_every_family.py` runs it again.", "",
+        "a tiny random model, with two arms: SwiGLU and ReLU at equal parameters. *Supported* means four things. The "
+        "arms are equal outside their blocks. A training step is finite. A gradient reaches every weight that was "
+        "replaced. Each arm's model loads again with equal logits. Made by "
+        "`python -m benchmarks.own_model_sweep`; the slow test `tests/subject/test_every_family.py` runs it again.", "",
         f"{len(good)} families are supported, {len(refused)} refused with the reason, "
         f"{sum('not built' in r for r in rows.values())} have no tiny configuration that builds.", "",
         "*style*: \"block\" and \"layer\" are replaced whole, \"experts\" are stacked, \"entered\" are computed by "

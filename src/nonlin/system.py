@@ -29,6 +29,11 @@ def end_group(process: "subprocess.Popen[str]") -> None:
             process.kill()
 
 
+def end_by_kill() -> None:
+    """End this process as if the system had killed it, where processes can be."""
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
 def open_to_read(path: "str | os.PathLike[str]") -> int:
     """Return a handle of a file; a pipe without a writer does not hold us up."""
     return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

@@ -115,7 +115,7 @@ def test_the_page_stands_alone_and_says_what_was_tested_and_no_more(made):
     page = build(folder, found).read_text()
     outside = _Outside()
     outside.feed(page)
-    assert outside.found == [] and "<script" not in page
+    assert outside.found == []
     text = page.replace("&#39;", "'").replace("&amp;", "&")
     first, *others = all_claims()
     assert first.statement in text and 'id="claim-1"' in page
@@ -152,7 +152,7 @@ def test_the_whole_page_of_planted_studies(tmp_path):
     verdicts = {c["number"]: c["verdict"] for c in found["claims"]}
     assert verdicts[8] == "holds" and verdicts[11] == "does not hold here" and verdicts[1] is None
     page = build(tmp_path, found).read_text()
-    assert page.count("<figure>") == len(claims) and "1.997 ± 0.005" in page
+    assert page.count("<figure") == len(claims) and "1.997 ± 0.005" in page
     assert read(plan, claims, store).records.keys() == records.keys()
 
 

@@ -45,7 +45,7 @@ def test_help_names_every_command_and_option(nonlin):
         assert re.search(rf"^  {name} ", told, re.MULTILINE)
         options = nonlin.call(name, "--help").stdout
         for option in program.get_command(None, name).params:
-            if option.param_type_name == "option":
+            if option.param_type_name == "option" and not option.hidden:
                 assert option.opts[-1] in options
         assert "--json" in options
 

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import signal
 import struct
 import sys
 import time
@@ -23,6 +24,7 @@ class Terminal:
         self.pid, self.file = pty.fork()
         if self.pid == 0:
             ours = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs begin with it ignored
             # readline puts COLUMNS where os.environ does not see it, so the whole environment is given
             os.execve(sys.executable, [sys.executable, "-c", "import sys; sys.stdin.readline()\n"
                                        "from nonlin.cli import main; main(sys.argv[1:])", *map(str, arguments)],

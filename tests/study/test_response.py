@@ -131,9 +131,18 @@ def test_the_same_over_many_studies(world):
 def test_the_page_quotes_the_recorded_simulation():
     record = json.loads((Path(__file__).parents[2] / "benchmarks/records/verdict-simulation.json").read_text())
     rows = {row["world"]: row for row in record["rows"] if row["rule"] == "present"}
-    for world, studies, false in defaults.CALIBRATION:
+    for world, studies, false in defaults.SIMULATED:
         assert studies == record["studies"] and false == round(rows[world]["false"] * studies)
         assert f"{false} of {studies} had a false verdict ({world};" in calibration_text()
+
+
+def test_the_real_studies_that_pages_name_are_those_of_the_record():
+    record = json.loads((Path(__file__).parents[2] / "benchmarks/records/aa-small.json").read_text())
+    rows = record["rows"]
+    false = sum(any(v in ("better", "worse") for v in row["verdicts"].values()) for row in rows)
+    assert [one[1:] for one in defaults.AA_STUDIES] == [(len(rows), false)]
+    assert (record["present"]["studies"], record["present"]["false"]) == (len(rows), false)
+    assert all(len(row["verdicts"]) == 5 for row in rows)
 
 
 def test_a_seed_counts_once_however_many_rates_it_was_run_at():

@@ -106,7 +106,7 @@ def test_positions_begin_anew_at_the_end_token():
     assert positions(tokens, 0).tolist() == [[0, 0, 1, 2], [0, 1, 2, 3], [0, 0, 0, 1]]
 
 
-def test_a_model_that_cannot_keep_documents_apart_is_refused(tmp_path):
+def test_a_model_that_cannot_keep_documents_apart_is_refused(tmp_path, monkeypatch):
     """Bloom's attention knows no positions, a convolution sees its neighbours, and a function's model takes none."""
     from transformers import BloomConfig, Lfm2Config
 
@@ -119,7 +119,7 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused(tmp_path):
                            layer_types=["conv", "full_attention"])
     (tmp_path / "tiny.py").write_text(FACTORY)
     for model, words in ((bloom, "still depend on the document before"), (convolved, "still depend"),
-                         (module_of(tmp_path / "tiny.py").make, "takes no position_ids")):
+                         (module_of(tmp_path / "tiny.py", monkeypatch).make, "takes no position_ids")):
         with pytest.raises(UserError, match=words):
             describe(request(dict(wanted(model).values), arms=("swiglu", "relu"), vocabulary=256, packing="documents"))
 

@@ -1,8 +1,9 @@
 """A study inside a user's own model, from the call to the report; and the mistakes that are said before anything is."""
 
-import importlib.util
+import importlib
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -121,11 +122,10 @@ def test_a_a_studies_are_of_the_baseline_inside_the_model(study):
     assert {c["activation"]["name"] for c in configs} == {"swiglu"}
 
 
-def module_of(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def module_of(path, monkeypatch):
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    return importlib.import_module(path.stem)
 
 
 def test_a_function_that_returns_a_module_is_a_model(text, tmp_path, monkeypatch):
@@ -202,12 +202,12 @@ def nothing():
 @pytest.mark.parametrize(("name", "words"), [
     ("wide", "8.0 GiB of memory that are free; got '34,393,"), ("raises", "raises raised RuntimeError: no such file"),
     ("exits", "exits raised SystemExit: usage"), ("nothing", "return.* a torch module; got 'NoneType'")])
-def test_a_function_that_makes_no_study_is_one_error(name, words, tmp_path):
+def test_a_function_that_makes_no_study_is_one_error(name, words, tmp_path, monkeypatch):
     """One that is too large is never built: it would take 512 GiB."""
     from nonlin.subject import describe, wanted
 
     (tmp_path / "faulty.py").write_text(FAULTY)
-    function = getattr(module_of(tmp_path / "faulty.py"), name)
+    function = getattr(module_of(tmp_path / "faulty.py", monkeypatch), name)
     with pytest.raises(UserError, match=words):
         describe(request(dict(wanted(function).values), arms=("swiglu", "relu"), vocabulary=256, memory_bytes=1 << 33))
 

@@ -85,8 +85,8 @@ def test_a_decay_of_another_shape_is_named(read):
     ({"bf16": "yes"}, "bf16 must be true or false"),
     ({"optim": ["adamw_torch"]}, "optim must be a text"), ({"lr_scheduler_kwargs": "x"}, "must be an object"),
     ({"per_device_train_batch_size": 0}, "must be a whole number from 1 on"), ({"adam_beta2": 2}, "from 0 to 1"),
-    ("{", "no JSON"), ("[1]", "no object"), ('{"seed": 1, "seed": 2}', "names a field twice"),
-    ('{"learning_rate": NaN}', "must be a number"), ('{"learning_rate": 1e999}', "must be a number"),
+    ("{", "no JSON"), ("[1]", "no object"), ('{"seed": 1, "seed": 2}', "a name comes twice"),
+    ('{"learning_rate": NaN}', "NaN is no number"), ('{"learning_rate": 1e999}', "a number is beyond"),
     ("[" * 5000, "no JSON|deeply"), ('{"a":' * 80 + "1" + "}" * 80, "deeply"),
     (json.dumps({f"f{i}": 1 for i in range(1001)}), "at most 1000 fields"), (" " * (1 << 20) + "{}", "larger than"),
     ("\x80\x02cos\nsystem\n", "no JSON")], ids=range(22))

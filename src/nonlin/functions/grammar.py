@@ -222,7 +222,7 @@ class _Parser:
 
 
 def visible(text: str) -> str:
-    """Return the text, cut short, with an escape in place of each character that is not printed or moves others.
+    r"""Return the text, cut short, with an escape in place of each character that is not printed or moves others.
 
     >>> visible("x" + chr(27) + "[2J")
     'x\\x1b[2J'

@@ -13,7 +13,9 @@ MINIMUM_RUNG_SEEDS = 3  # of a rung of a ladder, whose forecast joins several ru
 PAIRS_SHARE = 0.2  # of the error, added for pairs of better arms while another arm is not told from the baseline
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
-CALIBRATION = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))
+SIMULATED = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))
+# Real A/A studies, in the same way; benchmarks/records/aa-small.json.
+AA_STUDIES = (("1 layer × 48, 300 steps, six arms", 35, 1),)
 AA_STREAMS = ("private", "shared")  # how arms of an A/A study draw their feed-forward weights
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1

@@ -71,11 +71,15 @@ class ArmForm(PlannedArm, frozen=True, kw_only=True):
 class ModelForm(Record, frozen=True, kw_only=True):
     context: Size
     vocabulary: Size | UnsetType = UNSET
-    layers: Size | UnsetType = UNSET
-    dim: Size | UnsetType = UNSET
-    heads: Size | UnsetType = UNSET
-    kv_heads: Size | UnsetType = UNSET
+    layers: Size | UnsetType | None = UNSET
+    dim: Size | UnsetType | None = UNSET
+    heads: Size | UnsetType | None = UNSET
+    kv_heads: Size | UnsetType | None = UNSET
     own: dict[str, Any] | UnsetType = UNSET
+
+    def __post_init__(self):
+        if self.own is UNSET and None in (self.layers, self.dim, self.heads, self.kv_heads):
+            raise ValueError("a size of the model is missing")  # one that a function returns may not say its own
 
 
 class TrainingForm(Record, frozen=True, kw_only=True):

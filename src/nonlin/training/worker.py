@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from nonlin import system
 from nonlin.errors import NonlinError, UserError
 from nonlin.training import machine, one_model, ranks, trial
 from nonlin.training.config import Stopped
@@ -118,7 +119,7 @@ def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
             os._exit(128 + signal.SIGTERM)
         except ranks.Lost as lost:  # this process is lost with them, and the run may be started again
             print(lost, file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGKILL) if lost.killed else os._exit(1)
+            system.end_by_kill() if lost.killed else os._exit(1)
         except Exception as error:  # the parent decides what an error means
             _answer({"error": {"type": type(error).__name__, "message": str(error)}})
 

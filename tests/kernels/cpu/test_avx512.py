@@ -25,7 +25,7 @@ from tests.kernels.cpu import test_accuracy_of_ranges as ranges
 SHIM = Path(__file__).with_name("avx512_by_simde.h")
 FLAGS = ("-O1", *build.KERNEL_FLAGS[1:], *build.ISAS["avx2"], "-shared", "-Wno-psabi")
 COVER = ("relu", "elu", "sqrtsoftplus", "softsign", "gelu", "gelu_tanh", "swish_beta", "mish", "laplace", "xielu",
-         "xatlu", "swiglu", "swiglu_oai", "situ_glu")
+         "xatlu", "swiglu", "swiglu_oai", "situ_glu", "powlu")
 NAMES = [n for n in names() if get(n).expr is not None]
 
 

@@ -104,6 +104,11 @@ def test_a_python_error_and_want_of_memory_are_results_said_with_what_to_do_and_
         assert studies.run(folder, studies.plan())["status"] == "complete"
 
 
+def finished(trial):
+    return {"config_hash": trial.key, "status": "finished", "bits_per_byte": 2.0, "initial_bits_per_byte": 8.0,
+            "parameters": 1, "flops_per_token": 1, "layers": None, "timing": {"seconds": 0.0}}
+
+
 def test_a_worker_given_up_for_dead_cannot_overwrite_a_later_attempt(tmp_path):
     """It comes back after the run was started again, and after that was finished."""
     store = Store(tmp_path)
@@ -112,7 +117,7 @@ def test_a_worker_given_up_for_dead_cannot_overwrite_a_later_attempt(tmp_path):
     first, dead = store.begin(trial.config)
     second, alive = store.begin(trial.config)
     assert (first, second) == (1, 2) and dead != alive
-    record = {"config_hash": trial.key, "status": "finished"}
+    record = finished(trial)
     store.clear(dead)
     (dead / "metrics.jsonl").write_text("a dead worker writes\n")
     (alive / "metrics.jsonl").write_text("the living one\n")
@@ -140,7 +145,7 @@ def test_a_later_attempt_goes_on_from_the_checkpoint_of_the_one_before(tmp_path)
     _, third = store.begin(trial.config)
     assert (third / METRICS).read_text() == "a line\n"
     (third / CHECKPOINT).unlink()  # a run that ends removes it
-    store.finish(third, {"config_hash": trial.key, "status": "finished"})
+    store.finish(third, finished(trial))
     assert not (tmp_path / "running" / trial.key).exists()
     assert sorted(store.read(trial.key)[1]["files"]) == ["config.json", METRICS]
 

@@ -8,6 +8,7 @@ import queue
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class _Task:
     generator: Any
     node: _Node
     request: Request
+    mark: str
 
 
 def _ray() -> Any:
@@ -293,8 +295,9 @@ class RayEngine:
             num_cpus=self.devices_per_trial, num_gpus=gpus, max_retries=0, num_returns="streaming",
             scheduling_strategy=self._pin(node.id), name=f"nonlin {request.key}")
         handle = f"ray-{next(self._numbers)}"
-        generator = task.remote(dict(request.body), request.folder is not None, node.dataset, self.command)
-        self._tasks[handle] = _Task(generator, node, request)
+        mark = f"stop-{uuid.uuid4().hex}"
+        generator = task.remote(dict(request.body), request.folder is not None, node.dataset, self.command, mark)
+        self._tasks[handle] = _Task(generator, node, request, mark)
         node.running += 1
         return handle
 
@@ -371,8 +374,10 @@ class RayEngine:
         """Cancel a request."""
         if handle in self._tasks:
             # Not by force: the task ends its worker process, and Ray keeps its own.
+            task = self._tasks[handle]
             with contextlib.suppress(Exception):
-                self.ray.cancel(self._tasks[handle].generator, force=False)
+                self._on(task.node.id, ray_tasks.stop_request, task.mark)
+                self.ray.cancel(task.generator, force=False)
             self._forget(handle)
 
     def close(self) -> None:

@@ -67,13 +67,22 @@ def remove_tokens(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_request(body: Mapping[str, Any], wants_files: bool, dataset: str, command: Sequence[str]
+def stop_request(mark: str) -> None:
+    """Tell a request on this node to end: Ray's own cancelling may not reach a task that waits for a busy machine."""
+    path = _home(mark)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.touch()
+
+
+def run_request(body: Mapping[str, Any], wants_files: bool, dataset: str, command: Sequence[str], mark: str
                 ) -> Iterator[tuple[str, Any]]:
     """Run one request in a worker process on this node; yield its answers as (kind, value).
 
     ("file", (name, bytes)) parts of the files that it wrote come before ("done", answer). A worker that is gone gives
     ("lost", ...) or, where the system killed it for want of memory, ("error", ...).
     """
+    if _home(mark).exists():
+        return
     folder = tempfile.mkdtemp(prefix="nonlin-trial-")
     heard: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
     # Since Ray 2.x a task that asks for no GPU still sees all of them: they are hidden here.
@@ -82,18 +91,27 @@ def run_request(body: Mapping[str, Any], wants_files: bool, dataset: str, comman
     worker = WorkerProcess(command, lambda _, answer: heard.put(answer), visible)
     try:
         worker.send({**body, "dataset": dataset} | ({"trial": folder} if wants_files else {}))
-        yield from _answers(worker, heard, kills, Path(folder))
+        yield from _answers(worker, heard, kills, Path(folder), _home(mark))
     except OSError as error:
         yield "error", {"type": type(error).__name__, "message": str(error), "where": _disk()}
     finally:
-        worker.end()
+        _end(worker)
         shutil.rmtree(folder, ignore_errors=True)
+        _home(mark).unlink(missing_ok=True)
 
 
-def _answers(worker: WorkerProcess, heard: "queue.SimpleQueue[tuple[str, Any] | None]", kills: int, folder: Path
-             ) -> Iterator[tuple[str, Any]]:
-    told = -_TELL_SECONDS
+def _end(worker: WorkerProcess) -> None:
+    """End a worker, however often Ray interrupts: it cancels again while a task takes its time to end."""
     while True:
+        with contextlib.suppress(KeyboardInterrupt):
+            worker.end()
+            return
+
+
+def _answers(worker: WorkerProcess, heard: "queue.SimpleQueue[tuple[str, Any] | None]", kills: int, folder: Path,
+             stopped: Path) -> Iterator[tuple[str, Any]]:
+    told = -_TELL_SECONDS
+    while not stopped.exists():
         with contextlib.suppress(queue.Empty):
             answer = heard.get(timeout=0.2)  # short: a cancelled task is to notice it
             if answer is None:
