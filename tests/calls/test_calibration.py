@@ -58,7 +58,7 @@ def test_twins_that_share_their_streams_are_scaled_a_little(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("baseline", ["gelu", "swiglu", "swiglu_oai(alpha=1,limit=5)", "mine"])
-def test_a_near_twin_is_its_activation_to_four_digits(baseline):
+def test_a_near_twin_differs_from_its_activation_by_less_than_two_parts_in_a_thousand(baseline):
     """Numbers by the reference, at 50 digits."""
     formula = "x*sigmoid(2*x)" if baseline == "mine" else None
     known = define(baseline, formula) if formula else get(baseline)

@@ -103,6 +103,17 @@ def test_every_rung_is_a_study_with_its_page(finished):
     assert all(f"rungs/{row['folder']}/report.html" in page for row in finished.plan.rungs)
 
 
+def test_claim_11_is_answered_from_a_ladder(finished, capsys):
+    from nonlin.cli import program
+
+    program.main(["claims", "11", "--ladder", str(finished.directory)], standalone_mode=False)
+    told = capsys.readouterr().out
+    assert "SwiGLU less GELU" in told and "Forecast for 1,000,000 parameters: SwiGLU" in told
+    program.main(["claims", "11", "--ladder", str(finished.directory), "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["sizes"]) == 4 and found["forecast"]["target"] == 1e6
+
+
 def test_its_files_are_of_their_schemas(finished):
     exactly("ladder", json.loads((finished.directory / "results.json").read_text()))
     for path in (finished.directory / "forecasts").iterdir():

@@ -64,7 +64,7 @@ def sealed(name, values):
 
 
 def look_at(folder, other):
-    for call in (lambda: repr(load_study(folder)), lambda: load_study(folder).runs, lambda: Watcher(folder).look(),
+    for call in (lambda: repr(load_study(folder)), lambda: load_study(folder).runs(), lambda: Watcher(folder).look(),
                  lambda: compare_studies([folder, other])):
         try:
             call()

@@ -38,6 +38,7 @@ def test_two_processes_train_what_one_does(parallel, family, dataset, tmp_path):
     assert record["outside_sha256"] == alone["outside_sha256"]
     for name in ("bits_per_byte", "initial_bits_per_byte", "sparsity"):
         assert record[name] == pytest.approx(alone[name], rel=1e-4), name
+    assert any(line.get("layers") for line in lines(folder))
     for ours, theirs in zip(lines(folder), lines(tmp_path / "one"), strict=True):
         for layer, other in zip(ours.get("layers", ()), theirs.get("layers", ()), strict=True):
             assert layer == pytest.approx(other, rel=1e-3, abs=1e-6)
@@ -60,6 +61,7 @@ class _Together:
         def call(part):
             self.parts[number] = part
             self.barrier.wait()
+            assert len({part.dtype for part in self.parts}) == 1  # as gathering asks for
             whole = torch.cat(self.parts)
             self.barrier.wait()
             return whole
@@ -104,3 +106,7 @@ def test_what_is_measured_is_of_the_rows_of_all_processes(family, dataset):
         alone = layer_measures(parts[0])[-1]
         for measured in gathered():
             assert measured[-1] == pytest.approx(alone | {"gradient_rms": alone["gradient_rms"] / 2}, rel=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            parts[:] = [seen(model, tokens[i::2]) for i in range(2)]
+        parts[1].blocks.pop(), parts[1].of.pop()
+        assert all(measured is not None for measured in gathered())

@@ -18,6 +18,7 @@ from nonlin.errors import NonlinError, UserError
 from nonlin.study.engines.worker_process import COMMAND, WorkerProcess, fate
 from nonlin.training import Run, ranks, run_trial
 from nonlin.training.config import CHECKPOINT, Stopped
+from tests import two_ranks
 
 pytestmark = pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo")
 
@@ -213,3 +214,7 @@ def test_parts_must_divide_what_a_device_trains_on(monkeypatch):
     assert SeveralDevices("ddp", 8, 4).size == 2
     with pytest.raises(UserError, match=r"accumulation must divide the 2 sequences of a device; got 4.*--batch 8"):
         SeveralDevices("ddp", 4, 4)
+
+
+def test_processes_whose_tokens_reach_different_experts_train_each(tmp_path):
+    two_ranks.run(Path(__file__).with_name("experts_worker.py"), tmp_path)

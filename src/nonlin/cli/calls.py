@@ -10,15 +10,26 @@ from nonlin.errors import UserError
 
 def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> None:
     """Raise UserError for a --resume without --out, or with an option that is not among the ``free`` ones."""
-    call = ctx.command.name
-    given = [p.opts[0] for p in ctx.command.params if p.name not in free and p.name is not None
-             and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
+    call, given = ctx.command.name, others(ctx, free)
     if out is None:
         raise UserError(f"{call}: --resume must come with --out; got none. Add --out and the folder to continue.")
     if given:
         raise UserError(f"{call}: --resume must stand with --out alone, since the plan is fixed; got "
                         f"{', '.join(given)}. Leave {'it' if len(given) == 1 else 'them'} out, or begin anew in "
                         "another folder.")
+
+
+def others(ctx: click.Context, free: Collection[str]) -> list[str]:
+    """Return the options that the command line gives, less the ``free`` ones."""
+    return [p.opts[0] for p in ctx.command.params if p.name not in free and p.name is not None
+            and ctx.get_parameter_source(p.name) is click.core.ParameterSource.COMMANDLINE]
+
+
+def must_stand_alone(ctx: click.Context, option: str, free: Collection[str]) -> None:
+    """Raise UserError for an option beside others than the ``free`` ones, which it would ignore."""
+    if given := others(ctx, free):
+        raise UserError(f"{ctx.command.name}: {option} must stand without {', '.join(given)}, which would change "
+                        f"nothing. Leave {'it' if len(given) == 1 else 'them'} out.")
 
 
 def shares(call: str, text: str | None) -> list[float] | None:

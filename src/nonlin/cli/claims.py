@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nonlin.cli.calls import only_out
+from nonlin.cli.calls import must_stand_alone, only_out
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
@@ -41,6 +41,7 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     from nonlin.progress import listener, span
 
     if ladder is not None:
+        must_stand_alone(ctx, "--ladder", {"numbers", "ladder", "as_json"})
         return _by_ladder(numbers, ladder, as_json)
     if resume:
         only_out(ctx, out, _FREE)

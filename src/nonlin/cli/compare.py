@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.calls import only_out, shares
+from nonlin.cli.calls import only_out, others, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
+from nonlin.errors import UserError
 from nonlin.study import defaults
 from nonlin.tracking.names import TRACKERS
 
@@ -94,10 +95,15 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
 
     if resume:
         only_out(ctx, out, _FREE)
+    options["weights"] = shares("compare", options["weights"])
+    if aa is None and "--aa-streams" in others(ctx, ()):
+        raise UserError("compare: --aa-streams must come with --aa; got none. Add --aa 20.")
+    if aa is not None and track:
+        raise UserError("compare: --track must stand without --aa, whose studies are logged nowhere else. "
+                        "Leave it out.")
     if aa is not None:
         return _calibrate(aa, out, aa_streams, engine, as_json, options)
     try:
-        options["weights"] = shares("compare", options["weights"])
         study = (resume_study(out, engine=engine, track=track) if resume and out is not None
                  else compare(out=out, engine=engine, track=track, **options))
     except Interrupted as stopped:

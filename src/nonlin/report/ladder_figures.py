@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from nonlin.report.marks import stands_for
 from nonlin.report.style import INK, MUTED, PAPER, colours, markers, narrow, new_figure
 
 _LINES = {"constant": ":", "power law": "--", "changing sign": "-"}
@@ -59,8 +60,9 @@ def _panel(axes: Axes, results: Mapping[str, Any], name: str, colour: str) -> No
     for one in plain:
         arm, x = one["arms"][name], one["parameters"]
         held = x == top
-        axes.plot([0.93 * x] * len(arm["each"]), arm["each"], "o", ms=3.5, color=colour, alpha=0.5, mec="none",
-                  label="a seed" if first.pop("seed", False) else None)
+        seeds, = axes.plot([0.93 * x] * len(arm["each"]), arm["each"], "o", ms=3.5, color=colour, alpha=0.5, mec="none",
+                           label="a seed" if first.pop("seed", False) else None)
+        stands_for(seeds, [x] * len(arm["each"]))
         shown += arm["each"]
         if arm["difference"]:
             d = arm["difference"]
@@ -132,9 +134,12 @@ def rates(results: Mapping[str, Any]) -> Figure:
                   alpha=0.7)
         for one in row["at"]:
             x = sizes[one["rung"]] * beside
-            axes.plot([x, x], [one["low"], one["high"]], color=paint[row["arm"]], lw=1.6, alpha=0.7)
-        axes.plot([sizes[one["rung"]] * beside for one in row["at"]], [one["rate"] for one in row["at"]], ls="none",
-                  marker=marks[row["arm"]], ms=6.5, color=paint[row["arm"]], mec=PAPER, label=row["arm"])
+            bar, = axes.plot([x, x], [one["low"], one["high"]], color=paint[row["arm"]], lw=1.6, alpha=0.7)
+            stands_for(bar, [sizes[one["rung"]]] * 2)
+        at = [sizes[one["rung"]] for one in row["at"]]
+        points, = axes.plot([x * beside for x in at], [one["rate"] for one in row["at"]], ls="none",
+                            marker=marks[row["arm"]], ms=6.5, color=paint[row["arm"]], mec=PAPER, label=row["arm"])
+        stands_for(points, at)
     axes.set_yscale("log")
     axes.yaxis.set_minor_formatter(NullFormatter())
     low, high = axes.get_ylim()

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,25 @@ def names_of(slots: Mapping[str, int]) -> dict[int, str]:
     return {slot: name for name, slot in OWN.items()} | {slot: name for name, slot in slots.items()}
 
 
+#: The places of a line that is drawn beside them, so that it does not hide others: they are what its words say.
+_TRUE: "weakref.WeakKeyDictionary[Line2D, Sequence[float]]" = weakref.WeakKeyDictionary()
+
+
+def stands_for(line: Line2D, x: Sequence[float]) -> None:
+    """Say which places on the horizontal axis a line's points stand for, where they are drawn beside them."""
+    _TRUE[line] = list(x)
+
+
 def panels(figure: Figure, names: Mapping[int, str], cells: Cells | None = None) -> list[dict[str, Any]]:
     """Return a panel for each of the figure's axes: its scales, marks, rules, words.
 
     ``names`` are the activations by slot, so that they go and come; ``cells`` are the words of a grid's cells.
     """
-    found = [_panel(axes, names, cells) for axes in figure.axes if axes.get_visible() and axes.axison]
+    shown = [axes for axes in figure.axes if axes.get_visible() and axes.axison]
+    if any(not isinstance(one, PolyCollection) for axes in shown for one in axes.collections) or any(
+            not isinstance(one, Rectangle) for axes in shown for one in axes.patches):
+        return []  # something here cannot be drawn from its numbers: the still figure stays
+    found = [_panel(axes, names, cells) for axes in shown]
     return [panel for panel in found if panel["marks"]]
 
 
@@ -83,15 +97,13 @@ def _panel(axes: Axes, names: Mapping[int, str], cells: Cells | None) -> dict[st
     rules: list[dict[str, Any]] = []
     for image in axes.images:
         marks.append(_grid(image, cells))
-    for patch in axes.patches:
-        if isinstance(patch, Rectangle):
-            across = _across(axes, patch)
-            (rules if across else marks).append(_box(patch, names) | across)
+    for patch in (one for one in axes.patches if isinstance(one, Rectangle)):
+        across = _across(axes, patch)
+        (rules if across else marks).append(_box(patch, names) | across)
     for one in axes.collections:
-        if isinstance(one, PolyCollection):
-            for corners in (np.asarray(path.vertices) for path in one.get_paths()):
-                marks.append({"kind": "area", **_paint(np.asarray(one.get_facecolor())[0], names),
-                              "x": _short(corners[:, 0]), "y": _short(corners[:, 1])})
+        for corners in (np.asarray(path.vertices) for path in one.get_paths()):
+            marks.append({"kind": "area", **_paint(np.asarray(one.get_facecolor())[0], names),
+                          "x": _short(corners[:, 0]), "y": _short(corners[:, 1])})
     for line in axes.lines:
         if len(np.atleast_1d(line.get_xdata())):
             across = _across(axes, line)
@@ -159,7 +171,8 @@ def _line(axes: Axes, line: Line2D, names: Mapping[int, str]) -> dict[str, Any]:
             "x": _short(x), "y": _short(y), "wide": round(float(line.get_linewidth()), 2) if joined else 0,
             "dash": style not in ("-", "None", "none", "") and joined, "marker": str(marker) if pointed else "",
             "size": round(float(line.get_markersize()), 1), "open": bool(ringed),
-            "every": every if isinstance(every, int) else 1}
+            "every": every if isinstance(every, int) else 1} | (
+                {"true": _short(_TRUE[line])} if line in _TRUE else {})
 
 
 def _box(patch: Rectangle, names: Mapping[int, str]) -> dict[str, Any]:

@@ -76,7 +76,9 @@ def _must_stay_apart(look: Look, end: int) -> None:
     with torch.no_grad():
         alone, crossing = look.logits(tokens[:, half:]), look.logits(tokens)[:, half:]
     embedded: list[Tensor] = []
-    embedding: Any = next(m for m in look.model.modules() if isinstance(m, nn.Embedding))
+    embedding: Any = next((m for m in look.model.modules() if isinstance(m, nn.Embedding)), None)
+    if embedding is None:
+        raise _refused(look, "which has no embedding of tokens")
     handle = embedding.register_forward_hook(lambda module, args, out: embedded.append(out))
     try:
         with torch.enable_grad():

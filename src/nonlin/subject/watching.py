@@ -159,7 +159,8 @@ def _device(blocks: Sequence[Replaced]) -> torch.device:
 
 
 def _flat(x: Tensor) -> Tensor:
-    return x.detach().reshape(-1, x.shape[-1])
+    # In float32: a process that no token reached does not know the others' type. The measures are taken in it anyway.
+    return x.detach().float().reshape(-1, x.shape[-1])
 
 
 def _nothing(block: Replaced) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
@@ -173,8 +174,9 @@ def _experts_everywhere(seen: Sequence[Any], rows: Callable[[Tensor], Tensor]) -
     """Return (inputs, hidden, expert) of each expert that a token of any process reached."""
     numbers = torch.cat([torch.full((len(made), 1), expert, device=made.device) for _, made, expert in seen])
     experts = rows(numbers)[:, 0]
-    inputs = [rows(torch.cat([x.detach() for x in one])) for one in zip(*(given for given, _, _ in seen), strict=True)]
-    hidden = rows(torch.cat([made.detach() for _, made, _ in seen]))
+    inputs = [rows(torch.cat([x.detach().float() for x in one])) for one in
+              zip(*(given for given, _, _ in seen), strict=True)]
+    hidden = rows(torch.cat([made.detach().float() for _, made, _ in seen]))
     return [(tuple(x[experts == one] for x in inputs), hidden[experts == one], one)
             for one in experts.unique().tolist()]
 

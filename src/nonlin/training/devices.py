@@ -66,11 +66,15 @@ class OneDevice:
         return so
 
     def whole_tensor(self, value: Tensor) -> Tensor:
-        """Return a whole copy, on the CPU, of a tensor that may be spread over the processes; all must call it."""
-        return _whole(value.detach()).cpu().contiguous()
+        """Return a whole copy, on the CPU, of a tensor that may be spread over the processes; all must call it.
+
+        On the first process alone: the others' is empty, since it is the first one that writes.
+        """
+        whole = _whole(value.detach())
+        return whole.cpu().contiguous() if self.rank == 0 else whole.new_empty(0, device="cpu")
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the whole weights, on the CPU; every process must call it."""
+        """Return the whole weights, on the CPU of the first process; every process must call it."""
         return {name: self.whole_tensor(value) for name, value in self.model.named_parameters()}
 
     def generators(self) -> Tensor:
@@ -110,6 +114,11 @@ class SeveralDevices(OneDevice):
             for block in model.blocks:
                 fully_shard(block)
             fully_shard(model)
+            if hasattr(model, "own"):  # as above: else processes reduce the gradients of different parameters together
+                if not hasattr(model, "set_reduce_scatter_unused_params"):
+                    raise UserError(rule("engine", "parallel", "be ddp for a model of your own, with this torch",
+                                         "fsdp", "Use --parallel ddp, or install a newer torch."))
+                model.set_reduce_scatter_unused_params(True)
 
     def part(self, rows: Tensor) -> Tensor:
         """Return every ``size``-th row."""

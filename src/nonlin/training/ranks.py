@@ -79,7 +79,8 @@ def _follow(group: subprocess.Popen[bytes], folder: Path, told: Callable[[dict[s
                 if kind == "stopped":
                     raise Stopped
                 if kind == "error":
-                    _killed(group, folder)  # then the others raise the error of a lost connection
+                    if value["type"] != "UserError":
+                        _killed(group, folder)  # then the others raise the error of a lost connection
                     raise (UserError if value["type"] == "UserError" else NonlinError)(value["message"])
                 told(value)
             if ended:

@@ -223,6 +223,7 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
     if begun:
         begun.put(run.devices, run.optimizer)
     run.index = course.step
+    del found, begun  # its weights and moments are the run's now
     try:
         outcome = _train(run, log, progress, course, checkpoints, trunk)
     finally:

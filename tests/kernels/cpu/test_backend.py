@@ -238,6 +238,20 @@ def test_explain_says_why():
     torch.testing.assert_close(functional.odd_root(torch.tensor([2.0])), torch.tensor([2.0**0.3]))
 
 
+@pytest.mark.parametrize(("name", "formula"), [
+    ("of_root", "sigmoid(sqrt(max(x, 0)))"), ("less_root", "x*exp(-sqrt(max(x, 0)))"),
+    ("log_root", "log1p(sqrt(max(x, 0)))"), ("three_halves", "tanh(max(x, 0)**1.5)*x")])
+def test_a_root_of_zero_has_no_error_term(name, formula):
+    """The error of a root of zero is 0/0: no number may come of it."""
+    made, x = nonlin.define(name, formula), torch.tensor([-2.0, -0.5, 0.0, 1e-30, 0.25, 2.0], requires_grad=True)
+    wanted = functional.activation(made)(x.detach().double()).float()
+    found = functional.activation(made)(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-12)
+    if name == "three_halves":
+        found.sum().backward()
+        assert x.grad is not None and not x.grad[:3].any()
+
+
 def test_a_parameter_for_each_channel_has_its_gradient():
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     slope = torch.rand(3, dtype=torch.float64, requires_grad=True)

@@ -12,8 +12,8 @@
 namespace {
 
 struct None {};  // no low part
-// Never nan: a clamped argument has no meaningful error term.
-static NL_INLINE vf bounded(vf low) { return vmax(vmin(low, splat(0.0078125f)), splat(-0.0078125f)); }
+// Never nan: a clamped argument, and the root of zero, have no meaningful error term.
+static NL_INLINE vf bounded(vf low) { return select(less(vabs(low), splat(0.0078125f)), low, splat(0.f)); }
 static NL_INLINE None bounded(None) { return {}; }
 static NL_INLINE vf sum(vf a, vf low) { return a + low; }
 static NL_INLINE vf sum(vf a, None) { return a; }

@@ -118,6 +118,8 @@ const value = (axis, v) => placeOf(axis, v) ?? FORMS[axis.format](v);
 const isBar = (mark) => mark.kind === "line" && !mark.marker && mark.x.length === 2 && (mark.x[0] === mark.x[1] || mark.y[0] === mark.y[1]);
 const isCurve = (mark) => mark.kind === "line" && mark.wide && mark.x.length > 1 && !isBar(mark);
 
+const trueX = (mark, index) => (mark.true ?? mark.x)[index]; // a mark may be drawn beside its place
+
 function wordsOf(panel, mark, index) {
   const {x, y} = panel, name = mark.label || mark.arm || "";
   if (mark.kind === "box") {
@@ -125,10 +127,10 @@ function wordsOf(panel, mark, index) {
     return row != null ? `${row}: ${FORMS[x.format](mark.x[1])}` : `${column ?? name}: ${FORMS[y.format](mark.y[1])}`;
   }
   const flat = mark.y[0] === mark.y.at(-1), range = (axis, v) => `${value(axis, Math.min(...v))} … ${value(axis, Math.max(...v))}`;
-  const row = placeOf(y, mark.y[index]), column = placeOf(x, mark.x[index]);
-  if (isBar(mark)) return flat ? `${row ?? name}: ${range(x, mark.x)}` : `${[name, value(x, mark.x[0])].filter(Boolean).join(", ")}: ${range(y, mark.y)}`;
-  if (row != null && y.names) return [row, name && name !== row ? name : null].filter(Boolean).join(", ") + `: ${FORMS[x.format](mark.x[index])}`;
-  return `${[name && name !== column ? name : null, value(x, mark.x[index])].filter(Boolean).join(", ")}: ${value(y, mark.y[index])}`;
+  const row = placeOf(y, mark.y[index]), column = placeOf(x, trueX(mark, index));
+  if (isBar(mark)) return flat ? `${row ?? name}: ${range(x, mark.x)}` : `${[name, value(x, trueX(mark, 0))].filter(Boolean).join(", ")}: ${range(y, mark.y)}`;
+  if (row != null && y.names) return [row, name && name !== row ? name : null].filter(Boolean).join(", ") + `: ${FORMS[x.format](trueX(mark, index))}`;
+  return `${[name && name !== column ? name : null, value(x, trueX(mark, index))].filter(Boolean).join(", ")}: ${value(y, mark.y[index])}`;
 }
 
 /** Every place that can be pointed at, from left to right: {mark, index, x, y}. */
