@@ -5,12 +5,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nonlin.study import defaults, simulated, statistics
-from nonlin.study.response import Run, differences
+from nonlin.study.response import Fit, Run, differences
 from nonlin.study.tuning import vertex
 from nonlin.study.verdict import calibration_text
 
@@ -126,6 +127,36 @@ def test_true_differences_are_found():
 def test_the_same_over_many_studies(world):
     found = simulated.rates(world, simulated.plan(6), 2000)
     assert found.false <= 0.06 and found.covered >= 0.95
+
+
+def _directly(runs, without):
+    """Each arm's least loss by one dense least-squares problem with a column a seed."""
+    rows = [(i, run, run.rate) for i, found in enumerate(runs.values()) for run in found if run.seed != without]
+    seeds, count = sorted({run.seed for _, run, _ in rows}), len(runs)
+    design, loss = np.zeros((len(rows), 2 * count + 1 + len(seeds))), np.zeros(len(rows))
+    for row, (i, run, place) in enumerate(rows):
+        weight = sum(r.seed == run.seed for r in list(runs.values())[i]) ** -0.5
+        design[row, [i, count + i, 2 * count, 2 * count + 1 + seeds.index(run.seed)]] = 1, place, place**2, 1
+        design[row] *= weight
+        loss[row] = weight * run.loss
+    fitted = np.linalg.lstsq(design, loss, rcond=None)[0]
+    level, line, bend = fitted[:count], fitted[count:2 * count], fitted[2 * count]
+    place = np.clip(-line / (2 * bend), -0.5, 0.5)
+    return dict(zip(runs, level + line * place + bend * place**2, strict=True))
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.integers(4, 12))
+@settings(max_examples=60, deadline=None)
+def test_eliminating_the_seeds_is_the_whole_least_squares_problem(seed, arms, seeds):
+    noise = np.random.default_rng(seed)
+    runs = {f"a{i}": [Run(s, 0.0, float(2 + 0.1 * noise.normal()), True) for s in range(seeds)]
+            + [Run(s, x, float(2 + 0.05 * (x - 0.1 * i) ** 2 + 0.01 * noise.normal()), False)
+               for s in (100, 101) for x in (-1.0, 0.0, 1.0)] for i in range(arms)}
+    fit = Fit(runs)
+    for made, without in zip((fit.whole, *fit.left_out), (None, *range(seeds), 100, 101), strict=True):
+        wanted = _directly(runs, without)
+        for arm in runs:
+            assert made[arm] - made["a0"] == pytest.approx(wanted[arm] - wanted["a0"], abs=1e-9)
 
 
 def test_the_page_quotes_the_recorded_simulation():

@@ -17,6 +17,7 @@ import numpy as np
 from nonlin.study.statistics import Effect, effect_of
 
 _REACH = 0.5  # grid steps from an arm's judged rate to its vertex, at most: the judged rate is a vertex within as much
+_SINGULAR = 1e-10  # of the largest singular value: below it a column has no estimate, and its effect is zero
 _CURVED = 3  # rates of one arm that show a curvature
 
 
@@ -81,10 +82,12 @@ def _key(run: Run) -> tuple[int, float, float]:
 
 
 class _Model:
-    """The least-squares fit; its columns: level and linear term by arm, the curvature, effects of seeds.
+    """The least-squares fit of a level and a linear term by arm, one curvature, and an effect of each seed.
 
-    Only differences of levels are used: a constant that levels and seeds could share does not matter. A seed counts
-    once in each arm, however many rates it was run at: runs of one seed and arm are nearly copies of each other.
+    The seeds' effects are eliminated first: the normal equations of the others are a sum over seeds, of which one is
+    taken away to leave a seed out. So the cost grows with the number of runs alone. Only differences of levels are
+    used: a constant that levels and seeds could share does not matter. A seed counts once in each arm, however many
+    rates it was run at: runs of one seed and arm are nearly copies of each other.
     """
 
     def __init__(self, runs: Mapping[str, Sequence[Run]]):
@@ -97,31 +100,38 @@ class _Model:
         # No run says how an arm trains beyond its own rates: next to a rate at which it diverges, it is not credited.
         self.low = np.array([max(-_REACH, min(places[arm])) for arm in runs])
         self.high = np.array([min(_REACH, max(places[arm])) for arm in runs])
-        self.seeds = sorted({run.seed for _, run, _ in rows})
         self._judged = {run.seed for _, run, _ in rows if run.judged}
-        self.seed = np.array([run.seed for _, run, _ in rows])
-        self.loss = np.array([run.loss for _, run, _ in rows])
-        count, at = len(self.arms), Counter((i, run.seed) for i, run, _ in rows)
-        weight = np.array([at[i, run.seed] ** -0.5 for i, run, _ in rows])
-        self.design = np.zeros((len(rows), 2 * count + len(self.seeds)))
+        at = Counter((i, run.seed) for i, run, _ in rows)
+        by_seed: dict[int, list[tuple[int, Run, float]]] = {}
+        for row in rows:
+            by_seed.setdefault(row[1].seed, []).append(row)
+        self.parts = {seed: self._part(by_seed[seed], at) for seed in sorted(by_seed)}
+        self.whole = sum(self.parts.values(), start=np.zeros_like(next(iter(self.parts.values()))))
+
+    def _part(self, rows: Sequence[tuple[int, Run, float]], at: Mapping[tuple[int, int], int]) -> np.ndarray:
+        """Return a seed's part of the normal equations, [left side | right side], its own effect eliminated."""
+        count = len(self.arms)
+        weights = np.array([1 / at[i, run.seed] for i, run, _ in rows])
+        design = np.zeros((len(rows), 2 * count + 2))  # the last column is the loss
         for row, (i, run, place) in enumerate(rows):
-            self.design[row, i], self.design[row, count + i], self.design[row, 2 * count] = 1.0, place, place**2
-            for column, seed in enumerate(self.seeds[1:], 2 * count + 1):
-                self.design[row, column] = float(run.seed == seed)
-        self.design, self.loss = self.design * weight[:, None], self.loss * weight
+            design[row, i], design[row, count + i], design[row, 2 * count:] = 1.0, place, (place**2, run.loss)
+        design -= weights @ design / weights.sum()
+        return design[:, :-1].T @ (design * weights[:, None])
 
     def clusters(self) -> list[int]:
         """The seeds to leave out one by one; a lone tuning seed stays, since without it no linear term is known."""
-        tuning = [seed for seed in self.seeds if seed not in self._judged]
-        return [seed for seed in self.seeds if seed in self._judged or len(tuning) > 1]
+        tuning = [seed for seed in self.parts if seed not in self._judged]
+        return [seed for seed in self.parts if seed in self._judged or len(tuning) > 1]
 
     def minima(self, without: int | None) -> dict[str, float]:
         """Return each arm's least loss, fitted without the runs of one seed."""
-        kept = self.seed != without
-        design, count = self.design[kept], len(self.arms)
-        used = np.flatnonzero(design.any(0))  # columns without a number have no estimate: their effect is zero
-        fitted = np.zeros(design.shape[1])
-        fitted[used] = np.linalg.lstsq(design[:, used], self.loss[kept], rcond=None)[0]
+        if without is None:
+            equations = self.whole
+        else:  # summed anew: a difference of sums would leave their rounding where nothing else is left
+            equations = sum((part for seed, part in self.parts.items() if seed != without),
+                            start=np.zeros_like(self.whole))
+        count = len(self.arms)
+        fitted = np.linalg.lstsq(equations[:, :-1], equations[:, -1], rcond=_SINGULAR)[0]
         bend = fitted[2 * count]
         lines = fitted[count:2 * count]
         places = np.clip(-lines / (2 * bend), self.low, self.high) if bend > 0 else np.zeros(count)
