@@ -36,15 +36,16 @@ def gradients(model):
     return [getattr(p.grad, "full_tensor", lambda p=p: p.grad)() for p in model.parameters()]
 
 
-with joined() as rank:
-    reaches = [{0}, {0, 1}]
-    torch.manual_seed(0)
-    alone = Experts()
-    sum(alone(reached) / 2 for reached in reaches).backward()
-    for strategy in ("ddp", "fsdp"):
+if __name__ == "__main__":
+    with joined() as rank:
+        reaches = [{0}, {0, 1}]
         torch.manual_seed(0)
-        model, devices = Experts(), SeveralDevices(strategy, 2)
-        devices.wrap(model)
-        devices.wrapped(reaches[rank]).backward()
-        for ours, theirs in zip(gradients(model), gradients(alone), strict=True):
-            torch.testing.assert_close(ours, theirs)
+        alone = Experts()
+        sum(alone(reached) / 2 for reached in reaches).backward()
+        for strategy in ("ddp", "fsdp"):
+            torch.manual_seed(0)
+            model, devices = Experts(), SeveralDevices(strategy, 2)
+            devices.wrap(model)
+            devices.wrapped(reaches[rank]).backward()
+            for ours, theirs in zip(gradients(model), gradients(alone), strict=True):
+                torch.testing.assert_close(ours, theirs)

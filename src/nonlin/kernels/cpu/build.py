@@ -33,8 +33,8 @@ ISAS = {"portable": (), "avx2": _AVX2, "avx512": _AVX512, "avx512bf16": (*_AVX51
 """Instruction sets of the catalog's kernels on x86, with their compiler flags."""
 FAILURES = (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired)
 
-SECONDS = 120.0
-"""The time limit of a compiler for one library; ours takes some seconds."""
+SECONDS = 600.0
+"""The time limit of a compiler for one library; ours takes some seconds, and beside other work minutes."""
 
 
 def cache_folder() -> Path:
