@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from nonlin import numbers
+
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 
@@ -29,9 +31,10 @@ def test_a_result_table_is_its_record(document, heading, record):
     arms = {arm["name"]: arm for arm in json.loads((RECORDS / record).read_text())["arms"]}
     rows = _rows((ROOT / document).read_text(), heading)
     assert {row[0] for row in rows} == set(arms)
-    for name, bits, difference, interval, verdict, *_ in rows:
+    for name, bits, difference, interval, verdict, rate, dead in rows:
         arm = arms[name]
         assert verdict == arm["verdict"] and bits == f"{arm['bits_per_byte']:.3f}"
+        assert (rate, dead) == (numbers.number(arm["learning_rate"], ".3g"), numbers.number(arm["dead_share"], ".1%"))
         if arm["difference"]:
             low, high = (_number(part) for part in interval.split("…"))
             found = arm["difference"]
@@ -39,12 +42,12 @@ def test_a_result_table_is_its_record(document, heading, record):
                 [found["mean"], found["low"], found["high"]], abs=5.1e-4)
 
 
-@pytest.mark.parametrize(("document", "heading", "numbers"), [
+@pytest.mark.parametrize(("document", "heading", "shown"), [
     ("docs/claims.md", "## One run", range(1, 14)), ("README.md", "**Doubt.**", (1, 3, 10))])
-def test_a_table_of_claims_is_the_record(document, heading, numbers):
+def test_a_table_of_claims_is_the_record(document, heading, shown):
     claims = {c["number"]: c for c in json.loads((RECORDS / "claims.json").read_text())["claims"]}
     rows = _rows((ROOT / document).read_text(), heading)
-    assert [int(number) for number, *_ in rows] == list(numbers) and list(claims) == list(range(1, 14))
+    assert [int(number) for number, *_ in rows] == list(shown) and list(claims) == list(range(1, 14))
     for number, statement, verdict, found in rows:
         claim = claims[int(number)]
         said = claim["verdict"] + (f" on {claim['on']}" if claim["on"] else "")

@@ -59,3 +59,24 @@ def test_every_exception_has_a_reason_and_a_file():
 def test_the_project_uses_no_banned_word():
     banned, allowed, paths = words.load()
     assert [str(hit) for file in words.files(paths) for hit in words.look(file, banned, allowed)] == []
+
+
+@pytest.mark.parametrize(("text", "counts"), [
+    ("one " * 25 + ".", []), ("one " * 26 + ".", [26]), ("one " * 20 + ". " + "one " * 20 + ".", []),
+    ("one " * 20 + "(" + "aside " * 9 + "(deep)).", []), ("one " * 20 + "`a`, `b`, `c` and `d`, `e`; `f` or `g`.", []),
+    ("one " * 20 + "0.63 → 0.51, 1.42 → 0.88 and 7 × 9 = 63.", []),
+    ("* " + "one " * 20 + "\n* " + "one " * 20 + "\n\n" + "one " * 20, []), ("| " + "one " * 40 + "|", []),
+    ("# " + "one " * 40, []), ("```text\n" + "one " * 40 + "\n```", []), ("**Why.** " + "one " * 25 + ".", []),
+    ("[" + "one " * 14 + "](a.md) and " + "one " * 11 + ".", [26]),
+    ("Narang et al. " + "one " * 25 + ".", [28]), ("at m = 3. " + "one " * 24 + ".", []),
+    ("one " * 13 + "\n" + "one " * 13 + ".", [26])])
+def test_sentences_are_counted(text, counts, tmp_path):
+    (tmp_path / "a.md").write_text(text + "\n")
+    (tmp_path / "a.py").write_text(f'def f():\n    """{text}\n\n    >>> f()\n    {"one " * 40}\n    """\n')
+    for name in ("a.md", "a.py"):
+        found = words.look_for_length(tmp_path / name, tmp_path)
+        assert [int(hit.use.split()[0]) for hit in found] == counts, name
+
+
+def test_no_sentence_is_longer_than_25_words():
+    assert [str(hit) for file in words.files(words.measured()) for hit in words.look_for_length(file)] == []

@@ -1,9 +1,12 @@
-"""Look for words that the project does not use: ``python tools/words.py [PATH ...]``; exit status 1 if there are any.
+"""Look for words that the project does not use, and for long sentences: ``python tools/words.py [PATH ...]``.
 
-``--table`` prints the list as docs/glossary.md shows it.
+The exit status is 1 if there are any. ``--table`` prints the list of words as docs/glossary.md shows it.
 
 Reads prose alone: Markdown outside code; Python's docstrings, comments and texts of three words or more; comments of
 C++ and JavaScript; the text of HTML pages. The list and its exceptions are in ``tools/words.toml``.
+
+Sentences have at most 25 words in Markdown and in docstrings. Headings, tables, blocks of code, addresses and figures
+do not count, nor do asides in brackets. Several names of code in a row count as one word.
 """
 
 import ast
@@ -24,6 +27,13 @@ _LINK = re.compile(r"\]\([^)]*\)")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 _MARKUP = re.compile(r"<script.*?</script>|<style.*?</style>|\{[%{#].*?[%}#]\}|<[^>]*>", re.DOTALL)
 _EXAMPLE = re.compile(r"^\s*(>>>|\.\.\.) .*$", re.MULTILINE)
+MOST = 25  # words of a sentence
+_LINE = re.compile(r"[|#<]|!\[")  # begins what is no sentence
+_ITEM = re.compile(r"^([-*+]|\d+\.)\s+|^\[\^\w+\]:\s*")
+_ASIDE = re.compile(r"\([^()]*\)|\[[^\[\]]*\]\(")
+_NAMES = re.compile("\ue000(?:(?:[\\s,;/→|]|and|or)+\ue000)+")
+_STOP = re.compile(r"(?<!\bal)(?<!\b[A-Z])[.!?][*_”\"]*(?:\s+|$)")
+_SESSION = re.compile(r"^[ \t]*>>> .*?(?=^[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _C = {".cpp", ".h", ".js", ".css"}
 
 
@@ -121,6 +131,60 @@ def prose(path: Path) -> Iterator[tuple[int, str]]:
         yield 1, blank(text, _MARKUP)
 
 
+def blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of each paragraph and list item of Markdown or of a docstring, on one line."""
+    for pattern in (_FENCE, _SESSION):
+        text = blank(text, pattern)
+    first, lines = 0, []
+    for at, line in enumerate([*text.split("\n"), ""], 1):
+        said = line.strip()
+        if lines and (not said or _LINE.match(said) or _ITEM.match(said)):
+            yield first, " ".join(lines)
+            lines = []
+        if said and not _LINE.match(said):
+            first = first if lines else at
+            lines.append(_ITEM.sub("", said, count=1) if not lines else said)
+
+
+def long_sentences(text: str, most: int = MOST) -> Iterator[tuple[int, int, str]]:
+    """Yield (line, words, sentence) of each sentence that has more words.
+
+    >>> [count for _, count, _ in long_sentences("It is `a`, `b` and `c` (as ever, always). Two are 2.5.", most=1)]
+    [3, 2]
+    """
+    for line, block in blocks(text):
+        plain = _CODE.sub("\ue000", re.sub(r"\]\([^)]*\)", "]", block))
+        while plain != (plain := _ASIDE.sub("", plain)):
+            pass
+        for sentence in _STOP.split(_NAMES.sub("\ue000", plain)):
+            count = sum(bool(re.search("[^\\W\\d_]|\ue000", word)) for word in sentence.split())
+            if count > most:
+                yield line, count, sentence
+
+
+def docstrings(source: str) -> Iterator[tuple[int, str]]:
+    """Yield (line, text) of each docstring of a module."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0].value if node.body and isinstance(node.body[0], ast.Expr) else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.lineno, first.value
+
+
+def look_for_length(path: Path, root: Path = ROOT) -> list[Found]:
+    """Return the sentences of a file that are too long."""
+    text = path.read_text(encoding="utf-8")
+    pieces = list(docstrings(text)) if path.suffix == ".py" else [(1, text)] if path.suffix == ".md" else []
+    return [Found(path.relative_to(root).as_posix(), first + line - 1, sentence.strip()[:90].replace("\ue000", "`…`"),
+                  f"{count} words: split it")
+            for first, piece in pieces for line, count, sentence in long_sentences(piece)]
+
+
+def measured(path: Path = LIST) -> list[str]:
+    """Return the paths whose sentences are counted."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))["sentences"]
+
+
 def load(path: Path = LIST) -> tuple[list[Word], list[dict], list[str]]:
     """Return the banned words, the exceptions and the paths to check."""
     read = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -174,6 +238,7 @@ def main(arguments: list[str]) -> int:
         print(table(words), end="")
         return 0
     found = [hit for file in files(arguments or paths) for hit in look(file, words, allowed)]
+    found += [hit for file in files(arguments or measured()) for hit in look_for_length(file)]
     for hit in found:
         print(hit)
     return 1 if found else 0

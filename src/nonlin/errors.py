@@ -27,6 +27,11 @@ class Interrupted(KeyboardInterrupt):
         self.found = found
 
 
+def stopped_in(directory: object, found: Any) -> Interrupted:
+    """Return the interruption of work whose finished runs lie in a folder; ``found`` is its result so far."""
+    return Interrupted(f"Stopped; every finished run is kept in {directory}. The same call continues.", found)
+
+
 def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     """Return the one message form.
 

@@ -4,33 +4,49 @@ import math
 import re
 from collections.abc import Iterable
 
-_MINUS = re.compile(r"(?<![\w)\]^.−-])-(?=\d|\.\d|∞)")
-_EXPONENT = re.compile(r"(?<=\d)e([-+])0*(\d+)(?!\w)")
+_MINUS = re.compile(r"(?<![\w)\]^.−-])-(?=\d|\.\d|∞)|(?<=\w )-(?= \w)")
+_EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?)0*(\d+)(?!\w)")
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 _PERCENT = re.compile(r"(?<=\d)%(?!\w)")
 
 
 def typeset(text: str) -> str:
-    """Return a sentence with its numbers' signs and units set: −1 for -1, 95 % for 95%, 1e−5 for 1e-05.
+    """Return a sentence with its numbers' signs and units set: −1 for -1, 95 % for 95%, 10⁻⁵ for 1e-05.
 
     Not for formulas or commands, which are to be copied.
 
-    >>> typeset("between -1.5 and +2 (95% of them); SHA-256, 1e-05, x-1")
-    'between −1.5 and +2 (95 % of them); SHA-256, 1e−5, x-1'
+    >>> typeset("between -1.5 and +2 (95% of them); SHA-256, 1e-05, -2.5e+06, x-1")
+    'between −1.5 and +2 (95 % of them); SHA-256, 10⁻⁵, −2.5 × 10⁶, x-1'
     """
-    text = _EXPONENT.sub(lambda found: f"e{'−' if found[1] == '-' else ''}{found[2]}", text)
+    text = _EXPONENT.sub(_power, text)
     return _PERCENT.sub(" %", _MINUS.sub("−", text))
+
+
+def _power(found: re.Match[str]) -> str:
+    front, sign, power = found.groups()
+    raised = "10" + (sign.replace("+", "") + power).translate(_RAISED)
+    return raised if front == "1" else f"{front} × {raised}"
 
 
 def number(value: float | None, form: str = "") -> str:
     """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
 
     >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g"), number(-0.25, "+.1%"), number(2e-5, ".1e")
-    ('0.50', '–', '3,070', '−25.0 %', '2.0e−5')
+    ('0.50', '–', '3,070', '−25.0 %', '2.0 × 10⁻⁵')
     """
     if value is None:
         return "–"
     text = format(value, form)
     return typeset(f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text)
+
+
+def counted(count: int, one: str, more: str = "") -> str:
+    """Return a number of things in words, the thing in the singular where it is one.
+
+    >>> counted(1, "run"), counted(1200, "run"), counted(2, "process", "processes")
+    ('1 run', '1,200 runs', '2 processes')
+    """
+    return f"{count:,} {one if count == 1 else more or one + 's'}"
 
 
 def percent(share: float) -> str:

@@ -17,6 +17,7 @@ from nonlin.report import style
 from nonlin.study import defaults, make_plan
 from nonlin.training.trunks import Trunks
 from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.words import not_set
 from tests.test_schemas import exactly
 
 SIZES = [12e3, 25e3, 40e3, 70e3]
@@ -99,6 +100,7 @@ def test_every_rung_is_a_study_with_its_page(finished):
         assert study.status == "complete", name
         assert (study.directory / "report.html").exists() and (study.directory / "data" / "dataset.json").exists()
     page = finished.report.read_text()
+    assert not_set(page) == []
     assert "Was it right?" in page and "To know more" in page and page.count("<svg") == 4
     assert all(f"rungs/{row['folder']}/report.html" in page for row in finished.plan.rungs)
 

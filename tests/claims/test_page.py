@@ -13,6 +13,7 @@ from nonlin.claims.page import build
 from nonlin.report.glossary import TERMS, Glossary
 from tests.claims import planted
 from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.words import not_set
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "records" / "claims.json"
 SHOWN = (1, 4, 8, 13)
@@ -119,5 +120,5 @@ def test_every_axis_has_two_labelled_ticks(page, width):
         assert len(found) == 6 and all(min(counts) >= 2 for counts in found), found
 
 
-def test_it_is_small(page):
-    assert len(page.read_bytes()) < 1_500_000
+def test_it_is_small_and_its_numbers_are_set_alike(page):
+    assert len(page.read_bytes()) < 1_500_000 and not_set(page.read_text()) == []

@@ -12,6 +12,7 @@ from nonlin.functions import define, get, names
 from nonlin.functions.numeric import numeric
 from nonlin.report import explorer
 from tests.report.headless import NEEDS_CHROMIUM, opened
+from tests.report.words import value
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -25,7 +26,7 @@ def cells(tab):
     """{activation: [value, derivative, second derivative]} of the readout."""
     rows = tab.locator(".x-readout tbody tr").all()
     text = [[cell.inner_text() for cell in row.locator("th, td").all()] for row in rows]
-    return {row[0]: [float(t.replace("−", "-")) for t in row[1:]] for row in text}
+    return {row[0]: [value(t) for t in row[1:]] for row in text}
 
 
 def curve(tab, name, order="value"):

@@ -129,7 +129,7 @@ def test_costs_that_are_equal_are_a_sentence(study):
 
 def test_numbers_are_set_alike():
     assert typeset("-0.5, (-3), 5–-2; 12%; x-1; a-b; 2026-11-25; 1e-07; +1.2e+06") == (
-        "−0.5, (−3), 5–−2; 12 %; x-1; a-b; 2026-11-25; 1e−7; +1.2e6")
+        "−0.5, (−3), 5–−2; 12 %; x-1; a-b; 2026-11-25; 10⁻⁷; +1.2 × 10⁶")
     assert number(-0.031, ".1%") == "−3.1 %" and parts(1 / 3_057_494) == "one part in 3,100,000"
     assert places([0.0123]) == 3 and places([5.0]) == 1 and places([140.0]) == 0
 

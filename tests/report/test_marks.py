@@ -1,12 +1,16 @@
 """A drawing's marks as numbers: places, colours, words, and what of a drawing is none of its marks."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from nonlin.report import marks, style
-from nonlin.report.palette import OWN, SLOTS
+from nonlin.report import figures, marks, style
+from nonlin.report.palette import OWN, SLOTS, paint, variables
+from nonlin.report.records import Study
 from nonlin.report.style import INK, MUTED
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -60,3 +64,22 @@ def test_a_slot_of_its_own_gives_its_name(figure):
     made = json.loads(str(marks.data({"f": [panel], "g": []}, {"mine": OWN["relu"], "other": 3})))
     assert made["arms"] == [{"name": "mine", "slot": OWN["relu"]}] and list(made["figures"]) == ["f"]
     assert marks.data({"g": []}, {}) is None
+
+
+def test_twenty_activations_have_colours_and_switches_of_their_own():
+    record = json.loads((ROOT / "benchmarks" / "records" / "default-study.json").read_text())
+    names = ["gelu", *(f"mine_{i}" for i in range(19))]
+    arms = [record["arms"][0] | {"name": name, "timing": {"tokens_per_second": 9e3 + 500 * i, "peak_memory_bytes": 0}}
+            for i, name in enumerate(names)]
+    study = Study(record | {"arms": arms}, arms, [])
+    slots = {name: made.slot for name, made in paint(figures.names(study)).items()}
+    assert list(slots) == names and len(set(slots.values())) == 20
+    with style.settings():
+        drawn = figures.costs(study)
+        style._svg(drawn, "costs", "none")
+    (panel,) = marks.panels(drawn, marks.names_of(slots))
+    rows = dict(panel["y"]["names"])
+    assert {rows[sum(mark["y"]) / 2]: mark["arm"] for mark in panel["marks"]} == {name: name for name in names}
+    assert all(slots[mark["arm"]] == mark["slot"] for mark in panel["marks"])
+    svg = style.inline_svg(drawn, "costs", "Speed")
+    assert all(f"var(--c{slot})" in svg and f"--c{slot}:#" in variables(slots) for slot in slots.values())

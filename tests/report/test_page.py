@@ -18,6 +18,7 @@ from nonlin.report.figures import FIGURES
 from nonlin.report.records import read
 from nonlin.report.tables import TABLES
 from nonlin.study import load
+from tests.report.words import not_set
 from tests.study import studies
 
 VOID = {"meta", "link", "br", "img", "path", "use"}
@@ -213,6 +214,12 @@ def test_what_cannot_be_built_is_said(tmp_path, folder):
     (copy / "results.json").write_text('{"arms": [')
     with pytest.raises(UserError, match=r"results\.json"):
         build(copy)
+
+
+def test_numbers_are_set_alike(folder, full):
+    assert len(not_set("<p>-1</p>\n<p>5%</p>\n<p>1e-05</p><code>-2</code>\n<p>a - b, −3, 5 %, 10⁻⁵, SHA-256</p>")) == 4
+    for study in (folder, full):
+        assert not_set((study / "report.html").read_text()) == []
 
 
 def test_every_way_to_match_has_its_words():

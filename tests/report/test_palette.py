@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nonlin.functions import names
-from nonlin.report.palette import OWN, SLOTS, hidden, middle, paint
+from nonlin.report.palette import OWN, SLOTS, hidden, middle, paint, slot_of
 
 DEFAULT = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")
 PAPER = ("#ffffff", "#111418")
@@ -92,7 +92,13 @@ def test_a_colour_belongs_to_an_activation_whatever_stands_beside():
             assert name not in OWN or made.slot == OWN[name]
     for shown in (["mine", "yours", *DEFAULT], ["relu_squared", "x", "y", "z", "u"]):
         assert len({made.slot for made in paint(shown).values()}) == len(shown)
-    assert len(paint([f"f{i}" for i in range(40)])) == 40
+    many = paint([*OWN, *(f"f{i}" for i in range(40))]).values()
+    for what in ("slot", "light", "dark"):
+        assert len({getattr(made, what) for made in many}) == len(OWN) + 40  # none shares another's
+    for made in many:
+        for dark, colour in enumerate((made.light, made.dark)):
+            low, high = sorted((XYZ[1] @ linear(PAPER[dark]), XYZ[1] @ linear(colour)))
+            assert (high + 0.05) / (low + 0.05) > 3 and slot_of(made.light) == made.slot
 
 
 def test_lines_that_lie_on_others_are_found():

@@ -17,8 +17,8 @@ from typing import Any
 import sympy
 
 from nonlin.calls.arguments import Asked
-from nonlin.calls.comparison import changes, environment_of, requested
-from nonlin.errors import Interrupted, UserError, rule, unknown_name
+from nonlin.calls.comparison import changes, measured, requested
+from nonlin.errors import UserError, rule, stopped_in, unknown_name
 from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.functions import Definition, define, get
 from nonlin.functions.grammar import write
@@ -26,7 +26,7 @@ from nonlin.numbers import number
 from nonlin.progress import listener
 from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
-from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.study.engines.opening import open_engine
 from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
 
 _FILE = "calibration.json"
@@ -103,8 +103,7 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, streams: s
                 with shown:
                     results = finite(run_study(plan, store, opened, shown, environment))
                 if results["status"] == "interrupted":
-                    raise Interrupted(f"Stopped; every finished run is kept in {root.directory}. The same call "
-                                      "continues.", None)
+                    raise stopped_in(root.directory, None)
             found.append(results)
     made = summary(root.directory, found, request)
     write_json(root.directory / _FILE, made.as_dict() | {"plan": plan.as_dict(), "environment": environment})
@@ -125,10 +124,7 @@ def _measured(root: Store, request: Request, engine: Engine, environment: Mappin
                             "folder with --out, or give the command that began it.")
         engine.fit(kept["machine"]["device"], environment, kept["memory_bytes"])
         return kept["machine"], kept["speeds"], kept["steps"]
-    first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
-    machine = choose_machine(engine, first, environment, parallel, request.precision)
-    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
-    machine |= {"made_on": environment_of(environment)}
+    machine, speeds = measured(request, engine, environment, parallel)
     steps = make_plan(request, speeds, machine, engine.total()).training["judge_steps"]
     memory = max(speed.get("peak_memory_bytes", 0) for speed in speeds.values()) or None
     write_json(path, {"request": asked, "machine": machine, "speeds": speeds, "steps": steps, "memory_bytes": memory})

@@ -16,7 +16,7 @@ from nonlin.calls import own_model
 from nonlin.calls.arguments import Activations, Asked, Data
 from nonlin.calls.study import Study, best_trial
 from nonlin.data import Sources, intact
-from nonlin.errors import Interrupted, NonlinError, UserError
+from nonlin.errors import NonlinError, UserError, stopped_in
 from nonlin.files import finite, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
@@ -264,8 +264,7 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
         folder = StudyFolder(store.directory, plan, results)
         Study(folder).write_runs()
         if results["status"] == "interrupted":
-            raise Interrupted(f"Stopped; every finished run is kept in {store.directory}. The same call continues.",
-                              Study(folder))
+            raise stopped_in(store.directory, Study(folder))
     with ProcessEngine(store.directory / "data") as here:  # the models lie here, wherever they were trained
         return Study(folder, finish(folder, here))
 
@@ -285,15 +284,20 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     if not environment["compiler"] and not environment["native_engine"]:
         say("No C++ compiler is here: torch trains the models, which is slower. `nonlin doctor` says how to get one.")
     say("Measuring this machine …")
-    arm = request.arms[0]
-    first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[arm.name]
-    machine = choose_machine(engine, first, environment, parallel, request.precision, request.steps)
-    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
-    machine |= {"made_on": environment_of(environment)}
+    machine, speeds = measured(request, engine, environment, parallel)
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)
     store.create(plan)
     say(plan.describe())
     return plan
+
+
+def measured(request: Request, engine: Engine, environment: Mapping[str, Any], parallel: str
+             ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings to train with on this engine, and each arm's speed with them."""
+    first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
+    machine = choose_machine(engine, first, environment, parallel, request.precision, request.steps)
+    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
+    return machine | {"made_on": environment_of(environment)}, speeds
 
 
 def environment_of(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -322,7 +326,7 @@ def finish(folder: StudyFolder, engine: ProcessEngine) -> dict[str, str]:
     key = trials[results["winner"]]
     if key:
         made["Model"] = _export(folder.directory, key, engine)
-    made["Report"] = str(build(folder.directory))
+    made["Report"] = str(build(folder))
     return made
 
 

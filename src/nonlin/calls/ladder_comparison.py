@@ -17,7 +17,7 @@ from nonlin.advice.sizes import parse_size
 from nonlin.calls.arguments import Activations, Asked
 from nonlin.calls.comparison import changes, environment_of, prepare_again, requested
 from nonlin.calls.ladder import Ladder, ladder_of, transfer_of
-from nonlin.errors import Interrupted, UserError, rule
+from nonlin.errors import UserError, rule, stopped_in
 from nonlin.files import finite, write_json
 from nonlin.functions import get
 from nonlin.ladder import design, folder, forecast, plan, results
@@ -28,6 +28,7 @@ from nonlin.ladder.points import Finished
 from nonlin.ladder.rates import Rule
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
+from nonlin.numbers import counted
 from nonlin.progress import Progress, listener
 from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask
@@ -240,8 +241,8 @@ def described(made: LadderPlan, workers: int) -> str:
         f"carried by the rule {made.transfer['name']}.",
         *design.describe(rungs, settings, seconds, len(made.arms), workers, made.data),
         f"Rule: {made.rule['text']}",
-        f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, {workers} "
-        "runs at a time."])
+        f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, "
+        f"{counted(workers, 'run')} at a time."])
 
 
 def _of_rung(whole: Request, one: Rung, settings: Settings, rates: Mapping[str, float] | None,
@@ -306,8 +307,7 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
     with words:
         found = finite(run_study(study, store, engine, words, environment, _trunks(there, one)))
     if found["status"] == "interrupted":
-        raise Interrupted(f"Stopped; every finished run is kept in {there.directory}. The same call continues.",
-                          _finish(there))
+        raise stopped_in(there.directory, _finish(there))
     _page(directory)
     return found
 

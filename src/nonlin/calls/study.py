@@ -147,7 +147,7 @@ class Study:
         """
         from nonlin.report import paper
 
-        return paper.write(self.directory, inches)
+        return paper.write(self.folder, inches)
 
     def best_trial(self, name: str) -> str:
         """Return the hash of an arm's judged run of least loss; UserError where it has none."""
@@ -211,7 +211,7 @@ class Study:
         from nonlin.report import build
 
         path = self.directory / "report.html"
-        return path if path.exists() else build(self.directory)
+        return path if path.exists() else build(self.folder)
 
     def open_report(self) -> Path:
         """Open the page in the browser, and return its path."""

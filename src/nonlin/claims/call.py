@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nonlin.errors import Interrupted, UserError, rule
+from nonlin.errors import UserError, rule, stopped_in
 
 if TYPE_CHECKING:
     from nonlin.claims.definition import Claim
@@ -120,7 +120,7 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
     build(store.directory, results)
     found = Claims(store.directory, tuple(claim.number for claim in claims), finite(results))
     if results["status"] == "interrupted":
-        raise Interrupted(f"Stopped; every finished run is kept in {store.directory}. The same call continues.", found)
+        raise stopped_in(store.directory, found)
     return found
 
 

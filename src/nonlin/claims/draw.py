@@ -1,5 +1,6 @@
 """Drawings that several claims share: intervals by row, and values by column."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,19 @@ def plain_log(axes: Axes, which: str = "both") -> None:
             scale("log")
             axis.set_major_formatter(FuncFormatter(lambda v, _: number(v, "g")))
             axis.set_minor_formatter(NullFormatter())
+
+
+def apart(places: Sequence[float], gap: float) -> list[float]:
+    """Return the places of labels, moved up as little as keeps them so far apart, in their order.
+
+    >>> apart([0.2, 0.1, 0.12, 0.11], 0.05)
+    [0.25, 0.1, 0.2, 0.15]
+    """
+    found = list(places)
+    least = -math.inf
+    for i in sorted(range(len(found)), key=found.__getitem__):
+        found[i] = least = round(max(found[i], least + gap), 12)
+    return found
 
 
 def figure(height: float, columns: int = 1, **options: Any) -> tuple[Figure, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlin.claims.definition import Table
+from nonlin.numbers import number
 
 #: T5-base on C4, hidden widths matched by 2/3: by Shazeer (arXiv:2002.05202) after 65,536 and 524,288 steps, with the
 #: standard deviation of four runs at the first; the same by Narang et al. (arXiv:2102.11972), five runs.
@@ -22,11 +23,15 @@ def beside(ours: Mapping[str, float | None]) -> tuple[str, Table]:
     for name, (first, late, second, second_late) in T5_BASE.items():
         mine = ours.get(name)
         own = "–" if mine is None else f"{mine:.4f}"
-        less = "–" if mine is None or ours.get("gelu") is None else f"{mine - ours['gelu']:+.4f}"  # type: ignore[operator]
-        rows.append([name, f"{first[0]:.3f} ± {first[1]:.3f}", f"{first[0] - base[0][0]:+.3f}",
-                     f"{late - base[1]:+.3f}", f"{second[0] - base[2][0]:+.3f}", f"{second_late - base[3]:+.3f}",
-                     own, less])
+        less = "–" if mine is None or ours.get("gelu") is None else _less(mine, ours["gelu"], 4)
+        rows.append([name, f"{first[0]:.3f} ± {first[1]:.3f}", _less(first[0], base[0][0]), _less(late, base[1]),
+                     _less(second[0], base[2][0]), _less(second_late, base[3]), own, less])
     title = ("T5-base on C4, nats per token: Shazeer (arXiv:2002.05202) and Narang et al. (arXiv:2102.11972), as "
              "differences to GELU after 65,536 and 524,288 steps; ours in bits per byte")
-    return title, (["activation", "Shazeer, 65,536", "less GELU", "at 524,288", "Narang, less GELU", "at 524,288",
-                    "ours", "less GELU"], rows)
+    return title, (["activation", "Shazeer, 65,536", "less GELU", "less GELU at 524,288", "Narang, less GELU",
+                    "less GELU at 524,288", "ours", "less GELU"], rows)
+
+
+def _less(value: float, base: float | None, digits: int = 3) -> str:
+    """A difference with its sign; nothing for the base itself."""
+    return "–" if base is None or value == base else number(value - base, f"+.{digits}f")

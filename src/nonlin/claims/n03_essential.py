@@ -143,7 +143,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
         axes.set_title(task + (", bits per byte" if task == LANGUAGE else ", errors"))
         axes.grid(axis="x", visible=False)
         axes.margins(x=0.12)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * axes.get_ylim()[1])
         if task != LANGUAGE:
             axes.axhline(CHANCE_ERROR[task], color=draw.MUTED, lw=1, ls="--")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, ".0%")))

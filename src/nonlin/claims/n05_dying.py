@@ -145,11 +145,11 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     for name, row in measures["activations"].items():
         left.plot(rates, row["dead"][-1], color=draw.colour(name), marker=draw.marker(name), label=name)
         left.plot(rates[row["best"]], row["dead"][-1][row["best"]], "o", ms=13, mfc="none", mec=draw.colour(name))
-    for i, rate in enumerate(rates):
+    ends = list(measures["activations"]["relu"]["dead"][-1])
+    for i, (rate, place) in enumerate(zip(rates, draw.apart(ends, 0.05 * max(1.0, *ends)), strict=True)):
         values = [p[i] for p in measures["activations"]["relu"]["dead"]]
         right.plot(range(len(values)), values, color=draw.colour("relu"), alpha=0.25 + 0.75 * i / len(rates))
-        right.annotate(f"{rate:g}", (len(values) - 1, values[-1]), xytext=(4, -3), textcoords="offset points",
-                       fontsize=8)
+        right.annotate(f"{rate:g}", (len(values) - 1, place), xytext=(4, -3), textcoords="offset points", fontsize=8)
     draw.plain_log(left, "x")
     left.set_xticks(rates, [f"{r:g}" for r in rates])
     left.set_xlabel("learning rate   (circle: the best one)")

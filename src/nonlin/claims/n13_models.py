@@ -142,7 +142,7 @@ def figure(measures: Mapping[str, Any]) -> Figure:
     axes.set_xticks([10.0 ** e for e in range(-18, 1, 3)])
     axes.axvline(SAME, color=draw.MUTED, lw=1, ls="--")
     axes.set_yticks(range(len(rows)), list(rows))
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel("largest difference of the block's output, relative")
     return made
 

@@ -11,7 +11,7 @@ from nonlin.claims.everything import all_claims
 from nonlin.claims.lessons import lesson
 from nonlin.files import finite, printable, write_atomically, writing
 from nonlin.numbers import typeset
-from nonlin.report.explorer import environment, with_its_scripts
+from nonlin.report.explorer import environment, unbroken, with_its_scripts
 from nonlin.report.glossary import Glossary
 from nonlin.report.marks import Drawings
 from nonlin.report.palette import OWN
@@ -33,7 +33,7 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     words, rows = Glossary(), finite(results)["claims"]
     drawings = Drawings(OWN)
     # What was not asked for is not announced: a claim stands on the page when it has run.
-    sections = [{"claim": known[row["number"]], "row": row, "lesson": typeset(lesson(row)),
+    sections = [{"claim": known[row["number"]], "row": row, "lesson": unbroken(lesson(row)),
                  **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target, drawings)}
                 for row in rows if row["verdict"]]
     counts = Counter(row["verdict"] for row in rows if row["verdict"])
@@ -63,7 +63,7 @@ def _told(claim: Claim, row: Mapping[str, Any], words: Glossary) -> dict[str, An
     texts = {"background": claim.background, "summary": f"It depends on {row['on']}. {row['summary']}"
              if row["on"] else row["summary"], "caption": claim.caption, "tested": claim.tested, "rule": claim.rule,
              "change": claim.change}
-    return dict(zip(texts, words.mark(*map(typeset, texts.values())), strict=True))
+    return dict(zip(texts, words.mark(*map(unbroken, texts.values())), strict=True))
 
 
 def _drawn(claim: Claim, row: Mapping[str, Any], target: Path, drawings: Drawings) -> dict[str, Any]:

@@ -101,13 +101,13 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     if aa is not None and track:
         raise UserError("compare: --track must stand without --aa, whose studies are logged nowhere else. "
                         "Leave it out.")
-    if aa is not None:
-        return _calibrate(aa, out, aa_streams, engine, as_json, options)
     try:
+        if aa is not None:
+            return _calibrate(aa, out, aa_streams, engine, as_json, options)
         study = (resume_study(out, engine=engine, track=track) if resume and out is not None
                  else compare(out=out, engine=engine, track=track, **options))
     except Interrupted as stopped:
-        print_study(stopped.found, as_json, stopped=True)
+        print_study(stopped.found, as_json, stopped=True) if stopped.found is not None else say(str(stopped))
         raise click.exceptions.Exit(130) from None
     print_study(study, as_json)
 
@@ -116,13 +116,8 @@ def _calibrate(studies: int, out: Path | None, streams: str, engine: Any, as_jso
                options: dict[str, Any]) -> None:
     from nonlin.calls.arguments import Asked
     from nonlin.calls.calibration import calibrate
-    from nonlin.errors import Interrupted
 
-    try:
-        found = calibrate(Asked(**options), studies, out, streams=streams, engine=engine)
-    except Interrupted as stopped:
-        say(str(stopped))
-        raise click.exceptions.Exit(130) from None
+    found = calibrate(Asked(**options), studies, out, streams=streams, engine=engine)
     if as_json:
         print_json(found.as_dict())
     say(str(found))

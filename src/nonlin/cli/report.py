@@ -25,7 +25,7 @@ def report(directory: Path, latex: bool, inches: float, as_json: bool) -> None:
     study = load_study(directory)
     for note in study.folder.notes:
         say(f"Take care: {note}")
-    page = build(directory)
+    page = build(study.folder)
     study.write_runs()
     written = study.write_paper(inches) if latex else []
     figures = sorted(str(path) for path in (directory / "figures").glob("*.*"))

@@ -60,8 +60,9 @@ def reserved() -> set[str]:
 def parse(text: str, parameters: tuple[str, ...] = ()) -> sympy.Expr:
     """Return the expression of ``text``, over x, or over gate and up, and these learnable parameters.
 
-    Raises UserError, with the position, if the text is not a formula of the grammar, has a constant that is no real
-    number, or exceeds a limit of :mod:`nonlin.functions.limits`: its cost is counted before anything is computed.
+    Raises UserError, with the position, if the text is not a formula of the grammar or has a constant that is no real
+    number. It does so too beyond a limit of :mod:`nonlin.functions.limits`: the cost is counted before anything is
+    computed.
 
     >>> parse("x*sigmoid(2*x)")
     x*sigmoid(2*x)

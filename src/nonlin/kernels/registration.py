@@ -48,8 +48,8 @@ def register(schema: str, *, compute: Callable[..., Any], fake: Callable[..., An
 def _keeping(op: Any, fake: Callable[..., Any]) -> Callable[..., Any]:
     """Return ``fake`` that, where Inductor would refuse the operation, tells it before that to call the operation.
 
-    Inductor calls what it does not know, but where the environment variable CI is set (as most services of continuous
-    integration do) it refuses every operation with a decomposition that it has not been told of. Inductor takes
+    Inductor calls operations that it does not know. If the environment variable CI is set (as most services of
+    continuous integration do), it refuses one with a decomposition that it has not been told of. Inductor takes
     seconds to import, so it is told when it is there: it asks for the shapes of a graph before it lowers it.
     """
     def kept(*args: Any) -> Any:
@@ -67,8 +67,8 @@ def _autograd(op: Any, composed: Callable[..., Any], save: Callable[..., None], 
               jvp: Callable[..., Any] | None) -> Callable[..., Any]:
     """Return the kernel of the Autograd key, as torch's own operations have one.
 
-    It works at one level of torch.func's transforms and hands on to the next: so an operation called by its name
-    goes under ``grad``, ``jvp`` and ``functionalize`` as torch's own do.
+    It works at one level of torch.func's transforms and hands on to the next. So an operation called by its
+    name goes under ``grad``, ``jvp`` and ``functionalize`` as torch's own do.
     """
 
     def below(keyset: Any, args: Sequence[Any]) -> Any:

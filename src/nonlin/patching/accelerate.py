@@ -47,10 +47,10 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     """Let nonlin compute the model's feed-forward blocks, in place, and return a report.
 
     Each block is first proved equal to its replacement by computing. Its activation and the layout of gate and up are
-    identified. Value and gradients are compared in float64 on a copy of the first block of each kind, and the value
-    of every block in its own dtype. A block without proof is left alone, and the report gives the reason. Weights are
-    not moved: names, ``state_dict``, saving, loading, optimizers and adapters are as before; :func:`restore` undoes
-    it.
+    identified. Value and gradients are compared in float64 on a copy of the first block of each kind. The value of
+    every block is compared in its own dtype. A block without proof is left alone, and the report gives the reason.
+    Weights are not moved: names, ``state_dict``, saving, loading, optimizers and adapters are as before;
+    :func:`restore` undoes it.
 
     ``memory`` selects the tensors saved for backward; see :func:`nonlin.kernels.feed_forward`. ``run()`` runs the model
     on any input; only a module of your own with blocks that cannot be called alone needs it. Hooks and adapters (peft)

@@ -46,7 +46,7 @@ def register_with_transformers() -> list[str]:
     added as well. A name that ``transformers`` has keeps its meaning. A second call adds new names.
 
     The table belongs to this process. A checkpoint whose configuration names one of these activations loads only after
-    this call, and otherwise fails with an error that names the activation; its weights are ordinary safetensors. An
+    this call. Otherwise it fails with an error that names the activation. Its weights are ordinary safetensors. An
     activation that ``transformers`` has (relu, gelu, silu, relu2, ...) needs no registration and loads everywhere.
 
     Raises UserError if ``transformers`` is not installed.

@@ -26,8 +26,8 @@ def is_configuration(value: Any) -> bool:
 def configuration_of(model: nn.Module, name: str) -> Any:
     """Return the configuration of the sub-model that the module ``name`` lies in; None where there is none.
 
-    Of all modules around it, the innermost that has a configuration says which: the text model's in a
-    vision-language model for its text blocks, the whole model's for what joins both.
+    Of all modules around it, the innermost that has a configuration says which. In a vision-language model
+    that is the text model's for its text blocks, the whole model's for the parts that join both.
 
     >>> configuration_of(nn.Sequential(nn.Linear(2, 2)), "0")
     """

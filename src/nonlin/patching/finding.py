@@ -38,8 +38,8 @@ class Convolved:
 def find_blocks(model: nn.Module) -> list[Block]:
     """Return the model's feed-forward blocks in the order of its modules; an empty list where it has none.
 
-    A packed block's gate is taken to be the first half, and the two of a separate one are distinguished by name,
-    until :func:`nonlin.patching.identification.identify` has computed what they are.
+    A packed block's gate is taken to be the first half, and the two of a separate one are distinguished by name. That
+    lasts until :func:`nonlin.patching.identification.identify` has computed which they are.
 
     >>> block = nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4))
     >>> [(b.name, b.layout, b.dim, b.hidden, b.up.name, b.down.name) for b in find_blocks(block)]

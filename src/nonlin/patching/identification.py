@@ -51,9 +51,9 @@ class Match:
 class Identified:
     """The activations that computing finds in a block.
 
-    ``status`` "found": one activation fits; "ambiguous": several do, ``matches`` has them, the simplest first;
-    "partial": the one in ``matches`` fits while \\|gate\\| and \\|up\\| stay below ``within`` and not beyond, as when
-    a clamp is missing; "unknown": none fits, and ``reason`` says what was seen.
+    ``status`` is "found" where one activation fits. It is "ambiguous" where several do; ``matches`` has them, the
+    simplest first. It is "partial" where the one in ``matches`` fits while \\|gate\\| and \\|up\\| stay below
+    ``within`` and not beyond, as when a clamp is missing. It is "unknown" where none fits; then ``reason`` says why.
     ``block`` has gate and up where they were found to be.
     """
 

@@ -1,7 +1,7 @@
 """A model from where it lies: a Hugging Face folder, a GGUF file, nonlin's own folder, or a torch module in hand.
 
-Weights are read from safetensors and GGUF alone; nothing is unpickled, nothing is fetched, and code that a folder
-brings along runs only when asked for. A model that cannot be examined as it stands is refused, and left as it was.
+Weights are read from safetensors and GGUF alone. Nothing is unpickled, nothing is fetched. Code that a folder brings
+along runs only when asked for. A model that cannot be examined as it stands is refused, and left as it was.
 """
 
 import contextlib

@@ -86,8 +86,8 @@ def observed(model: nn.Module, replacements: Sequence[Replacement], asked: Asked
              ) -> dict[str, tuple[Tensor, str]]:
     """Return the inputs (N, D) of each block by its name, in the order of the tokens, and what they are.
 
-    They are those of the calibration; else of ``run()``; else of random token ids; else, where the model takes none,
-    rows drawn from a unit normal.
+    They are those of the calibration; else of ``run()``; else of random token ids. A model that takes none of these
+    gets rows drawn from a unit normal.
     """
     if asked.batches:
         with _recording(replacements) as rows:

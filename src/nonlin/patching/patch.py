@@ -222,8 +222,8 @@ def activate(module: nn.Module, recipe: Recipe, *products: Tensor) -> Tensor:
 def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     """Return the block's output (..., D) of x (..., D), what follows the down projection's dropout left out.
 
-    In one operation where every projection is a plain matrix product; through the projections' modules, with the
-    activation fused, where an adapter, a hook, a shard or a dropout in the middle needs them called.
+    It is one operation where every projection is a plain matrix product. It goes through the projections' modules, with
+    the activation fused, where an adapter, a hook, a shard or a dropout in the middle needs it.
     """
     gate, up, down = _projections(module, recipe)
     dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)

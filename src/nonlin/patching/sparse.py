@@ -1,7 +1,7 @@
 """``nonlin.accelerate(model, sparse=True)``: which blocks skip hidden units at few tokens, from which threshold on.
 
-Every block is given inputs of the model's own. Where the activation is zero on a set, zeros are skipped and nothing
-else; elsewhere a threshold is fitted on one part of the inputs (TEAL, arXiv:2408.14690) and its error measured on
+Every block is given inputs of the model's own. If the activation is zero on a set, zeros are skipped and nothing
+else. Elsewhere a threshold is fitted on one part of the inputs (TEAL, arXiv:2408.14690); its error is measured on
 another. Then each block is timed, dense beside sparse, on this machine.
 """
 
@@ -35,7 +35,7 @@ class Sparsity:
     """How one block computes at few tokens. ``tokens`` is the most at which it is sparse; 0: dense, for ``reason``.
 
     ``skipped`` is the share of hidden units left out of one token's product, and ``error`` the mean over tokens of
-    the output's relative error (norms), both on tokens held out; an ``exact`` block leaves out zeros alone.
+    the output's relative error (norms). Both are of tokens held out. An ``exact`` block leaves out zeros alone.
     ``ratios`` are dense time / sparse time by number of tokens, as measured here. ``copied_bytes`` is the memory of
     the copy of ``down`` by units. ``observed`` says on which inputs the share is.
     """

@@ -92,14 +92,14 @@ def swap(model: nn.Module, activation: str | Definition, *, text: str | Tensor |
     training (ReLU for sparsity, for example), and a warning says so. In a gated block a pointwise activation becomes
     the gate's, "relu" making relu(gate) * up; a gated one ("swiglu_oai") replaces the whole formula. The
     configuration follows where ``transformers`` holds the new activation (``ACT2FN``), so that a saved checkpoint
-    loads as it is; otherwise the report says what a loaded one would compute. :func:`nonlin.restore` undoes it;
+    loads as it is. Otherwise the report says what a loaded one would compute. :func:`nonlin.restore` undoes it;
     accelerated blocks stay accelerated.
 
     ``text``, with a ``tokenizer``, or token ids (N,), measures the loss of a causal model before and after, on at
     most 2,048 tokens. ``run`` is that of :func:`nonlin.accelerate`.
 
-    Raises UserError, the model untouched, where a block's activation cannot be told or separated from the rest, and
-    for a gated activation in a block without a gate.
+    Raises UserError, the model untouched, where a block's activation cannot be told or separated from the rest. It
+    does so too for a gated activation in a block without a gate.
 
     >>> from transformers import LlamaConfig, LlamaModel
     >>> model = LlamaModel(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=16, num_hidden_layers=2,

@@ -157,11 +157,11 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
 def prove(made: Replacement, sharp: bool) -> None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
 
-    In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37, if the
-    block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications allow, and a batch.
-    Gradients by the input and every parameter, and training mode, are compared too. In the block's own dtype, values
-    are compared on rows of all those sizes that the dtype holds. Beyond that nothing is proved. An exception of the
-    block is a refusal; the module is left as it was.
+    In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37. They
+    count where the block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications
+    allow, and a batch. Gradients by the input and every parameter, and training mode, are compared too. In the block's
+    own dtype, values are compared on rows of all those sizes that the dtype holds. Beyond that nothing is proved. An
+    exception of the block is a refusal; the module is left as it was.
     """
     try:
         if sharp:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 
 from nonlin.columns import Column, print_columns
@@ -38,7 +39,8 @@ def write(found: Across, path: str | Path) -> Path:
 def differences(found: Across) -> Table:
     """Each activation's difference and verdict in each study, and what they say together."""
     digits = _digits(found)
-    rows = [[row.name, *(_cell(part, digits) for part in row.parts), OUTCOMES[row.outcome],
+    rows = [[row.name, *(_cell(part, digits, study.status == "complete")
+                         for part, study in zip(row.parts, found.studies, strict=True)), OUTCOMES[row.outcome],
              number(row.spread_p_value, ".2g")] for row in found.activations]
     return ["activation", *(study.label for study in found.studies), "together", "p of equal differences"], rows
 
@@ -57,13 +59,14 @@ def _shown(found: Across) -> list[AcrossPart]:
     return [part for row in found.activations for part in row.parts if part and part.difference]
 
 
-def _cell(part: AcrossPart | None, digits: int) -> str:
+def _cell(part: AcrossPart | None, digits: int, ended: bool) -> str:
     if part is None:
         return "–"
+    verdict = part.verdict if ended else "not yet"
     if part.difference is None:
-        return part.verdict
+        return verdict
     mean, low, high = (number(part.difference[key], f"+.{digits}f") for key in ("mean", "low", "high"))
-    return f"{part.verdict} {mean} ({low} … {high})"
+    return f"{verdict} {mean} ({low} … {high})"
 
 
 def print_across(found: Across, console: Console | None = None) -> None:
@@ -97,6 +100,8 @@ def _figure(found: Across):
         axes.plot([d.low, d.high], [place, place], color=colours[name], lw=2.4, solid_capstyle="butt")
         axes.plot(d.mean, place, shapes[label], ms=6, color=colours[name], mec=INK, mew=0.5)
     axes.set_yticks(range(len(rows)), [f"{name}, {label}" for name, label, _ in reversed(rows)])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, "+.6g") if v else "0"))
     axes.set_xlabel(f"bits per byte less {found.baseline}'s   (left of zero is better)")
     return figure

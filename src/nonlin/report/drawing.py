@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from nonlin.report import figures, interactive, tables
+from nonlin.report import figures, interactive, style, tables
 from nonlin.report.marks import Drawings
 from nonlin.report.palette import paint
 from nonlin.report.records import Study
@@ -17,8 +17,10 @@ def drawn(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
     for name, (draw, title, applies) in figures.FIGURES.items():
         if applies(study):
             header, rows = tables.TABLES[name](study)
-            found[name] = {"svg": drawings.inline(lambda draw=draw: draw(study), name, title, folder), "title": title,
+            known = name in interactive.PANELS  # its numbers come from the records, not from its marks
+            inline = style.inline if known else drawings.inline
+            found[name] = {"svg": inline(lambda draw=draw: draw(study), name, title, folder), "title": title,
                            "header": header, "rows": rows}
-            if name not in interactive.PANELS:
+            if not known:
                 found[name]["panels"] = drawings.panels[name]
     return found

@@ -26,10 +26,15 @@ def environment(*packages: str) -> jinja2.Environment:
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(name) for name in (*packages, "nonlin.report")])
     made = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
                               undefined=jinja2.StrictUndefined)
-    made.globals["colours"] = palette.variables()
+    made.globals["colours"] = palette.variables
     made.globals["vendored"] = lambda name: Markup((_VENDOR / name).read_text(encoding="utf-8"))
-    made.filters["typeset"] = lambda text: typeset(text).replace(" %", "\u00a0%")  # a line must not break there
+    made.filters["typeset"] = unbroken
     return made
+
+
+def unbroken(text: str) -> str:
+    """Return a sentence of a page with its numbers set; no line breaks before their units."""
+    return typeset(text).replace(" %", "\u00a0%")
 
 
 def write(definitions: Sequence[Definition], path: Path, selected: str | None = None) -> Path:

@@ -351,6 +351,7 @@ def costs(study: Study) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.grid(axis="x", color=GRID)
         axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, ",.6g")))
         axes.margins(x=0.18)
     return figure
 

@@ -130,9 +130,11 @@ def _learning_rates(study: Study) -> list[Panel]:
     low = min(losses, default=0.0)
     reach = figures.reach_of([loss - low for loss in losses], 1e-3) if losses else 1.0
     rates = sorted({run["learning_rate"] for arm in arms for run in arm["tuning"]})
+    if not rates:
+        return []
     return [{"title": "bits per byte after tuning", "x": {"label": "learning rate", "format": "plain", "log": True,
                                                           "range": [rates[0] / 1.2, rates[-1] * 1.2], "ticks": rates},
-             "y": {"format": "plain", "range": _short([low, low + reach])}, "lines": lines}] if rates else []
+             "y": {"format": "plain", "range": _short([low - 0.06 * reach, low + 1.06 * reach])}, "lines": lines}]
 
 
 def _layers(study: Study) -> list[Panel]:

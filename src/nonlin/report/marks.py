@@ -22,14 +22,13 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 
 from nonlin.report import style
 from nonlin.report.explorer import in_script
-from nonlin.report.palette import OWN, SLOTS
+from nonlin.report.palette import OWN, slot_of
 from nonlin.report.style import GRID, INK, MUTED, PAPER
 
 Cells = Sequence[Sequence[str]]
-_SLOT = {light: slot for slot, (light, _) in enumerate(SLOTS)}
 _ROLE = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"}
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_FORMATS = ((r"%$", "percent"), (r" ?[kMG]$", "tokens"), (r"^2\^", "binary"))  # of a tick's label
+_FORMATS = ((r"^\+", "signed"), (r"%$", "percent"), (r" ?[kMG]$", "tokens"), (r"^2\^", "binary"))  # of a tick's label
 
 
 def names_of(slots: Mapping[str, int]) -> dict[int, str]:
@@ -233,8 +232,8 @@ def _paint(colour: Any, names: Mapping[int, str], alpha: float | None = None) ->
     text = to_hex(colour, keep_alpha=False)
     shade = alpha if alpha is not None else to_rgba(colour)[3]
     made: dict[str, Any] = {} if shade == 1 else {"alpha": round(float(shade), 3)}
-    if text in _SLOT:
-        return made | {"slot": _SLOT[text], "arm": names.get(_SLOT[text], "")}
+    if (slot := slot_of(text)) is not None:
+        return made | {"slot": slot, "arm": names.get(slot, "")}
     return made | ({"role": _ROLE[text]} if text in _ROLE else {"colour": text})
 
 

@@ -24,7 +24,8 @@ def html(folder: StudyFolder) -> str:
     if any(curve.tokens for curve in study.curves):
         with style.settings():
             # Several studies may lie in one notebook: a drawing's ids are its own.
-            parts.append(f"<style>{palette.variables()}</style>")
+            slots = {name: p.slot for name, p in palette.paint(figures.names(study)).items()}
+            parts.append(f"<style>{palette.variables(slots)}</style>")
             parts.append(style.inline_svg(figures.curves(study), f"curves-{folder.plan.hash}", _CURVES))
     return f'<div style="max-width:60em;{_COLOURS}">{"".join(parts)}</div>'
 

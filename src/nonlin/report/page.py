@@ -7,7 +7,7 @@ from typing import Any
 
 from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
-from nonlin.numbers import number
+from nonlin.numbers import counted, number
 from nonlin.progress import span
 from nonlin.report import drawing, explorer, figures, interactive, tables, terminal
 from nonlin.report.palette import paint
@@ -22,17 +22,17 @@ REFRESH_SECONDS = 15  # between two loadings of the page of a study that runs
 _VERDICTS = ("better", "worse", "tie", "undecided", "baseline")
 
 
-def build(directory: str | Path) -> Path:
-    """Write report.html and figures/ of the study in a folder, and return the page's path.
+def build(directory: str | Path | StudyFolder) -> Path:
+    """Write report.html and figures/ of the study in a folder, which may be read already; return the page's path.
 
     Every figure is in the page with its table, and beside it as SVG and PNG. The page of a study that runs, or was
     stopped, says how far it is and shows what is known; while it runs, the page loads itself anew. Raises UserError
     where the folder holds no study.
     """
-    folder = load(directory)
+    folder = directory if isinstance(directory, StudyFolder) else load(directory)
     with writing(folder.directory):
         study = read(folder)
-        return write_page(folder, study, draw(folder, study), Watcher(directory, folder.plan).look())
+        return write_page(folder, study, draw(folder, study), Watcher(folder.directory, folder.plan).look())
 
 
 def draw(folder: StudyFolder, study: Study) -> dict[str, dict[str, Any]]:
@@ -58,7 +58,8 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         slots={name: p.slot for name, p in paint(figures.names(study)).items()},
         number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
-        pairs=tables.pairs(study), following=next_steps(study.results, printable(str(folder.directory))),
+        pairs=tables.pairs(study), environment_=_environment(study.results),
+        following=[line.split(": ", 1) for line in next_steps(study.results, printable(str(folder.directory)))],
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
         directory=printable(str(folder.directory)),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)
@@ -72,6 +73,24 @@ def _definitions(study: Study) -> list[Definition]:
     found = [define(arm["name"], arm["formula"]) if arm["formula"] else get(arm.get("activation") or arm["name"])
              for arm in study.arms]
     return list({definition.name: definition for definition in found}.values())
+
+
+def _environment(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a study ran on, in words: what was not there is left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in results["environment"].items():
+        if isinstance(value, Mapping):
+            value = f"{value['name']} ({', '.join(value['instructions'])})"
+        if value not in (None, "", 0) or isinstance(value, bool):
+            found.append((key.replace("_", " "), {True: "yes", False: "no"}[value] if isinstance(value, bool)
+                          else str(value)))
+    machine, plan = dict(results["plan"]["machine"]), results["plan"]
+    made_on = machine.pop("made_on", None)
+    settings = ", ".join(f"{key} {value}" for key, value in machine.items())
+    found.append(("settings", f"{settings}, {counted(plan['workers'], 'process', 'processes')}"))
+    if made_on:
+        found.append(("planned on", ", ".join(f"{key} {value}" for key, value in made_on.items())))
+    return found
 
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:

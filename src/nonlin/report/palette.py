@@ -3,6 +3,9 @@
 The colours keep apart for readers with deuteranopia and protanopia too, in light and in dark; a test measures it.
 """
 
+import functools
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -23,6 +26,48 @@ OWN = {"gelu": 0, "relu": 1, "relu_squared": 2, "silu": 3, "geglu": 4, "swiglu":
 _SPARE = (12, 13, 9, 10, 11, 6, 7, 8, 2, 4, 5, 3, 1, 0)  # in which order the others take what is free
 
 
+_OF_LIGHT = {light: slot for slot, (light, _) in enumerate(SLOTS)}  # grows with the further slots
+
+
+@functools.cache
+def slot_colours(slot: int) -> tuple[str, str]:
+    """Return a slot's colours on light and on dark paper; from the fifteenth on, made by turning the hue.
+
+    No two slots have one colour. No eye distinguishes so many: markers and names help.
+
+    >>> slot_colours(0) == SLOTS[0], len({slot_colours(k) for k in range(60)})
+    (True, 60)
+    """
+    if slot < len(SLOTS):
+        return SLOTS[slot]
+    for below in range(len(SLOTS), slot):
+        slot_colours(below)
+    turn, k = math.pi * (3 - math.sqrt(5)), slot - len(SLOTS)  # the golden angle: neighbours are far apart
+    while True:
+        light, dark = (_of_lab((0.42, 0.55, 0.63)[k % 3] + step, 0.13, k * turn) for step in (0.0, 0.22))
+        if light not in _OF_LIGHT:
+            _OF_LIGHT[light] = slot
+            return light, dark
+        k += 1
+
+
+def _of_lab(lightness: float, chroma: float, hue: float) -> str:
+    """Return a colour of Oklab (Ottosson, 2020) in hexadecimal, clipped to what a screen shows."""
+    a, b = chroma * math.cos(hue), chroma * math.sin(hue)
+    long, middle_, short = ((lightness + x * a + y * b) ** 3 for x, y in (
+        (0.3963377774, 0.2158037573), (-0.1055613458, -0.0638541728), (-0.0894841775, -1.2914855480)))
+    linear = (4.0767416621 * long - 3.3077115913 * middle_ + 0.2309699292 * short,
+              -1.2684380046 * long + 2.6097574011 * middle_ - 0.3413193965 * short,
+              -0.0041960863 * long - 0.7034186147 * middle_ + 1.7076147010 * short)
+    curved = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in (max(0.0, u) for u in linear))
+    return "#" + "".join(f"{round(255 * min(1.0, v)):02x}" for v in curved)
+
+
+def slot_of(light: str) -> int | None:
+    """Return the slot whose colour on light paper this is, None where it is none's."""
+    return _OF_LIGHT.get(light)
+
+
 class Paint(NamedTuple):
     """How one activation is drawn; ``slot`` is its place in the palette."""
 
@@ -35,18 +80,20 @@ class Paint(NamedTuple):
 def paint(names: Sequence[str]) -> dict[str, Paint]:
     """Return how to draw each of these activations, which are shown together.
 
-    The well-known ones have a slot of their own. Others take, in order, a slot that nothing here has.
+    The well-known ones have a slot of their own. Others take, in order, a slot that nothing here has: first those of
+    the palette, then further ones, so that no two have one slot.
 
     >>> [paint(["gelu", "mine", "relu"])[name].slot for name in ("gelu", "mine", "relu")]
     [0, 12, 1]
     """
     taken = {OWN[name] for name in names if name in OWN}
-    found = {}
+    found: dict[str, Paint] = {}
     for name in names:
-        free = [slot for slot in _SPARE if slot not in taken] or list(_SPARE)
-        slot = OWN.get(name, free[0] if free[0] not in taken else free[len(found) % len(free)])
+        slot = OWN.get(name)
+        if slot is None:
+            slot = next(k for k in itertools.chain(_SPARE, itertools.count(len(SLOTS))) if k not in taken)
         taken.add(slot)
-        found[name] = Paint(slot, *SLOTS[slot], MARKERS[slot])
+        found[name] = Paint(slot, *slot_colours(slot), MARKERS[slot % len(MARKERS)])
     return found
 
 
@@ -56,9 +103,10 @@ def middle(name: Paint) -> str:
     return "#" + "".join(f"{(a + b) // 2:02x}" for a, b in zip(*both, strict=True))
 
 
-def variables() -> Markup:
-    """Return the palette as CSS variables, --c0 and so on, light and dark."""
-    light, dark = (";".join(f"--c{i}:{pair[k]}" for i, pair in enumerate(SLOTS)) for k in (0, 1))
+def variables(slots: Mapping[str, int] | None = None) -> Markup:
+    """Return the palette as CSS variables, --c0 and so on, light and dark; with the further ones of ``slots``."""
+    pairs = [slot_colours(k) for k in range(max([len(SLOTS), *(k + 1 for k in (slots or {}).values())]))]
+    light, dark = (";".join(f"--c{i}:{pair[k]}" for i, pair in enumerate(pairs)) for k in (0, 1))
     return Markup(f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}")
 
 

@@ -11,7 +11,7 @@ from nonlin.files import write_atomically, writing
 from nonlin.numbers import percent
 from nonlin.report import figures, style
 from nonlin.report.records import Study, read
-from nonlin.study import load
+from nonlin.study import StudyFolder
 
 COLUMN_INCHES, PAGE_INCHES = 3.25, 6.75
 """The widths of one column and of both, in the usual styles of two columns."""
@@ -22,13 +22,11 @@ _SPECIAL = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": 
             "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-def write(directory: str | Path, inches: float = COLUMN_INCHES) -> list[Path]:
+def write(folder: StudyFolder, inches: float = COLUMN_INCHES) -> list[Path]:
     """Write paper/verdicts.tex and paper/*.pdf for the study in a folder; return their paths.
 
-    ``inches`` is the width of a column; drawings of two panels are as wide as two with their gap. Raises UserError
-    where the folder holds no study.
+    ``inches`` is the width of a column; drawings of two panels are as wide as two with their gap.
     """
-    folder = load(directory)
     study = read(folder)
     target = folder.directory / "paper"
     with writing(folder.directory):

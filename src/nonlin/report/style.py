@@ -16,13 +16,12 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNL
 
 from nonlin.files import write_atomically
 from nonlin.numbers import number
-from nonlin.report.palette import SLOTS, paint
+from nonlin.report.palette import paint, slot_of
 
 # Drawn in colours that stand for roles: the page replaces them by its own, a file by those of paper.
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#fefefe"
 _ROLES = {INK: ("var(--ink)", "#1c2024"), MUTED: ("var(--muted)", "#60646c"), GRID: ("var(--grid)", "#e0e1e6"),
           PAPER: ("var(--paper)", "#ffffff")}
-_LIGHT = {light: f"var(--c{slot})" for slot, (light, _) in enumerate(SLOTS)}
 
 WIDE, NARROW = 8.4, 4.3
 """Widths of figures in inches: on a desk and on paper, and on a phone."""
@@ -136,8 +135,7 @@ def inline_svg(figure: Figure, name: str, title: str, kind: str = "wide") -> str
     """Return the figure as an SVG element whose colours follow the page's; ids are its own, its words are text."""
     text = _svg(figure, name, "none")
     text = text[text.index("<svg"):]
-    for role, page in ({role: page for role, (page, _) in _ROLES.items()} | _LIGHT).items():
-        text = text.replace(role, page)
+    text = re.sub(r"#[0-9a-f]{6}(?![0-9a-f])", _on_a_page, text)
     text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
@@ -146,6 +144,14 @@ def inline_svg(figure: Figure, name: str, title: str, kind: str = "wide") -> str
     text = re.sub(r'height="[^"]*pt" ', "", text, count=1)
     opening = f'<svg class="{kind}" role="img" aria-label="{escape(title)}" '
     return text.replace("<svg ", opening, 1)
+
+
+def _on_a_page(found: re.Match[str]) -> str:
+    """The page's name of a colour: a role's, an activation's, else the colour itself."""
+    if found[0] in _ROLES:
+        return _ROLES[found[0]][0]
+    slot = slot_of(found[0])
+    return found[0] if slot is None else f"var(--c{slot})"
 
 
 def write_files(figure: Figure, folder: Path, name: str) -> None:

@@ -10,6 +10,7 @@ from scipy import special
 
 from nonlin.errors import UserError, rule
 from nonlin.files import printable
+from nonlin.numbers import counted
 from nonlin.study import statistics
 from nonlin.study.folder import StudyFolder
 from nonlin.study.records import Across
@@ -17,6 +18,8 @@ from nonlin.study.results import results
 
 _DECIDED = ("better", "worse", "tie")
 _SAID = ("text", "seeds", "looks", "tune_steps", "judge_steps", "batch")  # elsewhere
+_TOGETHER = {"agrees": "alike in all", "turned": "turned", "mixed": "differ", "partly": "decided in part",
+             "open": "undecided"}
 _WORDS = {"better": "better than", "worse": "worse than", "tie": "as good as"}
 
 
@@ -49,7 +52,8 @@ def across(folders: Sequence[StudyFolder], baseline: str | None = None) -> Acros
                     for label, folder, one in zip(labels, folders, found, strict=True)],
         "activations": activations, "differing": differing,
         "alike": {key: text for key, text in set_ups[0].items() if key not in differing},
-        "findings": _findings(activations, labels, base), "notes": notes}, "the studies")
+        "findings": _findings(activations, labels, base, [one["status"] == "complete" for one in found]),
+        "notes": notes}, "the studies")
 
 
 def _judged(folder: StudyFolder, base: str) -> Mapping[str, Any]:
@@ -152,10 +156,14 @@ def spread(differences: Sequence[Mapping[str, float]]) -> float | None:
     return float(special.fdtrc(count - 1, (count**2 - 1) / (3 * loose), value))
 
 
-def _findings(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], base: str) -> list[str]:
-    made = []
-    for kind in ("agrees", "turned", "mixed", "partly", "open"):
-        made += [text for row in rows if row["outcome"] == kind and (text := _finding(row, labels, base))]
+def _findings(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], base: str, ended: Sequence[bool]) -> list[str]:
+    """Return the sentences of a page: how many agree, then each activation, then whose differences vary."""
+    counts = {kind: sum(row["outcome"] == kind for row in rows) for kind in _TOGETHER}
+    told = ", ".join(f"{'all' if count == len(rows) else count} {_TOGETHER[kind]}" for kind, count in counts.items()
+                     if count)
+    made = [f"Of {counted(len(rows), 'activation')} in {len(labels)} studies: {told}."] if len(rows) > 1 else []
+    for kind in _TOGETHER:
+        made += [text for row in rows if row["outcome"] == kind and (text := _finding(row, labels, base, ended))]
     wide = [row["name"] for row in rows if row["spread_p_value"] is not None and row["spread_p_value"] <= 0.05
             and row["outcome"] != "turned"]
     if wide:
@@ -163,19 +171,19 @@ def _findings(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], base: st
     return made
 
 
-def _finding(row: Mapping[str, Any], labels: Sequence[str], base: str) -> str:
+def _finding(row: Mapping[str, Any], labels: Sequence[str], base: str, ended: Sequence[bool]) -> str:
     where: dict[str, list[str]] = {}
-    for label, part in zip(labels, row["parts"], strict=True):
+    for label, part, done in zip(labels, row["parts"], ended, strict=True):
         if part:
-            where.setdefault(part["verdict"], []).append(label)
+            where.setdefault(part["verdict"] if done else "no verdict yet", []).append(label)
     name, count = row["name"], sum(map(len, where.values()))
     if row["outcome"] == "agrees":
         return f"{name}: {_WORDS[next(iter(where))]} {base} in all {count}."
     if row["outcome"] == "open":
         return f"{name}: undecided everywhere."
     told = "; ".join(f"{_WORDS[verdict]} {base} in {', '.join(where[verdict])}" if verdict in _WORDS
-                     else f"undecided in {', '.join(where[verdict])}" for verdict in (*_DECIDED, "undecided")
-                     if verdict in where)
+                     else f"{verdict} in {', '.join(where[verdict])}"
+                     for verdict in (*_DECIDED, "undecided", "no verdict yet") if verdict in where)
     return f"{name}{' turned' if row['outcome'] == 'turned' else ''}: {told}."
 
 

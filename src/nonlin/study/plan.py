@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
-from nonlin.numbers import number
+from nonlin.numbers import counted, number
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
@@ -203,7 +203,7 @@ class Plan(Sealed):
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run{self._judged_by()}.",
             f"Rule: {self.rule['text']}",
             *self._repeats(max(lengths)),
-            f"Time: about {self.predicted_minutes:.1f} minutes, {self.workers} runs at a time."])
+            f"Time: about {self.predicted_minutes:.1f} minutes, {counted(self.workers, 'run')} at a time."])
 
 
 def learning_rate_grid(center: float, count: int, factor: float = defaults.LEARNING_RATE_FACTOR) -> list[float]:

@@ -1,5 +1,5 @@
 """The registered operations of activations: ``torch.ops.nonlin.activation``, ``.packed``, their backward operations,
-and ``.derivative``, any derivative of a formula, through which all of them are differentiated to any order.
+and ``.derivative``. The last is any derivative of a formula; through it all of them are differentiated to any order.
 
 An operation names its activation by a text that another process can deserialize
 (``nonlin.functions.registry.serialize``), so that an exported program runs there. ``tensors`` are always the inputs,

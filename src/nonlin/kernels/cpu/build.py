@@ -1,6 +1,6 @@
 """Compile our C++ for this machine's processor into a cache. The result links no torch library.
 
-What is in the cache runs in this process: its folder is ours alone, and a library is loaded only if its content has
+The cache runs in this process. Its folder is ours alone, and a library is loaded only if its content has
 the hash that its name ends with.
 """
 

@@ -49,8 +49,8 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
     layer's are, each once. Works under torch.compile, checkpointing, vmap and torch.func's transforms; differentiable
     to any order, in reverse and in forward mode. ±inf and nan: as the products and the activation give them.
 
-    Raises UserError for shapes, dtypes or devices that do not fit, for an activation that is not pointwise, and for
-    a name that is not known.
+    Raises UserError for shapes, dtypes or devices that do not fit. So do an activation that
+    is not pointwise, and a name that is not known.
 
     >>> import torch
     >>> x, gate, up, down = torch.ones(1, 2), torch.eye(2), torch.eye(2), torch.ones(1, 2)

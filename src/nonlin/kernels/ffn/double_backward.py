@@ -1,8 +1,8 @@
 """The second derivative of the feed-forward block, of operations that can be differentiated again.
 
-With a the pre-activations, f the activation, g the output's gradient and ' the cotangents of the first gradients,
-what is differentiated is, element by element, dh (sum t_i f_i + sum p'_k f_k) + q f, where dh = g down,
-t_i = x' weight_i^T + x weight_i'^T + bias_i' and q = g down'; m and c below are its derivatives by dh and by a.
+Let a be the pre-activations, f the activation, g the output's gradient and ' the cotangents of the first gradients.
+Element by element, dh (sum t_i f_i + sum p'_k f_k) + q f is differentiated. There dh = g down and q = g down'; and
+t_i = x' weight_i^T + x weight_i'^T + bias_i'. Below, m and c are its derivatives by dh and by a.
 16-bit tensors are computed in float32.
 """
 

@@ -84,8 +84,8 @@ def joined_pair(parts: Sequence[Any], form: Form) -> tuple[Any, Any]:
 def product_form(up: Tensor, form: Form) -> Form:
     """Return the form in which the first products are made.
 
-    Every other row of a weight that is stored transposed has no stride of 1, and a matrix product would copy it:
-    then gate and up are made in one product, and their columns taken apart.
+    Every other row of a weight that is stored transposed has no stride of 1, and a matrix product would copy it.
+    Then gate and up are made in one product, and their columns taken apart.
     """
     whole = form.layout == "interleaved" and up.stride(1) != 1
     return Form(form.definition, "plain", False) if whole else form

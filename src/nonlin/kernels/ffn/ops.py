@@ -1,7 +1,7 @@
 """The feed-forward block as registered operations, forward and backward.
 
 ``nonlin::feed_forward`` makes the products, the activation and the last product. ``nonlin::feed_forward_backward``
-makes every gradient; the activation's value, which the gradient of the last weight needs, is made again in the
+makes every gradient. The gradient of the last weight needs the activation's value: it is made again in the
 pass that makes the activation's gradients. Nothing that is saved is ever written to.
 
 Legend: N rows (all leading dimensions of x as one), D input width, H hidden width, O output width; G is 2 where the

@@ -1,7 +1,7 @@
 """A feed-forward block for few tokens on a CPU that reads no weights of hidden units that are zero.
 
 Everything between the input and the output is float32, and the output is rounded once. The columns of ``down`` that
-belong to units above a threshold are gathered, from a copy in which a unit's weights are contiguous; where a factor
+belong to units above a threshold are gathered, from a copy in which a unit's weights are contiguous. If a factor
 of the activation depends on the gate alone, the rows of ``up`` are gathered too.
 
 Legend: N rows (tokens), D input width, H hidden width, O output width, A units that were chosen.

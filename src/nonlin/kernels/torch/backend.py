@@ -1,7 +1,7 @@
 """The fallback: a definition computed in plain torch, value and derivatives, on any device and dtype.
 
-16-bit inputs are computed in float32 and rounded once. A product of 0 and infinity without a nan input is NaN-guarded:
-its value is 0, since every such product in the catalog decays faster than it grows.
+16-bit inputs are computed in float32 and rounded once. A product of 0 and infinity without a nan input is NaN-guarded.
+Its value is 0, since every such product in the catalog decays faster than it grows.
 """
 
 import functools

@@ -28,7 +28,10 @@ const shape = (name, attributes, text) => element(name, attributes, text, SVG);
 function number(v, digits = 5) {
   if (!Number.isFinite(v)) return v > 0 ? "∞" : v < 0 ? "−∞" : "not a number";
   const small = v !== 0 && (Math.abs(v) < 1e-4 || Math.abs(v) >= 1e5);
-  return (small ? v.toExponential(3) : String(Number(v.toPrecision(digits)))).replace("-", "−");
+  if (!small) return String(Number(v.toPrecision(digits))).replace("-", "−");
+  const [front, power] = String(v.toExponential(Math.min(3, digits - 1))).replace("+", "").split("e");
+  const raised = [...power].map((c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]).join("");
+  return `${Number(front) === 1 ? "" : `${front.replace("-", "−")} × `}10${raised}`;
 }
 
 function ticks(low, high, about) {
@@ -52,7 +55,8 @@ function slots(names) {
   const taken = new Set(), found = {};
   for (const name of names) {
     let slot = BY_NAME[name].slot;
-    for (let k = 13; taken.has(slot) && k >= 0; k--) if (!taken.has(k) && !names.some((n) => BY_NAME[n].slot === k)) slot = k;
+    if (slot > 13 && !names.some((n) => BY_NAME[n].slot === 13)) slot = 13; // of the palette while it lasts
+    for (let k = 13; (slot > 13 || taken.has(slot)) && k >= 0; k--) if (!taken.has(k) && !names.some((n) => BY_NAME[n].slot === k)) slot = k;
     taken.add(slot);
     found[name] = slot;
   }

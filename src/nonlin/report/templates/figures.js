@@ -19,15 +19,21 @@ const paint = (arm) => css(`--c${SLOT[arm]}`);
 const minus = (text) => text.replaceAll("-", "−");
 const short = (v, digits = 4) => String(Number(v.toPrecision(digits)));
 const RAISED = {"−": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹"};
+const raised = (text) => [...minus(text)].map((c) => RAISED[c] ?? c).join("");
+const grouped = (text) => (/^-?\d{5,}$/.test(text) ? text.replace(/\B(?=(\d{3})+$)/g, ",") : text);
 const FORMS = {
-  plain: (v) => minus(short(v)),
+  plain: (v) => (v !== 0 && Math.abs(v) < 1e-4 ? FORMS.power(v) : minus(grouped(short(v, Math.abs(v) >= 1e4 ? 6 : 4)))),
   whole: (v) => (Number.isInteger(v) ? String(v) : ""),
   signed: (v) => (v > 0 ? "+" : "") + minus(short(v, 3)),
   percent: (v) => minus(`${short(100 * v, 3)} %`),
-  power: (v) => minus(v === 0 ? "0" : v.toExponential(v.toExponential(1).includes(".0") ? 0 : 1).replace("+", "")),
+  power: (v) => {
+    if (v === 0) return "0";
+    const [front, power] = v.toExponential(v.toExponential(1).includes(".0") ? 0 : 1).split("e");
+    return (front === "1" ? "" : `${minus(front)} × `) + `10${raised(power.replace("+", ""))}`;
+  },
   log: (v) => (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? minus(short(v)) : FORMS.power(v)),
   decades: (v) => FORMS.log(10 ** v),
-  binary: (v) => `2${[...minus(short(v, 3))].map((c) => RAISED[c] ?? c).join("")}`,
+  binary: (v) => `2${raised(short(v, 3))}`,
   tokens: (v) => (Math.abs(v) >= 1e9 ? `${short(v / 1e9)} G` : Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
 };
 
@@ -59,7 +65,7 @@ function ticks(axis, low, high, about) {
     }
   }
   for (let count = about; count < about + 12; count++) {
-    const found = linear(low, high, count);
+    const found = linear(low, high, count).filter((v) => axis.format !== "whole" || Number.isInteger(v));
     if (found.length >= 2) return found;
   }
   return [low, high];
@@ -136,7 +142,7 @@ function build(panel, host, figure) {
     ctx.beginPath();
     ctx.rect(u.bbox.left, u.bbox.top - 2, u.bbox.width, u.bbox.height + 4);
     ctx.clip();
-    if (panel.marks) drawMarks(u, panel);
+    if (panel.marks) drawMarks(u, panel, false);
     for (const line of lines.filter((l) => !off.has(l.arm))) {
       ctx.strokeStyle = ctx.fillStyle = paint(line.arm);
       ctx.lineWidth = 2.6 * ratio;
@@ -164,6 +170,7 @@ function build(panel, host, figure) {
       }
     }
     ctx.restore();
+    if (panel.marks) drawMarks(u, panel, true); // a marker at the panel's edge is whole
     if (panel.marks) drawWords(u, panel);
     drawBeside(u, panel);
   };

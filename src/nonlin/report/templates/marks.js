@@ -45,13 +45,22 @@ function drawRules(u, panel) {
   ctx.setLineDash([]);
 }
 
-function drawMarks(u, panel) {
-  const {ctx} = u, ratio = devicePixelRatio, px = (v) => u.valToPos(v, "x", true), py = (v) => u.valToPos(v, "y", true);
+/** Draw the lines and what is shaded, or the markers whose places are in sight. */
+function drawMarks(u, panel, markers) {
+  const {ctx, bbox: {left, top, width, height}} = u, ratio = devicePixelRatio, px = (v) => u.valToPos(v, "x", true), py = (v) => u.valToPos(v, "y", true);
   for (const mark of shownMarks(panel)) {
     ctx.globalAlpha = mark.alpha ?? 1;
     ctx.fillStyle = ctx.strokeStyle = inkOf(mark);
     const x = mark.x.map((v) => (v == null ? null : px(v))), y = mark.y.map((v) => (v == null ? null : py(v)));
-    if (mark.kind === "grid") {
+    if (markers) {
+      if (!mark.marker) continue;
+      ctx.lineWidth = 1.5 * ratio;
+      if (mark.open) ctx.fillStyle = "transparent";
+      x.forEach((at, i) => {
+        const seen = at != null && y[i] != null && at >= left - 1 && at <= left + width + 1 && y[i] >= top - 1 && y[i] <= top + height + 1;
+        if (seen && i % mark.every === 0) shape(ctx, mark.marker, at, y[i], mark.size * 1.25 * ratio, mark.open);
+      });
+    } else if (mark.kind === "grid") {
       const wide = (x[1] - x[0]) / mark.shades[0].length, tall = (y[0] - y[1]) / mark.shades.length;
       mark.shades.forEach((row, i) => row.forEach((shade, j) => {
         ctx.globalAlpha = shade;
@@ -70,11 +79,6 @@ function drawMarks(u, panel) {
       });
       mark.kind === "area" ? ctx.fill() : ctx.stroke();
       ctx.setLineDash([]);
-    }
-    if (mark.marker) {
-      ctx.lineWidth = 1.5 * ratio;
-      if (mark.open) ctx.fillStyle = "transparent";
-      x.forEach((at, i) => { if (at != null && y[i] != null && i % mark.every === 0) shape(ctx, mark.marker, at, y[i], mark.size * 1.25 * ratio, mark.open); });
     }
   }
   ctx.globalAlpha = 1;

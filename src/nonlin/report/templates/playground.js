@@ -18,8 +18,14 @@ if (play) {
   }
   const has = (id) => $(id).options.length > 0; // a page of a few activations may have none to play with
   const bind = (ids, draw) => { for (const id of ids) $(`#${id}`).addEventListener("input", draw); draw(); };
-  const draw = (svg, ...shapes) => $(svg).replaceChildren(...shapes);
-  const words = (v) => (v >= 1e5 || v < 1e-4 ? v.toExponential(1).replace("+", "").replace("-", "−") : number(v, 2));
+  // Drawings are made for the width that there is, so that their words are as large on a phone as on a desk.
+  const wide = (svg) => Math.max(260, Math.min(736, $(svg).clientWidth || 700));
+  const draw = (svg, tall, ...shapes) => {
+    $(svg).setAttribute("viewBox", `0 0 ${wide(svg)} ${tall}`);
+    $(svg).replaceChildren(...shapes);
+  };
+  const drawings = [];
+  const redraw = () => { for (const one of drawings) one(); };
 
   // ---- a gradient through depth ----
   const WIDE = 32;
@@ -40,19 +46,21 @@ if (play) {
       gradient = x.map((_, i) => local.reduce((sum, g, j) => sum + g * weights[j][i], 0));
       sizes.unshift(size(gradient));
     }
-    const ratio = sizes[0] / sizes.at(-1), w = 640 / sizes.length;
-    const bars = sizes.map((s, i) => {
-      const tall = Math.max(2, Math.min(170, 85 + 10 * Math.log10(Math.max(s / sizes.at(-1), 1e-30))));
-      return shape("rect", {x: 40 + i * w, y: 180 - tall, width: Math.max(1, w - 1.5), height: tall, style: `fill: var(--c${BY_NAME[name].slot})`});
-    });
-    const marks = [[95, "same"], [125, "1/1000"], [65, "× 1000"]].flatMap(([y, text]) => [
-      shape("line", {x1: 40, x2: 680, y1: y, y2: y, class: "grid"}), shape("text", {x: 46, y: y - 4}, text)]);
-    draw("#p-depth-svg", ...marks, ...bars, shape("text", {x: 40, y: 198}, "first layer"), shape("text", {x: 680, y: 198, "text-anchor": "end"}, "last layer"));
-    $("#p-depth-said").textContent = `${layers} layers of ${name}, weights' gain ${number(gain, 3)}: the gradient arrives at the first layer with ` +
-      `${words(ratio)} times its size at the last. ${ratio < 1e-3 ? "It has vanished." : ratio > 1e3 ? "It explodes." : "It arrives."}`;
+    const ratio = sizes[0] / sizes.at(-1), left = 58, right = wide("#p-depth-svg") - 2, w = (right - left) / sizes.length;
+    const place = (share) => Math.max(20, Math.min(178, 95 - 10 * Math.log10(Math.max(share, 1e-30))));
+    const bars = sizes.map((s, i) => shape("rect", {x: left + i * w, y: place(s / sizes.at(-1)), width: Math.max(1, w - 1.5),
+      height: 180 - place(s / sizes.at(-1)), style: `fill: var(--c${BY_NAME[name].slot})`}));
+    const marks = [[1000, "× 1000"], [1, "same"], [1e-3, "1/1000"], [1e-6, "10⁻⁶"]].flatMap(([share, text]) => [
+      shape("line", {x1: left, x2: right, y1: place(share), y2: place(share), class: "grid"}),
+      shape("text", {x: left - 6, y: place(share) + 4, "text-anchor": "end"}, text)]);
+    draw("#p-depth-svg", 205, ...marks, ...bars, shape("text", {x: left, y: 199}, "first layer"), shape("text", {x: right, y: 199, "text-anchor": "end"}, "last layer"));
+    $("#p-depth + output").textContent = layers;
+    $("#p-gain + output").textContent = number(gain, 3);
+    $("#p-depth-said").textContent = `${layers} layers of ${name}, the weights’ gain ${number(gain, 3)}: the gradient arrives at the first layer with ` +
+      `${number(ratio, 2)} times its size at the last. ${ratio < 1e-3 ? "It has vanished." : ratio > 1e3 ? "It explodes." : "It arrives."}`;
     play.dataset.ratio = ratio;
   }
-  if (has("#p-depth-of")) bind(["p-depth", "p-gain", "p-depth-of"], depth);
+  if (has("#p-depth-of")) { bind(["p-depth", "p-gain", "p-depth-of"], depth); drawings.push(depth); }
 
   // ---- a unit that dies ----
   const inputs = (() => { const next = normal(random(3)); return Array.from({length: 60}, next); })();
@@ -61,11 +69,14 @@ if (play) {
   function dying() {
     const name = $("#p-die-of").value, z = inputs.map((x) => unit.w * x + unit.b);
     const alive = z.filter((v) => apply(name, "value", v) !== 0 || apply(name, "slope", v) !== 0).length;
-    const px = (x) => 360 + 70 * x, py = (y) => 150 - 40 * Math.max(-0.8, Math.min(3.4, y));
-    const line = Array.from({length: 161}, (_, i) => -4.5 + 9 * i / 160).map((x, i) => `${i ? "L" : "M"}${px(x)} ${py(apply(name, "value", unit.w * x + unit.b))}`).join("");
-    draw("#p-die-svg", shape("line", {x1: 40, x2: 680, y1: py(0), y2: py(0), class: "zero"}),
-      shape("path", {d: line, style: `stroke: var(--c${BY_NAME[name].slot})`}),
-      ...inputs.map((x, i) => shape("circle", {cx: px(x), cy: py(apply(name, "value", z[i])), r: 3.5, style: `fill: var(--c${BY_NAME[name].slot})`})));
+    const whole = wide("#p-die-svg"), px = (x) => 30 + (whole - 40) * (x + 3.2) / 6.4, py = (y) => 148 - 36 * y;
+    const line = Array.from({length: 161}, (_, i) => -3.2 + 6.4 * i / 160).map((x, i) => `${i ? "L" : "M"}${px(x)} ${py(apply(name, "value", unit.w * x + unit.b))}`).join("");
+    const rule = (y) => [shape("line", {x1: px(-3.2), x2: px(3.2), y1: py(y), y2: py(y), class: y ? "grid" : "zero"}),
+      shape("text", {x: px(-3.2) - 6, y: py(y) + 4, "text-anchor": "end"}, number(y))];
+    draw("#p-die-svg", 220, ...[-1, 0, 1, 2, 3].flatMap(rule), // what is above 3.8 leaves the drawing: the svg cuts it
+      shape("path", {d: line, style: `stroke: var(--c${BY_NAME[name].slot})`}), shape("text", {x: px(3.2), y: py(-1) - 5, "text-anchor": "end"}, "taught: −1"),
+      ...inputs.map((x, i) => shape("circle", {cx: px(x), cy: py(apply(name, "value", z[i])), r: 3.5, style: `fill: var(--c${BY_NAME[name].slot})`})),
+      shape("text", {x: px(-3.2), y: 214}, "input −3.2"), shape("text", {x: px(3.2), y: 214, "text-anchor": "end"}, "3.2"));
     const moves = alive ? "" : " It is dead: every output is zero, so is every gradient, and no further step can move it.";
     $("#p-die-said").textContent = `${unit.steps} steps: the unit answers ${alive} of ${inputs.length} inputs.${moves}`;
     play.dataset.alive = alive;
@@ -85,7 +96,7 @@ if (play) {
   $("#p-die-of").addEventListener("input", () => { fresh(); dying(); });
   $("#p-rate").addEventListener("input", () => { $("#p-rate + output").textContent = $("#p-rate").value; });
   fresh();
-  if (has("#p-die-of")) dying();
+  if (has("#p-die-of")) { dying(); drawings.push(dying); }
 
   // ---- boundaries of two layers ----
   const points = (() => {
@@ -162,15 +173,23 @@ if (play) {
     const g = Number($("#p-gate").value), up = Number($("#p-up").value), open = sigmoid(g), out = g * open * up, bar = (v) => 22 * v;
     $("#p-gate + output").textContent = number(g, 3);
     $("#p-up + output").textContent = number(up, 3);
-    draw("#p-gate-svg", shape("rect", {x: 300, y: 20, width: 10, height: 60 * (1 - open), class: "door"}),
-      shape("rect", {x: 300, y: 100 + 60 * open, width: 10, height: 60 * (1 - open), class: "door"}),
-      shape("rect", {x: Math.min(160, 160 + bar(up)), y: 75, width: Math.abs(bar(up)), height: 30, style: "fill: var(--c0)"}),
-      shape("rect", {x: Math.min(480, 480 + bar(out / 4)), y: 75, width: Math.abs(bar(out / 4)), height: 30, style: "fill: var(--c5)"}),
-      shape("text", {x: 160, y: 130, "text-anchor": "middle"}, `up ${number(up, 3)}`), shape("text", {x: 305, y: 190, "text-anchor": "middle"}, `open ${number(100 * open, 2)} %`),
-      shape("text", {x: 480, y: 130, "text-anchor": "middle"}, `output ${number(out, 3)}`));
+    const all_ = wide("#p-gate-svg"), [from, door, to] = [0.2, 0.45, 0.72].map((share) => share * all_), size = Math.min(1, all_ / 600);
+    const block = (x, v, fill) => shape("rect", {x: Math.min(x, x + size * bar(v)), y: 75, width: Math.abs(size * bar(v)), height: 30, style: `fill: var(--${fill})`});
+    draw("#p-gate-svg", 200, shape("rect", {x: door - 5, y: 20, width: 10, height: 60 * (1 - open), class: "door"}),
+      shape("rect", {x: door - 5, y: 100 + 60 * open, width: 10, height: 60 * (1 - open), class: "door"}),
+      block(from, up, "c0"), block(to, out / 4, "c5"),
+      shape("text", {x: from, y: 130, "text-anchor": "middle"}, `up ${number(up, 3)}`), shape("text", {x: door, y: 190, "text-anchor": "middle"}, `open ${number(100 * open, 2)} %`),
+      shape("text", {x: to, y: 130, "text-anchor": "middle"}, `output ${number(out, 3)}`));
     $("#p-gate-said").textContent = `SwiGLU: SiLU(gate) × up = ${number(g, 3)} × ${number(open, 3)} × ${number(up, 3)} = ${number(out, 3)}. ` +
       (open < 0.1 ? "The gate is shut: whatever up is, hardly anything passes." : open > 0.9 ? "The gate is open: up passes, times the gate." : "The gate stands ajar.");
     play.dataset.out = out;
   }
   bind(["p-gate", "p-up"], gate);
+  drawings.push(gate);
+  let room = play.clientWidth;
+  new ResizeObserver(() => {
+    if (play.clientWidth === room) return;
+    room = play.clientWidth;
+    redraw();
+  }).observe(play);
 }
