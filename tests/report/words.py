@@ -8,7 +8,7 @@ _NOT_PROSE = re.compile(r"<(style|script|code|pre)\b.*?</\1>", re.DOTALL)
 def not_set(page: str) -> list[str]:
     """Numbers of a page that are not set as others are: a hyphen for a minus, 95%, 1e-05. Commands may have them."""
     text = re.sub(r"<[^>]+>", " ", _NOT_PROSE.sub(" ", page))
-    return re.findall(r"[^\n]{0,30}(?:(?<![\w.-])-\d|\d%|\de-?\d\d?\b|\w - \w)[^\n]{0,20}", text)
+    return re.findall(r"[^\n]{0,30}(?:(?<![\w.-])-\d|\d%|\de[-+]?\d\d?\b|\w - \w)[^\n]{0,20}", text)
 
 
 

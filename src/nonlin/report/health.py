@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.files import write_atomically, writing
-from nonlin.numbers import number, typeset
+from nonlin.numbers import counted, number, typeset
 from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.health_figures import CELLS, FIGURES, MEASURES
 from nonlin.report.marks import Drawings
@@ -35,6 +35,17 @@ def grouped(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"grade": grade, "action": action, "texts": texts} for (grade, _, action), texts in groups.items()]
 
 
+def sample(record: Mapping[str, Any]) -> str:
+    """Return in words what a model was checked on.
+
+    >>> sample({"tokens": 4096, "text": "a novel"}), sample({"tokens": 64, "text": "random tokens"})
+    ('4,096 tokens of a novel', '64 random tokens')
+    """
+    count = f"{record['tokens']:,}"
+    return f"{count} {record['text']}" if record["text"] == "random tokens" else (
+        f"{count} tokens of {record['text'] or 'training'}")
+
+
 def summary(record: Mapping[str, Any]) -> str:
     """Return the page's first sentence.
 
@@ -42,7 +53,7 @@ def summary(record: Mapping[str, Any]) -> str:
     'Nothing serious: no findings.'
     """
     counts = {grade: sum(f["grade"] == grade for f in record["findings"]) for grade in GRADES}
-    parts = [f"{counts[g]} {name}{'s' if counts[g] != 1 else ''}" for g, name in (
+    parts = [counted(counts[g], name) for g, name in (
         ("serious", "serious finding"), ("warning", "warning"), ("info", "note")) if counts[g]]
     text = ", ".join(parts) or "no findings"
     return f"{text}." if counts["serious"] else f"Nothing serious: {text}."
@@ -59,8 +70,8 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
                 "title": title}
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
-        record=record, figures=drawn, summary=summary(record), findings=grouped(record["findings"]),
-        header=header, rows=rows, number=number, grades=GRADES, figures_data=drawings.data())
+        record=record, figures=drawn, summary=summary(record), sample=sample(record),
+        findings=grouped(record["findings"]), header=header, rows=rows, number=number, grades=GRADES, figures_data=drawings.data())
     path = Path(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

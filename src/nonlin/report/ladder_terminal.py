@@ -92,7 +92,7 @@ def rungs(results: Mapping[str, Any]) -> Table:
     for one in results["rungs"]:
         spent = one["timing"]["trial_seconds"]
         rows.append([one["name"], f"{one['parameters']:,}", f"{one['parameters_with_embeddings']:,}",
-                     f"{one['tokens']:,}", f"{one['flops']:.1e}", number(spent and spent / 60, ".1f"),
+                     f"{one['tokens']:,}", number(one["flops"], ".1e"), number(spent and spent / 60, ".1f"),
                      *(_difference(one, arm) for arm in arms)])
     return ["rung", "parameters", "with embeddings", "tokens", "FLOPs per run", "minutes of all runs", *arms], rows
 

@@ -147,13 +147,12 @@ def health_text(record: Mapping[str, Any]) -> str:
 
 def print_health(record: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the record of a check, on standard output: its blocks as a table, then its findings."""
-    from nonlin.report.health import summary
+    from nonlin.report.health import sample, summary
 
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, _HEALTH_WIDTH)
-    console.print(f"{record['source']}: {record['parameters']:,} parameters, {record['tokens']:,} tokens of "
-                  f"{record['text']}", highlight=False)
+    console.print(f"{record['source']}: {record['parameters']:,} parameters, {sample(record)}", highlight=False)
     for note in record["notes"]:
         console.print(f"Note: {note}.", style="yellow", highlight=False)
     print_columns(console, _blocks(record["blocks"]))
@@ -182,5 +181,5 @@ def _blocks(blocks: list[dict[str, Any]]) -> list[Column]:
         numbers("channel\n/median", (b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
                                      for b in blocks), ".3g", 7)]
     if any(b["gradients"] for b in blocks):
-        columns.append(numbers("gradient\nrms", ((b["gradients"] or {}).get("rms") for b in blocks), ".2e", 2))
+        columns.append(numbers("gradient\nrms", ((b["gradients"] or {}).get("rms") for b in blocks), ".3g", 2))
     return columns
