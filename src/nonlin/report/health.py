@@ -71,7 +71,8 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
         record=record, figures=drawn, summary=summary(record), sample=sample(record),
-        findings=grouped(record["findings"]), header=header, rows=rows, number=number, grades=GRADES, figures_data=drawings.data())
+        findings=grouped(record["findings"]), header=header, rows=rows, number=number, grades=GRADES,
+        figures_data=drawings.data())
     path = Path(path)
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
