@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from nonlin.calls.calibration import calibrate, summary, twins
+from nonlin.calls.study import load_study
 from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.functions import define, get
@@ -42,6 +43,21 @@ def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, caps
 
     with pytest.raises(UserError, match="another set-up: its batch differs"):
         _run(out, 2, "--batch", "4")
+
+    study = load_study(out / "studies" / "aa-0001")  # its arms share an activation
+    assert {run.config_hash for run in study.runs()} == trials
+    assert {run.activation for run in study.runs()} == {"gelu-1", "gelu-2"}
+
+    edited = json.loads((study.directory / "results.json").read_text())
+    edited["arms"][1]["verdict"] = "better"  # the runs decide, not the file
+    (study.directory / "results.json").write_text(json.dumps(edited))
+    capsys.readouterr()
+    _run(out, 2)
+    assert json.loads(capsys.readouterr().out)["results"] == second["results"]
+    for text in ("[]", "{}", json.dumps(json.loads((out / "machine.json").read_text()) | {"steps": "ten"})):
+        (out / "machine.json").write_text(text)
+        with pytest.raises(UserError, match=r"machine\.json must be as it was written; .* Delete it"):
+            _run(out, 2)
 
 
 def test_twins_that_share_their_streams_are_scaled_a_little(tmp_path, capsys):
@@ -105,3 +121,6 @@ def test_a_study_counts_once_however_many_of_its_verdicts_are_false(tmp_path):
     assert (found.studies, found.false) == (3, 1) and found.low < 1 / 3 < found.high
     assert found.half_width == pytest.approx(0.02) and 0.01 < found.detectable < 0.03
     assert "1 of 3 A/A studies have a false verdict: 33 %" in str(found)
+    assert "the rule states at most 5 %." in str(found)
+    assert "at most 0.5 %." in str(summary(tmp_path, [_results("a", "tie")], SimpleNamespace(
+        confidence=0.995, arms=[None] * 2, seeds=8, margin=0.005)))

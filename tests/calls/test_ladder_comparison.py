@@ -190,6 +190,15 @@ def test_another_target_is_forecast_without_a_run(finished, text, tmp_path):
     assert inside.forecast["swiglu"].reason is None or "compute" not in inside.forecast["swiglu"].reason
 
 
+def test_a_forecast_that_is_gone_leaves_the_others_as_they_are(tmp_path):
+    there = folder.LadderFolder(tmp_path, None)
+    paths = [there.add_forecast({"number": number}) for number in range(3)]
+    assert [path.name for path in paths] == ["0001.json", "0002.json", "0003.json"]
+    paths[0].unlink()
+    assert there.add_forecast({"number": 3}).name == "0004.json"
+    assert json.loads(paths[2].read_text()) == {"number": 2}
+
+
 def test_another_ladders_folder_is_refused(finished, text, tmp_path):
     out = copy(finished, tmp_path)
     with pytest.raises(UserError, match="its arms differs"):

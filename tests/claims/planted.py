@@ -34,7 +34,7 @@ def loss(config, effect, scale=0.001, best=0.01):
     return 2.0 + far + 0.02 * noise(seed) + scale * own + effect(config)
 
 
-def records(plan_, names, effect, diverged=False, **options):
+def records(plan_, names, effect, diverged=lambda config: False, **options):
     """Records of every trial of these studies, the losses planted by ``effect`` of a configuration."""
     found = {}
     for name in names:
@@ -42,9 +42,10 @@ def records(plan_, names, effect, diverged=False, **options):
         while not complete(study, found):
             for stage in ("tune", "judge"):
                 for trial in trials_of(study, stage, found):
-                    value = None if diverged else loss(trial.config, effect, **options)
+                    lost = diverged(trial.config)
+                    value = None if lost else loss(trial.config, effect, **options)
                     found[trial.key] = {
-                        "status": "diverged" if diverged else "finished", "bits_per_byte": value,
+                        "status": "diverged" if lost else "finished", "bits_per_byte": value,
                         "initial_bits_per_byte": 8.0, "best_bits_per_byte": value, "spike_score": 0.0,
                         "parameters": trial.config["model"]["dim"] ** 2,
                         "hidden": 1, "flops_per_token": 1, "dead_share": 0.0, "sparsity": 0.0, "layers": None,

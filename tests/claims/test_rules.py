@@ -125,6 +125,20 @@ def test_3_a_language_model_that_learns_nothing_without_activations(monkeypatch)
         assert decided.parts["essential to predict text"] == expected and "not here" in decided.summary
 
 
+def test_3_is_open_where_nothing_trains_without_activations(monkeypatch):
+    monkeypatch.setattr(n03_essential, "missing", lambda: "not here")
+    found = planted.found(n03_essential.CLAIM, planted.activation(),
+                          diverged=lambda config: config["activation"]["name"] == "identity")
+    assert answer(n03_essential.CLAIM, found)[1].verdict == OPEN
+
+
+def test_3_draws_an_activation_that_never_trains(monkeypatch):
+    monkeypatch.setattr(n03_essential, "missing", lambda: "not here")
+    found = planted.found(n03_essential.CLAIM, planted.activation(),
+                          diverged=lambda config: config["activation"]["name"] == "silu")
+    assert n03_essential.figure(n03_essential.measure(found)).axes
+
+
 # 4: vanishing
 
 def vanishing(**decades):
@@ -173,6 +187,18 @@ def test_5_asks_at_every_rate_that_trains_as_well_as_the_best():
     tuning = [{"learning_rate": rate, "seed": seed, "bits_per_byte": loss}
               for rate, row in losses.items() for seed, loss in enumerate(row)]
     assert n05_dying.good_rates({"name": "relu", "learning_rate": 0.01, "tuning": tuning}) == [0.01, 0.02]
+
+
+def test_5_counts_judged_runs_at_a_rate_between_those_of_the_grid():
+    plan = planted.plan()
+    rates, seeds = len(n05_dying.RATES), len(plan.seeds[:6])
+    measured = {"dead": [[[0.0] * seeds] * rates, [[0.1] * seeds] * rates], "loss": [[1.0] * seeds] * rates}
+    extra = {e.key: {"measured": measured, "timing": {"seconds": 1.0}} for e in n05_dying.experiments(plan)}
+    found = planted.found(n05_dying.CLAIM, planted.activation(), extra=extra, best=0.02)
+    relu = next(arm for arm in found.study("core")["arms"] if arm["name"] == "relu")
+    assert relu["learning_rate"] not in {run["learning_rate"] for run in relu["tuning"]}
+    language = n05_dying.measure(found)["language"]
+    assert language[f"{relu['learning_rate']:g}"]["seeds"] == len(relu["judged"]) and "0.016" in language
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():
@@ -412,7 +438,7 @@ def test_an_altered_block_is_found_out(monkeypatch):
 
 @pytest.mark.parametrize("claim", [c for c in all_claims() if c.studies and c.number not in (3, 5)])
 def test_studies_whose_runs_all_diverge_settle_nothing(claim):
-    found = planted.found(claim, lambda config: 0.0, diverged=True)
+    found = planted.found(claim, lambda config: 0.0, diverged=lambda config: True)
     assert answer(claim, found)[1].verdict == OPEN
 
 

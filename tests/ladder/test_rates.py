@@ -49,6 +49,14 @@ def test_a_rate_that_diverges_is_left_out():
     assert rates.optima([arm("a", 0.01, lost=(0.005, 0.01, 0.02)), arm("b", 0.01)]).by_arm.keys() == {"b"}
 
 
+def test_an_arm_that_trains_at_one_rate_alone_shows_no_best_one():
+    one = arm("a", 0.01, lost=(0.01, 0.02)) | {"learning_rate": 0.005}
+    arms = [one, arm("b", 0.01), arm("c", 0.01)]
+    assert rates.optima(arms).by_arm.keys() == {"b", "c"}
+    carried = rates.carry(rates.RULES["standard"], [(PLAIN[0], arms)])
+    assert carried.at_base["a"].rate == pytest.approx(0.005) and carried.at_base["a"].error >= 0.3
+
+
 def test_losses_that_fall_over_all_rates_have_no_optimum():
     falling = arm("a", 0.01) | {"tuning": [
         {"seed": s, "learning_rate": r, "bits_per_byte": 2 - 0.1 * math.log(r) ** 2} for r in (0.005, 0.01, 0.02)

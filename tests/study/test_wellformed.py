@@ -127,3 +127,13 @@ def test_json_that_no_file_of_ours_has_is_unreadable(tmp_path, text):
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(Unreadable, match=r"^a\.json "):
         read_json(path)
+
+
+def test_a_run_of_an_activation_with_huge_outputs_is_whole(whole, tmp_path):
+    """As of a user's own 1e17*x, whose block a normalization makes small again."""
+    folder = Path(shutil.copytree(whole, tmp_path / "study"))
+    path = sorted((folder / "trials").glob("*/result.json"))[0]
+    layers = [{"gradient_rms": 0.0, "output_rms": 4e38, "dead_share": 0.0, "zero_output_share": 0.0}]
+    path.write_text(json.dumps(sealed("result.json", json.loads(path.read_text()) | {"layers": layers})))
+    study = load_study(folder).folder
+    assert study.results["status"] == "complete" and path.parent.name in study.trials()

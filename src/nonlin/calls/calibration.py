@@ -8,6 +8,7 @@ calls better or worse is false. There are two kinds, as arms of a study may shar
   number that is nearly 1: runs of one function would be equal in every bit.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,12 +23,14 @@ from nonlin.errors import UserError, rule, stopped_in, unknown_name
 from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.functions import Definition, define, get
 from nonlin.functions.grammar import write
-from nonlin.numbers import number
+from nonlin.numbers import number, percent
 from nonlin.progress import listener
-from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study, statistics
+from nonlin.records import Record
+from nonlin.study import Arm, Plan, Request, Store, defaults, load, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import open_engine
 from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
+from nonlin.study.wellformed import BadForm, Natural, Positive, Size, must_be
 
 _FILE = "calibration.json"
 
@@ -58,10 +61,9 @@ class Calibration:
                 "results": self.results}
 
     def __str__(self) -> str:
-        share, low, high, stated = (number(v, ".0%") for v in (self.false / self.studies, self.low, self.high,
-                                                               self.stated))
+        share, low, high = (number(v, ".0%") for v in (self.false / self.studies, self.low, self.high))
         told = (f"{self.false} of {self.studies} A/A studies have a false verdict: {share} "
-                f"(95 % interval {low} to {high}); the rule states at most {stated}.")
+                f"(95 % interval {low} to {high}); the rule states at most {percent(self.stated)}.")
         if self.detectable is None:
             return told
         return told + (f" This set-up sees a difference of {self.detectable:.3f} bits per byte four times in five; its "
@@ -115,15 +117,15 @@ def _measured(root: Store, request: Request, engine: Engine, environment: Mappin
     """Return the machine's settings, the speeds and the length of judged runs; measured at the first call, and kept."""
     path, asked = root.directory / "machine.json", request.as_dict() | {"streams": streams}
     if path.exists():
-        kept = _read(path)
-        there = {"streams": "private"} | kept["request"]
+        kept = _kept(path)
+        there = {"streams": "private"} | kept.request
         changed = [key for key, value in asked.items() if there.get(key) != value]
         if changed:
             raise UserError(f"{root.directory} holds A/A studies of another set-up: its {' and '.join(changed)} "
                             f"{'differs' if len(changed) == 1 else 'differ'} from this command's. Choose another "
                             "folder with --out, or give the command that began it.")
-        engine.fit(kept["machine"]["device"], environment, kept["memory_bytes"])
-        return kept["machine"], kept["speeds"], kept["steps"]
+        engine.fit(kept.machine.get("device", "cpu"), environment, kept.memory_bytes)
+        return kept.machine, {arm: speed.as_dict() for arm, speed in kept.speeds.items()}, kept.steps
     machine, speeds = measured(request, engine, environment, parallel)
     steps = make_plan(request, speeds, machine, engine.total()).training["judge_steps"]
     memory = max(speed.get("peak_memory_bytes", 0) for speed in speeds.values()) or None
@@ -131,20 +133,38 @@ def _measured(root: Store, request: Request, engine: Engine, environment: Mappin
     return machine, speeds, steps
 
 
-def _read(path: Path) -> Any:
+class _Speed(Record, frozen=True, kw_only=True):
+    tokens_per_second: Positive
+    seconds_overhead: Natural = 0.0
+    peak_memory_bytes: int = 0
+
+
+class _Kept(Record, frozen=True, kw_only=True):
+    """machine.json: what was asked for and measured at the first call."""
+
+    request: dict[str, Any]
+    machine: dict[str, Any]
+    speeds: dict[str, _Speed]
+    steps: Size
+    memory_bytes: int | None = None
+
+
+def _kept(path: Path) -> _Kept:
     try:
-        return read_json(path)
-    except Unreadable as problem:
+        values = read_json(path)
+        must_be(_Kept, values)
+    except (Unreadable, BadForm) as problem:
         raise UserError(f"{path} must be as it was written; {problem}. Delete it, and give the same command "
                         "again.") from problem
+    return _Kept.from_dict(values)
 
 
 def _finished(store: Store, plan: Plan) -> dict[str, Any] | None:
-    path = store.directory / "results.json"
-    if not path.exists():
+    """Return the results of a study that is complete, made from its runs."""
+    if not os.path.lexists(store.directory / "results.json"):
         return None
-    found = _read(path)
-    return found if found["status"] == "complete" and found["plan"]["hash"] == plan.hash else None
+    found = load(store.directory)
+    return found.results if found.results["status"] == "complete" and found.plan.hash == plan.hash else None
 
 
 def twins(request: Request, streams: str) -> list[Arm]:

@@ -77,7 +77,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     configuration's end token, and "documents" that token with attention inside each document alone.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
-    the length of judged runs: 500, the same on every machine, or as many as the ``minutes`` allow here where those are
+    the length of judged runs: 1,000, the same on every machine, or as many as the ``minutes`` allow here where those are
     given. ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are tried.
     Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
 
@@ -286,7 +286,8 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     say("Measuring this machine …")
     machine, speeds = measured(request, engine, environment, parallel)
     plan = make_plan(request, speeds, machine, engine.total(), store.directory.resolve().name)
-    store.create(plan)
+    with store.lock():  # another process may have planned meanwhile
+        store.create(plan)
     say(plan.describe())
     return plan
 
@@ -310,7 +311,7 @@ def changes(then: Mapping[str, str], environment: Mapping[str, Any]) -> list[str
     """Return a warning for each part of the machine that a study's runs so far were not made on."""
     now = environment_of(environment)
     return [f"Take care: this study began with {part} {then[part]} and goes on with {now[part]}; its runs may differ "
-            "in more than the activation." for part in then if then[part] != now[part]]
+            "in more than the activation." for part in now if part in then and then[part] != now[part]]
 
 
 def finish(folder: StudyFolder, engine: ProcessEngine) -> dict[str, str]:

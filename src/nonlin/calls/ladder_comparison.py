@@ -94,15 +94,17 @@ def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | N
     _checked(wanted)
     rule_ = transfer_of(transfer)
     out = out or _default_folder(wanted, asked, transfer)
-    there = folder.plan_of(out) if out.exists() else None
+    if out.exists():
+        folder.plan_of(out)  # something else there is said before a text is read
     whole, store = _request(wanted, asked, out, words)
     settings = replace(wanted.settings, vocabulary=whole.model["vocabulary"])
     store = folder.store_of(store.directory)
-    if there is not None and there.transfer["name"] != transfer:
-        raise UserError(f"ladder: transfer must be {there.transfer['name']}, as the ladder in {out} has it; got "
-                        f"{transfer}. Choose another folder with --out.")
-    made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes)
     with store.lock():
+        there = folder.plan_of(store.directory)  # as it is by now: reading the text took its time
+        if there is not None and there.transfer["name"] != transfer:
+            raise UserError(f"ladder: transfer must be {there.transfer['name']}, as the ladder in {out} has it; got "
+                            f"{transfer}. Choose another folder with --out.")
+        made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes)
         if made is not None and _complete(LadderFolder(store.directory, made)):  # at most another target
             folder.keep_plan(store.directory, made)
             return _run(LadderFolder(store.directory, made), whole, rule_, None, {}, words)
@@ -125,10 +127,9 @@ def _complete(there: LadderFolder) -> bool:
 
 def resume(directory: Path, words: Progress, choice: EngineChoice) -> Ladder:
     """Run what is missing of the ladder in a folder, as it was planned."""
-    there = folder.load_ladder(directory)
-    store = folder.store_of(directory)
-    prepare_again(directory, there.plan.data, words)
-    with store.lock(), open_engine(choice, directory) as engine:
+    prepare_again(directory, folder.load_ladder(directory).plan.data, words)
+    with folder.store_of(directory).lock(), open_engine(choice, directory) as engine:
+        there = folder.load_ladder(directory)
         environment = ask(engine, {"do": "describe"})
         words.say(f"Continuing the ladder in {directory}.\n{described(there.plan, engine.total())}")
         whole = _from_plan(there.plan)

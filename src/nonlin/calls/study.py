@@ -106,8 +106,11 @@ class Study:
     def runs(self) -> list[Run]:
         """Return every finished run, arm by arm in the plan's order; tuning runs first, then judged ones."""
         order = {arm["name"]: i for i, arm in enumerate(self.plan.arms)}
-        found = [_run(key, config, record) for key, (config, record) in self.folder.trials().items()
-                 if config["activation"]["name"] in order]
+        # By the runs' hashes: arms may share an activation, as those of an A/A study do.
+        arm_of = {run["config_hash"]: arm["name"] for arm in self.folder.results["arms"]
+                  for run in (*arm["tuning"], *arm["judged"])}
+        found = [_run(key, arm_of[key], config, record) for key, (config, record) in self.folder.trials().items()
+                 if key in arm_of]
         return sorted(found, key=lambda run: (order[run.activation], run.purpose != "tune", run.learning_rate,
                                               run.seed))
 
@@ -291,9 +294,9 @@ def best_trial(results: Mapping[str, Any], arm: str) -> str | None:
     return min(finished, key=lambda run: run["bits_per_byte"])["config_hash"] if finished else None
 
 
-def _run(key: str, config: Mapping[str, Any], record: Mapping[str, Any]) -> Run:
+def _run(key: str, arm: str, config: Mapping[str, Any], record: Mapping[str, Any]) -> Run:
     training = config["training"]
-    known = {"activation": config["activation"]["name"], "purpose": config["purpose"], "seed": config["seed"],
+    known = {"activation": arm, "purpose": config["purpose"], "seed": config["seed"],
              "learning_rate": training["learning_rate"], "steps": training["steps"], "config_hash": key,
              "hidden": config["model"]["hidden"]}
     measured = {**record, **record.get("timing", {}), **known}

@@ -183,6 +183,7 @@ def _planned(store: "Store", request: _Request, data: Mapping[str, Any], engine:
                for arm, config in one.measure_configs(machine).items()}
     speeds = measure_and_fit(engine, configs, machine, environment, 0.7)
     plan = make(request.values, speeds, machine, data, engine.total())
-    store.create(plan)
+    with store.lock():  # another process may have planned meanwhile
+        store.create(plan)
     say(plan.describe())
     return plan

@@ -107,8 +107,9 @@ def measure(found: Found) -> dict[str, Any]:
     arms = {a["name"]: a for a in found.study("core")["arms"]}
     losses = {name: [run["bits_per_byte"] for run in arm["judged"]] for name, arm in arms.items()}
     start = max(t["initial_bits_per_byte"] for t in arms["gelu"]["tuning"])
-    kept[LANGUAGE] = [(start - a) / (start - b) for a, b in zip(losses["identity"], losses["gelu"], strict=True)
-                      if a is not None and b is not None]
+    without, with_ = ({run["seed"]: run["bits_per_byte"] for run in arms[name]["judged"]
+                       if run["bits_per_byte"] is not None} for name in ("identity", "gelu"))
+    kept[LANGUAGE] = [(start - without[seed]) / (start - with_[seed]) for seed in sorted(without.keys() & with_.keys())]
     return {"tasks": tasks, "language": losses, "initial": start, "kept": effects(kept), "each": kept,
             "missing": missing()}
 
@@ -138,7 +139,8 @@ def figure(measures: Mapping[str, Any]) -> Figure:
         for i, (name, values) in enumerate(rows.items()):
             known = [v for v in values if v is not None]
             axes.plot([i] * len(known), known, "o", ms=4, alpha=0.4, color=draw.colour(name), mec="none")
-            axes.plot(i, sum(known) / len(known), "D", ms=7, color=draw.colour(name), mec=draw.PAPER)
+            if known:
+                axes.plot(i, sum(known) / len(known), "D", ms=7, color=draw.colour(name), mec=draw.PAPER)
         axes.set_xticks(range(len(rows)), list(rows), rotation=40, ha="right")
         axes.set_title(task + (", bits per byte" if task == LANGUAGE else ", errors"))
         axes.grid(axis="x", visible=False)

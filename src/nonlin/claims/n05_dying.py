@@ -87,7 +87,7 @@ def measure(found: Found) -> dict[str, Any]:
     shares = {key: effects({name: row[key] for name, row in rows.items()}) for key in ("at_best", "at_high")}
     relu = next(arm for arm in found.study("core")["arms"] if arm["name"] == "relu")
     language = {}
-    for rate in good_rates(relu):
+    for rate in sorted({*good_rates(relu), relu["learning_rate"]}):  # the judged one lies between those of the grid
         runs = [run for run in relu["tuning"] if run["learning_rate"] == rate]
         runs += relu["judged"] if rate == relu["learning_rate"] else []
         died = [found.records[run["config_hash"]]["dead_share"] for run in runs if run["bits_per_byte"] is not None]
@@ -96,16 +96,16 @@ def measure(found: Found) -> dict[str, Any]:
 
 
 def good_rates(arm: Mapping[str, Any]) -> list[float]:
-    """Return the learning rates whose loss cannot be told from the best one's, by the paired tuning runs."""
+    """Return the tuned rates whose loss cannot be told from the best one's, by the paired tuning runs."""
     if arm["learning_rate"] is None:
         raise UserError(f"{arm['name']} diverged at every learning rate. Use smaller ones.")
     losses: dict[float, dict[int, float]] = {}
     for run in arm["tuning"]:
         losses.setdefault(run["learning_rate"], {})[run["seed"]] = (
             math.inf if run["bits_per_byte"] is None else run["bits_per_byte"])
-    best = losses[arm["learning_rate"]]
-    worse = {rate: [by_seed[s] - best[s] for s in best] for rate, by_seed in losses.items()}
-    return [rate for rate, more in worse.items() if rate == arm["learning_rate"] or (
+    best = min(losses, key=lambda rate: sum(losses[rate].values()))
+    worse = {rate: [by_seed[s] - losses[best][s] for s in losses[best]] for rate, by_seed in losses.items()}
+    return [rate for rate, more in worse.items() if rate == best or (
         math.isfinite(sum(more)) and effects({"": more})[""]["low"] <= 0)]
 
 

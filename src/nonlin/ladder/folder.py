@@ -63,7 +63,7 @@ class LadderFolder:
         """Write a forecast under the next number, and return its path."""
         folder = self.directory / FORECASTS
         folder.mkdir(exist_ok=True)
-        path = folder / f"{len(list(folder.glob('[0-9]*.json'))) + 1:04d}.json"
+        path = folder / next_name(folder)
         write_json(path, finite(dict(made)))
         return path
 
@@ -97,13 +97,19 @@ def load_ladder(directory: str | Path) -> LadderFolder:
     return LadderFolder(directory, plan)
 
 
+def next_name(folder: Path) -> str:
+    """Return the name of the next numbered file: above all that are there, so that none is ever written over."""
+    numbers = [int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()]
+    return f"{max(numbers, default=0) + 1:04d}.json"
+
+
 def keep_plan(directory: Path, plan: LadderPlan) -> None:
     """Write a plan; one that it extends stays under plans/."""
     old = plan_of(directory)
     if old is not None and old.hash != plan.hash:
         kept = directory / PLANS
         kept.mkdir(exist_ok=True)
-        write_json(kept / f"{len(list(kept.glob('*.json'))) + 1:04d}.json", old.as_dict())
+        write_json(kept / next_name(kept), old.as_dict())
     write_json(directory / "plan.json", plan.as_dict())
 
 

@@ -110,10 +110,12 @@ class Optima:
 def optima(arms: Iterable[Mapping[str, Any]]) -> Optima:
     """Return the best rates at a rung, from the arms of its results.
 
-    An arm counts with its best rate and the neighbours of it. Without a curvature there are no optima: the losses
+    An arm counts with its best rate and the neighbours of it; one that trains at a single rate shows no best one.
+    Without a curvature there are no optima: the losses
     fall, or rise, over all rates of all arms.
     """
-    runs = {arm["name"]: near for arm in arms if (near := _near(arm["tuning"]))}
+    near = {arm["name"]: _near(arm["tuning"]) for arm in arms}
+    runs = {arm: some for arm, some in near.items() if len({place for _, place, _ in some}) > 1}
     rows = [(i, seed, place, loss) for i, arm in enumerate(runs) for seed, place, loss in runs[arm]]
     levels = {key: k for k, key in enumerate(dict.fromkeys((i, seed) for i, seed, _, _ in rows))}
     count, left = len(runs), len(rows) - len(levels) - len(runs) - 1

@@ -15,6 +15,7 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished, diverged, points
 from nonlin.ladder.rates import Carried, Check, carry, check, optima
 from nonlin.ladder.rates import Rule as Transfer
+from nonlin.numbers import percent
 
 _DRAWN = 24  # sizes at which the forms are drawn
 _STEP_UP = math.sqrt(math.sqrt(10.0))  # from the top rung to the one that would come next
@@ -339,7 +340,7 @@ def advice(plan: LadderPlan, verdicts: Sequence[Mapping[str, Any]], status: str)
     best = min((v for v in verdicts if v["verdict"] == "better"), key=lambda v: v["mean"], default=None)
     if best is not None:
         return (f"At {size}: {best['arm']}, {-best['mean']:.3f} bits per byte better than {plan.baseline} "
-                f"({plan.rule['confidence']:.0%} interval {-best['high']:.3f} to {-best['low']:.3f}).")
+                f"({percent(plan.rule['confidence'])} interval {-best['high']:.3f} to {-best['low']:.3f}).")
     if open_:
         return (f"At {size}: keep {plan.baseline}; none is forecast to be better, and {', '.join(open_)} "
                 f"{'is' if len(open_) == 1 else 'are'} undecided.")

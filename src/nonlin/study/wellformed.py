@@ -16,7 +16,8 @@ from nonlin.study.records import ArmResult, PlannedArm, PlanRecord, Results, Rul
 Size = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Natural = Annotated[float, Meta(ge=0, le=1e15)]
-Number = Annotated[float, Meta(ge=-1e15, le=1e15)]
+#: A number of a run: of an activation that a user defines it may be of any size whose square is a number.
+Number = Annotated[float, Meta(ge=-1e150, le=1e150)]
 #: A loss, or None where it is no number.
 Loss = Number | None
 
