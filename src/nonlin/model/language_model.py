@@ -40,11 +40,13 @@ class Attention(nn.Module):
         self.o = nn.Linear(config.heads * width, config.dim, bias=False)
         self.q_norm, self.k_norm = Norm(width), Norm(width)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine) -> Tensor:
+    def forward(self, x_BTD: Tensor, residual_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine) -> Tensor:
+        """Return the residual stream with what attention reads in x added."""
         width = self.config.head_width
-        q, k, v = (engine.linear(x_BTD, part.weight).unflatten(-1, (-1, width)) for part in (self.q, self.k, self.v))
+        parts = engine.linears(x_BTD, (self.q.weight, self.k.weight, self.v.weight))
+        q, k, v = (part.unflatten(-1, (-1, width)) for part in parts)
         y = engine.attention(q, k, v, self.q_norm.weight, self.k_norm.weight, cos, sin)
-        return engine.linear(y, self.o.weight)
+        return engine.linear_add(y, self.o.weight, residual_BTD)
 
 
 class Block(nn.Module):
@@ -59,32 +61,38 @@ class Block(nn.Module):
     def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
         if self.attention is not None:
             attention = self.attention
-            x_BTD = self._residual(x_BTD, self.attention_norm, lambda x: attention(x, cos, sin, engine), engine)
-        return self._residual(x_BTD, self.feed_forward_norm, lambda x: self._feed_forward(x, engine, watch), engine)
+            x_BTD = self._residual(x_BTD, self.attention_norm, lambda x, to: attention(x, to, cos, sin, engine), engine)
+        return self._residual(x_BTD, self.feed_forward_norm, lambda x, to: self._feed_forward(x, to, engine, watch),
+                              engine)
 
-    def _residual(self, x_BTD: Tensor, norm: Norm | None, part: Callable[[Tensor], Tensor], engine: TorchEngine
-                  ) -> Tensor:
+    def _residual(self, x_BTD: Tensor, norm: Norm | None, part: Callable[[Tensor, Tensor], Tensor],
+                  engine: TorchEngine) -> Tensor:
         if self.config.norm_place == "before":
-            return x_BTD + part(normalized(x_BTD, norm, self.config, engine))
-        return normalized(x_BTD + part(x_BTD), norm, self.config, engine)
+            return part(normalized(x_BTD, norm, self.config, engine, narrow=True), x_BTD)
+        return normalized(part(x_BTD, x_BTD), norm, self.config, engine)
 
-    def _feed_forward(self, x_BTD: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
+    def _feed_forward(self, x_BTD: Tensor, residual_BTD: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
         block = self.feed_forward
-        up = engine.linear(x_BTD, block.up.weight)
-        inputs = (engine.linear(x_BTD, block.gate.weight), up) if block.gate is not None else (up,)
-        hidden = engine.activation(block.activation, *inputs)
+        *gate, up = engine.linears(x_BTD, [part.weight for part in (block.gate, block.up) if part is not None])
+        hidden = engine.activation(block.activation, *gate, up)
+        if watch is None:
+            return engine.linear_add(hidden, block.down.weight, residual_BTD)
         out = engine.linear(hidden, block.down.weight)
-        if watch is not None:
-            watch.append((inputs, hidden, out))
-        return out
+        watch.append((tuple(x.float() for x in (*gate, up)), hidden.float(), out))
+        return residual_BTD + out
 
 
-def normalized(x_BTD: Tensor, norm: Norm | None, config: ModelConfig, engine: TorchEngine) -> Tensor:
-    """Return x normalized as the configuration says; unchanged where there is no norm."""
+def normalized(x_BTD: Tensor, norm: Norm | None, config: ModelConfig, engine: TorchEngine, narrow: bool = False
+               ) -> Tensor:
+    """Return x normalized as the configuration says; unchanged where there is no norm.
+
+    ``narrow``: products alone read it.
+    """
     if norm is None:
         return x_BTD
-    method = engine.rms_norm if config.norm == "rms" else engine.layer_norm
-    return method(x_BTD, norm.weight)
+    if config.norm == "rms":
+        return engine.rms_norm(x_BTD, norm.weight, narrow)
+    return engine.layer_norm(x_BTD, norm.weight)
 
 
 class LanguageModel(nn.Module):
@@ -152,7 +160,7 @@ class LanguageModel(nn.Module):
         time = x_BTD.shape[1]
         for block in self.blocks:
             x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
-        return normalized(x_BTD, self.norm, self.config, self.engine)
+        return normalized(x_BTD, self.norm, self.config, self.engine, narrow=True)
 
     def cross_entropy(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the mean cross-entropy in nats per token."""

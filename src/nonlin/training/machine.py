@@ -34,7 +34,10 @@ def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None) 
         fast = {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
         dtypes = ["bfloat16", "float32"] if fast else ["float32"]
     engines = ["native", "torch"] if native.library() and not (model and native_cannot(model)) else ["torch"]
-    return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e in engines for d in dtypes]
+    pairs = [(e, d) for e in engines for d in dtypes]
+    if ("native", "bfloat16") in pairs and "amx_bf16" in processor()["instructions"]:
+        pairs.insert(1, ("mixed", "bfloat16"))  # torch multiplies tiles there, our kernels pairs
+    return [{"engine": e, "dtype": d, "threads": 1, "device": "cpu"} for e, d in pairs]
 
 
 def own_candidates(precision: str = "auto") -> list[dict[str, Any]]:

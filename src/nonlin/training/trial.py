@@ -201,7 +201,7 @@ def _of_model(config: dict[str, Any], run: Run) -> dict[str, Any]:
         return {"flops_per_token": own_flops(own, config["model"]["widths"], run.model.gated),
                 "outside_sha256": run.outside}
     found: dict[str, Any] = {"flops_per_token": flops_per_token(run.model.config, run.model.definition.gated)}
-    if run.model.config.norm == "layer" and config["machine"]["engine"] == "native":
+    if run.model.config.norm == "layer" and config["machine"]["engine"] != "torch":
         found["served_by_torch"] = ["layer_norm"]  # the transformer kernels have none
     return found
 

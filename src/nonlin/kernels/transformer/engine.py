@@ -4,6 +4,8 @@ Both compute the same function; the native one serves float32 on a CPU, forward 
 shapes: B batch, T time, D model width, H heads, K key-value heads, W width of one head, N outputs, V vocabulary.
 """
 
+import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,12 +32,23 @@ class TorchEngine:
             return F.linear(x, weight)
         return F.linear(x.to(self.dtype), weight.to(self.dtype)).to(x.dtype)
 
+    def linears(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return x W^T for each W, in the products' dtype where an engine's other operations read that."""
+        return tuple(self.linear(x, weight) for weight in weights)
+
+    def linear_add(self, x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x weight^T."""
+        return residual + self.linear(x, weight)
+
     def activation(self, module: Any, *inputs: Tensor) -> Tensor:
         """Return an activation module's output."""
         return module(*inputs)
 
-    def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Return x / rms(x) * weight over the last dimension."""
+    def rms_norm(self, x: Tensor, weight: Tensor, narrow: bool = False) -> Tensor:
+        """Return x / rms(x) * weight over the last dimension.
+
+        ``narrow``: products alone read it, so an engine may round it to their dtype.
+        """
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS) * weight
 
     def layer_norm(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -70,7 +83,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         (n, d), rows = weight.shape, x.numel() // x.shape[-1]
         out = x.new_empty(*x.shape[:-1], n)
-        _lib().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
+        library().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
         return out
 
     @staticmethod
@@ -80,10 +93,10 @@ class _Linear(torch.autograd.Function):
         dx = dw = None
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            _lib().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
+            library().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
-            _lib().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
+            library().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
         return dx, dw
 
 
@@ -92,7 +105,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx, x, weight):
         d, rows = x.shape[-1], x.numel() // x.shape[-1]
         y, scale = torch.empty_like(x), x.new_empty(rows)
-        _lib().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
+        library().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -100,7 +113,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
-        _lib().nl_rms_norm_backward(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
+        library().nl_rms_norm_backward(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
                                     grad.data_ptr(), dx.data_ptr(), dw.data_ptr())
         return dx, dw
 
@@ -113,7 +126,7 @@ class _Attention(torch.autograd.Function):
         out, probabilities = q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
         tensors = (q, k, v, wq, wk, cos, sin)
         ctx.shape = native.Shape(B, T, H, K, W)
-        _lib().nl_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(), probabilities.data_ptr())
+        library().nl_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(), probabilities.data_ptr())
         ctx.save_for_backward(*tensors, probabilities)
         return out
 
@@ -122,7 +135,7 @@ class _Attention(torch.autograd.Function):
         *tensors, probabilities = ctx.saved_tensors
         grads = [torch.zeros_like(x) for x in tensors[:5]]
         grad = grad.contiguous()
-        _lib().nl_attention_backward(ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(),
+        library().nl_attention_backward(ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(),
                                      grad.data_ptr(), *(g.data_ptr() for g in grads))
         return *grads, None, None
 
@@ -131,7 +144,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        loss = _lib().nl_cross_entropy(target.numel(), logits.shape[-1], logits.data_ptr(), target.data_ptr(),
+        loss = library().nl_cross_entropy(target.numel(), logits.shape[-1], logits.data_ptr(), target.data_ptr(),
                                        None if gradient is None else gradient.data_ptr())
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -139,23 +152,16 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        return ctx.saved_tensors[0] * grad, None
+        gradient = ctx.saved_tensors[0]
+        return gradient if float(grad) == 1 else gradient * grad, None
 
 
-def _lib():
+def library() -> ctypes.CDLL:
+    """Return the compiled operations; UserError where they cannot be built."""
     made = native.library()
     if made is None:
         raise UserError(f"the transformer kernels are not available: {native.unavailable()}. Use the engine 'torch'.")
     return made
-
-
-def _check(*tensors: Tensor) -> tuple[Tensor, ...]:
-    # The C++ reads raw memory: it would misread anything but float32 on the CPU.
-    for x in tensors:
-        if x.dtype != torch.float32 or x.device.type != "cpu":
-            raise UserError(f"the transformer kernels compute float32 on the CPU; got {x.dtype} on {x.device}. "
-                            "Use the engine 'torch'.")
-    return tuple(x.contiguous() for x in tensors)
 
 
 class NativeEngine(TorchEngine):
@@ -169,37 +175,56 @@ class NativeEngine(TorchEngine):
 
     def __init__(self, dtype: torch.dtype = torch.float32):
         super().__init__(dtype)
-        _lib()
+        library()
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.dtype != torch.float32:
             return super().linear(x, weight)
-        return _Linear.apply(*_check(x, weight))
+        return _Linear.apply(*self._checked(x, weight))
 
-    def rms_norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return _RmsNorm.apply(*_check(x, weight))
+    def rms_norm(self, x: Tensor, weight: Tensor, narrow: bool = False) -> Tensor:
+        return _RmsNorm.apply(*self._checked(x, weight))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        if q.shape[-1] > 512 or q.shape[-1] % 2:
-            raise UserError(f"attention: the width of a head must be even and at most 512; got {q.shape[-1]}. "
-                            "Choose other heads or another dim.")
-        return _Attention.apply(*_check(q, k, v, wq, wk, cos, sin))
+        self._check_width(q)
+        return _Attention.apply(*self._checked(q, k, v, wq, wk, cos, sin))
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        (logits,) = _check(logits)
+        (logits,) = self._checked(logits)
         if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[-1]:
             raise UserError(f"cross_entropy: target must lie in 0…{logits.shape[-1] - 1}. Check the vocabulary.")
         return _CrossEntropy.apply(logits, target.contiguous())
 
+    @staticmethod
+    def _checked(*tensors: Tensor) -> tuple[Tensor, ...]:
+        # The C++ reads raw memory: it would misread anything but float32 on the CPU.
+        for x in tensors:
+            if x.dtype != torch.float32 or x.device.type != "cpu":
+                raise UserError(f"the transformer kernels compute float32 on the CPU; got {x.dtype} on {x.device}. "
+                                "Use the engine 'torch'.")
+        return tuple(x.contiguous() for x in tensors)
+
+    @staticmethod
+    def _check_width(q: Tensor) -> None:
+        if q.shape[-1] > 512 or q.shape[-1] % 2:
+            raise UserError(f"attention: the width of a head must be even and at most 512; got {q.shape[-1]}. "
+                            "Choose other heads or another dim.")
+
 
 def engine(name: str, dtype: str = "float32") -> TorchEngine:
-    """Return the engine of that name, "torch" or "native", with that dtype of matrix products.
+    """Return the engine of that name, with that dtype of matrix products.
+
+    "torch": all by torch; "native": all by our C++; "mixed": by our C++ all but the products, which torch computes.
 
     >>> engine("torch").name
     'torch'
     """
-    if name == "native":
-        return NativeEngine(getattr(torch, dtype))
     if name == "torch":
         return TorchEngine(getattr(torch, dtype))
-    raise UserError(f"engine must be 'torch' or 'native'; got {name!r}. Choose one of them.")
+    if name == "mixed" or (name == "native" and dtype == "float32"):
+        return NativeEngine(getattr(torch, dtype))
+    if name == "native":
+        from nonlin.kernels.transformer.bf16 import Bf16Engine
+
+        return Bf16Engine()
+    raise UserError(f"engine must be 'torch', 'native' or 'mixed'; got {name!r}. Choose one of them.")

@@ -83,7 +83,7 @@ static void pack_a(const float* a, int64_t rs, int64_t cs, int64_t m, int64_t kc
 }
 
 static float* scratch(int slot, int64_t size) {
-  thread_local std::vector<float> buffers[8];
+  thread_local std::vector<float> buffers[20];
   auto& buffer = buffers[slot];
   if (static_cast<int64_t>(buffer.size()) < size + 16) buffer.resize(size + 16);
   const auto address = reinterpret_cast<uintptr_t>(buffer.data());

@@ -12,7 +12,7 @@ from nonlin.kernels.codegen.cpp import HEADERS
 from nonlin.kernels.cpu import build
 
 _HERE = Path(__file__).parent
-SOURCES = (*HEADERS[:2], _HERE / "gemm.h", _HERE / "ops.cpp")
+SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "ops.cpp")))
 
 
 class Shape(ctypes.Structure):
@@ -37,6 +37,14 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     made.nl_cross_entropy.restype = ctypes.c_double
     made.nl_attention.argtypes = [Shape, f, *[p] * 9]
     made.nl_attention_backward.argtypes = [Shape, f, *[p] * 14]
+    made.nl_bf16_linears.argtypes = [i, i, p, i, p, p, p]
+    made.nl_bf16_linear_add.argtypes = [i, i, p, i, p, p, p]
+    made.nl_bf16_linears_backward.argtypes = [i, i, p, i, p, p, p, p, p]
+    made.nl_bf16_linear_add_backward.argtypes = [i, i, p, i, p, p, p, p]
+    made.nl_bf16_rms_norm.argtypes = [i, i, f, p, p, p, p]
+    made.nl_bf16_rms_norm_backward.argtypes = [i, i, p, p, p, p, p, p]
+    made.nl_bf16_attention.argtypes = [Shape, f, *[p] * 9, i]
+    made.nl_bf16_attention_backward.argtypes = [Shape, f, *[p] * 8, i, *[p] * 6]
     return made, ""
 
 

@@ -128,21 +128,18 @@ struct Shape {
   int64_t batch, time, heads, kv_heads, width;  // width of one head
 };
 
-// Causal softmax: scores to probabilities, row by row, over the keys that a query may see.
-static void causal_softmax(float* scores, int64_t t, int64_t ld, float scale) {
-  for (int64_t i = 0; i < t; i++) {
-    float* row = scores + i * ld;
-    const float top = largest(row, i + 1);
-    vf acc{};
-    for (int64_t j = i + 1; j < ld; j++) row[j] = -HUGE_VALF;
-    for (int64_t j = 0; j < ld; j += VL) {
-      const vf e = vexp((load(row + j) - splat(top)) * splat(scale));
-      store(row + j, e);
-      acc += e;
-    }
-    const vf inverse = splat(1.0f / total(acc));
-    for (int64_t j = 0; j < ld; j += VL) store(row + j, load(row + j) * inverse);
+// Causal softmax of query i's scores: probabilities over the keys that it may see, zeros up to ld.
+static void causal_softmax(float* row, int64_t i, int64_t ld, float scale) {
+  const float top = largest(row, i + 1);
+  vf acc{};
+  for (int64_t j = i + 1; j < ld; j++) row[j] = -HUGE_VALF;
+  for (int64_t j = 0; j < ld; j += VL) {
+    const vf e = vexp((load(row + j) - splat(top)) * splat(scale));
+    store(row + j, e);
+    acc += e;
   }
+  const vf inverse = splat(1.0f / total(acc));
+  for (int64_t j = 0; j < ld; j += VL) store(row + j, load(row + j) * inverse);
 }
 
 // The probabilities (batch, heads, time, ld) are saved for backward.
@@ -160,7 +157,7 @@ extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k,
         norm_rotate(kh + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
       }
       gemm(T, T, h, qr, h, 1, kr, 1, h, p, ld, false);
-      causal_softmax(p, T, ld, 1.0f / std::sqrt(static_cast<float>(h)));
+      for (int64_t i = 0; i < T; i++) causal_softmax(p + i * ld, i, ld, 1.0f / std::sqrt(static_cast<float>(h)));
       gemm(T, h, T, p, ld, 1, vh, k_ld, 1, out + b * T * q_ld + n * h, q_ld, false);
     }
 }
@@ -201,3 +198,5 @@ extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const 
                              dk + ko + t * k_ld, dwk);
     }
 }
+
+#include "bf16_ops.h"
