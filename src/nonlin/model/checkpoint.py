@@ -15,7 +15,7 @@ from nonlin.errors import UserError, rule
 from nonlin.files import replacing, write_atomically
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gated_by
-from nonlin.kernels.transformer.engine import EPS, TorchEngine
+from nonlin.kernels.transformer.torch_engine import EPS, TorchEngine
 from nonlin.model.act2fn_names import CONSTANTS, LEARNED, hidden_act
 from nonlin.model.config import ModelConfig, parameter_count
 from nonlin.model.folder import must_be_regular, must_fit, read_config, read_json, stored_sizes, weight_files

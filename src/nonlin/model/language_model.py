@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nonlin import streams
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
-from nonlin.kernels.transformer.engine import TorchEngine
+from nonlin.kernels.transformer.torch_engine import TorchEngine
 from nonlin.model.config import ModelConfig
 from nonlin.nn import FeedForward
 

@@ -14,7 +14,8 @@ from nonlin.functions import get
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
 from nonlin.kernels.transformer.bf16 import Bf16Engine
-from nonlin.kernels.transformer.engine import TorchEngine, engine
+from nonlin.kernels.transformer.engine import engine
+from nonlin.kernels.transformer.torch_engine import TorchEngine
 from nonlin.model import ModelConfig
 from nonlin.model.language_model import LanguageModel
 from nonlin.training.resources import processor

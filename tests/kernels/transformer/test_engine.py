@@ -5,7 +5,8 @@ import torch
 
 from nonlin.errors import UserError
 from nonlin.kernels.transformer import native
-from nonlin.kernels.transformer.engine import NativeEngine, TorchEngine
+from nonlin.kernels.transformer.float32 import NativeEngine
+from nonlin.kernels.transformer.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native engine: {native.unavailable()}")
 

@@ -2,7 +2,7 @@
 
 Tensors between two products are bfloat16 in memory: half of the traffic, and nothing is converted on the way. Every sum
 is float32, and so are the residual stream, its gradient, weights and logits. Letters of shapes as in
-:mod:`nonlin.kernels.transformer.engine`.
+:mod:`nonlin.kernels.transformer.torch_engine`.
 """
 
 import ctypes
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nonlin.kernels.transformer import native
-from nonlin.kernels.transformer.engine import EPS, NativeEngine, library
+from nonlin.kernels.transformer.float32 import NativeEngine, library
+from nonlin.kernels.transformer.torch_engine import EPS
 
 _BF16 = torch.bfloat16
 
@@ -114,7 +115,7 @@ class _Attention(torch.autograd.Function):
 
 
 class Bf16Engine(NativeEngine):
-    """The native engine with bfloat16 products, summed in float32.
+    """The transformer kernels with bfloat16 products, summed in float32.
 
     Processors with ``avx512_bf16`` multiply pairs in one instruction; it takes subnormal numbers as zeros.
     """

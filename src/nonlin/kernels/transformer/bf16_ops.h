@@ -49,13 +49,32 @@ static void linears_backward(int64_t rows, int64_t d, const bf16* x, int64_t cou
   }
 }
 
+// The sum of a register's numbers, in a tree.
+static inline float sum_of(vf v) {
+#if defined(NL_AVX512)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  return total(v);
+#endif
+}
+
+static inline float mean_square(const float* x, int64_t n) {
+  vf acc{};
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) acc += load(x + i) * load(x + i);
+  float s = sum_of(acc);
+  for (; i < n; i++) s += x[i] * x[i];
+  return s / n;
+}
+
 // One head of one sequence: its normalized and rotated rows as bfloat16, and their inverse root mean squares.
 static void rotated_rows(const bf16* x, int64_t ld, const float* w, const float* cos, const float* sin, float eps,
                          int64_t T, int64_t h, bf16* out, float* inverse) {
   float plain[512], turned[512];
   for (int64_t t = 0; t < T; t++) {
     widen(x + t * ld, h, plain);
-    inverse[t] = norm_rotate(plain, w, cos + t * h, sin + t * h, eps, h, turned);
+    inverse[t] = 1.0f / std::sqrt(mean_square(plain, h) + eps);
+    scale_rotate(plain, w, cos + t * h, sin + t * h, inverse[t], h, turned);
     round_row(turned, h, out + t * h);
   }
 }

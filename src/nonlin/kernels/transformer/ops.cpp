@@ -96,16 +96,21 @@ double nl_cross_entropy(int64_t rows, int64_t v, const float* logits, const int6
 }
 }  // extern "C"
 
-// Normalize one head by its root mean square, scale by w, rotate by the position's angles.
-static inline float norm_rotate(const float* x, const float* w, const float* cos, const float* sin, float eps,
-                                int64_t h, float* out) {
+// Scale one head by its inverse root mean square s and by w, rotate it by the position's angles.
+static inline void scale_rotate(const float* __restrict x, const float* __restrict w, const float* __restrict cos,
+                                const float* __restrict sin, float s, int64_t h, float* __restrict out) {
   const int64_t half = h / 2;
-  const float s = 1.0f / std::sqrt(dot(x, x, h) / h + eps);
   for (int64_t i = 0; i < half; i++) {
     const float a = x[i] * s * w[i], b = x[i + half] * s * w[i + half];
     out[i] = a * cos[i] - b * sin[i];
     out[i + half] = b * cos[i] + a * sin[i];
   }
+}
+
+static inline float norm_rotate(const float* x, const float* w, const float* cos, const float* sin, float eps,
+                                int64_t h, float* out) {
+  const float s = 1.0f / std::sqrt(dot(x, x, h) / h + eps);
+  scale_rotate(x, w, cos, sin, s, h, out);
   return s;
 }
 

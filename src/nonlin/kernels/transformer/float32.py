@@ -1,0 +1,148 @@
+"""The small language model's operations by our C++ for one CPU thread: float32, forward and first derivative.
+
+Letters of shapes as in :mod:`nonlin.kernels.transformer.torch_engine`.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from nonlin.errors import UserError
+from nonlin.kernels.transformer import native
+from nonlin.kernels.transformer.torch_engine import EPS, TorchEngine
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        (n, d), rows = weight.shape, x.numel() // x.shape[-1]
+        out = x.new_empty(*x.shape[:-1], n)
+        library().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        (n, d), rows, grad = weight.shape, x.numel() // x.shape[-1], grad.contiguous()
+        dx = dw = None
+        if ctx.needs_input_grad[0]:
+            dx = torch.empty_like(x)
+            library().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
+        if ctx.needs_input_grad[1]:
+            dw = torch.empty_like(weight)
+            library().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
+        return dx, dw
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        d, rows = x.shape[-1], x.numel() // x.shape[-1]
+        y, scale = torch.empty_like(x), x.new_empty(rows)
+        library().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensors
+        dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
+        library().nl_rms_norm_backward(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
+                                    grad.data_ptr(), dx.data_ptr(), dw.data_ptr())
+        return dx, dw
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, wq, wk, cos, sin):
+        (B, T, H, W), K = q.shape, k.shape[2]
+        padded = -(-T // 16) * 16  # a whole vector register of any instruction set
+        out, probabilities = q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
+        tensors = (q, k, v, wq, wk, cos, sin)
+        ctx.shape = native.Shape(B, T, H, K, W)
+        library().nl_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(),
+                               probabilities.data_ptr())
+        ctx.save_for_backward(*tensors, probabilities)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        *tensors, probabilities = ctx.saved_tensors
+        grads = [torch.zeros_like(x) for x in tensors[:5]]
+        grad = grad.contiguous()
+        library().nl_attention_backward(ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(),
+                                     grad.data_ptr(), *(g.data_ptr() for g in grads))
+        return *grads, None, None
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, target):
+        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+        loss = library().nl_cross_entropy(target.numel(), logits.shape[-1], logits.data_ptr(), target.data_ptr(),
+                                       None if gradient is None else gradient.data_ptr())
+        if gradient is not None:
+            ctx.save_for_backward(gradient)
+        return logits.new_tensor(loss)
+
+    @staticmethod
+    def backward(ctx, grad):
+        gradient = ctx.saved_tensors[0]
+        return gradient if float(grad) == 1 else gradient * grad, None
+
+
+def library() -> ctypes.CDLL:
+    """Return the compiled operations; UserError where they cannot be built."""
+    made = native.library()
+    if made is None:
+        raise UserError(f"the transformer kernels are not available: {native.unavailable()}. Use the engine 'torch'.")
+    return made
+
+
+class NativeEngine(TorchEngine):
+    """The same operations by our C++ on one thread, float32 on a CPU.
+
+    With ``dtype`` bfloat16 torch computes the layers' matrix products, with AMX instructions if the processor has
+    them; everything else stays float32.
+    """
+
+    name = "native"
+
+    def __init__(self, dtype: torch.dtype = torch.float32):
+        super().__init__(dtype)
+        library()
+
+    def linear(self, x: Tensor, weight: Tensor) -> Tensor:
+        if self.dtype != torch.float32:
+            return super().linear(x, weight)
+        return _Linear.apply(*self._checked(x, weight))
+
+    def rms_norm(self, x: Tensor, weight: Tensor, narrow: bool = False) -> Tensor:
+        return _RmsNorm.apply(*self._checked(x, weight))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        self._check_width(q)
+        return _Attention.apply(*self._checked(q, k, v, wq, wk, cos, sin))
+
+    def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        (logits,) = self._checked(logits)
+        if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[-1]:
+            raise UserError(f"cross_entropy: target must lie in 0…{logits.shape[-1] - 1}. Check the vocabulary.")
+        return _CrossEntropy.apply(logits, target.contiguous())
+
+    @staticmethod
+    def _checked(*tensors: Tensor) -> tuple[Tensor, ...]:
+        # The C++ reads raw memory: it would misread anything but float32 on the CPU.
+        for x in tensors:
+            if x.dtype != torch.float32 or x.device.type != "cpu":
+                raise UserError(f"the transformer kernels compute float32 on the CPU; got {x.dtype} on {x.device}. "
+                                "Use the engine 'torch'.")
+        return tuple(x.contiguous() for x in tensors)
+
+    @staticmethod
+    def _check_width(q: Tensor) -> None:
+        if q.shape[-1] > 512 or q.shape[-1] % 2:
+            raise UserError(f"attention: the width of a head must be even and at most 512; got {q.shape[-1]}. "
+                            "Choose other heads or another dim.")
