@@ -175,7 +175,7 @@ def test_the_real_studies_that_pages_name_are_those_of_the_record():
     assert (record["present"]["studies"], record["present"]["false"]) == (len(rows), false)
     assert all(len(row["verdicts"]) == 5 for row in rows)
     page = (Path(__file__).parents[2] / "docs" / "verdicts.md").read_text()
-    assert f"the first {len(rows)} real ones with 1 layer of width 48, {false} had a false verdict" in page
+    assert f"Of {len(rows)} real ones with 1 layer of width 48, {false} had a false verdict" in page
 
 
 def test_a_seed_counts_once_however_many_rates_it_was_run_at():
