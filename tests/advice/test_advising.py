@@ -40,12 +40,13 @@ def ask(params=125 * M, tokens=2500 * M, **options):
 
 @pytest.mark.parametrize(("text", "value"), [
     ("125M", 125 * M), ("2.5B", 2500 * M), ("1e9", B), ("7b", 7 * B), (" 300k ", 300_000), ("1_000", 1000),
-    ("12,000", 12000), ("2T", 2 * 10**12), ("1.5e3M", 1500 * M)])
+    ("12,000", 12000), ("1,234,567.5", 1_234_568), ("2T", 2 * 10**12), ("1.5e3M", 1500 * M)])
 def test_sizes_are_read(text, value):
     assert parse_size(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "M", "-5M", "0", "1.2.3M", "125MB", "many", "1e99", "nan", "1e-3", "٣M5"])
+@pytest.mark.parametrize("text", ["", "M", "-5M", "0", "1.2.3M", "125MB", "many", "1e99", "nan", "1e-3", "٣M5", "2,5B",
+                                  "1,0000"])
 def test_other_sizes_are_refused_in_one_line(text):
     with pytest.raises(UserError, match=r"advise: --params must be a number like 125M, 2.5B or 1e9; got .*\. Write"):
         parse_size(text, "params")

@@ -7,7 +7,9 @@ import torch
 
 import nonlin
 from nonlin.errors import UserError
+from nonlin.study.results import _recovery
 from nonlin.subject.building import family_model
+from nonlin.training.records import TrialRecord
 from tests.subject.test_study import SMALL, text
 from tests.subject.tiny import configuration, request
 
@@ -35,6 +37,14 @@ def test_recovery_is_measured_and_said(study):
     assert "Recovery from the swap" in page and "not the activation" in page
     assert any("recovers from another activation" in remark for remark in study.results.remarks)
     assert study.plan.learning_rates == [5e-5, 1e-4]
+
+
+def test_an_evaluation_that_was_no_number_leaves_its_point_out(study):
+    records = [record for config, record in study.folder.trials().values() if config["purpose"] == "judge"]
+    whole = _recovery(study.plan, records)["recovery"]["points"]
+    records[0]["evaluations"][2][1] = None
+    assert _recovery(study.plan, records)["recovery"]["points"] == [*whole[:2], *whole[3:]]
+    assert TrialRecord.from_dict(records[0]).evaluations == records[0]["evaluations"]  # and is a record
 
 
 def test_every_run_begins_with_the_same_trained_weights(study):

@@ -7,6 +7,7 @@ from nonlin.errors import UserError, rule
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SIZE = re.compile(r"(\d+(?:[._,]\d+)*(?:e\+?\d+)?)\s*([a-z]?)\Z")
+_THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?(e\+?\d+)?")  # 2,5 is no 25
 
 
 def parse_size(text: str, name: str = "size", call: str = "advise") -> int:
@@ -16,7 +17,7 @@ def parse_size(text: str, name: str = "size", call: str = "advise") -> int:
     (125000000, 2500000000, 1000000000, 1000)
     """
     found = _SIZE.match(text.strip().lower())
-    if found and found[2] in _UNITS:
+    if found and found[2] in _UNITS and ("," not in found[1] or _THOUSANDS.fullmatch(found[1])):
         try:
             value = float(found[1].replace("_", "").replace(",", "")) * _UNITS[found[2]]
         except ValueError:

@@ -106,11 +106,12 @@ class Study:
     def runs(self) -> list[Run]:
         """Return every finished run, arm by arm in the plan's order; tuning runs first, then judged ones."""
         order = {arm["name"]: i for i, arm in enumerate(self.plan.arms)}
-        # By the runs' hashes: arms may share an activation, as those of an A/A study do.
+        # By the runs' hashes: arms may share an activation, as those of an A/A study do; results may not know a run yet.
         arm_of = {run["config_hash"]: arm["name"] for arm in self.folder.results["arms"]
                   for run in (*arm["tuning"], *arm["judged"])}
-        found = [_run(key, arm_of[key], config, record) for key, (config, record) in self.folder.trials().items()
-                 if key in arm_of]
+        named = [(arm_of.get(key, config["activation"]["name"]), key, config, record)
+                 for key, (config, record) in self.folder.trials().items()]
+        found = [_run(key, arm, config, record) for arm, key, config, record in named if arm in order]
         return sorted(found, key=lambda run: (order[run.activation], run.purpose != "tune", run.learning_rate,
                                               run.seed))
 

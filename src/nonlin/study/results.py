@@ -144,7 +144,8 @@ def _recovery(plan: Plan, finished: list[Mapping[str, Any]]) -> dict[str, Any]:
     if not runs:
         return {}
     before = math.fsum(r["before_bits_per_byte"] for r in finished) / len(finished)
-    points = [[at[0][0], math.fsum(loss for _, loss in at) / len(at)] for at in zip(*runs, strict=False)]
+    points = [[at[0][0], math.fsum(loss for _, loss in at) / len(at)] for at in zip(*runs, strict=False)
+              if all(loss is not None for _, loss in at)]  # a run may leave the numbers and come back
     back = next((int(tokens) for tokens, loss in points if loss <= before + plan.rule["margin"]), None)
     return {"recovery": {"before": before, "points": points, "back_at_tokens": back}}
 

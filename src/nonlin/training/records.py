@@ -49,7 +49,7 @@ class TrialRecord(Record, frozen=True, kw_only=True):
     weights_sha256: str | None = None
     outside_sha256: str | None = None
     before_bits_per_byte: float | None = None
-    evaluations: list[list[float]] | None = None
+    evaluations: list[list[float | None]] | None = None
     attempt: int | None = None
     processor: str | None = None
     files: dict[str, str] = {}
