@@ -106,7 +106,7 @@ class Study:
     def runs(self) -> list[Run]:
         """Return every finished run, arm by arm in the plan's order; tuning runs first, then judged ones."""
         order = {arm["name"]: i for i, arm in enumerate(self.plan.arms)}
-        # By the runs' hashes: arms may share an activation, as those of an A/A study do; results may not know a run yet.
+        # By the runs' hashes: arms may share an activation, as an A/A study's do. Results may not know a run yet.
         arm_of = {run["config_hash"]: arm["name"] for arm in self.folder.results["arms"]
                   for run in (*arm["tuning"], *arm["judged"])}
         named = [(arm_of.get(key, config["activation"]["name"]), key, config, record)
