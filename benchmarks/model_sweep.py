@@ -268,8 +268,8 @@ def page(record: dict[str, Any]) -> str:
     text = [
         "# Which models", "",
         f"Every family of transformers {record['transformers']} whose sizes can be made small by their names was built "
-        f"as a tiny random model: {len(rows)} families, {len(some)} of them with feed-forward blocks of matrix "
-        f"products ({len(record['rows']) - len(rows)} more do not shrink that way). Each was accelerated, "
+        f"as a tiny random model. They are {len(rows)} families, {len(some)} of them with feed-forward blocks of "
+        f"matrix products ({len(record['rows']) - len(rows)} more do not shrink that way). Each was accelerated, "
         "restored, swapped to another activation, saved, loaded, copied, pickled, watched and checked. The outputs "
         "were compared with the untouched model's: equal, or refused with the reason, nothing else.", "",
         f"{len(done)} families are accelerated, {len(some) - len(done)} refused. Made by `python -m "
