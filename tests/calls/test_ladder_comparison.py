@@ -118,7 +118,9 @@ def test_claim_11_is_answered_from_a_ladder(finished, capsys):
 
 def test_its_files_are_of_their_schemas(finished):
     exactly("ladder", json.loads((finished.directory / "results.json").read_text()))
-    for path in (finished.directory / "forecasts").iterdir():
+    written = list((finished.directory / "forecasts").iterdir())
+    assert written
+    for path in written:
         exactly("forecast", json.loads(path.read_text()))
 
 

@@ -109,7 +109,7 @@ def test_the_table_the_page_and_the_words_say_what_is_not_separated(folder):
         for shown in (page, text, cell):
             assert pair["first"] in shown and pair["second"] in shown and words in shown
     assert results["headline"] in text and results["headline"].split(" (")[0] in page
-    assert all(line in text for line in next_steps(results, "DIR"))
+    assert all(f"{said}: {command}" in text for said, command in next_steps(results, "DIR"))
 
 
 PLAN = replace(studies.plan("gelu", "geglu", "swiglu", "relu"), data=studies.DATA | {
@@ -151,11 +151,11 @@ def test_remarks_and_next_steps():
     results = {"status": "complete", "arms": [*ARMS, arm("silu", "undecided", -0.01)], "pairs": [pair("undecided", 30)],
                "plan": {"model": {}, "data": {"paths": ["my text"]}}}
     assert next_steps(results, "runs/x y") == [
-        "To decide silu: nonlin extend 'runs/x y' --seeds 21",
-        "To decide geglu against swiglu: nonlin extend 'runs/x y' --seeds 30",
-        "Whether it holds at other sizes: nonlin ladder --target 125M --activations gelu,geglu,swiglu --baseline gelu "
-        "--data 'my text'"]
-    for line in next_steps(results, "runs/x y"):
-        parse(shlex.split(line.split(": nonlin ")[1]))  # each is a command with its options
+        ("To decide silu", "nonlin extend 'runs/x y' --seeds 21"),
+        ("To decide geglu against swiglu", "nonlin extend 'runs/x y' --seeds 30"),
+        ("Whether it holds at other sizes",
+         "nonlin ladder --target 125M --activations gelu,geglu,swiglu --baseline gelu --data 'my text'")]
+    for _, command in next_steps(results, "runs/x y"):
+        parse(shlex.split(command.removeprefix("nonlin ")))  # each is a command with its options
     assert next_steps(results | {"status": "partial"}, "runs/x") == []
     assert advice(PLAN, ARMS) == "Use geglu."

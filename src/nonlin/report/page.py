@@ -59,7 +59,7 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
         pairs=tables.pairs(study), environment_=_environment(study.results),
-        following=[line.split(": ", 1) for line in next_steps(study.results, printable(str(folder.directory)))],
+        following=next_steps(study.results, printable(str(folder.directory))),
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
         directory=printable(str(folder.directory)),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)

@@ -46,7 +46,7 @@ def text(results: Mapping[str, Any], directory: str | None = None) -> str:
 def words(results: Mapping[str, Any], directory: str | None = None) -> list[str]:
     """Return what is said below the table: reasons, the finding, the advice, and what to do next in this folder."""
     finding = [results["headline"]] if results.get("headline") else []
-    following = [] if directory is None else next_steps(results, directory)
+    following = [] if directory is None else [f"{said}: {command}" for said, command in next_steps(results, directory)]
     return [*reasons(results), *finding, results["advice"], *results["remarks"], *following]
 
 

@@ -120,9 +120,11 @@ def pair_text(pair: Mapping[str, Any], margin: float) -> str:
     return f"{first} and {second} are not separated: {apart}; {pair['reason']}."
 
 
-def next_steps(results: Mapping[str, Any], directory: str) -> list[str]:
-    """Return the commands that go on from a finished study: what would decide what it left undecided, the cheapest
-    first, and whether its finding holds at other sizes."""
+def next_steps(results: Mapping[str, Any], directory: str) -> list[tuple[str, str]]:
+    """Return (what for, command) of each way to go on from a finished study.
+
+    First what would decide what it left undecided, the cheapest first; then whether its finding holds at other sizes.
+    """
     if results["status"] != "complete":
         return []
     by_seeds: dict[int, list[str]] = {}
@@ -132,20 +134,20 @@ def next_steps(results: Mapping[str, Any], directory: str) -> list[str]:
     for pair in results.get("pairs") or ():
         if pair["seeds_needed"]:
             by_seeds.setdefault(pair["seeds_needed"], []).append(f"{pair['first']} against {pair['second']}")
-    deciding = [f"To decide {', '.join(names)}: nonlin extend {shlex.quote(directory)} --seeds {seeds}"
+    deciding = [(f"To decide {', '.join(names)}", f"nonlin extend {shlex.quote(directory)} --seeds {seeds}")
                 for seeds, names in sorted(by_seeds.items())][:_TOLD]
     return deciding + _at_other_sizes(results)
 
 
-def _at_other_sizes(results: Mapping[str, Any]) -> list[str]:
+def _at_other_sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     better = _group(results["arms"], "better")[:_TOLD]
     base = [arm for arm in results["arms"] if arm["verdict"] == "baseline"]
     if not better or not base or "own" in results["plan"]["model"]:
         return []
     names = ",".join(f"{a['name']}={a['formula']}" if a.get("formula") else a["name"] for a in [*base, *better])
     data = "".join(f" --data {shlex.quote(str(path))}" for path in results["plan"]["data"].get("paths") or ())
-    return [f"Whether it holds at other sizes: nonlin ladder --target 125M --activations {shlex.quote(names)} "
-            f"--baseline {base[0]['name']}{data}"]
+    return [("Whether it holds at other sizes", f"nonlin ladder --target 125M --activations {shlex.quote(names)} "
+             f"--baseline {base[0]['name']}{data}")]
 
 
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nonlin.kernels.transformer import native
-from nonlin.kernels.transformer.float32 import NativeEngine, library
+from nonlin.kernels.transformer.float32 import NativeEngine, buffers, operations
 from nonlin.kernels.transformer.torch_engine import EPS
 
 _BF16 = torch.bfloat16
@@ -35,7 +34,8 @@ class _Linears(torch.autograd.Function):
         ctx.save_for_backward(x, *weights)
         ctx.sizes = (ctypes.c_int64 * len(weights))(*(w.shape[0] for w in weights))
         out = tuple(x.new_empty(*x.shape[:-1], w.shape[0]) for w in weights)
-        library().nl_bf16_linears(*_rows(x), x.data_ptr(), len(weights), ctx.sizes, _pointers(weights), _pointers(out))
+        operations().nl_bf16_linears(*_rows(x), x.data_ptr(), len(weights), ctx.sizes, _pointers(weights),
+                                     _pointers(out))
         return out
 
     @staticmethod
@@ -44,7 +44,7 @@ class _Linears(torch.autograd.Function):
         grads = [g.contiguous() for g in grads]
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw = [torch.empty_like(w) for w in weights] if any(ctx.needs_input_grad[1:]) else None
-        library().nl_bf16_linears_backward(
+        operations().nl_bf16_linears_backward(
             *_rows(x), x.data_ptr(), len(weights), ctx.sizes, _pointers(weights), _pointers(grads),
             None if dx is None else dx.data_ptr(), None if dw is None else _pointers(dw))
         return dx, *(dw or [None] * len(weights))
@@ -57,7 +57,7 @@ class _LinearAdd(torch.autograd.Function):
     def forward(ctx, x, weight, residual):
         ctx.save_for_backward(x, weight)
         out = x.new_empty(*x.shape[:-1], weight.shape[0], dtype=torch.float32)
-        library().nl_bf16_linear_add(*_rows(x), x.data_ptr(), weight.shape[0], weight.data_ptr(),
+        operations().nl_bf16_linear_add(*_rows(x), x.data_ptr(), weight.shape[0], weight.data_ptr(),
                                      None if residual is None else residual.data_ptr(), out.data_ptr())
         return out
 
@@ -67,7 +67,7 @@ class _LinearAdd(torch.autograd.Function):
         grad = grad.contiguous()
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
-        library().nl_bf16_linear_add_backward(
+        operations().nl_bf16_linear_add_backward(
             *_rows(x), x.data_ptr(), weight.shape[0], weight.data_ptr(), grad.data_ptr(),
             None if dx is None else dx.data_ptr(), None if dw is None else dw.data_ptr())
         return dx, dw, grad if ctx.needs_input_grad[2] else None
@@ -77,7 +77,7 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         y, scale = torch.empty_like(x, dtype=_BF16), x.new_empty(_rows(x)[0])
-        library().nl_bf16_rms_norm(*_rows(x), EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
+        operations().nl_bf16_rms_norm(*_rows(x), EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -85,7 +85,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
-        library().nl_bf16_rms_norm_backward(*_rows(x), x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
+        operations().nl_bf16_rms_norm_backward(*_rows(x), x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
                                             grad.data_ptr(), dx.data_ptr(), dw.data_ptr())
         return dx, dw
 
@@ -93,13 +93,10 @@ class _RmsNorm(torch.autograd.Function):
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, wq, wk, cos, sin):
-        (B, T, H, W), K = q.shape, k.shape[2]
-        padded = -(-T // 16) * 16  # a whole vector register of any instruction set
-        out, probabilities = q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
         tensors = (q, k, v, wq, wk, cos, sin)
-        ctx.shape = native.Shape(B, T, H, K, W)
-        library().nl_bf16_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(),
-                                    probabilities.data_ptr(), padded)
+        ctx.shape, out, probabilities = buffers(q, k)
+        operations().nl_bf16_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(),
+                                    probabilities.data_ptr(), probabilities.shape[-1])
         ctx.save_for_backward(*tensors, probabilities)
         return out
 
@@ -108,7 +105,7 @@ class _Attention(torch.autograd.Function):
         *tensors, probabilities = ctx.saved_tensors
         q, k, v, wq, wk = tensors[:5]
         grads = [*(torch.empty_like(x) for x in (q, k, v)), torch.zeros_like(wq), torch.zeros_like(wk)]
-        library().nl_bf16_attention_backward(
+        operations().nl_bf16_attention_backward(
             ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(), probabilities.shape[-1],
             grad.contiguous().data_ptr(), *(g.data_ptr() for g in grads))
         return *grads, None, None

@@ -19,7 +19,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         (n, d), rows = weight.shape, x.numel() // x.shape[-1]
         out = x.new_empty(*x.shape[:-1], n)
-        library().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
+        operations().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
         return out
 
     @staticmethod
@@ -29,10 +29,10 @@ class _Linear(torch.autograd.Function):
         dx = dw = None
         if ctx.needs_input_grad[0]:
             dx = torch.empty_like(x)
-            library().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
+            operations().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
         if ctx.needs_input_grad[1]:
             dw = torch.empty_like(weight)
-            library().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
+            operations().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
         return dx, dw
 
 
@@ -41,7 +41,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx, x, weight):
         d, rows = x.shape[-1], x.numel() // x.shape[-1]
         y, scale = torch.empty_like(x), x.new_empty(rows)
-        library().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
+        operations().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -49,20 +49,24 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
-        library().nl_rms_norm_backward(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
+        operations().nl_rms_norm_backward(scale.numel(), x.shape[-1], x.data_ptr(), weight.data_ptr(), scale.data_ptr(),
                                     grad.data_ptr(), dx.data_ptr(), dw.data_ptr())
         return dx, dw
+
+
+def buffers(q: Tensor, k: Tensor) -> tuple[native.Shape, Tensor, Tensor]:
+    """Return an attention's sizes, and room for its output (B, T, H W) and its probabilities (B, H, T, padded T)."""
+    (B, T, H, W), K = q.shape, k.shape[2]
+    padded = -(-T // 16) * 16  # a whole vector register of any instruction set
+    return native.Shape(B, T, H, K, W), q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, wq, wk, cos, sin):
-        (B, T, H, W), K = q.shape, k.shape[2]
-        padded = -(-T // 16) * 16  # a whole vector register of any instruction set
-        out, probabilities = q.new_empty(B, T, H * W), q.new_empty(B, H, T, padded)
         tensors = (q, k, v, wq, wk, cos, sin)
-        ctx.shape = native.Shape(B, T, H, K, W)
-        library().nl_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(),
+        ctx.shape, out, probabilities = buffers(q, k)
+        operations().nl_attention(ctx.shape, EPS, *(x.data_ptr() for x in tensors), out.data_ptr(),
                                probabilities.data_ptr())
         ctx.save_for_backward(*tensors, probabilities)
         return out
@@ -72,7 +76,7 @@ class _Attention(torch.autograd.Function):
         *tensors, probabilities = ctx.saved_tensors
         grads = [torch.zeros_like(x) for x in tensors[:5]]
         grad = grad.contiguous()
-        library().nl_attention_backward(ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(),
+        operations().nl_attention_backward(ctx.shape, EPS, *(x.data_ptr() for x in tensors), probabilities.data_ptr(),
                                      grad.data_ptr(), *(g.data_ptr() for g in grads))
         return *grads, None, None
 
@@ -81,7 +85,7 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        loss = library().nl_cross_entropy(target.numel(), logits.shape[-1], logits.data_ptr(), target.data_ptr(),
+        loss = operations().nl_cross_entropy(target.numel(), logits.shape[-1], logits.data_ptr(), target.data_ptr(),
                                        None if gradient is None else gradient.data_ptr())
         if gradient is not None:
             ctx.save_for_backward(gradient)
@@ -93,7 +97,7 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient if float(grad) == 1 else gradient * grad, None
 
 
-def library() -> ctypes.CDLL:
+def operations() -> ctypes.CDLL:
     """Return the compiled operations; UserError where they cannot be built."""
     made = native.library()
     if made is None:
@@ -112,7 +116,7 @@ class NativeEngine(TorchEngine):
 
     def __init__(self, dtype: torch.dtype = torch.float32):
         super().__init__(dtype)
-        library()
+        operations()
 
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.dtype != torch.float32:
