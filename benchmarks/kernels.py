@@ -8,6 +8,7 @@ dtype, counting what must be read and written once.
     python benchmarks/kernels.py [--activations swiglu,gelu] [--dtypes bfloat16,float32] [--passes forward,backward]
                                  [--rows 4096] [--columns 2048] [--threads 2] [--rounds 9] [--no-compile]
                                  [--json FILE] [--minutes 4] [--warm] [--merge FILE ...] [--markdown]
+                                 [--clock processor]
 
 All arms run with the C library told to keep freed memory (on Linux), as a training process does: else every row would
 measure how fast the system hands out zeroed pages.
@@ -15,6 +16,8 @@ measure how fast the system hands out zeroed pages.
 With --json rows are written as they are measured, and those that the file has already are not measured again; with
 --minutes the run ends after about so long, and the same command goes on. --warm measures nothing: it runs every
 compiled arm once, so that torch.compile's cache on disk is full when the measurement comes.
+
+--clock processor counts this process's own time, which other work beside it changes little: for one thread.
 
 Passes: forward; backward (gradients by the inputs and the activation again, from the gradient and the inputs);
 both (forward, then autograd's backward); small (a call on 64 numbers; "small both" with its gradient). --merge
@@ -121,7 +124,7 @@ def numbers_moved(which, count):
     return {"forward": count + 1, "backward": 2 * count + 2, "both": 3 * count + 2}.get(which, 0)
 
 
-def measure(made, rounds, repeat):
+def measure(made, rounds, repeat, clock=time.perf_counter):
     """Return {arm: seconds}, medians over rounds in which the arms alternate."""
     times = {arm: [] for arm in made}
     for _ in range(2):
@@ -129,10 +132,10 @@ def measure(made, rounds, repeat):
             call()
     for _ in range(rounds):
         for arm, call in made.items():
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(repeat):
                 call()
-            times[arm].append((time.perf_counter() - begin) / repeat)
+            times[arm].append((clock() - begin) / repeat)
     return {arm: statistics.median(t) for arm, t in times.items()}
 
 
@@ -150,7 +153,8 @@ def row(name, dtype, which, options):
             made["compile"]()
         return None
     made["copy"] = lambda: place.copy_(gradient)
-    seconds = measure(made, options.rounds, 1000 if small else 1)
+    clock = time.process_time if options.clock == "processor" else time.perf_counter
+    seconds = measure(made, options.rounds, 1000 if small else 1, clock)
     copied = seconds.pop("copy")
     share = numbers_moved(which, count) / 2 * copied / seconds["nonlin"]
     return {"activation": name, "dtype": str(dtype).removeprefix("torch."), "pass": which,
@@ -210,6 +214,7 @@ def main():
     parser.add_argument("--json", type=Path)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--warm", action="store_true")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
     parser.add_argument("--merge", type=Path, nargs="+")
     parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
@@ -224,7 +229,7 @@ def main():
     torch.set_num_threads(options.threads)
     kernel, reason = cpu_backend.find(get("swiglu"))
     facts = machine.describe() | {"threads": options.threads, "kernels": reason, "isa": kernel.isa if kernel else None,
-                                  "shape": [options.rows, options.columns]}
+                                  "shape": [options.rows, options.columns], "clock": options.clock}
     print(json.dumps(facts), HEAD, sep="\n")
     which = options.activations.split(",") if options.activations else [n for n in names() if n in EAGER]
     rows = json.loads(options.json.read_text())["rows"] if options.json and options.json.exists() else []

@@ -41,8 +41,7 @@ _TENSOR: dict[str, Callable[[Tensor], Tensor]] = {"polynorm": _polynorm, "solu":
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     if definition.kind == "tensor":
         return _whole_tensor(definition)
-    short = fast_path.shortened_learned if definition.parameters else fast_path.shortened
-    return _named(short(definition, _general(definition)), definition, "")
+    return _named(fast_path.shortened(definition, _general(definition)), definition, "")
 
 
 def _whole_tensor(definition: Definition) -> Callable[..., Tensor]:

@@ -118,16 +118,35 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output (..., dim) of x (..., dim)."""
+        modules: Any = self._modules  # asked at each call: attribute by attribute would cost more than a small product
+        activation, gate, up, down = modules["activation"], modules.get("gate"), modules["up"], modules["down"]
+        definition = activation.definition
+        if not definition.parameters and self._untouched(modules):
+            tensors = (x, None if gate is None else gate._parameters["weight"], up._parameters["weight"],
+                       down._parameters["weight"], None if gate is None else gate._parameters["bias"],
+                       up._parameters["bias"], down._parameters["bias"])
+            if (out := ffn.inference(tensors, definition)) is not None:
+                return out
         if self._needs_modules(x) is not None:
             if type(x) not in PLAIN and not arguments.traced((x,)):
                 arguments.check("FeedForward", "x", x)
-            inputs = (self.up(x),) if self.gate is None else (self.gate(x), self.up(x))
-            return self.down(self.activation(*inputs))
-        gate, up, down, activation = self.gate, self.up, self.down, self.activation
+            inputs = (up(x),) if gate is None else (gate(x), up(x))
+            return down(activation(*inputs))
         return ffn.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
-            up.bias, down.bias, activation=activation.definition, memory=self.memory,
-            parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters} or None)
+            up.bias, down.bias, activation=definition, memory=self.memory,
+            parameters={q.name: getattr(activation, q.name) for q in definition.parameters} or None)
+
+    @staticmethod
+    def _untouched(modules: Any) -> bool:
+        """Return whether the modules are the stock ones and calling them runs nothing else; weights are not asked."""
+        if torch.is_grad_enabled() or changed_everywhere() is not None:
+            return False
+        for name, stock in _STOCK:
+            module = modules.get(name)  # gate may be None
+            if module is not None and _changed(module, stock) is not None:
+                return False
+        return True
 
     def explain(self) -> dispatch.Explanation:
         """Return whether the block runs as one operation or calls its modules, and why.
@@ -203,13 +222,8 @@ def altered(module: nn.Module, stock: Stock) -> str | None:
 
     ``stock`` are the classes whose computation is known, with their forwards.
     """
-    cls = type(module)
-    if cls not in stock:
-        return f"is a {cls.__name__}"
-    if cls.forward is not stock[cls] or "forward" in vars(module):
-        return "has a forward of its own"
-    if hooked(module):
-        return "has hooks"
+    if (reason := _changed(module, stock)) is not None:
+        return reason
     for name, parameter in module._parameters.items():
         if parameter is None:
             continue
@@ -217,4 +231,16 @@ def altered(module: nn.Module, stock: Stock) -> str | None:
             return f"keeps its {name} as a {type(parameter).__name__}"
         if parameter.layout is not torch.strided:
             return f"keeps its {name} sparse"
+    return None
+
+
+def _changed(module: nn.Module, stock: Stock) -> str | None:
+    """Return what makes calling the module differ, its parameters aside, or None."""
+    cls = type(module)
+    if cls not in stock:
+        return f"is a {cls.__name__}"
+    if cls.forward is not stock[cls] or "forward" in vars(module):
+        return "has a forward of its own"
+    if hooked(module):
+        return "has hooks"
     return None

@@ -6,8 +6,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonlin import functional
+from nonlin.errors import UserError
 from nonlin.kernels import feed_forward
+from nonlin.kernels.activation.fast_path import _catalog
+from nonlin.kernels.ffn import api
 from nonlin.kernels.ffn import fast_path as ffn_fast_path
+from nonlin.nn import FeedForward
 from tests.kernels.ffn.blocks import assert_close, case, gradients
 
 NAMES = ["swiglu", "relu", "geglu_tanh", "xielu", "swiglu_oai", "gelu"]
@@ -175,3 +179,26 @@ def test_checkpointing_recomputes_by_the_short_way(ways):
     assert ways.short == 2
     for key, grad in want.items():
         assert_close(got[key], grad, what=key)
+
+
+@pytest.mark.skipif(_catalog() is None, reason="the compiled module has no calls for this torch")
+def test_the_block_without_a_gradient_asks_once(monkeypatch):
+    taken = []
+    short = api.inference
+    monkeypatch.setattr(api, "inference", lambda *args: taken.append(short(*args)) or taken[-1])
+    for activation, bias in (("swiglu", False), ("gelu", True), ("swiglu_oai", True)):
+        block = FeedForward(6, 10, activation, bias=bias)
+        x = torch.randn(2, 3, 6)
+        wanted = block(x)
+        assert not taken
+        with torch.no_grad():
+            torch.testing.assert_close(block(x), wanted)
+            assert taken.pop() is not None
+            with torch.autocast("cpu", torch.bfloat16):
+                assert block(x).dtype == torch.bfloat16
+            with pytest.raises(UserError, match="shape"):
+                block(torch.randn(2, 5))
+            with pytest.raises(UserError, match="dtype"):
+                block(x.double())
+            assert taken == [None] * len(taken)
+            taken.clear()

@@ -5,6 +5,8 @@ directly, and one autograd.Function records its gradient. Every other call uses 
 of a gradient too, a batch of gradients, and forward-mode differentiation.
 """
 
+import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,8 +25,7 @@ _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
-_strided = torch.strided
-_compiling, _empty_like, _recording = torch.compiler.is_compiling, torch.empty_like, torch.is_grad_enabled
+_compiling, _recording = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
 
 class _Direct(torch.autograd.Function):
@@ -43,28 +44,19 @@ class _Direct(torch.autograd.Function):
         return None, None, *outs, *learned
 
 
-class _Dense(torch.autograd.Function):
-    """The same for contiguous numbers: nothing is looked up in a call that could be before."""
+class _Short(torch.autograd.Function):
+    """The same for plain contiguous numbers. Both passes run in C (cpu/call.h), which brings the forward one."""
 
     @staticmethod
-    def forward(ctx: Any, definition: Definition, kernel: cpu.Dense, *inputs: Tensor) -> Tensor:
-        ctx.how = definition, kernel
-        ctx.save_for_backward(*inputs)
-        return cpu.forward_dense(kernel, inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        definition, kernel = ctx.how
-        inputs, (gradient,) = ctx.saved_tensors, gradients
-        # A gradient from a hook, or of a tensor subclass, takes the general path.
-        if _recording() or not plain_gradient(gradient, inputs) \
-                or cpu.dense_of(definition, (gradient, *inputs)) is None:
-            return None, None, *ops.gradients(serialize(definition), gradient, list(inputs))
-        return None, None, *cpu.backward_dense(kernel, gradient, inputs)
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        short, saved = ctx.short, ctx.saved_tensors  # read once
+        if not _compiling() and (made := short.gradients(*gradients, *saved)) is not None:
+            return made
+        return None, *ops.gradients(serialize(short.definition), *gradients, list(saved))
 
 
 # Past Function.apply, which looks for transforms of torch.func: who calls this has.
-_record = super(torch.autograd.Function, _Dense).apply
+_record = super(torch.autograd.Function, _Short).apply
 
 
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
@@ -83,6 +75,11 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     return not _watched()
 
 
+def agree(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether these are plain contiguous tensors of the CPU, of one dtype, and nothing watches; asked in C."""
+    return (catalog := _catalog()) is not None and catalog.agree(*tensors)
+
+
 def plain_gradient(gradient: Tensor, saved: Sequence[Tensor]) -> bool:
     """Return whether a gradient and what was saved are plain, and the gradient is one and no batch of them."""
     return not batched_gradient(gradient) and plain((gradient, *saved))
@@ -93,71 +90,75 @@ def _watched() -> bool:
                 or _traced() is not None)
 
 
+_SYMBOLS = (
+    *(f"aoti_torch_{name}" for name in (
+        "get_device_type", "get_layout", "get_dtype", "get_dim", "get_numel", "get_sizes", "get_strides",
+        "get_data_ptr", "empty_strided", "delete_tensor_object")),
+    "_ZN2at4_ops6is_neg4callERKNS_6TensorE", "_ZN2at4_ops14_is_zerotensor4callERKNS_6TensorE",
+    "_Z16THPVariable_WrapRKN2at10TensorBaseE")
+"""Functions of torch that cpu/call.h calls."""
+_NUMBERS = {torch.float16: 5, torch.float32: 6, torch.float64: 7, torch.bfloat16: 15}  # in torch's C interface
+
+
+@functools.cache
+def _catalog() -> Any:
+    """Return the module whose calls run in C; None where there is none, or this torch is not as it knows torch."""
+    if (catalog := cpu.without_ctypes()) is None:
+        return None
+    try:
+        library = ctypes.CDLL(torch._C.__file__)  # its symbols are those of the libraries that it links, too
+        addresses = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _SYMBOLS}
+    except (AttributeError, OSError):
+        return None
+    known = catalog.watch({
+        "tensor": Tensor, "parameter": nn.Parameter, "recording": torch.is_grad_enabled,
+        "batched": torch._C._functorch.is_legacy_batchedtensor, "modes": _listening, "functions": _functions,
+        "transforms": _transforms, "traced": _traced, "forward_ad": vars(forward_ad), **addresses})
+    probe = torch.empty(2, 3, dtype=torch.float64, device="cpu")
+    if not known or catalog.look(probe) != (6, 7, probe.data_ptr()):
+        return None
+    made: Any = _Short
+    made.forward = staticmethod(catalog.saved)
+    made._backward_cls.apply = _Short.backward  # torch's would look whether it has to call backward or vjp
+    return catalog
+
+
 def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return ``general``, but for plain contiguous numbers the kernel is called at once, and its gradient recorded so.
+    """Return ``general``, but plain contiguous numbers are computed at once, and their gradient recorded, all in C.
 
-    Written out for one and for two inputs, each property asked once: such a call costs about twice torch's own.
+    Learnable parameters are single numbers; then at most PIECE elements take this way.
     """
-    kernels: dict[torch.dtype, cpu.Dense | None] = {}
+    if (catalog := _catalog()) is None:
+        return general
+    learned = definition.parameters
+    short = catalog.Short(len(definition.variables), tuple(q.name for q in learned),
+                          tuple(float(q.initial) for q in learned), _record, definition)
+    asked: set[torch.dtype] = set()
 
-    def known(dtype: torch.dtype) -> cpu.Dense | None:
-        if dtype not in kernels:
-            kernels[dtype] = cpu.dense(definition, dtype)
-        return kernels[dtype]
+    def learning(*inputs: Any, **parameters: Any) -> Tensor:
+        """Serve one more dtype, where there is one; else the general way."""
+        x = inputs[0] if inputs else None
+        if type(x) in (Tensor, nn.Parameter) and x.dtype not in asked and not _compiling():
+            asked.add(x.dtype)
+            if (functions := cpu.functions(definition, x.dtype)) is not None:
+                short.serve(_NUMBERS[x.dtype], *functions)
+                if (made := short(*inputs, **parameters)) is not None:
+                    return made
+        return general(*inputs, **parameters)
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
-        if rest or parameters or _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided \
-                or x.is_nested or not x.is_contiguous() or x.is_neg() or x._is_zerotensor() or _listening() \
-                or _functions() \
-                or _transforms() is not None or forward_ad._current_level >= 0 or _traced() is not None \
-                or (kernel := kernels.get(x.dtype) or known(x.dtype)) is None:
-            return general(*(() if x is None else (x,)), *rest, **parameters)
-        if x.requires_grad and _recording():
-            return _record(definition, kernel, x)  # type: ignore[return-value]
-        out = _empty_like(x)
-        call = kernel.value if (count := x.numel()) <= cpu.PIECE else kernel.shared_value
-        call(count, at := x.data_ptr(), at, out.data_ptr())
-        return out
+        if rest or parameters or _compiling() or (made := short(x)) is None:
+            return learning(*(() if x is None else (x,)), *rest, **parameters)
+        return made
 
     def two(gate: Any = None, up: Any = None, *rest: Any, **parameters: Any) -> Tensor:
-        if rest or parameters or _compiling() or type(gate) is not Tensor or type(up) is not Tensor \
-                or not gate.is_cpu or not up.is_cpu or gate.layout is not _strided or up.layout is not _strided \
-                or gate.is_nested or up.is_nested or not gate.is_contiguous() or not up.is_contiguous() \
-                or gate.is_neg() or up.is_neg() or gate._is_zerotensor() or up._is_zerotensor() \
-                or gate.shape != up.shape or gate.dtype is not up.dtype or _watched() \
-                or (kernel := kernels.get(gate.dtype) or known(gate.dtype)) is None:
-            return general(*(x for x in (gate, up) if x is not None), *rest, **parameters)
-        if (gate.requires_grad or up.requires_grad) and _recording():
-            return _record(definition, kernel, gate, up)  # type: ignore[return-value]
-        out = _empty_like(gate)
-        call = kernel.value if (count := gate.numel()) <= cpu.PIECE else kernel.shared_value
-        call(count, gate.data_ptr(), up.data_ptr(), out.data_ptr())
-        return out
+        if rest or parameters or _compiling() or (made := short(gate, up)) is None:
+            return learning(*(x for x in (gate, up) if x is not None), *rest, **parameters)
+        return made
 
-    return one if len(definition.variables) == 1 else two
+    def more(*inputs: Any, **parameters: Any) -> Tensor:
+        if _compiling() or (made := short(*inputs, **parameters)) is None:
+            return learning(*inputs, **parameters)
+        return made
 
-
-def shortened_learned(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same for few numbers and learnable parameters that are all given, a number each, and not learning now."""
-    names = tuple(q.name for q in definition.parameters)
-
-    def call(*inputs: Any, **parameters: Any) -> Tensor:
-        x = inputs[0] if len(inputs) == 1 else None
-        if _compiling() or type(x) is not Tensor or not x.is_cpu or x.layout is not _strided or x.is_nested \
-                or not x.is_contiguous() or x.is_neg() or x._is_zerotensor() \
-                or not 0 < (count := x.numel()) <= cpu.PIECE or len(parameters) != len(names) or _watched():
-            return general(*inputs, **parameters)
-        recording, values = _recording(), []
-        for name in names:
-            q = parameters.get(name)
-            if (type(q) is not Tensor and type(q) is not nn.Parameter) or q.numel() != 1 \
-                    or not q.is_cpu or (recording and q.requires_grad):
-                return general(*inputs, **parameters)
-            values.append(q.item())
-        if (recording and x.requires_grad) or (kernel := cpu.learned(definition, x.dtype)) is None:
-            return general(*inputs, **parameters)
-        out = _empty_like(x)
-        kernel(count, at := x.data_ptr(), at, out.data_ptr(), *values)
-        return out
-
-    return call
+    return more if learned else one if len(definition.variables) == 1 else two

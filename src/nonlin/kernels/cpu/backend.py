@@ -149,7 +149,7 @@ class Dense:
     shared_derivatives: Callable[[int, int, int, int, int, int, int], Any]
 
 
-def _without_ctypes() -> Any:
+def without_ctypes() -> Any:
     """Return the extension module, whose calls cost less than ctypes', or None if this version has none."""
     if _installed() is None:
         return None
@@ -160,10 +160,10 @@ def _without_ctypes() -> Any:
 
 
 @functools.cache
-def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
-    """Return the activation's calls for contiguous elements, or None."""
+def _shared(definition: Definition, dtype: torch.dtype) -> tuple[Callable[..., None], Callable[..., None]] | None:
+    """Return the value's and the derivatives' calls for contiguous elements, distributed over torch's threads."""
     kernel, _ = find(definition)
-    if kernel is None or dtype not in CODES or definition.parameters:
+    if kernel is None or dtype not in CODES:
         return None
     library, entry, code = kernel.library, kernel.entry, CODES[dtype]
 
@@ -175,26 +175,30 @@ def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
         threads = torch.get_num_threads()
         library.nl_shared(entry, code, n, first, second, gradient, *places, threads, parallel() if threads > 1 else 0)
 
-    catalog = _without_ctypes()
-    if catalog is not None:
-        return Dense(functools.partial(catalog.call, library.nl_function(entry, code)),
-                     functools.partial(catalog.call_slopes, library.nl_slopes_function(entry, code)),
-                     shared_value, shared_derivatives)
-    # The shared calls take any count; ctypes costs the same for all.
-    return Dense(shared_value, shared_derivatives, shared_value, shared_derivatives)
+    return shared_value, shared_derivatives
+
+
+def functions(definition: Definition, dtype: torch.dtype) -> tuple[int, int, Any, Any] | None:
+    """Return the addresses of the value's and the derivatives' functions, then their shared calls, or None."""
+    (kernel, _), shared = find(definition), _shared(definition, dtype)
+    if kernel is None or shared is None:
+        return None
+    code = CODES[dtype]
+    return (kernel.library.nl_function(kernel.entry, code), kernel.library.nl_slopes_function(kernel.entry, code),
+            *shared)
 
 
 @functools.cache
-def learned(definition: Definition, dtype: torch.dtype) -> Callable[..., Any] | None:
-    """Return the value's call for at most PIECE contiguous elements, of an activation with learnable parameters.
-
-    It takes a count and addresses (first and second input, result), then the parameters as floats. None if the
-    installed library has none.
-    """
-    (kernel, _), catalog = find(definition), _without_ctypes()
-    if kernel is None or catalog is None or dtype not in CODES or not definition.parameters:
+def dense(definition: Definition, dtype: torch.dtype) -> Dense | None:
+    """Return the activation's calls for contiguous elements, or None."""
+    shared = None if definition.parameters else _shared(definition, dtype)
+    if shared is None:
         return None
-    return functools.partial(catalog.call, kernel.library.nl_function(kernel.entry, CODES[dtype]))
+    catalog, found = without_ctypes(), functions(definition, dtype)
+    if catalog is None or found is None:
+        # The shared calls take any count; ctypes costs the same for all.
+        return Dense(*shared, *shared)
+    return Dense(functools.partial(catalog.call, found[0]), functools.partial(catalog.call_slopes, found[1]), *shared)
 
 
 def dense_of(definition: Definition, tensors: Sequence[Tensor]) -> Dense | None:

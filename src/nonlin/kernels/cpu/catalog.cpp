@@ -5,6 +5,9 @@
 #define NL_PYTHON
 #endif
 #include "driver.h"
+#if defined(NL_PYTHON)
+#include "call.h"
+#endif
 
 extern "C" {
 extern const nl_entry nl_entries_portable[];
@@ -31,8 +34,7 @@ NL_DRIVER({"portable", nl_entries_portable, always})
 // call(function, n, first, second, out, learnable parameters as floats ...): a kernel's value on few elements, without
 // ctypes' overhead.
 static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  constexpr Py_ssize_t most = 8;
-  if (count < 5 || count > 5 + most) {
+  if (count < 5 || count > 5 + MOST) {
     PyErr_SetString(PyExc_TypeError, "call takes a function, a count, three addresses and at most eight parameters");
     return nullptr;
   }
@@ -40,7 +42,7 @@ static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
   const int64_t n = PyLong_AsLongLong(args[1]);
   const void* in[2] = {PyLong_AsVoidPtr(args[2]), PyLong_AsVoidPtr(args[3])};
   void* out = PyLong_AsVoidPtr(args[4]);
-  double parameters[most];
+  double parameters[MOST];
   for (Py_ssize_t k = 5; k < count; k++) parameters[k - 5] = PyFloat_AsDouble(args[k]);
   if (PyErr_Occurred()) return nullptr;
   function(n, in, parameters, out);
@@ -62,10 +64,15 @@ static PyObject* call_slopes(PyObject*, PyObject* const* args, Py_ssize_t count)
   function(n, in, gradient, nullptr, d, nullptr);
   Py_RETURN_NONE;
 }
-template <class F>
-static PyCFunction method(F function) { return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function)); }
 static PyMethodDef methods[] = {{"call", method(call), METH_FASTCALL, nullptr},
-                                {"call_slopes", method(call_slopes), METH_FASTCALL, nullptr}, {}};
+                                {"call_slopes", method(call_slopes), METH_FASTCALL, nullptr},
+                                {"watch", watch, METH_O, nullptr}, {"look", look, METH_O, nullptr},
+                                {"saved", method(saved), METH_FASTCALL, nullptr},
+                                {"agree", method(agree), METH_FASTCALL, nullptr}, {}};
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_catalog", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
-PyMODINIT_FUNC PyInit__catalog() { return PyModule_Create(&module); }
+PyMODINIT_FUNC PyInit__catalog() {
+  PyObject* made = PyModule_Create(&module);
+  if (made && !add_short(made)) Py_CLEAR(made);
+  return made;
+}
 #endif

@@ -1,6 +1,6 @@
 """The feed-forward block as one function of tensors: the public form of the operations in ops.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
 from nonlin.functions.registry import serialize
-from nonlin.kernels import arguments
+from nonlin.kernels import arguments, operands
+from nonlin.kernels.activation.fast_path import agree
 from nonlin.kernels.ffn import composed, fast_path, ops
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.registration import vmapped
@@ -92,6 +93,27 @@ def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
     if direct:
         return fast_path.recorded(tensors, form, keep)
     return ops.forward_op(*tensors, _text(form.definition), form.layout, form.up_first, keep)[0]
+
+
+def inference(tensors: Sequence[Any], definition: Definition) -> Tensor | None:
+    """Return the output of a block without learnable parameters in its activation, whose weights lie apart.
+
+    ``tensors`` are the first seven of :class:`Tensors`. None where a gradient may be recorded or anything is not plain:
+    such a call needs a closer look.
+    """
+    x, gate, up, down = tensors[:4]
+    if torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or definition.expr is None \
+            or torch.is_autocast_enabled("cpu") or not agree(tensors):
+        return None
+    assert x is not None
+    shape, (hidden, inputs) = x.shape, up.shape
+    if not shape or shape[-1] != inputs or down.shape[1] != hidden or (gate is not None and gate.shape != up.shape) \
+            or x.dtype not in operands.DTYPES:
+        return None
+    for bias, size in zip(tensors[4:7], (hidden, hidden, down.shape[0]), strict=True):
+        if bias is not None and bias.shape != (size,):
+            return None
+    return fast_path.value(Tensors(*tensors), Form(definition, "separate" if definition.gated else "plain", False))
 
 
 def _differentiates(tensors: Tensors) -> bool:

@@ -5,15 +5,18 @@ token. If nothing can observe the difference, the same bodies are called directl
 the matrix products, and the activation works in place on the gate's pre-activation.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from nonlin.functions import Definition
 from nonlin.kernels import dispatch
-from nonlin.kernels.activation.fast_path import plain
+from nonlin.kernels.activation.fast_path import plain, shortened
+from nonlin.kernels.cpu.backend import PIECE
 from nonlin.kernels.ffn import ops
 from nonlin.kernels.ffn.layout import Form, Tensors, columns, pair, product_form, rows, split
 from nonlin.kernels.registration import batched_gradient
@@ -49,16 +52,33 @@ def recorded(tensors: Tensors, form: Form, keep: str) -> Tensor:
     return made[0]
 
 
+@functools.cache
+def _activation(definition: Definition) -> Callable[..., Tensor]:
+    """Return the activation of tensors that nothing watches and that record nothing."""
+    def general(*inputs: Tensor) -> Tensor:
+        return dispatch.forward(definition, inputs, over=True)
+
+    return shortened(definition, general)
+
+
 def value(tensors: Tensors, form: Form) -> Tensor:
     """Return the block's output where nothing records a gradient."""
-    x, down = tensors.x, tensors.down
+    x, gate, up, down, gate_bias, up_bias, down_bias, parameters = tensors
     assert x is not None
     with ops.as_they_are(x):
-        apart = product_form(tensors.up, form)
-        inputs = [linear(x, w, b) for w, b in zip(  # type: ignore[arg-type]
-            pair(tensors.gate, tensors.up, apart), pair(tensors.gate_bias, tensors.up_bias, apart), strict=True)]
-        if apart != form:
-            inputs = columns(rows(inputs[0]), form)
-        hidden = dispatch.forward(form.definition, inputs, split(tensors.parameters, x.dtype), over=True)
-        out = linear(hidden, down, tensors.down_bias)
+        if form.layout == "separate":
+            inputs = [linear(x, gate, gate_bias), linear(x, up, up_bias)]  # type: ignore[arg-type]
+        elif form.layout == "plain":
+            inputs = [linear(x, up, up_bias)]
+        else:
+            apart = product_form(up, form)
+            inputs = [linear(x, w, b) for w, b in zip(  # type: ignore[arg-type]
+                pair(gate, up, apart), pair(gate_bias, up_bias, apart), strict=True)]
+            if apart != form:
+                inputs = columns(rows(inputs[0]), form)
+        if parameters is None and inputs[0].numel() <= PIECE:
+            hidden = _activation(form.definition)(*inputs)
+        else:  # in place: many numbers cost their memory
+            hidden = dispatch.forward(form.definition, inputs, split(parameters, x.dtype), over=True)
+        out = linear(hidden, down, down_bias)
         return out if out.ndim == x.ndim else out.view(*x.shape[:-1], down.shape[0])
