@@ -1,5 +1,10 @@
-"""The optimizers of a recipe: torch's own AdamW, or torch's own Muon beside it."""
+"""The optimizers of a recipe: torch's AdamW, or torch's own Muon beside it.
 
+Our C++ takes AdamW's steps for the models that it computes.
+"""
+
+import functools
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -7,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError
+from nonlin.kernels.transformer import adamw
 from nonlin.training import transfer
 from nonlin.training.recipe import choice
 
@@ -22,10 +28,17 @@ class Optimizers:
         """The groups of all parts, one after the other."""
         return [group for part in self.parts for group in part.param_groups]
 
-    def step(self) -> None:
-        """Do one step of each."""
+    def step(self, clip: float = math.inf) -> Tensor:
+        """Do one step of each, with gradients whose norm is ``clip`` at most; return the norm that they had."""
+        if isinstance(self.parts[0], adamw.AdamW):  # it is alone, and scales gradients as it reads them
+            norm = adamw.norm([p.grad for p in self.parameters() if p.grad is not None])
+            self.parts[0].scale = min(clip / (norm + 1e-6), 1.0)  # torch's bound
+            self.parts[0].step()
+            return torch.tensor(norm, dtype=torch.float64)
+        norm = nn.utils.clip_grad_norm_(self.parameters(), clip)
         for part in self.parts:
             part.step()
+        return norm
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters."""
@@ -56,30 +69,33 @@ class Optimizers:
             part.load_state_dict(part.state_dict() | {"state": ours})
 
 
-def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping[str, Any] | None = None
-                   ) -> Optimizers:
+def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping[str, Any] | None = None,
+                   native: bool = False) -> Optimizers:
     """Return the optimizers of a recipe for a model's parameters; ``shape``, the model's sizes, is for a transfer.
 
-    Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW, fused. "muon" is Muon
-    for the matrices inside the layers and AdamW for the embedding, the output weights and all that is no matrix; its
-    updates have the root mean square of AdamW's (arXiv:2502.16982), so that one rate serves both.
+    Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW: torch's fused one, or
+    with ``native`` our C++ where it serves all parameters. "muon" is Muon for the matrices inside the layers and AdamW
+    for the embedding, the output weights and all that is no matrix; its updates have the root mean square of AdamW's
+    (arXiv:2502.16982), so that one rate serves both.
     """
     named = dict(model.named_parameters())
     if "transfer" in training:
         assert shape is not None
-        return Optimizers(_adamw(_transferred(named, training, shape), training))
-    hidden = _inside(model, named) if choice(training, "optimizer") == "muon" else set()
+        return Optimizers(_adamw(_transferred(named, training, shape), training, native))
+    muon = choice(training, "optimizer") == "muon"
+    hidden = _inside(model, named) if muon else set()
     decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
     others = [p for p in named.values() if not _decays(p)]
     adamw = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
-                    {"params": others, "weight_decay": 0.0}], training)
+                    {"params": others, "weight_decay": 0.0}], training, native and not muon)
     return Optimizers(*_muon([named[name] for name in named if name in hidden], training), adamw)
 
 
-def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any]) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        groups, lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
-        eps=choice(training, "epsilon"), fused=True)
+def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any], native: bool) -> torch.optim.AdamW:
+    ours = native and adamw.serves([p for group in groups for p in group["params"]])
+    kind = adamw.AdamW if ours else functools.partial(torch.optim.AdamW, fused=True)
+    return kind(groups, lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
+                eps=choice(training, "epsilon"))
 
 
 def _transferred(named: Mapping[str, Tensor], training: Mapping[str, Any], shape: Mapping[str, Any]

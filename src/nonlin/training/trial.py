@@ -73,7 +73,8 @@ class Run:
         self.devices.wrap(self.model)
         if self.devices.rank:  # the rows of each process have dropout of their own
             torch.manual_seed(streams.torch_seed(f"dropout of process {self.devices.rank}", config["seed"]))
-        self.optimizer = make_optimizer(self.model, self.recipe, config["model"])
+        self.optimizer = make_optimizer(self.model, self.recipe, config["model"],
+                                        native=config["machine"]["engine"] != "torch")
         self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
         self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
@@ -99,8 +100,7 @@ class Run:
             losses.append(loss.detach())
         loss = torch.stack(losses).mean() if self.parts > 1 else losses[0]
         layers = self._layers(probes.joined(seen)) if probe else None
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["clip"] or math.inf)
-        self.optimizer.step()
+        norm = self.optimizer.step(self.recipe["clip"] or math.inf)
         self.optimizer.zero_grad(set_to_none=True)
         self.index += 1
         return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers

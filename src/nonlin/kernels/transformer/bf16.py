@@ -7,19 +7,15 @@ is float32, and so are the residual stream, its gradient, weights and logits. Le
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from nonlin.kernels.transformer.float32 import NativeEngine, buffers, operations
+from nonlin.kernels.transformer.native import pointers
 from nonlin.kernels.transformer.torch_engine import EPS
 
 _BF16 = torch.bfloat16
-
-
-def _pointers(tensors: Sequence[Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
@@ -34,8 +30,8 @@ class _Linears(torch.autograd.Function):
         ctx.save_for_backward(x, *weights)
         ctx.sizes = (ctypes.c_int64 * len(weights))(*(w.shape[0] for w in weights))
         out = tuple(x.new_empty(*x.shape[:-1], w.shape[0]) for w in weights)
-        operations().nl_bf16_linears(*_rows(x), x.data_ptr(), len(weights), ctx.sizes, _pointers(weights),
-                                     _pointers(out))
+        operations().nl_bf16_linears(*_rows(x), x.data_ptr(), len(weights), ctx.sizes, pointers(weights),
+                                     pointers(out))
         return out
 
     @staticmethod
@@ -45,8 +41,8 @@ class _Linears(torch.autograd.Function):
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw = [torch.empty_like(w) for w in weights] if any(ctx.needs_input_grad[1:]) else None
         operations().nl_bf16_linears_backward(
-            *_rows(x), x.data_ptr(), len(weights), ctx.sizes, _pointers(weights), _pointers(grads),
-            None if dx is None else dx.data_ptr(), None if dw is None else _pointers(dw))
+            *_rows(x), x.data_ptr(), len(weights), ctx.sizes, pointers(weights), pointers(grads),
+            None if dx is None else dx.data_ptr(), None if dw is None else pointers(dw))
         return dx, *(dw or [None] * len(weights))
 
 

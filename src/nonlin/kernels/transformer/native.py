@@ -6,19 +6,29 @@ Without a compiler :func:`library` returns None with the reason in :func:`unavai
 import ctypes
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from nonlin.kernels.codegen.cpp import HEADERS
 from nonlin.kernels.cpu import build
 
 _HERE = Path(__file__).parent
-SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "ops.cpp")))
+SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "adamw.h", "ops.cpp")))
 
 
 class Shape(ctypes.Structure):
     """The C++ struct of the same name: sizes of one attention call."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("batch", "time", "heads", "kv_heads", "width")]
+
+
+class AdamW(ctypes.Structure):
+    """The C++ struct of the same name: what one step of a group does."""
+
+    _fields_ = [(name, ctypes.c_double) for name in ("rate", "beta1", "beta2", "epsilon", "decay")]
 
 
 @functools.cache
@@ -45,7 +55,15 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     made.nl_bf16_rms_norm_backward.argtypes = [i, i, p, p, p, p, p, p]
     made.nl_bf16_attention.argtypes = [Shape, f, *[p] * 9, i]
     made.nl_bf16_attention_backward.argtypes = [Shape, f, *[p] * 8, i, *[p] * 6]
+    made.nl_sum_of_squares.argtypes = [i, p, p]
+    made.nl_sum_of_squares.restype = ctypes.c_double
+    made.nl_adamw.argtypes = [i, *[p] * 6, AdamW, f]
     return made, ""
+
+
+def pointers(tensors: Sequence[Tensor]) -> Any:
+    """Return the addresses of tensors as a C array."""
+    return (ctypes.c_void_p * len(tensors))(*(x.data_ptr() for x in tensors))
 
 
 def library() -> ctypes.CDLL | None:

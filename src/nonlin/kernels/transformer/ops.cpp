@@ -204,4 +204,5 @@ extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const 
     }
 }
 
+#include "adamw.h"
 #include "bf16_ops.h"
