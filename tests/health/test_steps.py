@@ -1,5 +1,7 @@
 """One definition of a training step, whatever the optimizers: those that share a backward pass end it together."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -111,3 +113,66 @@ def test_an_optimizer_without_the_models_parameters_ends_nothing():
         optimizer.step()
 
     assert steps(net, (optimizer,), 3, once) == 0
+
+
+def test_gradients_clipped_between_joint_steps_are_those_of_one_backward_pass():
+    net = model()
+    parts = [net[0], net[2]]
+    optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in parts]
+
+    def once(i):
+        backward(net)
+        for part, optimizer in zip(parts, optimizers, strict=True):
+            nn.utils.clip_grad_norm_(part.parameters(), 0.1)
+            optimizer.step()
+
+    assert steps(net, optimizers, 5, once) == 5
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_optimizers_that_step_inside_the_backward_pass_end_a_step_with_it(others):
+    net = model()
+    inside = net[0] if others else net
+    optimizers = {p: torch.optim.SGD([p], 0.01) for p in inside.parameters()}
+    after = [torch.optim.AdamW(net[2].parameters())] if others else []
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for p in inside.parameters():
+        p.register_post_accumulate_grad_hook(step)
+
+    def once(i):
+        backward(net)
+        for optimizer in after:
+            optimizer.step()
+
+    with nonlin.health.watch(net, gradients=True) as health:
+        backward(net)
+        backward(net)
+    assert health.index == 2 and health.record()["blocks"][0]["gradients"]["rms"] > 0
+    assert steps(net, after, 5, once) == 5
+
+
+def test_steps_that_no_hook_sees_are_told_of():
+    net = model()
+
+    def by_hand(_):
+        backward(net)
+        with torch.no_grad():
+            for p in net.parameters():
+                p -= 0.01 * p.grad
+                p.grad = None
+
+    with pytest.warns(UserWarning, match=r"health\.step\(\)"):
+        assert steps(net, (), 15, by_hand) == 0
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+
+    def ordinary(_):
+        backward(net)
+        optimizer.step()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps(net, (optimizer,), 15, ordinary)

@@ -6,6 +6,7 @@ pass and left out.
 """
 
 import sys
+import warnings
 import weakref
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
 from nonlin.health import findings, record
-from nonlin.health.collect import Collector
+from nonlin.health.collect import Collector, in_backward
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.finding import some_blocks
 from nonlin.patching.identification import identify_all
@@ -24,6 +25,8 @@ from nonlin.patching.loading import refuse
 
 EVERY = 100
 """Steps from one observation to the next, by default."""
+
+_UNSEEN = 10  # times that the weights change without a step, until that is said
 
 
 class _Compiler:
@@ -47,11 +50,22 @@ class _Compiler:
 _COMPILER = _Compiler()
 
 
+def _pass_number() -> int:
+    """Return the number that autograd gives to a backward pass, made for it: they are counted through."""
+    seen: list[int] = []
+    with torch.inference_mode(False), torch.enable_grad():
+        one = torch.zeros((), requires_grad=True, device="cpu").clone()
+        one.register_hook(lambda _: seen.append(torch._C._current_graph_task_id()))
+        one.backward()
+    return seen[0]
+
+
 class Health:
     """A model's health during training; made by :func:`watch`.
 
     A step ends with ``optimizer.step()`` of an optimizer that holds any of the model's parameters, or with
-    :meth:`step`. Optimizers that step on the gradients of one backward pass end one step together.
+    :meth:`step`. Optimizers that step on the gradients of one backward pass end one step together, and those that step
+    inside a backward pass end it with that pass.
     """
 
     def __init__(self, model: nn.Module, every: int, steps: int, gradients: bool, tokens: int, writer: Any):
@@ -70,9 +84,12 @@ class Health:
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
         self._hook: Any = None
+        self._first: Any = None
         self._paused = False
         self._together: set[int] = set()  # optimizers that stepped on the gradients of one backward pass
         self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._pass = -1  # the last backward pass before the last step's end
+        self._weights, self._changes = self._versions(), 0
 
     def __enter__(self) -> "Health":
         self._hook = register_optimizer_step_post_hook(self._stepped)
@@ -87,19 +104,37 @@ class Health:
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """End a step where this optimizer's does: with the first of all that use the gradients of one backward pass.
 
-        Those that step together share a step: another one ends where an optimizer steps again, or where its gradients
-        are newer than the last step's end.
+        Those that step together share a step: another one ends where an optimizer steps again, or where a later
+        backward pass made its gradients.
         """
         ours = [p for group in optimizer.param_groups for p in group["params"] if id(p) in self._parameters]
         if not ours:
             return
-        if self._together and id(optimizer) not in self._together and not any(map(self._is_newer, ours)):
+        if in_backward():
+            self._steps_inside(optimizer)
+            return
+        if self._together and id(optimizer) not in self._together and not self._are_newer(ours):
             self._together.add(id(optimizer))
             return
         self._together = {id(optimizer)}
         self._gradients = {id(p): (weakref.ref(p.grad), p.grad._version) for p in self.model.parameters()
                            if p.grad is not None}
         self.step()
+        self._pass = _pass_number()
+
+    def _steps_inside(self, optimizer: torch.optim.Optimizer) -> None:
+        """End the step with the backward pass that optimizers step in: until then others follow."""
+        if torch._C._current_graph_task_id() != self._pass:
+            self._pass, self._together = torch._C._current_graph_task_id(), set()
+            torch.autograd.Variable._execution_engine.queue_callback(self.step)  # type: ignore[attr-defined]
+        self._together.add(id(optimizer))
+
+    def _are_newer(self, parameters: list[nn.Parameter]) -> bool:
+        """Whether a later backward pass made these gradients: one that was clipped in place is none."""
+        if not any(map(self._is_newer, parameters)):
+            return False
+        last, self._pass = self._pass, _pass_number()
+        return self._pass > last + 1
 
     def _is_newer(self, parameter: nn.Parameter) -> bool:
         """Whether a parameter's gradient was made, or added to, since the last step ended."""
@@ -120,6 +155,7 @@ class Health:
     def _begin(self) -> None:
         self._collector = Collector(self.model, self.answers, self.gradients, self.tokens, self.model.training)
         self._collector.attach()
+        self._first = self.model.register_forward_pre_hook(self._unseen)
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
             _COMPILER.pause()
             self._paused = True
@@ -127,6 +163,7 @@ class Health:
     def _end(self) -> None:
         assert self._collector is not None
         self._collector.detach()
+        self._first.remove()
         if self._paused:
             _COMPILER.resume()
             self._paused = False
@@ -136,6 +173,21 @@ class Health:
             if self.writer is not None:
                 self.write(self.writer)
         self._collector = None
+
+    def _versions(self) -> int:
+        return sum(0 if p.is_inference() else p._version for p in self.model.parameters())
+
+    def _unseen(self, *_: Any) -> None:
+        """Warn where the weights change again and again and no step has ended."""
+        if self.index or not (self.model.training and torch.is_grad_enabled()):
+            return
+        weights = self._versions()
+        self._changes += weights != self._weights
+        self._weights = weights
+        if self._changes == _UNSEEN:
+            self._changes += 1
+            warnings.warn("watch: the model's weights change, and no optimizer of torch that holds them has stepped: "
+                          "all of it counts as one step. Call health.step() after each of yours.", stacklevel=2)
 
     def record(self) -> dict[str, Any]:
         """Return the last finished observation, as ``nonlin check --json`` prints it.
