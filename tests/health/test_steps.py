@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import nonlin
 
@@ -153,6 +154,40 @@ def test_optimizers_that_step_inside_the_backward_pass_end_a_step_with_it(others
         backward(net)
     assert health.index == 2 and health.record()["blocks"][0]["gradients"]["rms"] > 0
     assert steps(net, after, 5, once) == 5
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("others", [False, True])
+def test_optimizers_that_step_inside_reentrant_checkpointing_end_one_step_a_pass(others, nested):
+    """Each checkpointed part has a backward pass of its own, inside the one that the loss began."""
+    parts = nn.ModuleList(model() for _ in range(3))
+    optimizers = {p: torch.optim.SGD([p], 0.01) for p in parts[:2].parameters()}
+    after = [torch.optim.AdamW(parts[2].parameters())] if others else []
+
+    def step(parameter):
+        optimizers[parameter].step()
+        optimizers[parameter].zero_grad()
+
+    for p in optimizers:
+        p.register_post_accumulate_grad_hook(step)
+
+    def kept(part, x):
+        return checkpoint(part, x, use_reentrant=True)
+
+    def whole(x):
+        for part in parts[:2]:
+            x = kept(part, x)
+        return x
+
+    def once(i):
+        x = torch.randn(3, 8, requires_grad=True)
+        x = checkpoint(whole, x, use_reentrant=True) if nested else whole(x)
+        kept(parts[2], x).square().sum().backward()
+        for optimizer in after:
+            nn.utils.clip_grad_norm_(parts[2].parameters(), 0.1)
+            optimizer.step()
+
+    assert steps(parts, after, 5, once) == 5
 
 
 def test_steps_that_no_hook_sees_are_told_of():

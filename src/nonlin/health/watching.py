@@ -5,6 +5,11 @@ compiled code never changes and never sees a hook; activation checkpointing's re
 pass and left out.
 """
 
+# torch has no public name for the number of a backward pass, nor types for its engine.
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
+# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
+
+import contextlib
 import sys
 import warnings
 import weakref
@@ -27,6 +32,9 @@ EVERY = 100
 """Steps from one observation to the next, by default."""
 
 _UNSEEN = 10  # times that the weights change without a step, until that is said
+# Calls on the stack: of the engine, and of a function's backward.
+_ENGINE: Any = torch.autograd.graph._engine_run_backward.__code__
+_BACKWARD: Any = torch.autograd.function.BackwardCFunction.apply.__code__
 
 
 class _Compiler:
@@ -60,6 +68,18 @@ def _pass_number() -> int:
     return seen[0]
 
 
+def _function_around() -> Any:
+    """Return the graph's node whose backward runs this pass inside another, as reentrant checkpointing does; or None.
+    """
+    frame, engine = sys._getframe(1), False
+    while frame is not None:
+        if engine and frame.f_code is _BACKWARD:
+            return frame.f_locals["self"]
+        engine = engine or frame.f_code is _ENGINE
+        frame = frame.f_back
+    return None
+
+
 class Health:
     """A model's health during training; made by :func:`watch`.
 
@@ -89,6 +109,7 @@ class Health:
         self._together: set[int] = set()  # optimizers that stepped on the gradients of one backward pass
         self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._pass = -1  # the last backward pass before the last step's end
+        self._within = -1  # the last pass inside another one in which optimizers stepped
         self._weights, self._changes = self._versions(), 0
 
     def __enter__(self) -> "Health":
@@ -124,10 +145,33 @@ class Health:
 
     def _steps_inside(self, optimizer: torch.optim.Optimizer) -> None:
         """End the step with the backward pass that optimizers step in: until then others follow."""
-        if torch._C._current_graph_task_id() != self._pass:
-            self._pass, self._together = torch._C._current_graph_task_id(), set()
-            torch.autograd.Variable._execution_engine.queue_callback(self.step)  # type: ignore[attr-defined]
         self._together.add(id(optimizer))
+        self._end_with_pass(optimizer)
+
+    def _end_with_pass(self, optimizer: torch.optim.Optimizer) -> None:
+        """End the step with the outermost backward pass: inside another one, its next node is waited for."""
+        if (number := torch._C._current_graph_task_id()) in (self._pass, self._within):
+            return
+        around = _function_around()
+        following = [node for node, _ in around.next_functions if node is not None] if around is not None else []
+        if not following:
+            self._pass, self._together = number, {id(optimizer)}
+            torch.autograd.Variable._execution_engine.queue_callback(self._pass_ended)
+            return
+        self._within = number
+        waiting = contextlib.ExitStack()
+
+        def outside(*_: Any) -> None:
+            waiting.close()
+            self._end_with_pass(optimizer)
+
+        for node in following:
+            waiting.callback(node.register_prehook(outside).remove)
+
+    def _pass_ended(self) -> None:
+        self.step()
+        if self._within != -1:  # it had passes inside, whose numbers follow its own
+            self._within, self._pass = -1, _pass_number()
 
     def _are_newer(self, parameters: list[nn.Parameter]) -> bool:
         """Whether a later backward pass made these gradients: one that was clipped in place is none."""
