@@ -242,7 +242,10 @@ def lock(path: Path, wait: bool | float = False) -> Iterator[bool]:
 def printable(name: str) -> str:
     r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
 
-    >>> printable("caf\udce9.txt")
-    'caf\\xe9.txt'
+    So do the characters that a terminal acts on.
+
+    >>> printable("caf\udce9.txt"), printable("red\x1b[31m.txt")
+    ('caf\\xe9.txt', 'red\\x1b[31m.txt')
     """
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

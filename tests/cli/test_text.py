@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nonlin.cli import main
 from nonlin.data import tokenizing
 from tests.cli.programs import SMALL, results
 
@@ -56,6 +57,18 @@ def test_sources_weights_validation_a_tokenizer_and_names_that_are_no_utf8(nonli
 def test_mistakes_with_text_are_one_error(nonlin, texts, tmp_path, options, words):
     done = nonlin.call("compare", "--data", f"{texts}/one", *SMALL, "--out", tmp_path / "out", *options, status=2)
     assert words in done.stderr
+
+
+@pytest.mark.parametrize("call", [["report", "NAME"], ["compare", "--data", "NAME"], ["watch", "NAME"], ["NAME"],
+                                  ["compare-studies", "NAME", "NAME"], ["compare", "--NAME"], ["check", "NAME"],
+                                  ["compare", "--activations", "NAME"], ["sample", "NAME"], ["show", "NAME"],
+                                  ["report", "a", "NAME"], ["compare", "--minutes", "NAME"], ["extend", "NAME"]])
+def test_errors_show_no_character_that_a_terminal_obeys(tmp_path, monkeypatch, capsys, call):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main([word.replace("NAME", "red\x1b[31m\x9b\u202e") for word in call])
+    shown = capsys.readouterr().err
+    assert ended.value.code == 2 and shown.replace("\n", "").isprintable() and "\\x1b" in shown
 
 
 def test_a_prompt_that_is_no_utf8_is_continued(nonlin, study):

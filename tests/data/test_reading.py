@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import random
 
 import pyarrow
 import pyarrow.parquet
@@ -102,6 +103,96 @@ def test_a_line_that_is_no_record_is_refused_by_its_number(tmp_path, content, wh
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=why):
         load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("between", [b"5,", b'"b",', b"null", b",,", b"", b"]", b"] ,", b",] [", b"}",
+                                     b",\xef\xbb\xbf"])
+@pytest.mark.parametrize("size", [2, 7, 1 << 20])
+def test_what_stands_between_records_of_an_array_is_refused_by_its_place(tmp_path, monkeypatch, between, size):
+    """A number, a text or a second array would be left out in silence, and a comma too many is a record too few."""
+    monkeypatch.setattr(reading, "CHUNK", size)
+    record = json.dumps({"text": "x" * (70_000 if size > 7 else 70)}).encode()
+    (tmp_path / "a.json").write_bytes(b" [" + record + b" , " + record + between + record + b"]\n")
+    with pytest.raises(UserError, match=r"a\.json cannot be read: after record 2 stands something that is no record"):
+        load_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("end", [b"", b",]", b"]]", b"] x", b'] {"text": "y"}'])
+def test_an_array_that_does_not_end_as_one_is_refused(tmp_path, end):
+    (tmp_path / "a.json").write_bytes(b"[" + json.dumps({"text": TEXT}).encode() + end)
+    with pytest.raises(UserError, match="its end is missing" if not end else "after record 1"):
+        load_corpus(tmp_path)
+
+
+def test_records_over_several_lines_and_after_others_are_found(tmp_path):
+    """What a .json file is, its first record alone does not tell."""
+    (tmp_path / "whole.json").write_text(json.dumps({"id": 3, "text": TEXT}, indent=2))
+    assert texts_of(tmp_path / "whole.json") == [BYTES]
+    (tmp_path / "late.json").write_text(json.dumps([{"about": "these"}, {"text": TEXT}]))
+    with pytest.raises(UserError, match='record 1 has no "text"'):
+        load_corpus(tmp_path / "late.json")
+    (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + json.dumps([{"text": TEXT}]).encode())
+    assert texts_of(tmp_path / "bom.json") == [BYTES]
+
+
+def test_files_of_records_taken_as_they_are_are_told_of(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"body": TEXT}))
+    (tmp_path / "b.txt").write_bytes(lines({"text": TEXT}))
+    (tmp_path / "c.json").write_bytes(b"[]")
+    (tmp_path / "d.jsonl").write_bytes(b"\n\n")
+    notes = "\n".join(load_corpus(tmp_path).notes)
+    assert '2 .json files without records that have a "text"' in notes and "a.json" in notes and "c.json" in notes
+    assert "1 files of JSON lines taken as they are" in notes and "b.txt" in notes
+    assert "1 files without text left out" in notes and "d.jsonl" in notes
+
+
+def parquet(path, texts, **options):
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, compression="zstd", **options)
+    return path
+
+
+def test_a_parquet_column_that_no_text_is_packed_so_tightly_as_is_refused(tmp_path, monkeypatch):
+    """Its pages are in memory whole before a row of them is: 19 KB became 3 GB."""
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 1 << 20)
+    path = parquet(tmp_path / "a.parquet", ["x" * 100_000 + str(i) for i in range(300)], use_dictionary=False)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r'its column "text" of [\d,]+ bytes grows to 30,'):
+        load_corpus(path)
+
+
+def test_a_parquet_row_longer_than_the_stated_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 1 << 20)
+    draw = random.Random(0).randbytes(1 << 20).hex()
+    with pytest.raises(UserError, match="row 2 is longer than 1 MiB"):
+        load_corpus(parquet(tmp_path / "a.parquet", ["x", draw, "y"]))
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "dictionary<values=string, indices=int32>"])
+def test_every_kind_of_a_parquet_columns_text_is_read(tmp_path, kind):
+    texts = pyarrow.array([TEXT, None, "", "é\ud7ff", TEXT])
+    texts = texts.dictionary_encode() if kind.startswith("dictionary") else texts.cast(kind)
+    assert str(texts.type).replace(", ordered=0", "") == kind
+    assert texts_of(parquet(tmp_path / "a.parquet", texts)) == [BYTES, "é\ud7ff".encode(), BYTES]
+
+
+def test_a_parquet_row_of_bytes_that_are_no_text_is_refused(tmp_path):
+    broken = pyarrow.array([TEXT.encode(), b"\xff\xfe"]).view(pyarrow.string())
+    with pytest.raises(UserError, match="row 2 is no UTF-8"):
+        load_corpus(parquet(tmp_path / "a.parquet", broken))
+
+
+def test_names_of_files_show_no_character_that_a_terminal_obeys(tmp_path):
+    folder = tmp_path / "red\x1b[31m\nline\x9b"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes(BYTES)
+    (folder / "b.png").write_bytes(b"\x89PNG\0\0")
+    corpus = load_corpus(folder)
+    shown = "".join([corpus.description, *corpus.notes])
+    assert shown.isprintable() and "red\\x1b[31m\\nline\\x9b" in shown
+    (folder / "c.jsonl").write_text("{")
+    with pytest.raises(UserError) as caught:
+        load_corpus(folder)
+    assert str(caught.value).isprintable()
 
 
 def test_a_line_longer_than_the_stated_limit_is_refused(tmp_path, monkeypatch):

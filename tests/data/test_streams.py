@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,16 @@ def test_memory_does_not_grow_with_the_text(tmp_path, form):
     assert made.returncode == 0, made.stderr
     assert int(made.stdout) > 160e6
     assert limited("bytearray(200 << 20)", megabytes=100).returncode  # the limit limits
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts all memory on Linux alone")
+def test_values_that_come_again_in_a_parquet_column_are_in_memory_once(tmp_path):
+    few = pyarrow.array([words(i, 1 << 20).decode() for i in range(2)])
+    repeated = pyarrow.DictionaryArray.from_arrays([i % 2 for i in range(200)], few)
+    pyarrow.parquet.write_table(pyarrow.table({"text": repeated}), tmp_path / "a.parquet")
+    made = limited("print(load_corpus(sys.argv[1], scratch=sys.argv[2]).size)", tmp_path / "a.parquet", tmp_path,
+                   megabytes=100)
+    assert made.returncode == 0 and int(made.stdout) > 160e6, made.stderr
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import traceback
 import click
 
 from nonlin import __version__
+from nonlin.cli.output import plain, say
 from nonlin.errors import NonlinError, UserError, near
 
 _COMMANDS = {
@@ -97,14 +98,12 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         # click returns the status of a command that ended by Exit, and else the command's own value, None
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
-    except click.NoSuchOption as error:
-        _near_option(error).show()
-        status = _USER
     except click.ClickException as error:
-        error.show()
+        told = _near_option(error) if isinstance(error, click.NoSuchOption) else error
+        click.UsageError(plain(told.format_message()), getattr(told, "ctx", None)).show()
         status = _USER
     except NonlinError as error:
-        click.echo(f"Error: {error}", err=True)
+        say(f"Error: {error}")
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
@@ -117,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nonlin.files import disk_full, disk_full_error
 
         where = error.filename or "your files"
-        click.echo(f"Error: {disk_full_error(where) if disk_full(error) else error}", err=True)
+        say(f"Error: {disk_full_error(where) if disk_full(error) else error}")
         status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()

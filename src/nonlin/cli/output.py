@@ -19,7 +19,14 @@ def show(text: object) -> None:
 
 def say(text: str) -> None:
     """Print words on standard error."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
+
+
+def plain(text: object) -> str:
+    """Return words as lines of characters that a terminal shows: names in them may hold some that it obeys."""
+    from nonlin.files import printable
+
+    return "\n".join(map(printable, str(text).split("\n")))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")

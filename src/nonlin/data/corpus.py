@@ -182,8 +182,8 @@ def _load(spec: str, losses: Losses) -> Streamed:
                 found = True
                 yield document
         if not found:
-            raise UserError(rule("data", "folder", "hold text files", printable(spec),
-                                 "Pass a folder with text in it."))
+            raise UserError(rule("data", "folder", "hold text files", printable(spec), " ".join(
+                ["Pass a folder with text in it.", *losses.sentences()])))
     elif kind == stat.S_IFREG:
         yield from _documents(path, losses, in_folder=False)
     else:
@@ -238,6 +238,7 @@ def _files(folder: Path, losses: Losses) -> list[Path]:
 def _documents(path: Path, losses: Losses, in_folder: bool) -> Streamed:
     """Yield a file's documents: named by the file where it holds one, and by their numbers in it where it holds more.
     """
+    before = sum(losses.counts.values())
     texts = itertools.groupby(pieces(path, losses, in_folder), key=itemgetter(0))
     index, held = -1, b""
     for index, group in texts:
@@ -257,6 +258,8 @@ def _documents(path: Path, losses: Losses, in_folder: bool) -> Streamed:
     elif index < 0 and in_folder:
         if path.stat().st_size == 0:
             losses.add("empty files left out", str(path))
+        elif sum(losses.counts.values()) == before:
+            losses.add("files without text left out", str(path))
     elif index < 0:
         raise UserError(rule("data", "file", "hold text", f"an empty {printable(str(path))}", "Pass another file."))
 

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import re
 import tempfile
@@ -23,7 +24,11 @@ LONGEST_RECORD = 64 << 20
 _LOOKED_AT = 4096  # bytes at a file's start that distinguish text and binary data
 _ZSTD_PIECE, _ZSTD_WINDOW = 2048, 1 << 27  # so many bytes make 64 MiB at most; and frames that need more are refused
 _ROWS = 64  # of a parquet file that are in memory at once
+_SHRUNK = 256  # times: a parquet file's column that was compressed so, and is larger than a record may be, is refused
+_TRIED = 64  # records of a .json file, among which one with a text tells what the file is
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
+_ENDED = -1  # the depth of brackets after an array
+_BOM = b"\xef\xbb\xbf"
 _PLACES = 3  # of a kind of loss that are named
 
 #: (number of the record in its file, the next piece of its text).
@@ -96,6 +101,8 @@ def _parsed(file: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Piec
     elif name.endswith(".json") and (form := _json_form(path)):
         yield from _records(form(text), path, losses)
     else:
+        if name.endswith(".json"):
+            losses.add('.json files without records that have a "text", taken as they are', str(path))
         yield from _plain(text, path, losses, in_folder)
 
 
@@ -115,6 +122,8 @@ def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Piece
             raise ValueError("it holds binary data, not text")
         losses.add("binary files left out", str(path))
         return
+    if _has_text(chunk.partition(b"\n")[0]):
+        losses.add('files of JSON lines taken as they are, since their names do not end in .jsonl', str(path))
     while chunk:
         yield 0, chunk
         chunk = text.read(CHUNK)
@@ -182,14 +191,22 @@ def _lines(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
 
 
 def _elements(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
-    """Yield the objects and arrays that a JSON array holds, each as its own text, by a count of brackets."""
-    depth, quoted, number, element, held = 0, False, 0, bytearray(), b""
+    """Yield the objects and arrays that a JSON array holds, each as its own text, by a count of brackets.
+
+    ValueError where anything but one comma stands between two of them.
+    """
+    depth, quoted, number, element, held, gap = 0, False, 0, bytearray(), b"", b""
     while chunk := held + text.read(CHUNK):
         whole = len(chunk) - len(chunk.rstrip(b"\\"))
         held = chunk[-1:] if whole % 2 and chunk != held else b""  # a backslash that waits for what it escapes
         chunk, begin = chunk.removesuffix(held), 0
         for found in _MARKS.finditer(chunk):
             mark = found[0]
+            if depth <= 1:
+                gap = _between(gap, chunk[begin:found.start()], number)
+                if gap + mark not in _places(depth, number):
+                    raise ValueError(_not_alone(number))
+                gap, begin = b"", found.end()
             if mark == b'"':
                 quoted = not quoted
             elif not quoted and mark in b"{[":
@@ -201,24 +218,74 @@ def _elements(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
                     number += 1
                     yield f"record {number}", bytes(element + chunk[begin:found.end()])
                     element.clear()
+                    begin = found.end()
+                elif not depth:
+                    depth = _ENDED
         if depth > 1:
             element += chunk[begin:]
+        else:
+            gap = _between(gap, chunk[begin:], number)
         if len(element) > LONGEST_RECORD:
             raise ValueError(f"record {number + 1} is longer than {LONGEST_RECORD >> 20} MiB")
-    if depth:
+    if depth != _ENDED:
         raise ValueError("its end is missing")
+    if gap:
+        raise ValueError(_not_alone(number))
+
+
+def _places(depth: int, number: int) -> tuple[bytes, ...]:
+    """Return the next mark of an array, with what may stand before it, outside of its records."""
+    if depth == _ENDED:
+        return ()
+    if depth == 0:
+        return b"[", _BOM + b"["
+    return (b",{", b",[", b"]") if number else (b"{", b"[", b"]")
+
+
+def _between(gap: bytes, text: bytes, number: int) -> bytes:
+    """Return what stands between two marks so far, without blanks."""
+    gap += text.strip(b" \t\r\n")
+    if len(gap) > len(_BOM):
+        raise ValueError(_not_alone(number))
+    return gap
+
+
+def _not_alone(number: int) -> str:
+    return f"after record {number} stands something that is no record"
 
 
 def _json_form(path: Path) -> Callable[[Any], Iterator[tuple[str, bytes]]] | None:
-    """Return how to read a .json file that holds records with a text; None where it is text itself."""
+    """Return how to read a .json file of which some of the first records have a text; None where it is text itself."""
     with path.open("rb", CHUNK) as file:
         text = _opened(file, path.name.lower())[1]
-        form = _elements if text.peek(CHUNK).lstrip()[:1] == b"[" else _lines
+        start = text.peek(CHUNK).removeprefix(_BOM).lstrip()[:1]
+        form = _elements if start == b"[" else _lines
         try:
-            record = json.loads(next(form(text))[1])
-        except (ValueError, StopIteration, RecursionError):
+            found = any(_has_text(raw) for _, raw in itertools.islice(form(text), _TRIED))
+        except ValueError:
             return None
-        return form if isinstance(record, dict) and "text" in record else None
+    if not found and start == b"{":
+        return _whole if _has_text(_opening(path)) else None
+    return form if found else None
+
+
+def _opening(path: Path) -> bytes:
+    with path.open("rb", CHUNK) as file:
+        return _opened(file, path.name.lower())[1].read(LONGEST_RECORD)
+
+
+def _whole(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    """Yield a file as one record over several lines."""
+    yield "record 1", text.read(LONGEST_RECORD)
+
+
+def _has_text(raw: bytes) -> bool:
+    """Whether this is JSON of an object with a "text"."""
+    try:
+        record = json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and "text" in record
 
 
 def _records(records: Iterator[tuple[str, bytes]], path: Path, losses: Losses) -> Pieces:
@@ -231,7 +298,7 @@ def _records(records: Iterator[tuple[str, bytes]], path: Path, losses: Losses) -
         except ValueError as error:
             raise ValueError(f"{place} is not JSON: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get("text", 0), str | None):
-            raise ValueError(f'{place} has no "text"')
+            raise ValueError(f'{place} has no "text" that is a text')
         text = encoded(record["text"], f"{path} {place}", losses)
         if text:
             yield index, text
@@ -254,18 +321,45 @@ def _rows(file: BinaryIO, path: Path, losses: Losses) -> Pieces:
     import pyarrow
     import pyarrow.parquet
 
-    table = pyarrow.parquet.ParquetFile(file, buffer_size=CHUNK, pre_buffer=False)
-    schema = table.schema_arrow
+    metadata = pyarrow.parquet.read_metadata(file)
+    schema = metadata.schema.to_arrow_schema()
     if "text" not in schema.names:
         raise ValueError(f'no column "text" among {", ".join(schema.names)}')
     kind = schema.field("text").type
-    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+    values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    if not (pyarrow.types.is_string(values) or pyarrow.types.is_large_string(values)):
         raise ValueError(f'its column "text" holds {kind}')
+    _must_expand_little(metadata)
+    # Values that come again and again are in memory once.
+    table = pyarrow.parquet.ParquetFile(file, metadata=metadata, buffer_size=CHUNK, pre_buffer=False,
+                                        read_dictionary=["text"])
     index = row = 0
     for batch in table.iter_batches(_ROWS, columns=["text"]):
-        for value in batch.column(0).to_pylist():
+        for value in batch.column(0):
             row += 1
-            text = encoded(value, f"{path} row {row}", losses)
+            held = value.value if isinstance(value, pyarrow.DictionaryScalar) else value
+            raw = held.as_buffer() if held.is_valid else None
+            if raw is not None and raw.size > LONGEST_RECORD:
+                raise ValueError(f"row {row} is longer than {LONGEST_RECORD >> 20} MiB")
+            text = encoded(_decoded(raw, row), f"{path} row {row}", losses)
             if text:
                 yield index, text
                 index += 1
+
+
+def _decoded(raw: Any, row: int) -> str | None:
+    try:
+        return None if raw is None else raw.to_pybytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"row {row} is no UTF-8") from error
+
+
+def _must_expand_little(metadata: Any) -> None:
+    """Raise ValueError where a column was compressed as no text is: it is in memory as a whole before it is looked at.
+    """
+    for group in range(metadata.num_row_groups):
+        part = metadata.row_group(group)
+        column = next(c for c in map(part.column, range(part.num_columns)) if c.path_in_schema == "text")
+        size, stored = column.total_uncompressed_size, column.total_compressed_size
+        if size > LONGEST_RECORD and (size > _SHRUNK * stored or size > LONGEST_RECORD * part.num_rows):
+            raise ValueError(f'its column "text" of {stored:,} bytes grows to {size:,}')
