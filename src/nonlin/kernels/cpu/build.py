@@ -23,7 +23,7 @@ from nonlin.system import end_group
 
 # No -ffast-math: it breaks infinities, nan and error terms.
 _COMMON = ("-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-g0")
-FLAGS = ("-O3", "-march=native", "-shared", "-ffp-contract=fast", *_COMMON)
+FLAGS = ("-O3", "-shared", "-ffp-contract=fast", *_COMMON)
 # Activation kernels: fused multiply-adds are explicit; contraction would invalidate error terms.
 _LONG_SOURCE = 3500  # characters, of a kernel that is compiled at first use
 KERNEL_FLAGS = ("-O2", "-ffp-contract=off", *_COMMON)

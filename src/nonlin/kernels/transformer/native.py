@@ -36,7 +36,8 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("NONLIN_NATIVE") == "0":
         return None, "NONLIN_NATIVE=0"
     try:
-        made = ctypes.CDLL(str(build.compile_shared(SOURCES[-1].read_text(), "transformer", build.FLAGS, SOURCES)))
+        made = ctypes.CDLL(str(build.compile_shared(SOURCES[-1].read_text(), "transformer",
+                                                    (*build.FLAGS, *build.target()), SOURCES)))
     except build.FAILURES as error:
         return None, build.reason(error)
     i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
