@@ -15,7 +15,7 @@ from nonlin.claims.records import ClaimsResults
 from nonlin.health.records import HealthRecord
 from nonlin.ladder.records import LadderResults, WrittenForecast
 from nonlin.records import Record
-from nonlin.study.records import Across, PlanRecord, Results, Snapshot
+from nonlin.study.records import Across, PlanRecord, Results, SeveralSnapshot, Snapshot
 from nonlin.training.records import TrialRecord
 
 FOLDER = Path(__file__).parents[1] / "docs" / "schema"
@@ -25,6 +25,7 @@ RECORDS: dict[str, tuple[type[Record], str]] = {
     "plan": (PlanRecord, "plan.json of a study"),
     "results": (Results, "results.json of a study, and nonlin compare --json"),
     "snapshot": (Snapshot, "nonlin watch --json"),
+    "snapshot-of-several": (SeveralSnapshot, "nonlin watch --json of a ladder and of A/A studies"),
     "across": (Across, "nonlin compare-studies --json"),
     "ladder": (LadderResults, "results.json of a ladder, and nonlin ladder --json"),
     "forecast": (WrittenForecast, "forecasts/NNNN.json of a ladder"),

@@ -2,8 +2,8 @@
 
 The exit status is 1 if there are any. ``--table`` prints the list of words as docs/glossary.md shows it.
 
-Reads prose alone: Markdown outside code; Python's docstrings, comments and texts of three words or more; comments of
-C++ and JavaScript; the text of HTML pages. The list and its exceptions are in ``tools/words.toml``.
+Reads prose alone: Markdown outside code; Python's docstrings, comments and texts of three words or more. Of C++ and
+JavaScript it reads comments, of HTML pages the text. The list and its exceptions are in ``tools/words.toml``.
 
 Sentences have at most 25 words in Markdown and in docstrings. Headings, tables, blocks of code, addresses and figures
 do not count, nor do asides in brackets. Several names of code in a row count as one word.

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from nonlin.calls.doctor import Doctor, doctor
     from nonlin.calls.extension import extend_study
     from nonlin.calls.ladder import Ladder, load_ladder
-    from nonlin.calls.study import Study, compare_studies, load_study, watch
+    from nonlin.calls.looking import build_report, watch
+    from nonlin.calls.study import Study, compare_studies, load_study
     from nonlin.claims.call import ClaimsPackage
     from nonlin.errors import Interrupted, NonlinError, UserError
     from nonlin.functions import Definition, define, get, names
@@ -48,7 +49,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
-    "compare", "resume_study", "extend_study", "load_study", "watch", "compare_studies", "Study",
+    "compare", "resume_study", "extend_study", "load_study", "watch", "build_report", "compare_studies",
+    "Study",
     "ladder", "load_ladder", "Ladder",
     "claims", "advise", "check", "Checkup", "doctor", "Doctor",
     "get", "names", "define", "Definition",
@@ -63,7 +65,8 @@ _HOMES = {
     "resume_study": "nonlin.calls.comparison",
     "extend_study": "nonlin.calls.extension",
     "load_study": "nonlin.calls.study",
-    "watch": "nonlin.calls.study",
+    "watch": "nonlin.calls.looking",
+    "build_report": "nonlin.calls.looking",
     "compare_studies": "nonlin.calls.study",
     "Study": "nonlin.calls.study",
     "load_ladder": "nonlin.calls.ladder",

@@ -86,9 +86,9 @@ def gate_derivatives(definition: Definition, gate: Tensor, parameters: dict[str,
 def sparsity(hidden: Tensor, down: Tensor, error: float = KEPT_ERROR, tokens: int = 32, exact: bool = True) -> float:
     """Return the share of units that can be left out, a token, at that relative error of the block's output.
 
-    Units leave in the order of \\|output\\| times the norm of their column, until the error is first exceeded; hidden
-    (..., H), down (D, H). With ``exact=False`` their number is found by bisection, as if the error grew with it: ten
-    times quicker, and the same but for about a unit in a hundred.
+    Units leave in the order of \\|output\\| times the norm of their column, until the error is first exceeded. Shapes:
+    hidden (..., H), down (D, H). With ``exact=False`` their number is found by bisection, as if the error grew with it.
+    That is ten times quicker, and the same but for about a unit in a hundred.
 
     >>> sparsity(torch.tensor([[0.0, 0.0, 0.0, 2.0]]), torch.eye(4))
     0.75

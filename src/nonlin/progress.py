@@ -262,8 +262,8 @@ def _done(event: Mapping[str, Any]) -> float:
 def batches(before: str, title: str, shown: bool = True) -> Generator[Callable[[int, int], None]]:
     """Show a bar while something runs in batches; yields the function that is told (batches done, all).
 
-    Elsewhere than in a notebook or on a terminal, lines: at the beginning, where ``before`` says what is done
-    before the first batch, at the end, and every 20 seconds between.
+    Elsewhere than in a notebook or on a terminal, lines stand for it: at the beginning, at the end, and every 20
+    seconds between. ``before`` says what is done before the first batch.
     """
     console = Console(stderr=True)
     if shown and in_notebook():

@@ -12,7 +12,7 @@ def generator(purpose: str, seed: int, *names: str, counter: int = 0) -> np.rand
     """Return the Philox generator of a purpose, a seed and further names.
 
     The 128-bit key is the start of the SHA-256 of all of them. ``counter`` moves to a block of its own of the same
-    stream, such as a training step: block n is found without drawing the blocks before it.
+    stream, such as a training step. Block n is found without drawing the blocks before it.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 

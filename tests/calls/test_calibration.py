@@ -1,17 +1,22 @@
 """A/A studies of a person's own set-up: run, continued, kept apart from other set-ups, summed up."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 
+import nonlin
 from nonlin.calls.calibration import calibrate, summary, twins
 from nonlin.calls.study import load_study
 from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.functions import define, get
 from nonlin.functions.reference import evaluate
+from nonlin.report import calibration as page
 from nonlin.study import Arm, Request
+from tests.report.pages import recorded_pages
+from tests.report.words import not_set
 
 TINY = ["--activations", "gelu,relu", "--layers", "1", "--dim", "16", "--heads", "2", "--context", "16",
         "--steps", "10", "--seeds", "4", "--learning-rates", "2"]
@@ -21,15 +26,25 @@ def _run(out, studies, *more):
     program.main(["compare", *TINY, *more, "--aa", str(studies), "--out", str(out), "--json"], standalone_mode=False)
 
 
-def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, capsys):
-    out = tmp_path / "aa"
+def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, capsys, monkeypatch):
+    out, seen = tmp_path / "aa", recorded_pages(monkeypatch, page)
+    monkeypatch.setattr("nonlin.report.style.write_files", lambda *_: None)
     _run(out, 1)
+    running = [text for now, text in seen if now.state == "running"]
+    assert running and all('http-equiv="refresh"' in text and "0 of 1 " in text for text in running)
+    assert "aa-0001, judging on fresh seeds" in running[-1] and "No A/A study is complete yet" in running[0]
+    assert seen[-1][0].state == "complete" and "refresh" not in seen[-1][1] and "of 1 A/A study has" in seen[-1][1]
+    assert not_set(seen[-1][1]) == []
     first = json.loads(capsys.readouterr().out)
     assert first["studies"] == 1 and set(first["results"][0]["verdicts"]) == {"gelu-2"}
     trials = {p.name for p in (out / "studies" / "aa-0001" / "trials").iterdir()}
     configs = [json.loads((out / "studies" / "aa-0001" / "trials" / key / "config.json").read_text()) for key in trials]
     assert {c["activation"]["name"] for c in configs} == {"gelu"}
     assert {c["streams"]["feed_forward"] for c in configs} == {"gelu-1", "gelu-2"}
+
+    program.main(["watch", str(out), "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["state"], told["studies"]) == ("A/A studies", "complete", {"done": 1, "total": 1})
 
     _run(out, 2)
     second = json.loads(capsys.readouterr().out)
@@ -47,6 +62,14 @@ def test_a_set_up_is_run_as_studies_of_identical_arms_and_goes_on(tmp_path, caps
     study = load_study(out / "studies" / "aa-0001")  # its arms share an activation
     assert {run.config_hash for run in study.runs()} == trials
     assert {run.activation for run in study.runs()} == {"gelu-1", "gelu-2"}
+
+    shutil.rmtree(study.directory / "trials" / min(trials))  # as if stopped on the way
+    (study.directory / "results.json").unlink()
+    assert [(now.state, now.studies.done, now.current.name) for now in nonlin.watch(out)] == [
+        ("stopped", 1, "aa-0001")]
+    assert "This is not finished" in nonlin.build_report(out).read_text()
+    _run(out, 2)
+    assert {run.config_hash for run in load_study(study.directory).runs()} == trials
 
     edited = json.loads((study.directory / "results.json").read_text())
     edited["arms"][1]["verdict"] = "better"  # the runs decide, not the file

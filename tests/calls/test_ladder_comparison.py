@@ -10,13 +10,16 @@ import pytest
 import nonlin
 from nonlin.calls import ladder_comparison
 from nonlin.calls.ladder_comparison import Wanted, _rungs
+from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.ladder import design, folder, plan, results, simulated
 from nonlin.ladder.rates import RULES
+from nonlin.report import ladder as page
 from nonlin.report import style
 from nonlin.study import defaults, make_plan
 from nonlin.training.trunks import Trunks
 from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+from tests.report.pages import recorded_pages
 from tests.report.words import not_set
 from tests.test_schemas import exactly
 
@@ -145,13 +148,25 @@ def test_the_same_call_again_runs_nothing_and_says_the_same(finished, text, tmp_
     assert len(list((out / "forecasts").iterdir())) == 2
 
 
-def test_a_stopped_ladder_goes_on_to_the_same_results(finished, tmp_path):
+def test_a_stopped_ladder_goes_on_to_the_same_results(finished, tmp_path, monkeypatch, capsys):
+    """Its page is there all the while, and says how far it is."""
     out = copy(finished, tmp_path)
     for name in (finished.plan.ordered()[-1][1], finished.plan.ordered()[2][1]):
         shutil.rmtree(out / "rungs" / name)
     shutil.rmtree(out / "forecasts")
     (out / "results.json").unlink()
     assert nonlin.load_ladder(out).status == "partial"
+    text = nonlin.build_report(out).read_text()
+    assert "This is not finished" in text and f"nonlin ladder --resume --out {out}" in text and not_set(text) == []
+    program.main(["watch", str(out), "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["state"], told["studies"]) == ("a ladder", "stopped", {"done": 2, "total": 4})
+    assert told["seconds_left"] > 0
+    program.main(["report", str(out)], standalone_mode=False)
+    assert capsys.readouterr().out.strip() == str(out / "report.html")
+    with pytest.raises(UserError, match="--latex must be given for a study"):
+        program.main(["report", str(out), "--latex"], standalone_mode=False)
+    seen = recorded_pages(monkeypatch, page)
     from nonlin.progress import Silent
     from nonlin.study.engines import EngineChoice
 
@@ -160,6 +175,13 @@ def test_a_stopped_ladder_goes_on_to_the_same_results(finished, tmp_path):
             zip(again.results["rungs"], finished.results["rungs"], strict=True)]
     assert all(a == b for a, b in same)
     assert [made["before"] for made in again.results["forecasts"]] == [True, False]
+    running = [text for now, text in seen if now.state == "running"]
+    assert running and all('http-equiv="refresh"' in text for text in running) and "2 of 4 " in running[0]
+    assert any(now.current for now, _ in seen) and all(now.kind == "a ladder" for now, _ in seen)
+    assert seen[-1][0].state == "complete" and "refresh" not in seen[-1][1] and "not finished" not in seen[-1][1]
+    shutil.rmtree(out / "rungs")  # before the first rung is complete, too
+    text = nonlin.build_report(out).read_text()
+    assert "0 of 4 " in text and "figure data-" not in text and not_set(text) == []
 
 
 def test_seeds_and_a_rung_extend_it_and_old_forecasts_stay(finished, text, tmp_path):

@@ -35,7 +35,7 @@ def initialization(definition: Definition, dim: int, hidden: int, layers: int) -
     """Return the standard deviations of gate, up and down, for inputs of unit size (after a normalization).
 
     The down projection is divided by sqrt(2 layers), as GPT-2 does, so that the residual stream does not grow with
-    depth; ``gain`` is what the activation's own size calls for.
+    depth. ``gain`` is what the activation's own size calls for.
     """
     moment = second_moment(definition)
     gain = 1 / math.sqrt(moment)

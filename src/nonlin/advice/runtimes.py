@@ -1,6 +1,6 @@
 """Where a trained model can go: Hugging Face, and llama.cpp.
 
-llama.cpp takes the activation from the architecture, never from a checkpoint's ``hidden_act``: a file of an
+llama.cpp takes the activation from the architecture, never from a checkpoint's ``hidden_act``. A file of an
 architecture is computed with that architecture's function whatever it was trained with. Read in its sources
 (github.com/ggml-org/llama.cpp, src/llama-graph.h and src/models/, commit 0086c246 and others), November 2026.
 """

@@ -23,16 +23,19 @@ from nonlin.errors import UserError, rule, stopped_in, unknown_name
 from nonlin.files import Unreadable, finite, read_json, write_json
 from nonlin.functions import Definition, define, get
 from nonlin.functions.grammar import write
-from nonlin.numbers import number, percent
+from nonlin.numbers import counted, number, percent
 from nonlin.progress import listener
 from nonlin.records import Record
+from nonlin.report.live import LivePages
 from nonlin.study import Arm, Plan, Request, Store, defaults, load, make_plan, run_study, statistics
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import open_engine
-from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
+from nonlin.study.folder import plan_in
+from nonlin.study.kinds import CALIBRATION, STUDY, kind_of, must_hold
+from nonlin.study.several import SeveralWatcher
 from nonlin.study.wellformed import BadForm, Natural, Positive, Size, must_be
 
-_FILE = "calibration.json"
+_FILE, _ASKED, _STUDIES = "calibration.json", "asked.json", "studies"
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,11 @@ class Calibration:
                 "results": self.results}
 
     def __str__(self) -> str:
+        if not self.studies:
+            return "No A/A study is complete yet."
         share, low, high = (number(v, ".0%") for v in (self.false / self.studies, self.low, self.high))
-        told = (f"{self.false} of {self.studies} A/A studies have a false verdict: {share} "
+        told = (f"{self.false} of {counted(self.studies, 'A/A study', 'A/A studies')} "
+                f"{'has' if self.studies == 1 else 'have'} a false verdict: {share} "
                 f"(95 % interval {low} to {high}); the rule states at most {percent(self.stated)}.")
         if self.detectable is None:
             return told
@@ -95,21 +101,85 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, streams: s
         request = replace(request, minutes=None, steps=steps)
         for line in changes(machine.get("made_on", {}), environment):
             shown.say(line)
+        (root.directory / _STUDIES).mkdir(exist_ok=True)
+        write_json(root.directory / _ASKED, {"studies": studies})
         found = []
-        for number in range(studies):
-            plan = aa_plan(request, arms, number, speeds, machine, opened.total())
-            store = Store(root.directory / "studies" / f"aa-{number + 1:04d}")
-            results = _finished(store, plan)
-            if results is None:
-                shown.say(f"A/A study {number + 1} of {studies}")
-                with shown:
-                    results = finite(run_study(plan, store, opened, shown, environment))
-                if results["status"] == "interrupted":
-                    raise stopped_in(root.directory, None)
-            found.append(results)
-    made = summary(root.directory, found, request)
-    write_json(root.directory / _FILE, made.as_dict() | {"plan": plan.as_dict(), "environment": environment})
+        with _live(root.directory):
+            for number in range(studies):
+                plan = aa_plan(request, arms, number, speeds, machine, opened.total())
+                store = Store(root.directory / _STUDIES / f"aa-{number + 1:04d}")
+                results = _finished(store, plan)
+                if results is None:
+                    shown.say(f"A/A study {number + 1} of {studies}")
+                    with shown:
+                        results = finite(run_study(plan, store, opened, shown, environment))
+                    if results["status"] == "interrupted":
+                        raise stopped_in(root.directory, None)
+                found.append(results)
+        made = summary(root.directory, found)
+        write_json(root.directory / _FILE, made.as_dict() | {"plan": plan.as_dict(), "environment": environment})
+        build_report(root.directory, ended=True)
     return made
+
+
+def load_calibration(directory: str | Path) -> Calibration:
+    """Return what the A/A studies in a folder show, as far as they are complete; UserError where there are none."""
+    directory = Path(directory)
+    must_hold(directory, CALIBRATION)
+    if kind_of(directory) is None:
+        raise UserError(f"{directory} must hold A/A studies; it has no machine.json. Give the folder of some.")
+    return summary(directory, _complete(directory))
+
+
+def build_report(directory: Path, ended: bool = False) -> Path:
+    """Write the page of the A/A studies in a folder as of this moment, and return its path.
+
+    ``ended`` is for the process that runs them and is about to leave the folder.
+    """
+    from nonlin.report.calibration import build
+
+    return build(directory, page_values(load_calibration(directory)), watcher_of(directory).look(ended))
+
+
+def watcher_of(directory: Path) -> SeveralWatcher:
+    """Return what looks how far the A/A studies in a folder are."""
+    there = _folders(directory)
+    try:
+        asked = read_json(directory / _ASKED)["studies"]
+    except (Unreadable, KeyError, TypeError):
+        asked = len(there)  # begun before the number was written down
+    named = [directory / _STUDIES / f"aa-{i + 1:04d}" for i in range(asked if isinstance(asked, int) else 0)]
+    first = next((plan_in(path) for path in there if os.path.lexists(path / "plan.json")), None)
+    seconds = 60 * first.predicted_minutes if first else 0.0
+    return SeveralWatcher(directory, CALIBRATION, dict.fromkeys([*named, *there], seconds))
+
+
+def page_values(found: Calibration) -> dict[str, Any]:
+    """Return the values that the page is made from."""
+    return found.as_dict() | {"name": found.directory.resolve().name, "words": str(found)}
+
+
+def _live(directory: Path) -> LivePages:
+    """Keep the page of A/A studies up to date while a block runs; a study's records are read once."""
+    from nonlin.report import calibration as page
+
+    known: dict[Path, dict[str, Any]] = {}
+    return LivePages(watcher_of(directory), lambda: page_values(summary(directory, _complete(directory, known))), page)
+
+
+def _folders(directory: Path) -> list[Path]:
+    return sorted(path for path in (directory / _STUDIES).glob("aa-[0-9]*") if path.is_dir())
+
+
+def _complete(directory: Path, known: dict[Path, dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Return the results of the studies that are complete; those that are known are not read again."""
+    known = {} if known is None else known
+    for path in _folders(directory):
+        if path not in known and os.path.lexists(path / "results.json"):
+            results = load(path).results
+            if results["status"] == "complete":
+                known[path] = results
+    return [known[path] for path in sorted(known)]
 
 
 def _measured(root: Store, request: Request, engine: Engine, environment: Mapping[str, Any], parallel: str,
@@ -198,7 +268,7 @@ def aa_plan(request: Request, arms: list[Arm], number: int, speeds: Mapping[str,
     return make_plan(asked, {arm.name: cost for arm in arms}, machine, workers, f"aa-{number + 1:04d}")
 
 
-def summary(directory: Path, found: list[dict[str, Any]], request: Request) -> Calibration:
+def summary(directory: Path, found: list[dict[str, Any]]) -> Calibration:
     """Return what the results of A/A studies show together."""
     rows, widths, spreads = [], [], []
     for results in found:
@@ -212,8 +282,11 @@ def summary(directory: Path, found: list[dict[str, Any]], request: Request) -> C
                 widths.append((arm["difference"]["high"] - arm["difference"]["low"]) / 2)
                 spreads.append(arm["difference"]["standard_error"] * arm["difference"]["seeds"] ** 0.5)
     false = sum(any(v in ("better", "worse") for v in row["verdicts"].values()) for row in rows)
+    rule_: Mapping[str, Any] = found[0]["plan"]["rule"] if found else {"confidence": defaults.CONFIDENCE}
+    stated = 1 - rule_["confidence"]
+    if not found:
+        return Calibration(directory, 0, 0, 0.0, 1.0, None, None, stated, rows)
     low, high = statistics.share_interval(false, len(rows))
-    level = 1 - (1 - request.confidence) / max(1, len(request.arms) - 1)
-    seen = statistics.detectable(statistics.median(spreads), request.seeds, request.margin, level, defaults.POWER)
-    return Calibration(directory, len(rows), false, low, high, statistics.median(widths), seen,
-                       1 - request.confidence, rows)
+    level = 1 - stated / max(1, len(found[0]["arms"]) - 1)
+    seen = statistics.detectable(statistics.median(spreads), rule_["seeds"], rule_["margin"], level, defaults.POWER)
+    return Calibration(directory, len(rows), false, low, high, statistics.median(widths), seen, stated, rows)

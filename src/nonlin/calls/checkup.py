@@ -105,11 +105,11 @@ def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None,
           device: str | None = None, trust_remote_code: bool = False, progress: bool = True) -> Checkup:
     """Run a model on text and return what is found in it; the model is left as it was.
 
-    ``model``: a module, a Hugging Face folder, a GGUF file, or a folder that ``nonlin compare`` wrote; nothing is
-    fetched and nothing unpickled, and ``trust_remote_code`` runs code that the folder brings along. ``text``: a file
-    of text, or of token ids (.json, .npy); without it, the text of Python's standard library. ``tokens`` are run in
-    sequences of ``context``; ``gradients`` runs one batch backward too. ``dtype`` and ``device`` are those to load
-    a folder with. ``progress`` shows a bar in a notebook and on a terminal.
+    ``model``: a module, a Hugging Face folder, a GGUF file, or a folder that ``nonlin compare`` wrote. Nothing is
+    fetched and nothing unpickled; ``trust_remote_code`` runs code that the folder brings along. ``text``: a file of
+    text, or of token ids (.json, .npy); without it, the text of Python's standard library. ``tokens`` are run in
+    sequences of ``context``; ``gradients`` runs one batch backward too. ``dtype`` and ``device`` are those to load a
+    folder with. ``progress`` shows a bar in a notebook and on a terminal.
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
 

@@ -71,10 +71,10 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     with one, an architecture's name ("qwen3", of the sizes given), or a configuration. It may be a function at the
     top of a file that returns a module with logits for tokens. Without it, ours. ``from_checkpoint`` begins with the
     weights in the folder, whose matrices stay: the study then measures recovery. ``activation_checkpointing``
-    recomputes its layers in the backward pass, to save memory; ``compile`` "yes" or "no" decides over torch.compile,
-    which "auto" tries where ``steps`` make a run longer than ten minutes. ``packing`` is how
-    documents follow each other in your model's sequences: "stream" puts a blank line between them, "end-token" the
-    configuration's end token, and "documents" that token with attention inside each document alone.
+    recomputes its layers in the backward pass, to save memory. ``compile`` "yes" or "no" decides over torch.compile;
+    "auto" tries it where ``steps`` make a run longer than ten minutes. ``packing`` is how documents follow each other
+    in your model's sequences. "stream" puts a blank line between them, "end-token" the configuration's end token.
+    "documents" puts that token with attention inside each document alone.
 
     ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
     the length of judged runs: 1,000, the same on every machine, or as many as the ``minutes`` allow here where those
@@ -82,25 +82,25 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     tried. Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
 
     The recipe is the same for all arms: ``batch`` of so many sequences, or of ``"4096tokens"``, computed in
-    ``accumulation`` parts; ``optimizer`` "adamw" or "muon"; ``schedule`` "linear", "cosine" or "wsd"; ``warmup`` and,
-    for wsd, ``decay``, as shares of the steps, or as steps from 1 on; ``weight_decay``; ``clip``, the largest norm of
-    the gradient (0: no limit); ``precision`` of matrix products, "float32", "bfloat16" or "auto", the faster here.
-    ``evaluation_tokens`` of held-out text give a run's loss, 65,536 by default.
-    ``recipe`` is the path of a JSON file of ``transformers.TrainingArguments``: it says what the call leaves open.
-    ``transfer`` "completep" scales rates, initial values, epsilon and decay from the default study's model to this one,
-    by parameter group: then ``learning_rate`` is that of the default study.
+    ``accumulation`` parts; ``optimizer`` "adamw" or "muon"; ``weight_decay``. ``schedule`` is "linear", "cosine" or
+    "wsd". ``warmup`` and, for wsd, ``decay`` are shares of the steps, or steps from 1 on. ``clip`` is the largest norm
+    of the gradient (0: no limit). ``precision`` is that of matrix products, "float32", "bfloat16" or "auto", the faster
+    here. ``evaluation_tokens`` of held-out text give a run's loss, 65,536 by default. ``recipe`` is the path of a JSON
+    file of ``transformers.TrainingArguments``: it says what the call leaves open. ``transfer`` "completep" scales
+    rates, initial values, epsilon and decay from the default study's model to this one, by parameter group. Then
+    ``learning_rate`` is that of the default study.
 
     ``engine`` is where the runs are computed: "processes" on this machine, "ray", "slurm", or an
-    :class:`nonlin.study.engines.EngineChoice`; ``workers`` runs at once, by default as many as cores and memory
-    allow. Neither is part of the study: another call may continue it elsewhere.
+    :class:`nonlin.study.engines.EngineChoice`. ``workers`` runs at once, by default as many as cores and memory allow.
+    Neither is part of the study: another call may continue it elsewhere.
 
     ``out`` is the study's folder, by default runs/compare-HASH. ``track`` names where finished runs are logged too:
     "wandb", "mlflow", "tensorboard", "trackio", or several; a tracker that fails is said and costs the study nothing.
     ``progress`` shows a bar in a notebook and on a
     terminal, and lines elsewhere.
 
-    Raises UserError for values that make no study, where the folder holds another one, or where the disk is full;
-    Interrupted, a KeyboardInterrupt with the study so far as ``found``, at Ctrl-C.
+    Raises UserError for values that make no study, where the folder holds another one, or where the disk is full.
+    Ctrl-C raises Interrupted, a KeyboardInterrupt with the study so far as ``found``.
 
     >>> study = compare(activations=["gelu", "swiglu"], steps=20, seeds=4, learning_rates=2, layers=1, dim=16,
     ...                 heads=2, context=16, out=getfixture("tmp_path") / "study", progress=False)

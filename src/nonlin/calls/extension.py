@@ -27,7 +27,7 @@ def extend_study(directory: str | Path, *, seeds: int | None = None, activations
     ``seeds``: the judged seeds of each activation in all. ``minutes``: add as many seeds as fit in so many. New
     ``activations`` are tuned and judged as the others were, and join them in Holm's correction. Finished runs are kept
     and counted. Seeds that are added after a judged run ended are a further stage, whose tests have a level of their
-    own: looking and adding until something is found would find what is not there. The plan keeps its history.
+    own. Looking and adding until something is found would find what is not there. The plan keeps its history.
 
     ``engine``, ``workers`` and ``progress`` are as in :func:`nonlin.compare`. Raises UserError for values that add
     nothing, where no study is, and where it runs; Interrupted at Ctrl-C: ``resume_study`` goes on.

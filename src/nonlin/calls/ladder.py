@@ -8,15 +8,19 @@ from typing import Any
 from nonlin.calls.study import Study, load_study
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
-from nonlin.ladder import folder, forecast, results
+from nonlin.ladder import design, folder, forecast, results
 from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.rates import RULES, Rule
+from nonlin.study.kinds import LADDER
+from nonlin.study.several import SeveralWatcher
 
 
 @dataclass(frozen=True, repr=False)
 class Ladder:
-    """A ladder of sizes: its rungs, its forecasts, its page. It reads the ladder's folder and changes nothing there."""
+    """A ladder of sizes: its rungs, its forecasts, its page. It reads the ladder's folder and changes nothing there
+    but the page.
+    """
 
     folder: LadderFolder
     results: Mapping[str, Any]
@@ -50,10 +54,17 @@ class Ladder:
     @property
     def report(self) -> Path:
         """The ladder's page."""
+        path = self.directory / "report.html"
+        return path if path.exists() else self.build_report()
+
+    def build_report(self, ended: bool = False) -> Path:
+        """Write the ladder's page as of this moment, and return its path.
+
+        ``ended`` is for the process that runs the ladder and is about to leave it.
+        """
         from nonlin.report.ladder import build
 
-        path = self.directory / "report.html"
-        return path if path.exists() else build(self.directory, self.results)
+        return build(self.directory, self.results, watcher_of(self.folder).look(ended))
 
     def __repr__(self) -> str:
         from nonlin.report.ladder_terminal import text
@@ -64,6 +75,16 @@ class Ladder:
 def load_ladder(directory: str | Path) -> Ladder:
     """Return the ladder that lies in a folder, judged as far as its runs go; UserError where there is none."""
     return ladder_of(folder.load_ladder(directory))
+
+
+def watcher_of(there: LadderFolder) -> SeveralWatcher:
+    """Return what looks how far a ladder is."""
+    made = there.plan
+    seconds, settings = results.seconds_of(made.timing), made.steady
+    return SeveralWatcher(there.directory, LADDER, {
+        there.directory / folder.RUNGS / name:
+            60 * design.rung_minutes(one, seconds, settings, len(made.arms), made.workers)
+        for one, name in made.ordered()})
 
 
 def ladder_of(there: LadderFolder) -> Ladder:

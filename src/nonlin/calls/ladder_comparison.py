@@ -16,7 +16,7 @@ from typing import Any
 from nonlin.advice.sizes import parse_size
 from nonlin.calls.arguments import Activations, Asked
 from nonlin.calls.comparison import changes, environment_of, prepare_again, requested
-from nonlin.calls.ladder import Ladder, ladder_of, transfer_of
+from nonlin.calls.ladder import Ladder, ladder_of, transfer_of, watcher_of
 from nonlin.errors import UserError, rule, stopped_in
 from nonlin.files import finite, write_json
 from nonlin.functions import get
@@ -30,6 +30,7 @@ from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.numbers import counted
 from nonlin.progress import Progress, listener
+from nonlin.report.live import LivePages
 from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_study
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.choice import chosen_engine
@@ -275,11 +276,12 @@ def _run(there: LadderFolder, whole: Request, transfer: Rule, engine: Engine | N
     made, finished = there.plan, list[Finished]()
     rungs = made.ordered()
     top = max((one for one, _ in rungs if one.longer == 1), key=lambda one: one.parameters)
-    for one, name in rungs:
-        if one == top:
-            _forecast_top(there, finished, top, transfer, words)
-        found = _run_rung(there, whole, one, name, finished, transfer, engine, environment, words)
-        finished.append((one, found))
+    with _live(there):
+        for one, name in rungs:
+            if one == top:
+                _forecast_top(there, finished, top, transfer, words)
+            found = _run_rung(there, whole, one, name, finished, transfer, engine, environment, words)
+            finished.append((one, found))
     _forecast_target(there, finished, transfer)
     shutil.rmtree(there.directory / folder.TRUNKS, ignore_errors=True)  # every branch has gone on
     return _finish(there)
@@ -300,16 +302,18 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
                         "Start in another folder with --baseline, or a lower --learning-rate.")
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
                        transfer.training(one, base, whole.learning_rate) | _warmup(made, whole, one))
+    from nonlin.report import LivePage, build  # here, so that a ladder's look costs no library that draws
+
     store = Store(directory)
     _link_data(there.directory, directory)
     _take_over(there, name)
     study = store.resume(request) or _study_plan(request, made, one, engine.total(), name)
     words.say(f"Rung {one.name}: {one.parameters:,} parameters, {one.tokens:,} tokens")
-    with words:
+    with words, LivePage(directory):
         found = finite(run_study(study, store, engine, words, environment, _trunks(there, one)))
     if found["status"] == "interrupted":
         raise stopped_in(there.directory, _finish(there))
-    _page(directory)
+    build(directory)
     return found
 
 
@@ -353,10 +357,11 @@ def _take_over(there: LadderFolder, name: str) -> None:
             os.rename(target / f".{trial.name}", target / trial.name)  # whole, or not at all
 
 
-def _page(directory: Path) -> None:
-    from nonlin.report import build
+def _live(there: LadderFolder) -> LivePages:
+    """Keep the ladder's page up to date while a block runs."""
+    from nonlin.report import ladder as page
 
-    build(directory)
+    return LivePages(watcher_of(there), lambda: ladder_of(there).results, page)
 
 
 def _forecast_top(there: LadderFolder, finished: Sequence[Finished], top: Rung, transfer: Rule, words: Progress
@@ -392,10 +397,8 @@ def _write_forecast(there: LadderFolder, finished: Sequence[Finished], transfer:
 
 def _finish(there: LadderFolder) -> Ladder:
     """Write results.json and the page of what is there."""
-    from nonlin.report.ladder import build
-
     found = ladder_of(there)
     write_json(there.directory / folder.RESULTS, found.results)
-    build(there.directory, found.results)
+    found.build_report(ended=True)
     return found
 

@@ -2,9 +2,8 @@
 
 import csv
 import io
-import time
 import webbrowser
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +15,7 @@ from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
 from nonlin.study.across import across
 from nonlin.study.engines import EngineChoice, ask
-from nonlin.study.records import Across, ArmResult, ArmVerdict, PairVerdict, Results, Snapshot
-from nonlin.study.snapshot import Watcher
+from nonlin.study.records import Across, ArmResult, ArmVerdict, PairVerdict, Results
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -191,8 +189,8 @@ class Study:
         """Save the model of an activation's best judged run to a folder, its tokenizer beside it; the winner's without
         a name.
 
-        Return {"format", "architecture", "note"}: a Hugging Face checkpoint where transformers can express the model,
-        else nonlin's own form, which :func:`nonlin.load` opens, with the reason in the note.
+        Return {"format", "architecture", "note"}: a Hugging Face checkpoint where transformers can express the model.
+        Else it is nonlin's own form, which :func:`nonlin.load` opens; the note has the reason.
         """
         trial = self.directory / "trials" / self.best_trial(name or self.winner)
         with ProcessEngine(self.directory / "data", 1) as engine:
@@ -240,28 +238,6 @@ def load_study(directory: str | Path) -> Study:
     One that runs, or was stopped, is judged as far as its runs go; its status is "partial" or "interrupted".
     """
     return Study(load(directory))
-
-
-def watch(directory: str | Path, *, seconds: float = 2.0) -> Iterator[Snapshot]:
-    """Yield how far the study in a folder is, every few seconds while it runs, and once more when it has ended.
-
-    A study that does not run is looked at once. Watching changes nothing there, and any process may do it. Raises
-    UserError where the folder holds no study.
-
-    >>> from nonlin.study import Store, simulated
-    >>> folder = getfixture("tmp_path") / "study"
-    >>> Store(folder).create(simulated.plan(arms=2))
-    >>> for now in watch(folder):
-    ...     print(now.state, now.judging.done, "of", now.judging.total)
-    stopped 0 of 16
-    """
-    watcher = Watcher(directory)
-    while True:
-        now = watcher.look()
-        yield now
-        if now.state != "running":
-            return
-        time.sleep(seconds)
 
 
 def compare_studies(directories: Sequence[str | Path], *, baseline: str | None = None,

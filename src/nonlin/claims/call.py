@@ -36,8 +36,8 @@ class ClaimsPackage(ModuleType):
         :func:`nonlin.compare`, as are ``engine`` and ``workers``. ``out`` is the folder, by default
         runs/claims-SEED. ``progress`` shows a bar in a notebook and on a terminal, and lines elsewhere.
 
-        Raises UserError for numbers that no claim has, or a folder that holds something else; Interrupted, a
-        KeyboardInterrupt with the claims so far as ``found``, at Ctrl-C.
+        Raises UserError for numbers that no claim has, or a folder that holds something else. Ctrl-C raises
+        Interrupted, a KeyboardInterrupt with the claims so far as ``found``.
         """
         from nonlin.progress import listener
         from nonlin.study.engines.choice import chosen_engine

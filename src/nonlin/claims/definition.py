@@ -79,9 +79,9 @@ class Found:
 class Claim:
     """One statement and how it is tested.
 
-    ``experiments`` gives the runs that a plan asks for, ``studies`` the plan's studies it reads, ``measure`` the
-    numbers of finished runs, ``decide`` the verdict of numbers alone. ``missing`` says what must be installed
-    first, or None; the claim then runs without that part and says so.
+    ``experiments`` gives the runs that a plan asks for, ``studies`` the plan's studies it reads. ``measure`` gives the
+    numbers of finished runs, ``decide`` the verdict of numbers alone. ``missing`` says what must be installed first, or
+    None; the claim then runs without that part and says so.
     """
 
     number: int

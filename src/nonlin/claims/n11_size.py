@@ -56,7 +56,7 @@ def by_ladder(directory: str | Path) -> dict[str, Any]:
     """Return this claim's verdict by a ladder of sizes: {"number", "statement", "rule", "ladder", "sizes", "verdict",
     "summary", "parts", "measures", "forecast"}.
 
-    The same rule, on the ladder's rungs in place of the claim's own four sizes: tokens grow with the parameters there,
+    The same rule, on the ladder's rungs in place of the claim's own four sizes. Tokens grow with the parameters there,
     and the largest rung was forecast before it ran. "forecast" has SwiGLU's forecast at the ladder's target; it does
     not decide. UserError for a ladder without gelu and swiglu, or with fewer than three rungs that ran both.
     """

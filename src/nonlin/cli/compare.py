@@ -121,6 +121,7 @@ def _calibrate(studies: int, out: Path | None, streams: str, engine: Any, as_jso
     if as_json:
         print_json(found.as_dict())
     say(str(found))
+    say(f"Report: {found.directory / 'report.html'}")
 
 
 def print_study(study: "Study", as_json: bool, stopped: bool = False) -> None:

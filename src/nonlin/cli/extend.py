@@ -26,7 +26,7 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
            as_json: bool) -> None:
     """Add seeds or activations to the study in DIRECTORY; finished runs are kept and counted.
 
-    Seeds that are added after a look are a further stage: its tests have a level of their own, so that looking again
+    Seeds that are added after a look are a further stage. Its tests have a level of their own, so that looking again
     finds no winners where there are none. New activations join the others in Holm's correction.
     """
     from nonlin.calls.extension import extend_study

@@ -72,9 +72,9 @@ def ladder(ctx: click.Context, target: str | None, model: str | None, out: Path 
            engine: EngineChoice, **options: Any) -> None:
     """Compare activations at several sizes and forecast their differences at a size that nobody trains here.
 
-    Every rung is a study. Learning rates are tuned at the two smallest, carried upward by a rule, and checked; the
-    forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same
-    command continues it, and more --seeds or --sizes extend it.
+    Every rung is a study. Learning rates are tuned at the two smallest, carried upward by a rule, and checked. The
+    forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same command
+    continues it, and more --seeds or --sizes extend it.
     """
     refuse_model(model)
     if resume:

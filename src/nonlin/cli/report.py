@@ -6,6 +6,8 @@ import click
 
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say, show
+from nonlin.errors import UserError
+from nonlin.study.kinds import STUDY, kind_of
 
 
 @click.command()
@@ -15,19 +17,21 @@ from nonlin.cli.output import json_option, print_json, say, show
 @number("--inches", 1, "With --latex: the width of a column.", whole=False, default=3.25, show_default=True)
 @json_option
 def report(directory: Path, latex: bool, inches: float, as_json: bool) -> None:
-    """Build DIRECTORY/report.html and DIRECTORY/figures again from the study's records.
+    """Build DIRECTORY/report.html and DIRECTORY/figures again from the records of a study, a ladder or A/A studies.
 
     The study may run or have been stopped: the page says how far it is. While it runs, it writes its page itself.
     """
+    from nonlin.calls.looking import build_report
     from nonlin.calls.study import load_study
-    from nonlin.report import build
 
-    study = load_study(directory)
-    for note in study.folder.notes:
+    kind = kind_of(directory)
+    if latex and kind not in (None, STUDY):
+        raise UserError(f"report: --latex must be given for a study; {directory} holds {kind}. Leave it out.")
+    study = load_study(directory) if kind in (None, STUDY) else None
+    for note in study.folder.notes if study else ():
         say(f"Take care: {note}")
-    page = build(study.folder)
-    study.write_runs()
-    written = study.write_paper(inches) if latex else []
+    page = build_report(directory)
+    written = study.write_paper(inches) if study and latex else []
     figures = sorted(str(path) for path in (directory / "figures").glob("*.*"))
     if as_json:
         paper = {"paper": [str(path) for path in written]} if latex else {}

@@ -14,7 +14,7 @@ from nonlin.cli.output import json_option, print_json, say
 @number("--seconds", 0.1, "Between two looks.", whole=False, default=2.0, show_default=True)
 @json_option
 def watch(directory: Path, seconds: float, as_json: bool) -> None:
-    """Show how far the study in DIRECTORY is, and what is known, until it ends.
+    """Show how far the study in DIRECTORY is, and what is known, until it ends; of a ladder and A/A studies too.
 
     With --json, or where standard output is no terminal, it is shown once. Ctrl-C ends the watching, not the study.
     """
@@ -41,14 +41,17 @@ def _show(directory: Path, seconds: float, console: Any) -> None:
 
     import nonlin
     from nonlin.report.terminal import print_table, snapshot_panel, words
+    from nonlin.study.records import SeveralSnapshot
 
     now = None
     with Live(console=console, refresh_per_second=4, transient=True) as live:
         for now in nonlin.watch(directory, seconds=seconds):
             live.update(snapshot_panel(now))
-    study = nonlin.load_study(directory)
     assert now is not None
     console.print(snapshot_panel(now))
+    if isinstance(now, SeveralSnapshot):
+        return say(f"Its page: {directory / 'report.html'}")
+    study = nonlin.load_study(directory)
     print_table(study.folder.results, console)
     for line in words(study.folder.results, str(directory)):
         say(line)

@@ -73,9 +73,9 @@ def sides(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[Part],
     """Return the (training, validation) parts: one each, or one a source where the sources have weights.
 
     Documents go by the hash of their name and text, whatever lies beside or before them; copies of one text go
-    together. With fewer than ten, or a side that would hold less than a third of its share of bytes, every document
-    is cut at its end instead. A corpus with validation text of its own is judged by that alone, and copies
-    of its documents are not trained on.
+    together. Every document is cut at its end instead where there are fewer than ten. So it is where a side would hold
+    less than a third of its share of bytes. A corpus with validation text of its own is judged by that alone, and
+    copies of its documents are not trained on.
     """
     spool, total = corpus.spool, sum(corpus.weights)
     first, training, validation = 0, [], []

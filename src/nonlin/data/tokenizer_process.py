@@ -1,7 +1,7 @@
 """A process that tokenizes: ``python -m nonlin.data.tokenizer_process TOKENIZER_FILE``.
 
-It reads pieces of text from its standard input and writes their tokens, each with its length before it, and ends when
-its input does: so it ends with the process that started it.
+It reads pieces of text from its standard input and writes their tokens, each with its length before it. It ends when
+its input does, so with the process that started it.
 """
 
 import sys

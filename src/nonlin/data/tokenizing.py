@@ -34,8 +34,8 @@ _SLICE = 10_000  # characters that the trainer takes at once
 def pieces(text: Iterable[bytes], size: int = PIECE) -> Iterator[bytes]:
     """Yield a stream in pieces of at most ``size`` bytes, whatever the pieces that it comes in.
 
-    A piece ends before a space that stands alone between two words, where every usual tokenizer ends a token; else
-    after a line, and else between two characters.
+    A piece ends before a space that stands alone between two words, where every usual tokenizer ends a token. Else it
+    ends after a line, and else between two characters.
     """
     held = bytearray()
     for part in text:

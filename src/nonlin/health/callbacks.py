@@ -50,9 +50,9 @@ class Following:
 def trainer_callback(**options: Any) -> Any:
     """Return a callback for the Hugging Face Trainer that watches its model; options are those of ``watch``.
 
-    Each observation's scalars go into the trainer state's ``log_history``; serious findings are warned of once;
-    ``callback.health`` has them all. The Trainer tells no callback that training failed: after an exception the
-    watch stays on, and torch.compile may stand aside, until ``callback.stop()`` or the next ``train()``.
+    Each observation's scalars go into the trainer state's ``log_history``. Serious findings are warned of once;
+    ``callback.health`` has them all. The Trainer tells no callback that training failed. After an exception the watch
+    stays on, and torch.compile may stand aside, until ``callback.stop()`` or the next ``train()``.
     """
     from transformers import TrainerCallback
 

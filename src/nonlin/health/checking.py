@@ -31,10 +31,10 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
           progress: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     """Run a model on text and return the record of what is in it, "findings" included; the model is left as it was.
 
-    ``model`` and ``trust_remote_code`` are as in :func:`nonlin.patching.load`; ``text`` is a file of text or of token
-    ids (.json, .npy), by default a study's own
-    for the model that it wrote, else the text of Python's standard library. ``tokens`` are taken in sequences of
-    ``context``; ``gradients`` runs one batch backward too. ``progress`` is told (batches done, all).
+    ``model`` and ``trust_remote_code`` are as in :func:`nonlin.patching.load`. ``text`` is a file of text or of token
+    ids (.json, .npy). Without it, a model that a study wrote gets the study's text, any other that of Python's standard
+    library. ``tokens`` are taken in sequences of ``context``; ``gradients`` runs one batch backward too. ``progress``
+    is told (batches done, all).
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
     """

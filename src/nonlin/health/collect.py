@@ -1,7 +1,7 @@
 """Hooks on the projections of feed-forward blocks, and the statistics that they collect.
 
-The input of the down projection is the hidden activation, the outputs of gate and up are the pre-activations: a block
-is observed whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
+The input of the down projection is the hidden activation, the outputs of gate and up are the pre-activations. So a
+block is observed whatever its code calls in between. Shapes: N tokens, D model width, H hidden width.
 """
 
 import re

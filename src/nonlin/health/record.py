@@ -56,8 +56,8 @@ def _units(which: Tensor, seen: Tensor) -> dict[str, Any]:
 def _claim(one: Observed, model: nn.Module, anew: Anew) -> dict[str, Any]:
     """The activation that the configuration names for a block, and whether the block computes it.
 
-    Some classes read a field their own way: where the block differs from what the field names, the model that the
-    configuration builds says what is meant.
+    Some classes read a field their own way. The model that the configuration builds says what is meant, where the
+    block differs from what the field names.
     """
     claim, answer = claimed(model, one.block), one.answer
     if claim is None or not answer.matches or answer.status == "partial":

@@ -1,6 +1,6 @@
 """Running statistics per unit over all tokens: of a projection's output, or of the hidden activation.
 
-Sums are kept in float64 where the device has it, so that batches may come one after the other without end; ranks are
+Sums are kept in float64 where the device has it, so that batches may come one after the other without end. Ranks are
 joined by the rule each statistic names: counts and sums add, extremes take the larger. Shapes: N tokens, H units.
 """
 

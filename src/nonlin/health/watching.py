@@ -1,7 +1,7 @@
 """``with nonlin.health.watch(model) as health:`` — a model looked at while it trains, one step in so many.
 
 Between the observed steps the model carries no hook at all. An observed step runs without torch.compile, so that
-compiled code never changes and never sees a hook; activation checkpointing's recomputation is told from the forward
+compiled code never changes and never sees a hook. Activation checkpointing's recomputation is told from the forward
 pass and left out.
 """
 
@@ -236,9 +236,8 @@ class Health:
     def record(self) -> dict[str, Any]:
         """Return the last finished observation, as ``nonlin check --json`` prints it.
 
-        With torch.distributed running, every rank must call it: counts and sums are added over ranks, extremes take
-        the largest, so that a unit is dead only where it is dead on all of them. Raises UserError before the model
-        has run.
+        With torch.distributed running, every rank must call it. Counts and sums are added over ranks, extremes take the
+        largest. So a unit is dead only where it is dead on all of them. Raises UserError before the model has run.
         """
         if self._finished is None and self._collector is not None and self._collector.saw_anything():
             self._end()

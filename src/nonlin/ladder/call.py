@@ -44,8 +44,8 @@ class LadderPackage(ModuleType):
         continues; with more ``seeds`` or ``sizes`` it extends the ladder, and old forecasts stay. The other arguments
         are those of :func:`nonlin.compare`; a ``model`` of one's own is refused, with the reason.
 
-        Raises UserError for a ladder that could not say anything, with the minutes that it needs; Interrupted, a
-        KeyboardInterrupt with the ladder so far as ``found``, at Ctrl-C.
+        Raises UserError for a ladder that could not say anything, with the minutes that it needs. Ctrl-C raises
+        Interrupted, a KeyboardInterrupt with the ladder so far as ``found``.
         """
         given = {key: value for key, value in locals().items() if key != "self"}
         # It stands on studies, pages and the comparison, which stand above this package.

@@ -129,8 +129,8 @@ def size_name(parameters: float) -> str:
 def design(sizes: Sequence[float], settings: Settings) -> list[Rung]:
     """Return the rungs of these sizes in their order, two of longer horizon after those that they are a longer run of.
 
-    The two smallest are tuned, a middle one is checked, the largest is held out. Raises UserError where fewer than
-    four sizes, or less than 30 times the compute between the first and the last, could not tell a forecast from luck.
+    The two smallest are tuned, a middle one is checked, the largest is held out. Raises UserError for fewer than four
+    sizes, or less than 30 times the compute between the first and the last. Those cannot tell a forecast from luck.
     """
     wanted = sorted(sizes)
     if len(wanted) < FEWEST_SIZES:

@@ -5,7 +5,7 @@ them, and so does the part of a law of scaling that is hardest to extrapolate.
 
 1. Every form of :mod:`nonlin.ladder.forms` is fitted to the rungs. One that the rungs reject at 1 % is set aside,
    unless they reject all. A form that fits worse than its seeds say gets a wider interval.
-2. Each form's interval is Student's, for the mean that as many seeds as a rung has would show at that size: it covers
+2. Each form's interval is Student's, for the mean that as many seeds as a rung has would show at that size. It covers
    the fit, the noise of the seeds measured there, and nothing else.
 3. The forecast's interval is the hull of the accepted forms' intervals, so that it covers the choice of the form. It is
    widened by what a best learning rate that moves away from the carried one costs (:mod:`nonlin.ladder.rates`).

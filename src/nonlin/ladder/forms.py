@@ -2,9 +2,9 @@
 
 Δ(N) is an activation's difference to the baseline at N parameters:
 
-    constant        Δ = c
-    power law       Δ = c (N / N₀)^(−a), the exponent a shared by all activations
-    changing sign   Δ = c + b (N / N₀)^(−a), with c + b log(N / N₀) as its limit at a = 0
+* constant: Δ = c
+* power law: Δ = c (N / N₀)^(−a), the exponent a shared by all activations
+* changing sign: Δ = c + b (N / N₀)^(−a), with c + b log(N / N₀) as its limit at a = 0
 
 Exponents are mixed by how likely the rungs make them. With a few rungs no form can be told from its neighbours, so a
 forecast takes none for granted.

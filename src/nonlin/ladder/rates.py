@@ -1,6 +1,6 @@
 """Best learning rates: where they lie at a rung, how they are carried upward, what it costs where they move.
 
-At a rung of three rates or more, each arm's losses are a parabola over the logarithm of the rate; the arms share its
+At a rung of three rates or more, each arm's losses are a parabola over the logarithm of the rate. The arms share its
 curvature, and every seed of an arm has a level of its own. The vertex is the arm's best rate, with its standard error.
 """
 
@@ -100,8 +100,8 @@ class Optimum:
 
 @dataclass(frozen=True)
 class Optima:
-    """The best rates of a rung by arm, and the curvature: a loss rises by it times the squared logarithm of the rate's
-    distance, in bits per byte."""
+    """The best rates of a rung by arm, and the curvature. A loss rises by it times the squared logarithm of the
+    rate's distance, in bits per byte."""
 
     by_arm: Mapping[str, Optimum]
     curvature: float | None
@@ -184,7 +184,7 @@ class Carried:
 def carry(rule: Rule, tuned: Sequence[tuple[Rung, Sequence[Mapping[str, Any]]]]) -> Carried:
     """Return the rates to carry upward, from the tuned rungs and the arms of their results.
 
-    An arm with optima at several rungs gets their mean, weighted by the inverse of their variances; no optimum counts
+    An arm with optima at several rungs gets their mean, weighted by the inverse of their variances. No optimum counts
     as much surer than the others. An arm without any gets the rate that its study chose.
     """
     base = tuned[0][0]

@@ -42,9 +42,9 @@ class Truth:
 
 @dataclass(frozen=True)
 class World:
-    """Truths of the arms but the baseline; ``drifts``: by arm, the baseline first, the distance of the best rate from
-    the rule's, in steps by a factor of 2 for each factor of e in size. ``noise`` is that of the smallest rung; its
-    variance goes with size to the power ``noise_exponent``. ``scatter``: the standard deviation of a rung's
+    """Truths of the arms but the baseline. ``drifts`` has the distance of the best rate from the rule's, by arm, the
+    baseline first. It is in steps by a factor of 2 for each factor of e in size. ``noise`` is that of the smallest
+    rung; its variance goes with size to the power ``noise_exponent``. ``scatter``: the standard deviation of a rung's
     difference around the truth that no seed shows, in bits per byte.
     """
 

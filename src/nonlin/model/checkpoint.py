@@ -62,9 +62,9 @@ def _huggingface_config(config: ModelConfig, gated: bool, act: str) -> dict[str,
 def export_model(model: LanguageModel, folder: Path) -> dict[str, str]:
     """Save the model to ``folder`` and return {"format", "architecture", "note"}.
 
-    A Hugging Face checkpoint where ``ACT2FN`` has the activation and the model is no variant for experiments;
-    otherwise our own form (the same tensors under our names, ``nonlin.json`` beside them) and a note that says so.
-    Weights are safetensors. A model that was exported there before is replaced.
+    A Hugging Face checkpoint where ``ACT2FN`` has the activation and the model is no variant for experiments. Otherwise
+    it is our own form (the same tensors under our names, ``nonlin.json`` beside them) and a note that says so. Weights
+    are safetensors. A model that was exported there before is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("nonlin.json", "nonlin.safetensors", "config.json", "model.safetensors"):
@@ -97,9 +97,9 @@ def import_model(folder: str | Path, engine: TorchEngine | None = None) -> Langu
     """Load what :func:`export_model` wrote, in either form, or a Qwen3 or Apertus checkpoint that is the same model.
 
     Weights are safetensors, in one file or several, of any float dtype; the model is float32. Raises UserError, with
-    the reason, for another architecture and for features that this model lacks: other rotary positions than base
-    10,000 without scaling, another epsilon, biases, sliding windows, heads of another width, attention dropout,
-    quantized weights, an activation that is not known, xIELU with other constants.
+    the reason, for another architecture and for features that this model lacks. Those are other rotary positions than
+    base 10,000 without scaling, another epsilon, biases, sliding windows, heads of another width. So are attention
+    dropout, quantized weights, an activation that is not known, xIELU with other constants.
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise UserError(rule("import_model", "folder", "be a path", folder, "Pass the folder of a model."))

@@ -11,8 +11,8 @@ NORMS, PLACES = ("rms", "layer", "none"), ("before", "after")
 class ModelConfig:
     """Sizes of a model; ``hidden`` is the width inside the feed-forward block.
 
-    The last three make variants for experiments: without ``attention``; ``norm`` "rms", "layer" or "none";
-    ``norm_place`` "before" each part, or "after" the sum with its residual, as in the first Transformer.
+    The last three make variants for experiments: without ``attention``; ``norm`` "rms", "layer" or "none".
+    ``norm_place`` is "before" each part, or "after" the sum with its residual, as in the first Transformer.
     """
 
     layers: int = 4

@@ -1,7 +1,7 @@
 """The door of a model's folder: what in it is read, and that it is what it has to be, before anything is built.
 
-A model's files are read through here alone: regular files only, JSON of a bounded size, sizes that the
-weights beside them can have, names of weights that stay in the folder.
+A model's files are read through here alone. They are regular files, JSON of a bounded size, sizes that the weights
+beside them can have, names of weights that stay in the folder.
 """
 
 import json
@@ -123,8 +123,8 @@ def _shapes(path: Path) -> Iterator[list[int]]:
 def must_fit(config: Any, tensors: int, numbers: int, where: str = "") -> None:
     """Raise Unfit where a configuration asks for more than its weights can hold, or for sizes that are none.
 
-    A model has no more layers than tensors, and no width beyond the numbers that it stores: what is larger would
-    only be built to be refused, in hours or beyond the memory. Positions and windows have no such limit.
+    A model has no more layers than tensors, and no width beyond the numbers that it stores. A larger one would only be
+    built to be refused, in hours or beyond the memory. Positions and windows have no such limit.
     """
     for name, value in config.items():
         label = f"{where}{name}"

@@ -1,7 +1,8 @@
 """The small language model: decoder-only, and by design the computation of two architectures of transformers.
 
-With a gated feed-forward block it is Qwen3, with a plain one Apertus: RMSNorm before each part, rotary positions,
-normalized queries and keys, grouped-query attention, no biases. Shapes: B batch, T time, D width, V vocabulary.
+With a gated feed-forward block it is Qwen3, with a plain one Apertus. Both have RMSNorm before each part, rotary
+positions, normalized queries and keys, grouped-query attention, no biases. Shapes: B batch, T time, D width, V
+vocabulary.
 """
 
 from collections.abc import Callable
@@ -127,8 +128,8 @@ class LanguageModel(nn.Module):
     def reset_parameters(self, seed: int = 0, stream: str | None = None) -> None:
         """Draw the weights: normal, by the square root of the inputs' number; into the residual, by depth too.
 
-        Feed-forward weights come from a random stream of their own, so that two models that differ in the activation
-        alone begin with the same weights everywhere else. ``stream`` names it: by default the activation's kind, so
+        Feed-forward weights come from a random stream of their own. So two models that differ in the activation alone
+        begin with the same weights everywhere else. ``stream`` names it. By default it is the activation's kind, so
         that activations of one kind share those weights too.
         """
         outside = streams.generator("initialization", seed)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from nonlin import _lazy
 
 if TYPE_CHECKING:
-    from nonlin.report.live import LivePage
+    from nonlin.report.live import LivePage, LivePages
     from nonlin.report.page import build
 
-__all__ = ["build", "LivePage"]
+__all__ = ["build", "LivePage", "LivePages"]
 
-_HOMES = {"build": "nonlin.report.page", "LivePage": "nonlin.report.live"}
+_HOMES = {"build": "nonlin.report.page", "LivePage": "nonlin.report.live",
+          "LivePages": "nonlin.report.live"}
 
 if not TYPE_CHECKING:
     __getattr__ = _lazy.attributes(__name__, _HOMES)

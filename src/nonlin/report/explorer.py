@@ -18,6 +18,7 @@ from nonlin.numbers import typeset
 from nonlin.report import palette
 
 _VENDOR = Path(__file__).parent / "templates" / "vendor"
+_NUMBER = re.compile(r"[+−×<±]? ?[\d.∞]")
 _KINDS = {"pointwise": "plain", "gated": "gated", "tensor": "not pointwise"}
 
 
@@ -28,8 +29,19 @@ def environment(*packages: str) -> jinja2.Environment:
                               undefined=jinja2.StrictUndefined)
     made.globals["colours"] = palette.variables
     made.globals["vendored"] = lambda name: Markup((_VENDOR / name).read_text(encoding="utf-8"))
+    made.globals["columns_of_words"] = columns_of_words
     made.filters["typeset"] = unbroken
     return made
+
+
+def columns_of_words(rows: Sequence[Sequence[str]]) -> set[int]:
+    """Return the places of a table's columns that hold words, which begin at the left; numbers end at the right.
+
+    >>> sorted(columns_of_words([["gelu", "better", "−0.1", "–"], ["relu", "–", "diverged", "–"]]))
+    [0, 1]
+    """
+    told = [[cell for cell in column if cell and cell != "–"] for column in zip(*rows, strict=False)]
+    return {place for place, cells in enumerate(told) if cells and not any(_NUMBER.match(cell) for cell in cells)}
 
 
 def unbroken(text: str) -> str:

@@ -1,13 +1,14 @@
 """A ladder's results as tables of text, for a terminal and for its page."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 
 from nonlin.columns import Column, print_columns
-from nonlin.numbers import number, percent
+from nonlin.numbers import counted, number, percent, places
+from nonlin.progress import span
 from nonlin.report.ladder_figures import size_text
 from nonlin.report.tables import Table
 from nonlin.report.terminal import STYLES
@@ -23,20 +24,32 @@ def print_ladder(results: Mapping[str, Any], console: Console | None = None) -> 
     console.print(f"\nDifferences to {results['baseline']} in bits per byte, forecast for "
                   f"{size_text(results['target'])} parameters; {percent(results['rule']['confidence'])} intervals:",
                   highlight=False)
-    rows = results["verdicts"]
+    rows, form = results["verdicts"], _form(results["verdicts"])
     widest = {one["name"]: one for one in results["rungs"] if one["longer"] == 1}
-    measured = [Column(name, [_mean(one, row["arm"]) for row in rows], 3, right=True) for name, one in widest.items()]
+    exact = _measured(results)
+    measured = [Column(name, [_mean(one, row["arm"], exact) for row in rows], 3, right=True)
+                for name, one in widest.items()]
     print_columns(console, [
         Column("activation", [row["arm"] for row in rows], style="bold"), *measured,
-        Column("forecast", [number(row["mean"], "+.4f") for row in rows], right=True),
-        Column("interval", [_interval(row, "+.4f") for row in rows], 1, right=True),
+        Column("forecast", [number(row["mean"], form) for row in rows], right=True),
+        Column("interval", [_interval(row, form) for row in rows], 1, right=True),
         Column("verdict", [f"[{STYLES[row['verdict']]}]{row['verdict']}[/]" for row in rows]),
         Column("best rate", [_rate(results, row["arm"]) for row in rows], 2, right=True)])
 
 
-def _mean(one: Mapping[str, Any], arm: str) -> str:
+def _form(rows: Iterable[Mapping[str, Any] | None]) -> str:
+    """Return the format of differences with intervals, with the digits that they mean."""
+    known = [row for row in rows if row and row["low"] is not None]
+    return f"+.{places((row['high'] - row['low']) / 2 for row in known)}f"
+
+
+def _measured(results: Mapping[str, Any]) -> str:
+    return _form(found["difference"] for one in results["rungs"] for found in one["arms"].values())
+
+
+def _mean(one: Mapping[str, Any], arm: str, form: str) -> str:
     found = one["arms"].get(arm, {}).get("difference")
-    return number(found and found["mean"], "+.4f")
+    return number(found and found["mean"], form)
 
 
 def _interval(row: Mapping[str, Any], form: str) -> str:
@@ -54,13 +67,13 @@ def words(results: Mapping[str, Any]) -> list[str]:
     tested = [row for row in results["comparisons"] if row["before"] and row["covered"] is not None]
     if tested:
         held = sum(row["covered"] for row in tested)
-        lines.append(f"Of {len(tested)} differences of the held-out rung that were forecast before it ran, {held} lie "
-                     "in their intervals.")
+        lines.append(f"Of {counted(len(tested), 'difference')} forecast for the held-out rung before it ran, "
+                     f"{held or 'none'} {'lies' if len(tested) == 1 or held == 1 else 'lie'} in its interval.")
     lines += results["notes"]
     if results["narrowing"]:
         best = results["narrowing"][0]
         lines.append(f"The intervals at the target would narrow most for their time by {best['what']}: to "
-                     f"{number(best['share'], '.0%')} of their width in about {best['minutes']:.0f} minutes "
+                     f"{number(best['share'], '.0%')} of their width in about {span(60 * best['minutes'])} "
                      f"({best['option']}).")
     return [*lines, results["advice"]]
 
@@ -76,11 +89,11 @@ def text(results: Mapping[str, Any]) -> str:
 def verdicts(results: Mapping[str, Any]) -> Table:
     """The forecast at the target, each form's mean and interval beside it."""
     forms = [form["form"] for form in next((row["forms"] for row in results["verdicts"] if row["forms"]), [])]
-    rows = []
+    rows, form = [], _form(results["verdicts"])
     for row in results["verdicts"]:
         by = {form["form"]: form for form in row["forms"]}
-        rows.append([row["arm"], row["verdict"], number(row["mean"], "+.4f"), _interval(row, "+.4f"),
-                     *(f"{_interval(by[f], '+.3f')}{' (rejected)' if by[f]['rejected'] else ''}" if f in by else "–"
+        rows.append([row["arm"], row["verdict"], number(row["mean"], form), _interval(row, form),
+                     *(f"{_interval(by[f], form)}{' (rejected)' if by[f]['rejected'] else ''}" if f in by else "–"
                        for f in forms), number(row["widening"], ".4f")])
     return ["activation", "verdict", "forecast", "interval", *forms, "for rates that moved"], rows
 
@@ -88,23 +101,23 @@ def verdicts(results: Mapping[str, Any]) -> Table:
 def rungs(results: Mapping[str, Any]) -> Table:
     """Every rung: its size, its length, its cost, each activation's difference."""
     arms = [arm["name"] for arm in results["plan"]["request"]["arms"] if arm["name"] != results["baseline"]]
-    rows = []
+    rows, exact = [], _measured(results)
     for one in results["rungs"]:
         spent = one["timing"]["trial_seconds"]
         rows.append([one["name"], f"{one['parameters']:,}", f"{one['parameters_with_embeddings']:,}",
                      f"{one['tokens']:,}", number(one["flops"], ".1e"), number(spent and spent / 60, ".1f"),
-                     *(_difference(one, arm) for arm in arms)])
+                     *(_difference(one, arm, exact) for arm in arms)])
     return ["rung", "parameters", "with embeddings", "tokens", "FLOPs per run", "minutes of all runs", *arms], rows
 
 
-def _difference(one: Mapping[str, Any], arm: str) -> str:
+def _difference(one: Mapping[str, Any], arm: str, form: str) -> str:
     found = one["arms"].get(arm)
     if found is None:
         return "–"
     if found["diverged_runs"]:
         return "diverged"
     d = found["difference"]
-    return "–" if d is None else f"{number(d['mean'], '+.4f')} ({_interval(d, '+.4f')})"
+    return "–" if d is None else f"{number(d['mean'], form)} ({_interval(d, form)})"
 
 
 def rates(results: Mapping[str, Any]) -> Table:
@@ -121,13 +134,13 @@ def rates(results: Mapping[str, Any]) -> Table:
 
 def tests(results: Mapping[str, Any]) -> Table:
     """Forecasts written down before the rung that tests them, then each rung forecast by the others."""
-    rows = [[row["forecast"] + ("" if row["before"] else " (not before it ran)"), row["arm"],
-             size_text(row["parameters"]), number(row["mean"], "+.4f"), _interval(row, "+.4f"),
-             number(row["measured"], "+.4f"), _covered(row)] for row in results["comparisons"]]
-    rows += [["from the other rungs", row["arm"], size_text(row["parameters"]), number(row["mean"], "+.4f"),
-              _interval(row, "+.4f"), number(row["measured"], "+.4f"), _covered(row)]
-             for row in results["leave_one_out"]]
-    return ["forecast", "activation", "size", "forecast", "interval", "measured", "inside"], rows
+    told = [(row["forecast"] + ("" if row["before"] else " (not before it ran)"), row)
+            for row in results["comparisons"]]
+    told += [("from the other rungs", row) for row in results["leave_one_out"]]
+    form = _form(row for _, row in told)
+    rows = [[origin, row["arm"], size_text(row["parameters"]), number(row["mean"], form), _interval(row, form),
+             number(row["measured"], form), _covered(row)] for origin, row in told]
+    return ["origin", "activation", "size", "forecast", "interval", "measured", "inside"], rows
 
 
 def _covered(row: Mapping[str, Any]) -> str:
@@ -136,9 +149,9 @@ def _covered(row: Mapping[str, Any]) -> str:
 
 def narrowing(results: Mapping[str, Any]) -> Table:
     """More seeds and rungs that would narrow the intervals at the target, the most for its minutes first."""
-    rows = [[option["what"], f"{option['minutes']:.0f}", number(option["share"], ".0%"), option["option"]]
+    rows = [[option["what"], span(60 * option["minutes"]), number(option["share"], ".0%"), option["option"]]
             for option in results["narrowing"]]
-    return ["more", "minutes, about", "width of the interval after it", "option"], rows
+    return ["more", "time, about", "width of the interval after it", "option"], rows
 
 
 TABLES = {"verdicts": verdicts, "rungs": rungs, "rates": rates, "tests": tests, "narrowing": narrowing}

@@ -26,7 +26,7 @@ def build(directory: str | Path | StudyFolder) -> Path:
     """Write report.html and figures/ of the study in a folder, which may be read already; return the page's path.
 
     Every figure is in the page with its table, and beside it as SVG and PNG. The page of a study that runs, or was
-    stopped, says how far it is and shows what is known; while it runs, the page loads itself anew. Raises UserError
+    stopped, says how far it is and shows what is known. While it runs, the page loads itself anew. Raises UserError
     where the folder holds no study.
     """
     folder = directory if isinstance(directory, StudyFolder) else load(directory)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -22,6 +23,8 @@ from nonlin.report.palette import paint, slot_of
 INK, MUTED, GRID, PAPER = "#010101", "#020202", "#030303", "#fefefe"
 _ROLES = {INK: ("var(--ink)", "#1c2024"), MUTED: ("var(--muted)", "#60646c"), GRID: ("var(--grid)", "#e0e1e6"),
           PAPER: ("var(--paper)", "#ffffff")}
+
+_DRAWING = threading.RLock()  # the library's settings are the whole process's; pages are written in threads
 
 WIDE, NARROW = 8.4, 4.3
 """Widths of figures in inches: on a desk and on paper, and on a phone."""
@@ -120,7 +123,7 @@ def inline(draw: Callable[[], Figure], name: str, title: str, folder: Path | Non
     """
     made = []
     for kind, width in (("wide", WIDE), ("narrow", NARROW)):
-        with settings(width):
+        with _DRAWING, settings(width):
             figure = draw()
             label_axes(figure)
             made.append(inline_svg(figure, name if kind == "wide" else f"{name}-{kind}", title, kind))

@@ -15,7 +15,7 @@ from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.palette import middle, paint
 from nonlin.report.tables import PAIR_WORDS
 from nonlin.study.advice import next_steps
-from nonlin.study.records import Snapshot
+from nonlin.study.records import SeveralSnapshot, Snapshot
 
 STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
 _GRADES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
@@ -90,8 +90,14 @@ def in_flight(now: Snapshot) -> str:
     return ", ".join(f"{run.name} {run.step:,}/{run.steps:,}" for run in now.running)
 
 
-def snapshot_panel(now: Snapshot) -> Group:
-    """Return how far a study is, to draw in a terminal: its bars, the ranking so far, the runs in flight."""
+def snapshot_panel(now: Snapshot | SeveralSnapshot) -> Group:
+    """Return how far a study is, to draw in a terminal: its bars, the ranking so far, the runs in flight.
+
+    Of several studies it is how many are complete, and the one that runs.
+    """
+    if isinstance(now, SeveralSnapshot):
+        current = [snapshot_panel(now.current)] if now.current else []
+        return Group(Text(_state_of_several(now), style="bold"), *current)
     bars = Table.grid(padding=(0, 1))
     for stage, count in (("tune", now.tuning), ("judge", now.judging)):
         bars.add_row(STAGES[stage], ProgressBar(total=max(1, count.total), completed=count.done, width=28),
@@ -101,13 +107,25 @@ def snapshot_panel(now: Snapshot) -> Group:
                  *([Text(in_flight(now), style="dim")] if now.running else []))
 
 
-def snapshot_text(now: Snapshot) -> str:
-    """Return how far a study is as lines of text."""
+def snapshot_text(now: Snapshot | SeveralSnapshot) -> str:
+    """Return how far a study is, or several are, as lines of text."""
+    if isinstance(now, SeveralSnapshot):
+        return "\n".join([_state_of_several(now), *([snapshot_text(now.current)] if now.current else [])])
     lines = [_state(now), *(f"{STAGES[stage]}: {count.done}/{count.total}"
                             for stage, count in (("tune", now.tuning), ("judge", now.judging)))]
     lines += filter(None, (ranking_text([row.as_dict() for row in now.ranking]),
                            f"in flight: {in_flight(now)}" if now.running else ""))
     return "\n".join(lines)
+
+
+def _state_of_several(now: SeveralSnapshot) -> str:
+    what = "Ladder" if now.kind == "a ladder" else now.kind
+    done = f"{now.studies.done} of {now.studies.total} {'rungs' if now.kind == 'a ladder' else 'studies'}"
+    if now.state == "complete":
+        return f"{what} {now.name}: complete, {done}."
+    left = span(now.seconds_left)
+    return f"{what} {now.name}: {done}, " + (f"running, about {left} left." if now.state == "running"
+                                             else f"stopped, about {left} of work missing.")
 
 
 def _state(now: Snapshot) -> str:

@@ -32,7 +32,7 @@ class Pair:
 def error_rate(rule_: Mapping[str, Any], verdicts: Mapping[str, Verdict]) -> float:
     """Return the family-wise error at which pairs are tested.
 
-    If every arm differs from the baseline, the comparisons with it have no error left to spend: the pairs get the whole
+    If every arm differs from the baseline, the comparisons with it have no error left to spend. The pairs get the whole
     error of the rule. Else some comparison with the baseline may spend that error, and the pairs get a part on top.
     """
     alpha = 1 - rule_["confidence"]

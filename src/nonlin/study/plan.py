@@ -24,7 +24,7 @@ from nonlin.training import recipe, transfer
 class Sealed:
     """A plan as a dataclass of JSON values whose file says, by its hash, whether it was changed.
 
-    ``UNCOUNTED`` names the fields that do not decide its results; those of ``LATER``, which earlier versions did not
+    ``UNCOUNTED`` names the fields that do not decide its results. Those of ``LATER``, which earlier versions did not
     have, are in its file and its hash only where they hold something.
     """
 

@@ -56,8 +56,8 @@ class Look(Record, frozen=True, kw_only=True):
 class ArmVerdict(Record, frozen=True, kw_only=True):
     """The study's answer about one arm; ``difference`` is None for the baseline, and where nothing can be compared.
 
-    ``bits_per_byte`` is the mean over the arm's judged seeds and ``standard_deviation`` their spread;
-    ``seeds_needed`` is how many seeds would decide an undecided arm; ``reason`` says why it is none of the rest.
+    ``bits_per_byte`` is the mean over the arm's judged seeds and ``standard_deviation`` their spread. ``seeds_needed``
+    is how many seeds would decide an undecided arm; ``reason`` says why it is none of the rest.
     """
 
     name: str
@@ -91,8 +91,8 @@ class ArmTiming(Record, frozen=True, kw_only=True):
 class Recovery(Record, frozen=True, kw_only=True):
     """How a trained model recovers from an arm's activation, averaged over judged seeds; losses in bits per byte.
 
-    ``before`` is the loss with the model's own activation, ``points`` the [tokens, loss] since the swap, and
-    ``back_at_tokens`` the first of them at which the loss is no more than ``before`` and the margin; None for none.
+    ``before`` is the loss with the model's own activation, ``points`` the [tokens, loss] since the swap.
+    ``back_at_tokens`` is the first of them at which the loss is no more than ``before`` and the margin; None for none.
     """
 
     before: float
@@ -296,11 +296,26 @@ class Snapshot(Record, frozen=True, kw_only=True):
     running: list[RunInFlight] = []
 
 
+class SeveralSnapshot(Record, frozen=True, kw_only=True):
+    """How far the studies of one folder are: the rungs of a ladder, or A/A studies.
+
+    ``state`` is as of a :class:`Snapshot`. ``studies`` counts those that are complete. ``current`` is the study that
+    runs, or was stopped on the way; None between two. ``seconds_left`` is the predicted time of all that is missing.
+    """
+
+    name: str
+    kind: Literal["a ladder", "A/A studies"]
+    state: Literal["running", "stopped", "complete"]
+    studies: Count
+    seconds_left: float
+    current: Snapshot | None = None
+
+
 class Results(Record, frozen=True, kw_only=True):
     """results.json: the verdicts and numbers of a study.
 
     ``status`` is "complete", "interrupted", or "partial" where runs are missing. ``ranking`` has the arms by their
-    mean, the best first; ``advice`` is one sentence, ``winner`` the activation that it names; ``headline`` says what
+    mean, the best first. ``advice`` is one sentence, ``winner`` the activation that it names. ``headline`` says what
     was found and what it stands on. ``pairs`` compares those found better; ``looks`` are earlier ones, of a study that
     was extended.
     """

@@ -44,15 +44,15 @@ class Arm:
 class Request:
     """The question of a study. Two calls with the same request continue the same study.
 
-    ``model``: layers, dim, heads, kv_heads, context, vocabulary; or context, vocabulary, and as "own" the description
-    of a user's own model (see :mod:`nonlin.subject`). ``data``: sha256, tokenizer, description, and
-    what else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged
-    runs; without it they are as long as ``minutes`` allow. ``replicate`` numbers studies that differ in their seeds
-    alone. ``training`` is the recipe, in the words of :mod:`nonlin.training.recipe`, and ``precision`` that of its
-    matrix products; ``left_out`` names what a recipe's file says that is not used.
-    ``role`` is that of a ladder's rung: "tuned" as any study, "carried" at each arm's own ``learning_rate`` without
-    tuning, or "checked": carried, and tuned at that rate and a neighbour on either side to see where the best one lies.
-    Raises UserError for values that make no study.
+    ``model``: layers, dim, heads, kv_heads, context, vocabulary. Or it is context, vocabulary, and as "own" the
+    description of a user's own model (see :mod:`nonlin.subject`). ``data``: sha256, tokenizer, description, and what
+    else is known of it (``train_tokens`` limits the length of runs). ``steps`` is the length of judged runs; without it
+    they are as long as ``minutes`` allow. ``replicate`` numbers studies that differ in their seeds alone. ``training``
+    is the recipe, in the words of :mod:`nonlin.training.recipe`, and ``precision`` that of its matrix products;
+    ``left_out`` names what a recipe's file says that is not used. ``role`` is that of a ladder's rung: "tuned" as any
+    study, "carried" at each arm's own ``learning_rate`` without tuning, or "checked". A checked one is carried, and
+    tuned at that rate and a neighbour on either side to see where the best one lies. Raises UserError for values that
+    make no study.
     """
 
     arms: Sequence[Arm]

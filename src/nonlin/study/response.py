@@ -1,10 +1,10 @@
 """Differences of activations each at its own best learning rate, from tuning and judged runs together.
 
-Near an arm's best rate its loss is a parabola over the log of the rate. One linear model describes all runs of a
-study: an effect of each seed, which all arms share; a level and a linear term of each arm; one curvature. Each arm's
-parabola has its least value at its vertex, and the differences of these least values are what verdicts are about.
-Leaving out one seed after another (the jackknife) gives their standard errors, so the choice of the rate, made from
-the same runs, is part of the error.
+Near an arm's best rate its loss is a parabola over the log of the rate. One linear model describes all runs of a study.
+It has an effect of each seed, which all arms share, a level and a linear term of each arm, and one curvature. Each
+arm's parabola has its least value at its vertex. Verdicts are about the differences of these least values. Leaving out
+one seed after another (the jackknife) gives their standard errors. So the choice of the rate, made from the same runs,
+is part of the error.
 """
 
 import math
@@ -84,10 +84,10 @@ def _key(run: Run) -> tuple[int, float, float]:
 class _Model:
     """The least-squares fit of a level and a linear term by arm, one curvature, and an effect of each seed.
 
-    The seeds' effects are eliminated first: the normal equations of the others are a sum over seeds, of which one is
+    The seeds' effects are eliminated first. The normal equations of the others are a sum over seeds, of which one is
     taken away to leave a seed out. So the cost grows with the number of runs alone. Only differences of levels are
-    used: a constant that levels and seeds could share does not matter. A seed counts once in each arm, however many
-    rates it was run at: runs of one seed and arm are nearly copies of each other.
+    used. A constant that levels and seeds could share does not matter. A seed counts once in each arm, however many
+    rates it was run at. Runs of one seed and arm are nearly copies of each other.
     """
 
     def __init__(self, runs: Mapping[str, Sequence[Run]]):

@@ -87,7 +87,7 @@ def _responses(plan: Plan, arm: str, state: Tuning, records: Records) -> list[Ru
 
 def _look(stage: Mapping[str, Any], runs: Mapping[str, verdict.Runs], responses: Mapping[str, list[Run]], baseline: str
           ) -> dict[str, Any] | None:
-    """Return the verdicts of an earlier stage, by its rule, from its runs; None where it ended before its last run, or
+    """Return the verdicts of an earlier stage, by its rule, from its runs. None where it ended before its last run, or
     did not have the baseline."""
     then = stage["rule"]
     seeds = sorted(next(iter(runs.values())))[:then["seeds"]]

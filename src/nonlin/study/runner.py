@@ -24,13 +24,13 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
               environment: Mapping[str, Any] | None = None, trunks: Path | None = None) -> dict[str, Any]:
     """Run what is missing of a plan and return its results, written to the store too.
 
-    Studies of one model that differ in the length of their runs share the beginnings of those of "wsd" where they are
-    given one folder for ``trunks``; no result depends on it.
+    Studies of one model may differ in the length of their runs. Those of "wsd" share their beginnings where they are
+    given one folder for ``trunks``. No result depends on it.
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
-    where another process runs the study, or where everything diverged; NonlinError, after all else has run, where
-    runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
+    where another process runs the study, or where everything diverged. NonlinError is raised, after all else has run,
+    where runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
     """
     store.must_go_on(plan)
     with store.lock():

@@ -1,8 +1,8 @@
 """The trials that a plan asks for, kept up to date record by record.
 
 The set of trials is a pure function of the plan and the records (:mod:`nonlin.study.tuning`). Asking for it anew at
-every record would cost the square of their number. Two properties of every rule here make that unnecessary: an arm's
-trials depend on its own records alone, and an arm asks for more only when all that it has asked for is there.
+every record would cost the square of their number. Two properties of every rule here make that unnecessary. An arm's
+trials depend on its own records alone. It asks for more only when all that it has asked for is there.
 """
 
 from collections import Counter

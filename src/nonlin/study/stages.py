@@ -1,11 +1,11 @@
 """Seeds added after a look: the error that each stage may spend, and the level at which its test is made.
 
-A study that is extended has been looked at before. Its first look tested at the rule's level; each further stage may
-spend a share of that on top, and half as much as the stage before it: a fifth, a tenth, a twentieth. However often a
-study is extended, its error stays below 1.4 times the stated one. A stage's test counts only what earlier looks left:
-its level follows from the joint distribution of the looks, which share the earlier seeds.
+A study that is extended has been looked at before. Its first look tested at the rule's level. Each further stage may
+spend a share of that on top, half as much as the stage before it: a fifth, a tenth, a twentieth. However often a study
+is extended, its error stays below 1.4 times the stated one. A stage's test counts only what earlier looks left. Its
+level follows from the joint distribution of the looks, which share the earlier seeds.
 
-Source: Lan and DeMets, "Discrete sequential boundaries for clinical trials", 1983; the levels are used with Student's
+Source: Lan and DeMets, "Discrete sequential boundaries for clinical trials", 1983. The levels are used with Student's
 distribution as in Jennison and Turnbull, "Group Sequential Methods", 2000, section 4.4.
 """
 

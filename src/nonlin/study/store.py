@@ -26,7 +26,7 @@ from nonlin.files import (
     write_atomically,
     writing,
 )
-from nonlin.study.kinds import must_hold
+from nonlin.study.kinds import CALIBRATION, kind_of, must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.wellformed import must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
@@ -73,7 +73,7 @@ class Store:
             raise unwritable(self.directory, error) from error
         with writing(self.directory):
             strange = sorted(p.name for p in self.directory.iterdir() if p.name not in _KNOWN and p.name[0] != ".")
-        if strange and not os.path.lexists(self.plan_path):
+        if strange and not os.path.lexists(self.plan_path) and kind_of(self.directory) != CALIBRATION:
             raise UserError(f"{directory} must be empty or hold a study; it holds {', '.join(strange[:3])}. "
                             "Choose another folder.")
 

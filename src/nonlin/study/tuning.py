@@ -112,8 +112,8 @@ def _choose(plan: Plan, rates: list[float], losses: list[float], best: int) -> t
 def vertex(losses: Sequence[float]) -> float:
     """Return where the parabola through three losses is least, in grid steps from the middle one, the least of them.
 
-    It lies within half a step. The mean of two noisy seeds tells neighbouring rates apart badly, and the place of
-    their parabola well: choosing the least point of the grid costs a study several times as much error.
+    It lies within half a step. The mean of two noisy seeds tells neighbouring rates apart badly, and the place of their
+    parabola well. Choosing the least point of the grid costs a study several times as much error.
 
     >>> vertex([2.0, 1.0, 2.0]), round(vertex([1.5, 1.0, 2.0]), 3)
     (0.0, -0.167)
@@ -132,8 +132,8 @@ def judge_trials(plan: Plan, arm: str, records: Records) -> list[Trial]:
 def trials_of(plan: Plan, stage: str, records: Records) -> list[Trial]:
     """Return the trials of a stage ("tune" or "judge") that can run now and have no record yet.
 
-    An arm's trials depend on its own records alone: the set of all trials that a study runs does not depend on
-    the order in which they end.
+    An arm's trials depend on its own records alone. So the set of all trials that a study runs does not depend on the
+    order in which they end.
     """
     found: list[Trial] = []
     for arm in (a["name"] for a in plan.arms):

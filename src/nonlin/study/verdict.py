@@ -67,7 +67,7 @@ def _false(tried: Sequence[tuple[str, int, int]]) -> str:
     parts = []
     for world, studies, false in tried:
         low, high = (number(share, ".1%") for share in statistics.share_interval(false, studies))
-        parts.append(f"{false} of {studies} had a false verdict ({world}; 95 % interval {low} to {high})")
+        parts.append(f"{false} of {studies:,} had a false verdict ({world}; 95 % interval {low} to {high})")
     return "; ".join(parts)
 
 
@@ -79,8 +79,8 @@ def judge(rule_: Mapping[str, Any], runs: Mapping[str, Runs], baseline: str,
     among them (:mod:`nonlin.study.response`). Rules without a method, of older studies, take the paired differences of
     the judged runs as they are.
 
-    While any arm has fewer judged runs than the rule's seeds, all are undecided whatever their numbers say: looking
-    early and stopping on a good look would find winners where there are none, and Holm's correction needs every arm.
+    While any arm has fewer judged runs than the rule's seeds, all are undecided whatever their numbers say. Looking
+    early and stopping on a good look would find winners where there are none. Holm's correction needs every arm.
 
     >>> found = judge({"margin": 0.005, "confidence": 0.95, "seeds": 4}, {
     ...     "gelu": {1: 2.10, 2: 2.11, 3: 2.12, 4: 2.10}, "swiglu": {1: 2.05, 2: 2.06, 3: 2.08, 4: 2.05},

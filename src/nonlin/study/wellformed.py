@@ -1,7 +1,7 @@
 """The forms of a study's files, checked where they are read: nothing behind that door meets a value of another type.
 
-A file's hash says that nobody changed it by mistake. Whoever writes a file can write its hash too, so that a folder
-from elsewhere may hold anything: lists for numbers, sizes of nothing, names twice.
+A file's hash says that nobody changed it by mistake. Whoever writes a file can write its hash too. So a folder from
+elsewhere may hold anything: lists for numbers, sizes of nothing, names twice.
 """
 
 from collections.abc import Collection

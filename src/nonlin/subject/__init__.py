@@ -1,8 +1,8 @@
 """The user's own model as the subject of a study: its configuration, its feed-forward blocks, and their replacement.
 
-A subject is described once, in JSON, when a study is planned: which class builds it, from which configuration, where
-its blocks are and how each is replaced. A run builds its model from that description, the activation and the seed
-alone. A description is proved when it is made.
+A subject is described once, in JSON, when a study is planned. The description names its class, its configuration, the
+places of its blocks and the way each is replaced. A run builds its model from that description, the activation and the
+seed alone. A description is proved when it is made.
 """
 
 from typing import TYPE_CHECKING

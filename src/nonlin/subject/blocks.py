@@ -1,9 +1,9 @@
 """Put an arm's activation into a model's blocks: other matrices in their places, and nonlin's computation around them.
 
 The block's own module stays, with its projections under their names and its dropouts. Its class is exchanged for one
-that computes by a recipe (:mod:`nonlin.patching.patch`). A block whose layer computes it in its own forward is
-entered instead: the first projection becomes a module that returns the activated values, and the layer's activation
-the identity. Shapes: D model width, H hidden width, E experts.
+that computes by a recipe (:mod:`nonlin.patching.patch`). A block whose layer computes it in its own forward is entered
+instead. The first projection becomes a module that returns the activated values, and the layer's activation the
+identity. Shapes: D model width, H hidden width, E experts.
 """
 
 from collections.abc import Iterator, Mapping

@@ -2,7 +2,7 @@
 
 The first projection becomes an :class:`nonlin.subject.blocks.FeedForwardEntry`, which returns the activated values.
 The layer's activation becomes the identity, and the second factor of a gated block the number one. Norms, dropouts and
-residuals of the layer stay. The part that is the activation is found by trying: with the right one, the down projection
+residuals of the layer stay. The part that is the activation is found by trying. With the right one, the down projection
 gets what the entry returned, and with the family's own activation the model's logits are as before.
 """
 

@@ -136,7 +136,7 @@ class Look:
     def _flops(self, blocks: list[Block]) -> float | None:
         """Return the operations per token at the context; None where they cannot be counted.
 
-        Of attention over all positions they grow with the context, which may be too long to write attention out: those
+        Of attention over all positions they grow with the context, which may be too long to write attention out. Those
         of a long one follow from two shorter ones.
         """
         lengths = [self.context] if self.context <= _LONGEST else [_LONGEST // 2, _LONGEST]

@@ -9,8 +9,8 @@ _MULTIPLES, _ROUNDING = (64, 32, 16, 8, 4, 2), 0.004  # a rounder width computes
 def matched_width(hidden: int, gated: bool, wanted_gated: bool, match: str) -> int:
     """Return the width at which a block of the wanted kind costs what the family's own costs.
 
-    ``match`` "width" keeps the width. Parameters and operations of a block are both proportional to its matrices, of
-    which a gated one has three and a plain one two; so "params", "flops" and "time" give the same width.
+    ``match`` "width" keeps the width. Parameters and operations of a block are both proportional to its matrices. A
+    gated one has three and a plain one two. So "params", "flops" and "time" give the same width.
 
     >>> matched_width(1536, True, False, "params"), matched_width(3072, False, True, "params")
     (2304, 2048)

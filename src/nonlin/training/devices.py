@@ -1,6 +1,6 @@
 """One model trained by several processes, each with a part of every batch: DDP, or FSDP2 where a model is large.
 
-The model is made once, whole, from the seed, by every process, and only then wrapped or sharded: a run on N devices
+The model is made once, whole, from the seed, by every process, and only then wrapped or sharded. A run on N devices
 begins with the weights of a run on one, and paired seeds stay paired. The loss and its gradient are means over all
 tokens of the batch, whatever process they are on.
 """

@@ -22,9 +22,9 @@ from nonlin.training.resources import processor, usable_cores
 def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return the settings worth measuring on this machine for a model's sizes, the expected best first.
 
-    ``precision`` is "float32" or "bfloat16", or "auto" for whichever trains faster here.
-    With "auto", bfloat16 is a candidate only where the processor has instructions for it: without, its products are
-    emulated and slower than float32 by an order of magnitude.
+    ``precision`` is "float32" or "bfloat16", or "auto" for the one that trains faster here. With "auto", bfloat16 is a
+    candidate only where the processor has instructions for it. Without, its products are emulated and slower than
+    float32 by an order of magnitude.
     """
     dtypes = [precision]
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """Probes of a model in training: gradients and units of every feed-forward block.
 
 The measures are those of :mod:`nonlin.metrics`. A probe computes the activation and its derivative once more, in
-torch, and the statistics. A probed step takes two to four times as long as a plain one: at a ``probe_every`` of 100 a
+torch, and the statistics. A probed step takes two to four times as long as a plain one. At a ``probe_every`` of 100 a
 run takes one to three percent longer.
 """
 

@@ -1,7 +1,7 @@
 """The recipe that all arms share, as words and numbers: optimizer, schedule, precision. Loads no torch.
 
-A recipe lies in a configuration's "training". A value that is not there is that of :data:`DEFAULTS`: so a
-configuration from before a choice existed means the same, and has the same hash, as one that leaves it open.
+A recipe lies in a configuration's "training". A value that is not there is that of :data:`DEFAULTS`. So a configuration
+from before a choice existed means the same, and has the same hash, as one that leaves it open.
 """
 
 import math
@@ -103,8 +103,8 @@ def learning_rate(training: Mapping[str, Any], step: int) -> float:
     """Return the rate of a step (0-based) of a recipe with "steps" and a peak, its "learning_rate".
 
     It rises to the peak in a straight line. Then it falls to ``final_fraction`` of it: "linear" in a straight line,
-    "cosine" along half a cosine, "wsd" (warm-up, stable, decay; arXiv:2404.06395) in a straight line over the last
-    ``decay_fraction`` of the steps. The last step still learns.
+    "cosine" along half a cosine. "wsd" (warm-up, stable, decay; arXiv:2404.06395) falls in a straight line over the
+    last ``decay_fraction`` of the steps. The last step still learns.
 
     >>> recipe = {"steps": 10, "learning_rate": 1.0, "warmup_fraction": 0.2}
     >>> [round(learning_rate(recipe, s), 3) for s in (0, 1, 2, 9)]

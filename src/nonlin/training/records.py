@@ -25,10 +25,10 @@ class LayerMeasures(Record, frozen=True, kw_only=True):
 class TrialRecord(Record, frozen=True, kw_only=True):
     """result.json of a run: its losses in bits per byte on held-out text, and its measures.
 
-    ``bits_per_byte`` is None where the run diverged. ``config_hash`` is the hash of config.json beside it, ``files``
-    has the SHA-256 of every file that the run wrote, ``checksum`` that of this record. ``attempt`` says which try
-    made it, ``processor`` on which machine. ``outside_sha256``, in a study of a user's own model, is the hash of all
-    tensors outside the feed-forward blocks at the start: arms of one seed have the same. From trained weights,
+    ``bits_per_byte`` is None where the run diverged. ``config_hash`` is the hash of config.json beside it. ``files``
+    has the SHA-256 of every file that the run wrote, ``checksum`` that of this record. ``attempt`` says which try made
+    it, ``processor`` on which machine. ``outside_sha256``, in a study of a user's own model, is the hash of all tensors
+    outside the feed-forward blocks at the start. Arms of one seed have the same. From trained weights,
     ``before_bits_per_byte`` is the loss before the swap, ``evaluations`` the [tokens, bits per byte] after it.
     """
 

@@ -2,8 +2,8 @@
 
 CompleteP (arXiv:2505.01618, table 1, α = 1) multiplies each branch by 1/m_L and the logits by 1/m_N. m_N is the width
 and m_L the depth in units of a base model's. For normalized queries and keys and for longer runs it follows
-arXiv:2512.22382. To AdamW, a multiplier c in front of a matrix equals a matrix c times as large, with c times the
-rate and 1/c of the epsilon. It is done so here, and the model stays the one that any library computes. Decay is
+arXiv:2512.22382. To AdamW, a multiplier c in front of a matrix is a matrix c times as large. Its rate is c times the
+other's, its epsilon 1/c. It is done so here, and the model stays the one that any library computes. Decay is
 independent of the rate (arXiv:2510.19093): its share of a step is that of the base's rate.
 """
 
@@ -90,8 +90,8 @@ def horizon(transfer: Mapping[str, Any], tokens: int) -> float:
 def groups(transfer: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Group]:
     """Return the factors of each role (see :func:`role_of`) of a model's parameters.
 
-    All are 1 where the model has its base's shape; initial values are in those that a model of this shape has without
-    a transfer, which are 1/√(inputs), and 1/√(2 layers) of that into the residual.
+    All are 1 where the model has its base's shape. Initial values are in units of those that a model of this shape has
+    without a transfer. Those are 1/√(inputs), and 1/√(2 layers) of that into the residual.
 
     >>> base = {"layers": 2, "dim": 64, "heads": 2, "kv_heads": 2}
     >>> groups(transfer_of("completep", base, 0.01), base | {"dim": 128, "heads": 4, "layers": 4})["residual"]

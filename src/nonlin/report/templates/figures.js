@@ -37,6 +37,16 @@ const FORMS = {
   tokens: (v) => (Math.abs(v) >= 1e9 ? `${short(v / 1e9)} G` : Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
 };
 
+/** Labels of one axis with as many decimals each: 2.50 beside 2.48; a zero stays as it is, and so do powers of ten. */
+function alike(texts, axis) {
+  const parts = texts.map((text) => /^([+−]?\d+)(?:\.(\d+))?( [a-zA-Z%]+)?$/.exec(text));
+  if (axis.log || parts.some((part, i) => !part && texts[i])) return texts;
+  if (new Set(parts.filter((part) => part && part[1] !== "0").map((part) => part[3])).size > 1) return texts;
+  const most = Math.max(0, ...parts.map((part) => part?.[2]?.length ?? 0));
+  return parts.map((part, i) => (!part || !most || (part[1] === "0" && !part[2]) ? texts[i]
+    : `${part[1]}.${(part[2] ?? "").padEnd(most, "0")}${part[3] ?? ""}`));
+}
+
 function linear(low, high, about) {
   const rough = (high - low) / Math.max(about, 2), power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((m) => m * power).find((m) => m >= rough * (1 - 1e-9)), found = [];
@@ -106,7 +116,8 @@ function axisOf(axis, vertical) {
     font: FONT, 
     size: vertical ? (names ? Math.max(40, 16 + longest) : 58) : turned ? 24 + 0.6 * longest : 30,
     splits: (u, _, low, high) => ticks(axis, low, high, Math.max(2, Math.floor(vertical ? u.bbox.height / devicePixelRatio / 42 : u.bbox.width / devicePixelRatio / 76))),
-    values: (_, places) => places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : axis.names?.find(([place]) => place === v)?.[1] ?? FORMS[axis.format](v))), space: 0, filter: (_, places) => places,
+    values: (_, places) => axis.rows || axis.names ? places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : axis.names.find(([place]) => place === v)?.[1] ?? FORMS[axis.format](v)))
+      : alike(places.map((v) => (v == null ? "" : FORMS[axis.format](v))), axis), space: 0, filter: (_, places) => places,
   };
 }
 
@@ -338,4 +349,17 @@ for (const figure of document.querySelectorAll("figure[data-figure]")) {
     row.append(button);
   }
 }
+
+// ---- tables ----
+
+/** A hint stands above the tables that are wider than their place, and no other. */
+const looked = new ResizeObserver((seen) => requestAnimationFrame(() => {
+  for (const {target} of seen) {
+    const wide = target.scrollWidth > target.clientWidth + 1;
+    target.classList.toggle("wide", wide);
+    target.classList.toggle("fits", !wide);
+  }
+}));
+for (const table of document.querySelectorAll(".scroll")) looked.observe(table);
+
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const {u} of plots) u.redraw(false, true); });

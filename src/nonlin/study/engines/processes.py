@@ -19,7 +19,7 @@ class ProcessEngine:
 
     ``workers``: how many at once, by default one for each core that this process may use (as far as memory allows,
     after :meth:`fit`). ``command`` starts a worker (default: the trainer of this package). Requests whose
-    configuration names a GPU get ``devices_per_trial`` of them, and ``trials_per_gpu`` requests share one; all other
+    configuration names a GPU get ``devices_per_trial`` of them, and ``trials_per_gpu`` requests share one. All other
     requests see no GPU, but for those that ask what there is.
     """
 

@@ -46,9 +46,9 @@ class Request:
 class Event:
     """One report of an engine about a request.
 
-    ``kind`` and ``value``: "progress" {"step", ...}; "done" the answer, all files in the request's folder;
-    "error" {"type", "message"} of a request that failed by itself; "lost" {"cause", "reason"} of one that did not:
-    ``cause`` is "worker", "node" or "preempted". "told", with no handle, is a sentence for people.
+    ``kind`` and ``value``: "progress" {"step", ...}; "done" the answer, all files in the request's folder. "error" has
+    {"type", "message"} of a request that failed by itself; "lost" {"cause", "reason"} of one that did not. ``cause`` is
+    "worker", "node" or "preempted". "told", with no handle, is a sentence for people.
     """
 
     kind: str

@@ -64,10 +64,10 @@ def _ray() -> Any:
 class RayEngine:
     """The nodes of a Ray cluster; a context manager.
 
-    Every node needs nonlin and torch in the same versions as the others, and no shared file system: tokens reach each
-    node once, through the object store, unless it sees ``dataset_dir`` itself (``copy_tokens`` sends them anyway);
-    records and weights come back. Nodes that join are used; a node that dies loses its trials in flight alone.
-    Raises UserError where Ray is not installed, no cluster is at the address, or versions differ.
+    Every node needs nonlin and torch in the same versions as the others, and no shared file system. Tokens reach each
+    node once, through the object store, unless it sees ``dataset_dir`` itself (``copy_tokens`` sends them anyway).
+    Records and weights come back. Nodes that join are used; a node that dies loses its trials in flight alone. Raises
+    UserError where Ray is not installed, no cluster is at the address, or versions differ.
     """
 
     detached = False

@@ -1,8 +1,8 @@
 """The work of a SLURM job: one request, in a worker process, its answer a file in the request's folder.
 
-The folder lies on a file system that the driver and all nodes share. A job may be started several times, by SLURM
-when it was preempted or its node failed, by itself at its time limit: it goes on from its checkpoint. It writes its
-answer only while it is the one that the folder names as its owner.
+The folder lies on a file system that the driver and all nodes share. A job may be started several times: by SLURM when
+it was preempted or its node failed, by itself at its time limit. It goes on from its checkpoint. It writes its answer
+only while it is the one that the folder names as its owner.
 """
 
 import contextlib
