@@ -11,5 +11,5 @@ def recorded_pages(monkeypatch, page):
         return path
 
     monkeypatch.setattr(page, "write_page", written)
-    monkeypatch.setattr("nonlin.report.live._SECONDS", 0.05)
+    monkeypatch.setattr("nonlin.report.live._SECONDS", 0.5)
     return seen

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from nonlin.advice.sizes import size_text
 from nonlin.columns import Column, print_columns
+from nonlin.numbers import number
 
 if TYPE_CHECKING:
     from nonlin.advice.records import Advice, Report, Source
@@ -67,7 +68,7 @@ def _evidence(console: Console, evidence: "list[Source]") -> None:
         Column("  source", [f"  {e['source']}" for e in shown], fold=20),
         Column("params", [size_text(e["params"]) for e in shown], 1),
         Column("tokens", [size_text(e["tokens"]) for e in shown], 1),
-        Column("how far", [f"{e['nearness']} (× {e['distance']:.2g})" for e in shown]),
+        Column("how far", [f"{e['nearness']} (× {number(e['distance'], '.2g')})" for e in shown]),
         Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim")
 
 

@@ -84,7 +84,7 @@ class Health:
     """A model's health during training; made by :func:`watch`.
 
     A step ends with ``optimizer.step()`` of an optimizer that holds any of the model's parameters, or with
-    :meth:`step`. Optimizers that step on the gradients of one backward pass end one step together, and those that step
+    :meth:`step`. Optimizers that step on the gradients of one backward pass end one step together. Those that step
     inside a backward pass end it with that pass.
     """
 

@@ -75,7 +75,7 @@ def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping
 
     Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW: torch's fused one, or
     with ``native`` our C++ where it serves all parameters. "muon" is Muon for the matrices inside the layers and AdamW
-    for the embedding, the output weights and all that is no matrix; its updates have the root mean square of AdamW's
+    for the embedding, the output weights and all that is no matrix. Its updates have the root mean square of AdamW's
     (arXiv:2502.16982), so that one rate serves both.
     """
     named = dict(model.named_parameters())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
+from nonlin.numbers import number
 from nonlin.training import transfer
 
 OPTIMIZERS = ("adamw", "muon")
@@ -144,9 +145,9 @@ def describe(training: Mapping[str, Any], model: Mapping[str, Any], machine: Map
     """Return the recipe of a plan in words."""
     batch, parts = training["batch"], choice(training, "accumulation")
     betas = f"betas {choice(training, 'beta1'):g} and {choice(training, 'beta2'):g}"
-    optimizer = {"adamw": f"AdamW ({betas}, epsilon {choice(training, 'epsilon'):g})",
+    optimizer = {"adamw": f"AdamW ({betas}, epsilon {number(choice(training, 'epsilon'), 'g')})",
                  "muon": f"Muon for the matrices inside the layers (momentum {choice(training, 'momentum'):g}), AdamW "
-                         f"for the rest ({betas}, epsilon {choice(training, 'epsilon'):g})"}[
+                         f"for the rest ({betas}, epsilon {number(choice(training, 'epsilon'), 'g')})"}[
                              choice(training, "optimizer")]
     warmup = (f"{training['warmup_steps']:,} steps" if "warmup_steps" in training
               else f"{training['warmup_fraction']:.3g} of the steps")
