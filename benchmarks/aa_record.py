@@ -1,7 +1,7 @@
 """What A/A studies found, for the repository: the present rule's verdicts and the former test's on the same runs.
 
     nonlin compare --aa 100 --layers 1 --dim 48 --steps 300 --out runs/aa-small
-    python -m benchmarks.aa_record runs/aa-small benchmarks/records/aa-small.json
+    python -m benchmarks.aa_record runs/aa-small benchmarks/records/aa-small.json --command "nonlin compare --aa 100 …"
 
 Studies that are not complete are left out, and counted. The former test takes the paired differences of the judged
 runs as they are, so it is blind to the choice of the learning rate; the rates are the present rule's.
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("--command", default="nonlin compare --aa 100 --layers 1 --dim 48 --steps 300")
+    parser.add_argument("--command", required=True, help="the command that made the studies")
     asked = parser.parse_args()
     made = record(asked.folder, asked.command)
     asked.target.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n")

@@ -14,8 +14,8 @@ PAIRS_SHARE = 0.2  # of the error, added for pairs of better arms while another 
 # Simulated studies by this rule: which, their number, those with a false verdict.
 # Each is a row of benchmarks/records/verdict-simulation.json.
 SIMULATED = (("2 × 96, no difference", 1000, 24), ("1 × 48, no difference", 1000, 41))
-# Real A/A studies, in the same way; benchmarks/records/aa-small.json.
-AA_STUDIES = (("1 layer × 48, 300 steps, six arms", 100, 2),)
+# Real A/A studies, in the same way; benchmarks/records/aa-small.json and aa-default.json.
+AA_STUDIES = (("1 layer × 48, 300 steps, six arms", 100, 2), ("2 layers × 64, 1,000 steps, six arms", 20, 0))
 AA_STREAMS = ("private", "shared")  # how arms of an A/A study draw their feed-forward weights
 JUDGE_SEEDS = 8
 FIRST_JUDGE_SEED = 1
