@@ -164,7 +164,7 @@ def test_the_page_quotes_the_recorded_simulation():
     rows = {row["world"]: row for row in record["rows"] if row["rule"] == "present"}
     for world, studies, false in defaults.SIMULATED:
         assert studies == record["studies"] and false == round(rows[world]["false"] * studies)
-        assert f"{false} of {studies} had a false verdict ({world};" in calibration_text()
+        assert f"{false} of {studies:,} had a false verdict ({world};" in calibration_text()
 
 
 @pytest.mark.parametrize(("name", "number", "words"), [
