@@ -120,13 +120,9 @@ class FeedForward(nn.Module):
         """Return the block's output (..., dim) of x (..., dim)."""
         modules: Any = self._modules  # asked at each call: attribute by attribute would cost more than a small product
         activation, gate, up, down = modules["activation"], modules.get("gate"), modules["up"], modules["down"]
-        definition = activation.definition
-        if not definition.parameters and self._untouched(modules):
-            tensors = (x, None if gate is None else gate._parameters["weight"], up._parameters["weight"],
-                       down._parameters["weight"], None if gate is None else gate._parameters["bias"],
-                       up._parameters["bias"], down._parameters["bias"])
-            if (out := ffn.inference(tensors, definition)) is not None:
-                return out
+        if self._untouched(modules) and (tensors := self._parameters_of(gate, up, down)) is not None \
+                and (out := ffn.inference((x, *tensors), activation.definition)) is not None:
+            return out
         if self._needs_modules(x) is not None:
             if type(x) not in PLAIN and not arguments.traced((x,)):
                 arguments.check("FeedForward", "x", x)
@@ -134,8 +130,18 @@ class FeedForward(nn.Module):
             return down(activation(*inputs))
         return ffn.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
-            up.bias, down.bias, activation=definition, memory=self.memory,
-            parameters={q.name: getattr(activation, q.name) for q in definition.parameters} or None)
+            up.bias, down.bias, activation=activation.definition, memory=self.memory,
+            parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters} or None)
+
+    @staticmethod
+    def _parameters_of(gate: Any, up: Any, down: Any) -> tuple[Any, ...] | None:
+        """Return weights, then biases; None where one is no parameter, but a buffer or a tensor that was put there."""
+        first, second, third = None if gate is None else gate._parameters, up._parameters, down._parameters
+        try:
+            return (None if first is None else first["weight"], second["weight"], third["weight"],
+                    None if first is None else first["bias"], second["bias"], third["bias"])
+        except KeyError:
+            return None
 
     @staticmethod
     def _untouched(modules: Any) -> bool:

@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nonlin import functional
-from nonlin.functions import get, names
+from nonlin.functions import define, get, names
 from nonlin.functions.registry import serialize
 from nonlin.kernels.activation import fast_path, ops
 from nonlin.kernels.cpu import backend as cpu_backend
@@ -185,6 +186,30 @@ def test_a_torch_that_lacks_a_function_takes_the_general_way(monkeypatch):
         return x
 
     assert fast_path.shortened(get("silu"), general) is general and not fast_path.agree([torch.ones(2)])
+
+
+def test_torch_is_asked_once_and_a_mode_at_that_time_changes_no_answer():
+    with FakeTensorMode():
+        assert fast_path._catalog.__wrapped__() is not None
+
+
+def test_tensors_elsewhere_compile_no_kernel_for_the_processor(monkeypatch):
+    asked = []
+    monkeypatch.setattr(cpu_backend, "functions", lambda *about: asked.append(about))
+    call = functional.activation(define("elsewhere", "x*sigmoid(5*x)"))
+    assert call(torch.ones(3, device="meta")).shape == (3,) and not asked
+    call(torch.ones(3))
+    assert asked
+
+
+def test_calls_of_another_dtype_do_not_compile_a_traced_call_anew():
+    made = []
+    call = functional.activation(define("traced_once", "x*sigmoid(7*x)"))
+    compiled = torch.compile(lambda x: call(x) * 2, backend=lambda graph, _: made.append(1) or graph.forward)
+    compiled(torch.ones(3))
+    call(torch.ones(3)), call(torch.ones(3, dtype=torch.float64))
+    compiled(torch.ones(3))
+    assert len(made) == 1
 
 
 def test_calls_that_do_not_fit_are_refused():

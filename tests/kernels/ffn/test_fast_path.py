@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -202,3 +203,51 @@ def test_the_block_without_a_gradient_asks_once(monkeypatch):
                 block(x.double())
             assert taken == [None] * len(taken)
             taken.clear()
+
+
+def _replaced(block):
+    block.activation = nn.GELU()
+
+
+def _buffers(block):
+    for layer in (block.up, block.down):
+        for name, value in list(layer._parameters.items()):
+            delattr(layer, name)
+            layer.register_buffer(name, value.detach())
+
+
+def _attributes(block):
+    for name in ("weight", "bias"):
+        value = getattr(block.up, name).detach()
+        delattr(block.up, name)
+        setattr(block.up, name, value)
+
+
+def _bias_alone(block):
+    value = block.down.bias.detach()
+    del block.down.bias
+    block.down.bias = value
+
+
+@pytest.mark.parametrize("change", [_replaced, _buffers, _attributes, _bias_alone])
+def test_a_changed_block_without_a_gradient_is_computed_as_it_is(change):
+    block, x = FeedForward(6, 10, "gelu", bias=True), torch.randn(3, 6)
+    with torch.no_grad():
+        block.up.bias.normal_(), block.down.bias.normal_()
+        wanted = block(x)
+        change(block)
+        torch.testing.assert_close(block(x), wanted)
+
+
+def test_a_block_with_wrong_weights_is_refused_without_a_gradient_too():
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        for activation, gate in (("swiglu", None), ("gelu", nn.Linear(6, 10, bias=False))):
+            block = FeedForward(6, 10, activation)
+            block.gate = gate
+            with pytest.raises(UserError, match="gate must be"):
+                block(x)
+        block = FeedForward(6, 10, "gelu")
+        block.up.weight = nn.Parameter(torch.randn(10))
+        with pytest.raises(UserError, match="up must have shape"):
+            block(x)

@@ -96,3 +96,45 @@ def test_torch_serves_what_ours_does_not():
     assert not adamw.serves([nn.Parameter(torch.zeros(4, 3).t())])
     muon = make_optimizer(model(), RECIPE | {"optimizer": "muon", "momentum": 0.95}, native=True)
     assert not any(isinstance(part, adamw.AdamW) for part in muon.parts)
+
+
+def test_a_step_is_seen_by_graphs_and_copies_of_weights():
+    one = model()
+    optimizer = make_optimizer(one, RECIPE, native=True)
+    loss = one(torch.tensor([1, 2])).sum()
+    loss.backward(retain_graph=True)
+    before = [p._version for p in one.parameters()]
+    optimizer.step()
+    assert all(p._version > version for p, version in zip(one.parameters(), before, strict=True))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_steps_are_counted_in_float32_whatever_the_default_dtype():
+    one = model()
+    optimizer = make_optimizer(one, RECIPE, native=True)
+    torch.set_default_dtype(torch.float64)
+    try:
+        for step in range(3):
+            put_gradients(one, step)
+            optimizer.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [float(state["step"]) for state in optimizer.moments().values()] == [3.0] * 6
+
+
+def test_steps_after_a_saved_state_are_those_of_an_uninterrupted_run():
+    whole, again = model(), model()
+    optimizer, kept = make_optimizer(whole, RECIPE, native=True), {}
+    for step in range(6):
+        if step == 3:
+            kept, weights = copy.deepcopy(optimizer.moments()), copy.deepcopy(whole.state_dict())
+        put_gradients(whole, step, skip=step % 7)
+        optimizer.step(0.5)
+    again.load_state_dict(weights)
+    resumed = make_optimizer(again, RECIPE, native=True)
+    resumed.put_moments(kept)
+    for step in range(3, 6):
+        put_gradients(again, step, skip=step % 7)
+        resumed.step(0.5)
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))

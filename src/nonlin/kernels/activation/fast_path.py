@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes
 
 from nonlin.functions import Definition
 from nonlin.functions.registry import serialize
@@ -114,9 +115,10 @@ def _catalog() -> Any:
         "tensor": Tensor, "parameter": nn.Parameter, "recording": torch.is_grad_enabled,
         "batched": torch._C._functorch.is_legacy_batchedtensor, "modes": _listening, "functions": _functions,
         "transforms": _transforms, "traced": _traced, "forward_ad": vars(forward_ad), **addresses})
-    probe = torch.empty(2, 3, dtype=torch.float64, device="cpu")
-    if not known or catalog.look(probe) != (6, 7, probe.data_ptr()):
-        return None
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # the answer is remembered
+        probe = torch.empty(2, 3, dtype=torch.float64, device="cpu")
+        if not known or catalog.look(probe) != (6, 7, probe.data_ptr()):
+            return None
     made: Any = _Short
     made.forward = staticmethod(catalog.saved)
     made._backward_cls.apply = _Short.backward  # torch's would look whether it has to call backward or vjp
@@ -138,7 +140,8 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
     def learning(*inputs: Any, **parameters: Any) -> Tensor:
         """Serve one more dtype, where there is one; else the general way."""
         x = inputs[0] if inputs else None
-        if type(x) in (Tensor, nn.Parameter) and x.dtype not in asked and not _compiling():
+        # The set comes last: a compiler that reads it compiles anew when it grows.
+        if not _compiling() and type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype not in asked:
             asked.add(x.dtype)
             if (functions := cpu.functions(definition, x.dtype)) is not None:
                 short.serve(_NUMBERS[x.dtype], *functions)

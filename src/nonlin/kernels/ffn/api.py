@@ -103,9 +103,12 @@ def inference(tensors: Sequence[Any], definition: Definition) -> Tensor | None:
     """
     x, gate, up, down = tensors[:4]
     if torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or definition.expr is None \
+            or definition.parameters or (gate is not None) != definition.gated or up is None or down is None \
             or torch.is_autocast_enabled("cpu") or not agree(tensors):
         return None
     assert x is not None
+    if up.ndim != 2 or down.ndim != 2:
+        return None
     shape, (hidden, inputs) = x.shape, up.shape
     if not shape or shape[-1] != inputs or down.shape[1] != hidden or (gate is not None and gate.shape != up.shape) \
             or x.dtype not in operands.DTYPES:

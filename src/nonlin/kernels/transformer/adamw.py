@@ -38,11 +38,15 @@ class AdamW(torch.optim.AdamW):
             read = params, [_plain(p.grad) for p in params]
             moments = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
             _library().nl_adamw(len(params), _sizes(params), *map(native.pointers, (*read, *moments)), how, self.scale)
+            # As torch's own writes do: autograd refuses an older graph, and copies of weights are known to be old.
+            for p in params:
+                torch.autograd.graph.increment_version(p)
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
         if not state:
-            state.update(step=torch.zeros(()), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
+            state.update(step=torch.zeros((), dtype=torch.float32), exp_avg=torch.zeros_like(p),
+                         exp_avg_sq=torch.zeros_like(p))
         return state
 
 
