@@ -1,5 +1,6 @@
 """Activations of tensors: what calls may look like, gradients of every order, modules and widths."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -165,7 +166,7 @@ def test_resetting_with_a_generator_is_reproducible_and_scaled():
 
 def test_bad_widths_are_refused():
     for bad in ({"dim": 0}, {"dim": 8, "hidden": 0}):
-        with pytest.raises(UserError, match="be positive"):
+        with pytest.raises(UserError, match="be a positive"):
             FeedForward(**bad)
 
 
@@ -201,3 +202,67 @@ def test_given_parameters_by_the_short_way_and_by_the_operation(name, dtype):
     assert torch.equal(call(x), dispatch.forward(definition, [x], initial))
     with pytest.raises(UserError, match="be among"):
         call(x, **dict.fromkeys(("one", "two")[:len(learned)], torch.ones(1)))
+
+
+WITH_PARAMETERS = [(name, q.name) for name in names() for q in get(name).parameters]
+
+
+@pytest.mark.parametrize(("name", "parameter"), WITH_PARAMETERS)
+def test_a_parameter_on_another_device_is_an_error_whatever_the_activation(name, parameter):
+    """A kernel would read memory there that nobody wrote."""
+    definition = get(name)
+    foreign = {parameter: torch.ones(1, device="meta")}
+    for x, q in ((torch.randn(2, 4), foreign), (torch.randn(2, 4).to("meta"), {parameter: torch.ones(1)})):
+        weight = torch.ones(4, 4, device=x.device)
+        calls = [lambda x=x, q=q: functional.activation(name)(*[x] * len(definition.variables), **q),
+                 lambda x=x, q=q, w=weight: nonlin.kernels.feed_forward(
+                     x, w if definition.gated else None, w, w, activation=name, parameters=q)]
+        if definition.gated:
+            calls.append(lambda x=x, q=q: functional.packed(name)(x, **q))
+        for call in calls:
+            with pytest.raises(UserError, match=f"{parameter} must be on the device of the first input"):
+                call()
+    on_meta = functional.activation(name)(*[torch.randn(2, 4, device="meta")] * len(definition.variables), **foreign)
+    assert on_meta.is_meta and on_meta.shape == (2, 4)
+
+
+@pytest.mark.parametrize(("slope", "must"), [
+    (torch.ones(3), "have one element, or a shape that broadcasts"), (torch.ones(0), "have one element"),
+    (torch.ones(3, 2, 4), "have one element"), (torch.tensor(1j), "have a float dtype"),
+    (torch.tensor([1]), "have a float dtype"), (torch.tensor(True), "have a float dtype"),
+    (torch.ones(1).to(torch.float8_e5m2), "have a float dtype"), (torch.ones(1).to_sparse(), "be dense"),
+    (1j, "be a number or a tensor"), (10**400, "be a number that 64 bits hold"), ([0.1], "be a number or a tensor"),
+    ("0.1", "be a number or a tensor"), (None, "be a number or a tensor"), (True, "be a number or a tensor")])
+def test_what_is_no_parameter_is_one_error(slope, must):
+    weight = torch.ones(4, 4)
+    for call in (lambda: functional.prelu(torch.randn(2, 4), slope=slope),
+                 lambda: nonlin.kernels.feed_forward(torch.randn(2, 4), None, weight, weight, activation="prelu",
+                                                     parameters={"slope": slope})):
+        with pytest.raises(UserError, match=f"slope must {must.split(',')[0]}"):
+            call()
+
+
+def test_numbers_and_tensors_of_one_number_are_parameters():
+    x = torch.randn(2, 4)
+    wanted = torch.where(x > 0, x, x * 0.5)
+    for slope in (0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5), torch.full((1, 1, 1), 0.5),
+                  torch.full((4,), 0.5), torch.full((2, 1), 0.5), torch.tensor([0.5], dtype=torch.float64)):
+        assert torch.equal(functional.prelu(x, slope=slope), wanted)
+    assert functional.prelu(torch.tensor(-2.0), slope=torch.full((1, 1), 0.5)) == -1
+
+
+def test_inputs_on_two_devices_or_of_shapes_that_do_not_fit_are_one_error():
+    x = torch.randn(2, 4)
+    for call, must in ((lambda: functional.swiglu(x, x.to("meta")), "up must be on the device"),
+                       (lambda: functional.swiglu(x.to("meta"), x), "up must be on the device"),
+                       (lambda: functional.swiglu(x, torch.ones(3)), "inputs must have shapes that broadcast"),
+                       (lambda: functional.solu(torch.tensor(1.0)), "x must have a last dimension"),
+                       (lambda: functional.solu(x, x), "inputs must be x; got 2"),
+                       (lambda: functional.solu(x, slope=1), "parameters must be among: none"),
+                       (lambda: functional.solu(), "x must be a tensor; got None"),
+                       (lambda: functional.swiglu_packed(), "x must be a tensor; got None")):
+        with pytest.raises(UserError, match=must):
+            call()
+    ragged = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+    with pytest.raises(UserError, match="x must have a last dimension"):
+        functional.solu(ragged)

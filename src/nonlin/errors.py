@@ -41,6 +41,9 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     return f"{call}: {argument} must {must}; got {got!r}. {fix}"
 
 
+_LONGEST = 100  # letters of a name that near ones are looked for
+
+
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Return the known names that a slip makes of ``name``, the nearest first; at most four.
 
@@ -50,7 +53,9 @@ def near(name: str, known: Iterable[str]) -> list[str]:
     >>> near("swigul", ["swiglu", "gelu"]), near("learning", ["learning-rate", "layers"]), near("device", ["dim"])
     (['swiglu'], ['learning-rate'], [])
     """
-    given = name.lower()
+    given = name[:_LONGEST + 1].lower()
+    if len(given) > _LONGEST:
+        return []  # a slip is near a name in length too, and comparing costs the product of both
     found: list[tuple[int, str]] = []
     for one in sorted(set(known)):
         slips = _slips(given, one.lower())
@@ -85,4 +90,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     known = sorted(known)
     close = near(name, known)
     hint = f"Did you mean {', '.join(close)}?" if close else f"Known names: {', '.join(known)}."
-    return UnknownName(f"unknown {kind} {name!r}. {hint}")
+    shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}…"
+    return UnknownName(f"unknown {kind} {shown!r}. {hint}")

@@ -48,10 +48,13 @@ def _whole_tensor(definition: Definition) -> Callable[..., Tensor]:
     """Return the function of an activation that is not pointwise: plain torch."""
     function = _TENSOR[definition.name]
 
-    def call(x: Tensor) -> Tensor:
+    def call(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
         if arguments.traced((x,)):
             return torch.overrides.handle_torch_function(activation(definition), (x,), x)
-        _checked(definition, (x,), {})
+        _checked(definition, (x, *rest), parameters)
+        if x.ndim == 0 or (x.is_nested and x._ragged_idx == x.ndim - 1):
+            raise UserError(rule(definition.name, "x", "have a last dimension of one size", "a tensor of none",
+                                 "Pass (..., hidden)."))
         if x.is_nested or (order := operands.dense_order((x,))) is None:
             return function(x)
         return function(x).permute(order).contiguous().permute(operands.inverse(order))
@@ -74,7 +77,7 @@ def _general(definition: Definition) -> Callable[..., Tensor]:
         checked = _checked(definition, inputs, parameters)
         if checked[0].is_nested:
             return arguments.on_values(definition.name, lambda *values: call(*values, **parameters), checked)
-        learned = _learned(definition, checked[0], parameters)
+        learned = _learned(definition, checked, parameters, _shape(definition, checked))
         if torch.compiler.is_compiling():
             return ops.activation(text, [*checked, *learned])
         return fast_path.apply(definition, checked, learned)
@@ -135,7 +138,7 @@ def _packed(definition: Definition) -> Callable[..., Tensor]:
 def _packed_general(definition: Definition) -> Callable[..., Tensor]:
     text, name = _text(definition), f"{definition.name}{_PACKED}"
 
-    def call(x: Tensor, layout: Literal["concatenated", "interleaved"] = "concatenated",
+    def call(x: Any = None, layout: Literal["concatenated", "interleaved"] = "concatenated",
              first: Literal["gate", "up"] = "gate", **parameters: Any) -> Tensor:
         for argument, value, known in (("layout", layout, ("concatenated", "interleaved")),
                                        ("first", first, ("gate", "up"))):
@@ -152,17 +155,23 @@ def _packed_general(definition: Definition) -> Callable[..., Tensor]:
                 return call(values, layout, first, **parameters)
 
             return arguments.on_values(name, whole, (x,))
-        learned = _learned(definition, x, parameters)
+        learned = _learned(definition, (x,), parameters, (*x.shape[:-1], x.shape[-1] // 2))
         return ops.packed(text, [x, *learned], layout == "interleaved", first == "up")
 
     return call
 
 
-def _learned(definition: Definition, like: Tensor, parameters: dict[str, Any]) -> list[Tensor]:
-    # Parameters keep their own precision: rounded to 16 bits they would be other numbers.
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    given = [parameters.get(q.name, q.initial) for q in definition.parameters]
-    return [q if isinstance(q, Tensor) else torch.full((1,), q, device=like.device, dtype=wide) for q in given]
+def _learned(definition: Definition, inputs: Sequence[Tensor], parameters: dict[str, Any], shape: Any) -> list[Tensor]:
+    return [arguments.learned(definition.name, q.name, parameters.get(q.name, q.initial), inputs[0], shape)
+            for q in definition.parameters]
+
+
+def _shape(definition: Definition, inputs: Sequence[Tensor]) -> torch.Size:
+    try:
+        return operands.common_shape(inputs)
+    except RuntimeError:
+        raise UserError(rule(definition.name, "inputs", "have shapes that broadcast to one",
+                             [tuple(x.shape) for x in inputs], "Reshape them.")) from None
 
 
 def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str, Any],
@@ -176,10 +185,9 @@ def _checked(definition: Definition, inputs: Sequence[Any], parameters: dict[str
     if unknown:
         known = ", ".join(q.name for q in definition.parameters) or "none"
         raise UserError(rule(definition.name, "parameters", f"be among: {known}", sorted(unknown), "Leave it out."))
-    for parameter, q in parameters.items():
-        if isinstance(q, bool) or not isinstance(q, (int, float)):
-            arguments.check(definition.name, parameter, q)
     first = inputs[0]
+    for variable, x in zip(wanted[1:], inputs[1:], strict=False):
+        arguments.alike(definition.name, variable, x, first)
     if any(x.dtype != first.dtype for x in inputs) and torch.is_autocast_enabled(first.device.type):
         dtype = first.dtype
         for x in inputs:

@@ -1,14 +1,15 @@
 """Activations of the catalog with other constants."""
 
 import pickle
+import re
 
 import mpmath
 import pytest
 import torch
 
 import nonlin
-from nonlin.errors import UserError
-from nonlin.functions import parse_arms, registry
+from nonlin.errors import UnknownName, UserError, near
+from nonlin.functions import define, get, parse_arms, registry
 from nonlin.functions.constants import FAMILIES
 from nonlin.functions.reference import evaluate
 from nonlin.functions.registry import deserialize, serialize
@@ -115,3 +116,22 @@ def test_what_is_no_name_is_refused(name):
     for call in (lambda: nonlin.get(name), lambda: nonlin.get(name, slope=1), lambda: nonlin.define(name, "2*x")):
         with pytest.raises(UserError, match="name must be"):
             call()
+
+
+@pytest.mark.parametrize(("name", "must"), [
+    ("mine_of_no_constants", "mine_of_no_constants takes no constants; got slope"), ("gelu", "gelu takes no constants"),
+    ("leaky_relu(slope=0.5)", "has its constants already"), ("elu(alpha=2)", "has its constants already")])
+def test_what_takes_no_constants_is_not_called_unknown(name, must):
+    define("mine_of_no_constants", "2*x")
+    with pytest.raises(UserError, match=re.escape(must)):
+        get(name, slope=1)
+
+
+def test_a_name_of_a_million_letters_is_unknown_at_once():
+    """Comparing it with each name letter by letter takes minutes."""
+    long = "x" * 10**6
+    for call in (lambda: get(long), lambda: get(long, slope=1), lambda: get("leaky_relu", **{long: 1})):
+        with pytest.raises(UnknownName) as caught:
+            call()
+        assert len(str(caught.value)) < 2000
+    assert near("s" * 101, ["s" * 100]) == [] and near("swigul", ["swiglu"]) == ["swiglu"]

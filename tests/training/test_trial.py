@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from nonlin.data import Dataset
 from nonlin.errors import UserError
 from nonlin.kernels.transformer import native
 from nonlin.training import Run, config_hash, export_winner, load_trained, measure, recipe, run_trial, sample
@@ -198,7 +199,7 @@ def test_measure_says_how_fast_the_median_step_is(config, dataset, monkeypatch):
     assert found["seconds_overhead"] == 0.25 + 2.0 * (2 + 0.125)
 
 
-def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path):
+def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path, monkeypatch):
     made = config("swiglu", steps=60)
     run(made, dataset, tmp_path / "run")
     model = load_trained(tmp_path / "run")
@@ -209,6 +210,19 @@ def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path):
     assert greedy == bytes(tokens).decode(errors="replace")
     warm = [sample(tmp_path / "run", dataset.directory, "", 30, 1.0, seed) for seed in (1, 1, 2)]
     assert warm[0] == warm[1] != warm[2] and len(warm[0]) >= 20
+    # Where a token opens each document, it opens the prompt, and the next one that the model opens ends the text.
+    opened, tokens = Dataset(dataset.directory), [10, *b"7: the"]
+    opened.info["end"] = 10
+    monkeypatch.setattr("nonlin.training.trial.Dataset", lambda _: opened)
+    for _ in range(200):
+        if (token := int(model(torch.tensor([tokens[-16:]]))[0, -1].argmax())) == 10:
+            break
+        tokens.append(token)
+    text = sample(tmp_path / "run", dataset.directory, "7: the", 200, temperature=0.0)
+    assert text == bytes(tokens[1:]).decode(errors="replace")
+    assert "\n" not in sample(tmp_path / "run", dataset.directory, "", 200, 1.0)
+    opened.info["vocabulary"] = 100  # a model may have more rows than the text has tokens
+    assert max(sample(tmp_path / "run", dataset.directory, "7", 100, 5.0).encode()) < 100
     told = export_winner(tmp_path / "run", dataset.directory, tmp_path / "model")
     assert told["architecture"] == "Qwen3ForCausalLM"
 

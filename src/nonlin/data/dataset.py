@@ -58,7 +58,7 @@ class Dataset:
         """Return the text of tokens; bytes that are no UTF-8 become the replacement character."""
         if self.info["tokenizer"] == "bytes":
             return bytes(tokens).decode("utf-8", errors="replace")
-        return self._tokenizer.decode(tokens)
+        return tokenizing.decode(self._tokenizer, tokens)
 
 
 def _spans(info: dict[str, Any], side: str) -> list[Span]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ class _Writing:
 
     def __init__(self, directory: Path, sides: tuple[list[Part], list[Part]], progress: Progress | None,
                  end: int | None = None):
-        self.end, self.inside = end, 0
+        self.end, self.inside, self.opened = end, 0, 0
         self.directory, self.sides, self.progress = directory, sides, progress or (lambda stage, done, whole: None)
         self.whole, self.done = sum(part.size for side in sides for part in side), 0
         self.files: dict[str, str] = {}
@@ -128,9 +129,16 @@ class _Writing:
                     counts["bytes"] += size
                     self.done += size
                     self.progress("Writing tokens", self.done, self.whole)
+                self._must_have_tokens(counts)
                 found.append(counts)
         self.files[f"{name}.bin"] = digest.hexdigest()
         return found
+
+    def _must_have_tokens(self, counts: dict[str, Any]) -> None:
+        if counts["bytes"] and counts["tokens"] <= self.opened:
+            raise UserError(rule("data", "tokenizer", "make tokens of the text", f"none of {counts['bytes']:,} bytes"
+                                 f" of {counts['description']}", "Pass the tokenizer of a model for such text."))
+        self.opened = 0
 
     def _tokens(self, part: Part, last: bool) -> Iterator[tuple[int, bytes]]:
         """Yield (bytes of text, bytes of its tokens)."""
@@ -148,11 +156,16 @@ class _Writing:
         """Yield (bytes of text, bytes of its tokens), every document opened by the end token."""
         if self.path is not None:
             for piece, ids in tokenizing.tokens(part.documents(), part.size, self.path, end=end):
+                self.opened += len(ids) > 0 and int(ids[0]) == end
                 yield len(piece), self._counted(ids)
             return
         for document in part.documents():
+            pieces = iter(document)
+            if (first := next(pieces, None)) is None:
+                continue  # no token opens what holds none
             yield 0, bytes([end])
-            for piece in document:
+            self.opened += 1
+            for piece in itertools.chain([first], pieces):
                 self.inside += piece.count(end)
                 yield len(piece), piece
 

@@ -6,16 +6,12 @@ its input does, so with the process that started it.
 
 import sys
 
-import numpy as np
-
-from nonlin.data.tokenizing import encode, load_tokenizer, receive, send
+from nonlin.data.tokenizing import serve
 
 
 def main(path: str) -> None:
     """Serve pieces until the input ends."""
-    tokenizer = load_tokenizer(path)
-    while (piece := receive(sys.stdin.buffer)) is not None:
-        send(sys.stdout.buffer, np.array(encode(tokenizer, piece.decode()), "<u4").tobytes())
+    serve(path, sys.stdin.buffer, sys.stdout.buffer)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 
 from nonlin.errors import NonlinError, UserError, rule
+from nonlin.files import DEEPEST
 from nonlin.system import cores
 
 PIECE = 256 * 1024
@@ -27,6 +28,14 @@ PROCESSES = 6
 ZERO_BYTE = 188
 """The token of byte 0 in a tokenizer that :func:`train` makes: its first 256 are the bytes, printable ones first."""
 
+LARGEST_ID = 1 << 24
+"""Ids that a tokenizer may have: a model has a row of numbers for each up to the largest."""
+
+GROWTH = 64
+"""Times that a tokenizer's normalizer may make a text longer."""
+
+_FILE_BYTES = 256 << 20
+_FINE, _FAILED = b"+", b"-"  # what a process's answer begins with
 _ALONE = 16 * PIECE  # less text than this is not worth a process
 _SLICE = 10_000  # characters that the trainer takes at once
 
@@ -102,14 +111,66 @@ def _slices(found: Iterator[bytes]) -> Iterator[str]:
 
 
 def load_tokenizer(path: Path | str) -> Any:
-    """Return the tokenizer of a tokenizer.json. UserError where the file is none."""
+    """Return the tokenizer of a tokenizer.json, which neither cuts nor fills up a text, whatever the file says.
+
+    UserError where the file is none, has ids of LARGEST_ID and more, or could make a text GROWTH times as long.
+    """
     from tokenizers import Tokenizer
 
+    with _understood(str(path)):
+        if Path(path).stat().st_size > _FILE_BYTES:
+            raise ValueError(f"it has more than {_FILE_BYTES >> 20} MiB")
+        text = Path(path).read_text(encoding="utf-8")
+        must_grow_little(json.loads(text))
+        tokenizer = Tokenizer.from_str(text)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        vocabulary = vocabulary_of(tokenizer)
+        if not 0 < vocabulary <= LARGEST_ID:
+            raise ValueError(f"its largest id is {vocabulary - 1:,}, and ids are 0 to {LARGEST_ID - 1:,}")
+    return tokenizer
+
+
+@contextlib.contextmanager
+def _understood(where: str) -> Iterator[None]:
+    """Tell what the library raises, a panic of its own language too, in one sentence."""
     try:
-        return Tokenizer.from_str(Path(path).read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises the bare class
-        raise UserError(rule("data", "tokenizer", "be the tokenizer.json of a model", str(path),
-                             f"It cannot be read: {error}.")) from error
+        yield
+    except UserError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        why = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        raise UserError(rule("data", "tokenizer", "be the tokenizer.json of a model", where,
+                             f"It cannot be used: {why}.")) from error
+
+
+def must_grow_little(values: Any) -> None:
+    """Raise ValueError where the rules of a tokenizer.json that replace text could make it GROWTH times as long.
+
+    Rules that follow each other multiply: forty that double a letter would never end.
+    """
+    growth, level = 1.0, [values.get("normalizer") if isinstance(values, dict) else None]
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, dict) and one.get("type") == "Replace":
+                growth *= _growth(one.get("pattern"), one.get("content"))
+            if isinstance(one, dict):
+                inner += one["normalizers"] if isinstance(one.get("normalizers"), list) else []
+        level = inner
+    if growth > GROWTH or level:
+        raise ValueError(f"its normalizer could make a text more than {GROWTH} times as long")
+
+
+def _growth(pattern: Any, content: Any) -> float:
+    """How many times as long a rule that replaces a pattern makes a text at most."""
+    text = pattern.get("String") if isinstance(pattern, dict) else None
+    new = len(content) if isinstance(content, str) else 0
+    if isinstance(text, str) and text:
+        return max(1.0, new / len(text))
+    return max(1.0, new + 1.0) if not isinstance(pattern, dict) or new > 1 else 1.0 + new  # it may match no letter
 
 
 def vocabulary_of(tokenizer: Any) -> int:
@@ -126,7 +187,14 @@ def unknown_of(tokenizer: Any) -> int | None:
 
 def encode(tokenizer: Any, text: str) -> list[int]:
     """Return a text's tokens, none added to its ends."""
-    return tokenizer.encode(text, add_special_tokens=False).ids
+    with _understood("one that fails on this text"):
+        return tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def decode(tokenizer: Any, ids: list[int]) -> str:
+    """Return the text of tokens."""
+    with _understood("one that fails on these tokens"):
+        return tokenizer.decode(ids)
 
 
 def tokens(text: Iterable[bytes] | Iterable[Iterable[bytes]], size: int, tokenizer: Path, processes: int | None = None,
@@ -158,7 +226,7 @@ def tokens(text: Iterable[bytes] | Iterable[Iterable[bytes]], size: int, tokeniz
 
 
 def _opened(text: Iterable[Any], end: int | None) -> Iterator[tuple[bytes, list[int]]]:
-    """Yield each piece, as UTF-8, with the tokens that stand before its own."""
+    """Yield each piece, as UTF-8, with the tokens that stand before its own; a document without text has none."""
     for document in [text] if end is None else text:
         opening = [] if end is None else [end]
         for piece in pieces(document):
@@ -201,10 +269,23 @@ class _Process:
         made = receive(self._process.stdout)
         if made is None:
             raise self._died()
-        return np.frombuffer(made, "<u4")
+        if made[:1] != _FINE:
+            raise UserError(made[1:].decode(errors="replace"))
+        return np.frombuffer(made[1:], "<u4")
 
     def _died(self) -> NonlinError:
         return NonlinError(f"a process that tokenizes ended unexpectedly (status {self._process.wait()})")
+
+
+def serve(tokenizer: Path | str, asked: IO[bytes], answers: IO[bytes]) -> None:
+    """Answer each piece with its tokens, or with the error that it makes, until no more come."""
+    loaded = load_tokenizer(tokenizer)
+    while (piece := receive(asked)) is not None:
+        try:
+            made = _FINE + np.array(encode(loaded, piece.decode()), "<u4").tobytes()
+        except UserError as error:
+            made = _FAILED + str(error).encode(errors="replace")
+        send(answers, made)
 
 
 def send(stream: IO[bytes], data: bytes) -> None:

@@ -67,7 +67,7 @@ FAMILIES = {
 _BY_NAME = {alias: d for d in CATALOG for alias in (d.name, *d.aliases)}
 
 
-def with_constants(name: str, given: Mapping[str, Any]) -> Definition:
+def with_constants(name: str | Definition, given: Mapping[str, Any]) -> Definition:
     """Return an activation of the catalog with these constants; UserError for one that takes none of them.
 
     >>> with_constants("leaky_relu", {"slope": 0.5}).formula
@@ -75,10 +75,13 @@ def with_constants(name: str, given: Mapping[str, Any]) -> Definition:
     >>> with_constants("swiglu_clamped", {"limit": 10}).name
     'swiglu_clamped'
     """
-    if name not in _BY_NAME:
+    if isinstance(name, str) and name not in _BY_NAME:
         raise unknown_name("activation", name, list(_BY_NAME))
-    found = _BY_NAME[name]
-    family = FAMILIES.get(found.name)
+    found = _BY_NAME[name] if isinstance(name, str) else name
+    if (own := _CALL.match(found.name)) is not None:
+        raise UserError(f"get: {found.name} has its constants already; got {', '.join(given)} too. Write "
+                        f"get({own[1]!r}, ...) with all of them.")
+    family = None if found.user_defined else FAMILIES.get(found.name)
     if family is None:
         raise UserError(f"get: {found.name} takes no constants; got {', '.join(given) or 'none'}. Those that do: "
                         f"{', '.join(FAMILIES)}. Write others as a formula: mine=x*sigmoid(2*x).")

@@ -46,7 +46,7 @@ def get(name: str | Definition, **constants: float) -> Definition:
     True
     """
     if constants:
-        return with_constants(get(name).name, constants)
+        return with_constants(get(name), constants)
     if isinstance(name, Definition):
         return name
     if not isinstance(name, str):

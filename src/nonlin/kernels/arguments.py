@@ -1,5 +1,6 @@
 """What a caller may pass: dense tensors, and jagged nested ones, which are computed on their values."""
 
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nonlin.errors import UserError, rule
+from nonlin.kernels import operands
 
 
 def traced(inputs: Sequence[Any]) -> bool:
@@ -28,6 +30,47 @@ def check(call: str, name: str, x: Any) -> None:
                              "Make it with torch.nested.nested_tensor(..., layout=torch.jagged)."))
     if not x.is_nested:
         raise UserError(rule(call, name, "be dense", f"a tensor of layout {x.layout}", "Call it on to_dense()."))
+
+
+def alike(call: str, name: str, x: Tensor, like: Tensor) -> None:
+    """Raise UserError for a tensor on another device: what a kernel would read there is not its numbers."""
+    if x.device != like.device:
+        raise UserError(rule(call, name, f"be on the device of the first input, {like.device}", str(x.device),
+                             "Move it there."))
+
+
+def learned(call: str, name: str, value: Any, like: Tensor, shape: Sequence[int] | None = None) -> Tensor:
+    """Return a learnable parameter as a tensor beside inputs, of its own precision; UserError where it is none.
+
+    It is a number, or a float tensor of one number or of a shape that broadcasts to ``shape``, that of all inputs.
+    """
+    # Parameters keep their own precision: rounded to 16 bits they would be other numbers.
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool):
+        try:
+            return torch.full((1,), float(value), device=like.device, dtype=wide)
+        except (OverflowError, ValueError):
+            raise UserError(rule(call, name, "be a number that 64 bits hold", "a larger one",
+                                 "Choose another.")) from None
+    if not isinstance(value, Tensor):
+        raise UserError(rule(call, name, "be a number or a tensor", f"a {type(value).__name__}",
+                             "Pass torch.tensor([...]) of it."))
+    check(call, name, value)
+    if value.dtype not in operands.DTYPES:
+        raise UserError(rule(call, name, "have a float dtype of 16, 32 or 64 bits", str(value.dtype),
+                             "Convert it first."))
+    alike(call, name, value, like)
+    if value.numel() == 1:
+        return value if value.ndim <= max(1, like.ndim) else value.reshape(1)
+    if shape is None or not _broadcasts(value.shape, shape):
+        wanted = "" if shape is None else f", or a shape that broadcasts to {tuple(shape)}"
+        raise UserError(rule(call, name, f"have one element{wanted}", tuple(value.shape), "Reshape it."))
+    return value
+
+
+def _broadcasts(shape: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(shape) <= len(wanted) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(wanted), strict=False))
 
 
 def on_values(call: str, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> Tensor:

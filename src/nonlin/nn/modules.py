@@ -5,6 +5,7 @@
 # pyright: reportUnnecessaryComparison=false
 
 import math
+import numbers
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn.modules import module as _hooks
 from nonlin import functional
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
-from nonlin.kernels import arguments, dispatch
+from nonlin.kernels import arguments, dispatch, operands
 from nonlin.kernels.ffn import api as ffn
 from nonlin.nn.widths import matched_hidden
 
@@ -40,6 +41,7 @@ class Activation(nn.Module):
     def __init__(self, name: str | Definition, device: Any = None, dtype: torch.dtype | None = None):
         super().__init__()
         self.definition = get(name)
+        _must_compute("Activation", dtype)
         self._function = functional.activation(self.definition)
         for q in self.definition.parameters:
             if hasattr(self, q.name):
@@ -71,6 +73,15 @@ class Activation(nn.Module):
         return f"{self.definition.name}: {self.definition.formula}"
 
 
+def _must_compute(call: str, dtype: Any) -> None:
+    if dtype is not None and dtype not in operands.DTYPES:
+        raise UserError(rule(call, "dtype", "be torch.float32, bfloat16, float16 or float64", dtype, "Choose one."))
+
+
+def _is_width(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 < int(value) < 1 << 31
+
+
 class FeedForward(nn.Module):
     """The feed-forward block: down(act(up x)), or down(act(gate x, up x)) where the activation is gated.
 
@@ -91,8 +102,11 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, hidden: int | None = None, activation: str | Definition = "swiglu",
                  bias: bool = False, device: Any = None, dtype: torch.dtype | None = None, memory: str = "lean"):
         super().__init__()
-        if dim < 1 or (hidden is not None and hidden < 1):
-            raise UserError(rule("FeedForward", "dim and hidden", "be positive", (dim, hidden), "Pass widths."))
+        for name, width in (("dim", dim), ("hidden", 1 if hidden is None else hidden)):
+            if not _is_width(width):
+                raise UserError(rule("FeedForward", name, "be a positive whole number of at most 31 bits", width,
+                                     "Pass the model's width."))
+        _must_compute("FeedForward", dtype)
         if memory not in ffn.MEMORY:
             raise UserError(rule("FeedForward", "memory", f"be one of {', '.join(ffn.MEMORY)}", memory,
                                  "Choose one of them."))
@@ -123,11 +137,10 @@ class FeedForward(nn.Module):
         if self._untouched(modules) and (tensors := self._parameters_of(gate, up, down)) is not None \
                 and (out := ffn.inference((x, *tensors), activation.definition)) is not None:
             return out
-        if self._needs_modules(x) is not None:
+        if (reason := self._needs_modules(x)) is not None:
             if type(x) not in PLAIN and not arguments.traced((x,)):
                 arguments.check("FeedForward", "x", x)
-            inputs = (up(x),) if gate is None else (gate(x), up(x))
-            return down(activation(*inputs))
+            return self._by_modules(x, whole=reason == self._not_pointwise())
         return ffn.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
             up.bias, down.bias, activation=activation.definition, memory=self.memory,
@@ -142,6 +155,17 @@ class FeedForward(nn.Module):
                     None if first is None else first["bias"], second["bias"], third["bias"])
         except KeyError:
             return None
+
+    def _by_modules(self, x: Tensor, whole: bool) -> Tensor:
+        """Call the modules one after the other; ``whole``: they are those that were made here, on a plain tensor."""
+        gate, up, down, activation = self.gate, self.up, self.down, self.activation
+        if whole and type(x) in PLAIN:
+            ffn.must_fit([x, None if gate is None else gate.weight, up.weight, down.weight,
+                          None if gate is None else gate.bias, up.bias, down.bias])
+            if x.ndim == 1:  # as a matrix: see kernels/ffn/composed.py
+                return self._by_modules(x.unsqueeze(0), whole=False).squeeze(0)
+        inputs = (up(x),) if gate is None else (gate(x), up(x))
+        return down(activation(*inputs))
 
     @staticmethod
     def _untouched(modules: Any) -> bool:
@@ -160,7 +184,9 @@ class FeedForward(nn.Module):
         >>> print(FeedForward(8, 16, "solu").explain())
         solu: its modules, one after the other, because solu is not pointwise
         """
-        name, reason = self.activation.definition.name, self._needs_modules()
+        activation: Any = self.activation  # someone may have put another in its place
+        name = activation.definition.name if isinstance(activation, Activation) else type(activation).__name__
+        reason = self._needs_modules()
         if reason is not None:
             return dispatch.Explanation(name, "its modules, one after the other", reason)
         like = torch.empty(1, dtype=self.up.weight.dtype, device=self.up.weight.device)
@@ -180,8 +206,11 @@ class FeedForward(nn.Module):
             if module is not None and (reason := altered(module, stock)):
                 return f"{name} {reason}"
         if activation.definition.expr is None:  # type: ignore[union-attr]
-            return f"{self.activation.definition.name} is not pointwise"
+            return self._not_pointwise()
         return None
+
+    def _not_pointwise(self) -> str:
+        return f"{getattr(getattr(self.activation, 'definition', None), 'name', '')} is not pointwise"
 
     def extra_repr(self) -> str:
         return f"memory={self.memory}"

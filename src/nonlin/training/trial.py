@@ -372,19 +372,27 @@ def load_trained(trial_dir: Path) -> Any:
 @torch.no_grad()
 def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, temperature: float = 0.8,
            seed: int = 0) -> str:
-    """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest."""
+    """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest.
+
+    Where a token opens each document of the text, it opens the prompt, and the text ends where the model opens another.
+    """
     model, dataset = load_trained(trial_dir), Dataset(dataset_dir)
     context = json.loads((trial_dir / "config.json").read_text())["model"]["context"]
     generator = torch.Generator().manual_seed(streams.torch_seed("sampling", seed))
-    tokens = list(dataset.encode(prompt)) or list(dataset.encode("\n"))
-    start = len(tokens) if prompt else 0
+    end = dataset.info.get("end")
+    opening = [] if end is None else [int(end)]
+    tokens = opening + list(dataset.encode(prompt)) or list(dataset.encode("\n")) or [0]
+    start = len(tokens) if prompt or opening else 0
     for _ in range(length):
-        logits = model(torch.tensor([tokens[-context:]]))[0, -1]
+        logits = model(torch.tensor([tokens[-context:]]))[0, -1, :dataset.info["vocabulary"]]  # a model may have more
         if temperature <= 0:
-            tokens.append(int(logits.argmax()))
+            token = int(logits.argmax())
         else:
             weights = torch.softmax(logits / temperature, dim=-1)
-            tokens.append(int(torch.multinomial(weights, 1, generator=generator)))
+            token = int(torch.multinomial(weights, 1, generator=generator))
+        if token == end:
+            break
+        tokens.append(token)
     return prompt + dataset.decode(tokens[start:])
 
 

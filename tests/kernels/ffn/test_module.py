@@ -9,7 +9,7 @@ from torch import nn
 
 from nonlin.errors import UserError
 from nonlin.kernels import feed_forward
-from nonlin.nn import FeedForward
+from nonlin.nn import Activation, FeedForward
 from tests import two_ranks
 from tests.kernels.ffn.blocks import assert_close, reference
 
@@ -234,3 +234,70 @@ def test_an_expert_of_gpt_oss():
 
 def test_two_processes_under_ddp_and_fsdp2(tmp_path):
     two_ranks.run(Path(__file__).with_name("distributed_worker.py"), tmp_path)
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "gelu", "solu", "polynorm"])
+def test_an_input_that_does_not_fit_is_one_error_whatever_the_activation(activation):
+    block = FeedForward(4, 8, activation)
+    x = torch.randn(2, 4)
+    for wrong in (x.double(), x.half(), x.long(), x > 0, x.to(torch.complex64), x.to(torch.float8_e5m2), x.to("meta")):
+        with pytest.raises(UserError, match="tensors must share one device and one float dtype"):
+            block(wrong)
+    for wrong, must in ((torch.ones(2, 3), "up must have shape|gate must have shape"), ([1.0], "x must be a tensor"),
+                        (torch.tensor(1.0), r"x and down must be"), (None, "x must be a tensor"),
+                        (x.to_sparse(), "x must be dense")):
+        with pytest.raises(UserError, match=must):
+            block(wrong)
+    with pytest.raises(UserError, match="tensors must share"):  # torch's linear layer returns memory that is not set
+        FeedForward(4, 8, activation, device="meta")(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(x).dtype == torch.bfloat16
+    block.up.double()
+    with pytest.raises(UserError, match="tensors must share"):
+        block(x)
+
+
+@pytest.mark.parametrize("activation", ["swiglu", "gelu", "prelu", "solu"])
+def test_one_row_without_others_is_differentiated_in_every_way(activation):
+    block = FeedForward(4, 8, activation, bias=True)
+    x, tangent = torch.randn(4), torch.randn(4)
+    weights = dict(block.named_parameters())
+
+    def call(weights, x):
+        return torch.func.functional_call(block, weights, (x,))
+
+    def rows(weights, x):
+        return call(weights, x.unsqueeze(0)).squeeze(0)
+
+    directions = {name: torch.randn_like(w) for name, w in weights.items()}
+    value, wanted = torch.func.jvp(rows, (weights, x), (directions, tangent))
+    for made in (torch.func.jvp(call, (weights, x), (directions, tangent)),
+                 (lambda out, line: (out, line(directions, tangent)))(*torch.func.linearize(call, weights, x))):
+        torch.testing.assert_close(made, (value, wanted), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(torch.func.jacfwd(block)(x), torch.func.jacrev(block)(x), rtol=1e-5, atol=1e-6)
+    out, line = torch.func.linearize(block, x)
+    torch.testing.assert_close(line(tangent), torch.func.jvp(block, (x,), (tangent,))[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [
+    {"dim": "4"}, {"dim": 1.5}, {"dim": 10**30}, {"dim": True}, {"dim": None}, {"hidden": 2.5}, {"hidden": 0},
+    {"hidden": 10**12}, {"dtype": "float32"}, {"dtype": torch.int64}, {"dtype": torch.complex64},
+    {"dtype": torch.float8_e5m2}])
+def test_what_makes_no_block_is_one_error(arguments):
+    name, = arguments
+    with pytest.raises(UserError, match=f"^FeedForward: {name} must be"):
+        FeedForward(**{"dim": 4} | arguments)
+    if name == "dtype":
+        with pytest.raises(UserError, match="^Activation: dtype must be"):
+            Activation("prelu", **arguments)
+
+
+@pytest.mark.parametrize("other", [nn.GELU(), nn.PReLU(), nn.Tanh()])
+def test_another_module_in_the_activations_place_is_called(other):
+    block = FeedForward(4, 8, "silu")
+    block.activation = other
+    x = torch.randn(2, 4)
+    wanted = block.down(other(block.up(x)))
+    assert torch.equal(block(x), wanted) and type(other).__name__ in str(block.explain())
+    with torch.no_grad():
+        assert torch.equal(block(x), wanted)

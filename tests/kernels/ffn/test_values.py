@@ -277,7 +277,7 @@ def test_wrong_calls_are_explained():
         ({"activation": "gelu", "gate": None, "layout": "interleaved"}, "layout must be separate where gelu has no"),
         ({"gate": t["gate"].t()}, r"gate must have shape \(6, 7\)"), ({"down": t["down"].t()}, "must have shape"),
         ({"down": t["down"][0]}, "x and down must be"), ({"up_bias": torch.zeros(3)}, "up_bias must have shape"),
-        ({"x": t["x"].float()}, "share one float dtype"), ({"x": t["x"].long()}, "share one float dtype"),
+        ({"x": t["x"].float()}, "one float dtype"), ({"x": t["x"].long()}, "one float dtype"),
         ({"parameters": {"beta": torch.ones(1)}}, "parameters must be among: none"),
     ]:
         with pytest.raises(UserError, match=match):

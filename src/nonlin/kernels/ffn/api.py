@@ -69,9 +69,9 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
             memory=memory, layout=layout, first=first), (x,))
     tensors = [x, gate, up, down, gate_bias, up_bias, down_bias]
     _check(definition, tensors, memory, layout, first)
-    learned = _learned(definition, parameters, x)
     tensors = autocast(tensors)
     _check_alike(tensors)
+    learned = _learned(definition, parameters, tensors[0])
     form = Form(definition, layout if definition.gated else "plain", first == "up")
     return run(Tensors(*tensors, learned), form, memory)
 
@@ -150,18 +150,10 @@ def _learned(definition: Definition, parameters: Mapping[str, Tensor] | None, x:
     if unknown:
         raise UserError(rule("feed_forward", "parameters", f"be among: {', '.join(names) or 'none'}", unknown,
                              "Leave it out."))
-    wide = torch.promote_types(x.dtype, torch.float32)
-    for name, value in given.items():
-        if isinstance(value, (int, float)):
-            value = given[name] = torch.full((1,), value, device=x.device, dtype=wide)
-        arguments.check("feed_forward", f"parameter {name}", value)
-        if value.numel() != 1:
-            raise UserError(rule("feed_forward", f"parameter {name}", "have one element", tuple(value.shape),
-                                 "Apply the activation by itself to learn one for each unit."))
     if not names:
         return None
-    values = [given[q.name].reshape(1) if q.name in given else
-              torch.full((1,), q.initial, device=x.device, dtype=wide) for q in definition.parameters]
+    values = [arguments.learned("feed_forward", q.name, given.get(q.name, q.initial), x).reshape(1)
+              for q in definition.parameters]
     return values[0] if len(values) == 1 else torch.cat(values)
 
 
@@ -209,8 +201,15 @@ def _check_shapes(tensors: list[Any], packed: int) -> None:
                                  "Weights are (outputs, inputs): pass .t() of one stored the other way."))
 
 
+def must_fit(tensors: list[Any]) -> None:
+    """Raise UserError where a block's tensors (x, gate, up, down and their biases, not packed) do not fit together."""
+    arguments.check("feed_forward", "x", tensors[0])
+    _check_shapes(tensors, 1)
+    _check_alike(autocast(tensors))
+
+
 def _check_alike(tensors: list[Any]) -> None:
     x, given = tensors[0], [t for t in tensors if t is not None]
-    if not x.is_floating_point() or any(t.dtype != x.dtype or t.device != x.device for t in given):
-        raise UserError(rule("feed_forward", "tensors", "share one float dtype and device",
+    if x.dtype not in operands.DTYPES or any(t.dtype != x.dtype or t.device != x.device for t in given):
+        raise UserError(rule("feed_forward", "tensors", "share one device and one float dtype of 16, 32 or 64 bits",
                              sorted({f"{t.dtype} on {t.device}" for t in given}), "Convert them first."))

@@ -39,7 +39,8 @@ def forward(tensors: Tensors, form: Form, keep: str) -> tuple[Tensor, Tensor, Te
     x = tensors.x
     assert x is not None
     apart = product_form(tensors.up, form)
-    made = products(tensors, apart)
+    # One row as a matrix: torch squeezes a linear layer's in place, which its func.linearize cannot do for weights.
+    made = products(tensors._replace(x=rows(x)) if x.ndim == 1 else tensors, apart)
     inputs = columns(rows(made[0]), form) if apart != form else made
     hidden = activation.activation(serialize(form.definition), [*inputs, *split(tensors.parameters, x.dtype)])
     out = linear(hidden, tensors.down, tensors.down_bias)
