@@ -66,7 +66,7 @@ def test_a_tokenizer_that_leaves_nothing_of_the_text_is_refused(tmp_path, monkey
     monkeypatch.setattr(tokenizing, "_ALONE", 0 if processes > 1 else 1 << 30)
     monkeypatch.setattr(tokenizing, "cores", lambda: 2)
     path = written(tmp_path / "a.json", normalizer={"type": "Replace", "pattern": {"Regex": "[\\s\\S]"}, "content": ""})
-    with pytest.raises(UserError, match=r"tokenizer must make tokens of the text; got 'none of [\d,]+ bytes of some te"):
+    with pytest.raises(UserError, match=r"must make tokens of the text; got 'none of [\d,]+ bytes of some te"):
         prepare(documents(), tmp_path / "out", path, end=end)
 
 

@@ -275,7 +275,7 @@ def test_one_row_without_others_is_differentiated_in_every_way(activation):
                  (lambda out, line: (out, line(directions, tangent)))(*torch.func.linearize(call, weights, x))):
         torch.testing.assert_close(made, (value, wanted), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(torch.func.jacfwd(block)(x), torch.func.jacrev(block)(x), rtol=1e-5, atol=1e-6)
-    out, line = torch.func.linearize(block, x)
+    _, line = torch.func.linearize(block, x)
     torch.testing.assert_close(line(tangent), torch.func.jvp(block, (x,), (tangent,))[1], rtol=1e-5, atol=1e-6)
 
 
@@ -285,10 +285,10 @@ def test_one_row_without_others_is_differentiated_in_every_way(activation):
     {"dtype": torch.float8_e5m2}])
 def test_what_makes_no_block_is_one_error(arguments):
     name, = arguments
-    with pytest.raises(UserError, match=f"^FeedForward: {name} must be"):
+    with pytest.raises(UserError, match=rf"^FeedForward: {name} must be"):
         FeedForward(**{"dim": 4} | arguments)
     if name == "dtype":
-        with pytest.raises(UserError, match="^Activation: dtype must be"):
+        with pytest.raises(UserError, match=r"^Activation: dtype must be"):
             Activation("prelu", **arguments)
 
 
