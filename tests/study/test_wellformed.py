@@ -1,5 +1,6 @@
 """A study's files whose hashes fit but whose values are not of their kind: one error or a note, never a traceback."""
 
+import contextlib
 import copy
 import json
 import random
@@ -11,10 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nonlin.calls.study import compare_studies, load_study
+from nonlin.data import Sources
 from nonlin.errors import NonlinError, UserError
 from nonlin.files import Unreadable, read_json
-from nonlin.study import Plan
-from nonlin.study.snapshot import Watcher
+from nonlin.study import Arm, Plan
+from nonlin.study.extension import extended
+from nonlin.study.records import InFlight
+from nonlin.study.results import results
+from nonlin.study.snapshot import Watcher, snapshot
 from nonlin.study.store import _checksum
 from tests.study import studies
 
@@ -111,6 +116,53 @@ def test_a_record_of_wrong_values_is_left_out_and_said_though_its_checksum_fits(
     path = random.Random(0).choice(sorted((folder / "trials").glob("*/result.json")))
     path.write_text(json.dumps(sealed("result.json", changed(json.loads(path.read_text()), at, new))))
     assert any(path.parent.name in note and "left out" in note for note in load_study(folder).folder.notes)
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """A plan that was extended twice."""
+    return json.loads(json.dumps(extended(extended(studies.plan("gelu", "swiglu"), 6), 8).as_dict()))
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_passes_the_door_of_a_plan_can_be_told_run_judged_and_extended(planned, data):
+    at = data.draw(st.sampled_from(list(places(planned))[1:]))
+    new = data.draw(st.sampled_from([*WRONG, "gelu", [1], [0.5], ["x"], [[1, 2]], -5, 1e-300, [3, 1], [2, 2], "1"]))
+    try:
+        plan = Plan.from_dict(sealed("plan.json", changed(planned, at, new)))
+    except UserError as error:
+        assert str(error).isprintable()
+        return
+    except (ValueError, TypeError):  # the hash of such values cannot be made
+        return
+    plan.describe()
+    snapshot(plan, {}, False, InFlight())
+    results(plan, {})
+    for arm in plan.arms:
+        for purpose, seeds in (("tune", plan.tune_seeds), ("judge", plan.judge_seeds)):
+            plan.config(arm["name"], purpose, plan.learning_rates[0], seeds[0])
+    speeds = {name: {"tokens_per_second": 1e5, "seconds_overhead": 0.0} for name in ("mish", plan.baseline)}
+    count, mish = len(plan.judge_seeds), Arm("mish", "pointwise", 128, 10**5)
+    for seeds, arms in ((count + 2, []), (count, [mish])):
+        with contextlib.suppress(UserError):
+            extended(plan, seeds, arms, speeds)
+    with contextlib.suppress(UserError):
+        Sources.of_plan({"paths": []} | plan.request["data"])
+
+
+@pytest.mark.parametrize(("at", "new", "why"), [
+    (("history", 0, "request"), 3, r"history\[0\]\.request"),
+    (("history", 0, "request", "arms", 0, "name"), "1", "gelu"),
+    (("training", "clip"), [1], "clip"), (("training", "weight_decay"), "x", "weight_decay"),
+    (("training", "schedule"), ["linear"], "schedule"), (("training", "warmup_fraction"), GONE, "warm-up"),
+    (("request", "seeds"), "4", r"request\.seeds"), (("request", "data", "paths"), 3, r"request\.data\.paths"),
+    (("tune_seeds",), [], "tune_seeds"), (("rule", "looks"), [6, 4, 8], "looks do not rise"),
+    (("rule", "looks"), [4, 6], "looks do not end"), (("arms", 1), GONE, "another study|swiglu"),
+    (("machine", "engine"), [], "engine"), (("judge_seeds", 0), "x", "judge_seeds")])
+def test_the_error_of_a_plan_names_what_is_wrong(planned, at, new, why):
+    with pytest.raises(UserError, match=rf"plan\.json was damaged or changed .*{why}"):
+        Plan.from_dict(sealed("plan.json", changed(planned, at, new)))
 
 
 def test_results_copied_from_the_first_release_are_shown(tmp_path):

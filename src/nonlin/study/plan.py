@@ -1,6 +1,7 @@
 """A study's plan: the question, the runs and the rule, fixed before the first run."""
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
+from nonlin.files import printable
 from nonlin.numbers import counted, number
 from nonlin.records import Record
 from nonlin.study import defaults
@@ -16,9 +18,14 @@ from nonlin.study.budget import choose_steps, predict
 from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_text
-from nonlin.study.wellformed import PlanForm, must_be, must_be_one
+from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines
 from nonlin.training import recipe, transfer
+
+
+_WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
+_NUMBERS = ("weight_decay", "clip", "warmup_fraction", "decay_fraction", "final_fraction", "beta1", "beta2", "epsilon",
+            "momentum")
 
 
 class Sealed:
@@ -55,13 +62,14 @@ class Sealed:
             named = {f.name for f in fields(cls)}  # type: ignore[arg-type]
             plan = cls(**{name: value for name, value in values.items() if name in named})
             plan.check()
-            good = plan.hash == values["hash"]
-        except (KeyError, TypeError, ValueError):
-            good = False
-        if not good:
+            if plan.hash != values["hash"]:
+                raise BadForm("its hash is another one")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+            why = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
             raise UserError("the study's plan.json was damaged or changed after the study began, so its rule and "
-                            "its runs no longer belong together. Restore the file, or start in another folder.")
-        return plan  # type: ignore[possibly-unbound]
+                            f"its runs no longer belong together ({printable(why)[:200]}). Restore the file, or start "
+                            "in another folder.") from error
+        return plan
 
     def check(self) -> None:
         """Raise ValueError where values that are each of their type do not belong together."""
@@ -107,10 +115,46 @@ class Plan(Sealed):
         names = [arm["name"] for arm in self.arms]
         must_be_one(names, self.baseline)
         must_be_one([arm["name"] for arm in self.request["arms"]], *names)
+        for place, request in [("request", self.request)] + [(f"history.{i}.request", stage["request"])
+                                                             for i, stage in enumerate(self.history)]:
+            asked = [arm["name"] for arm in request["arms"]]
+            must_be_one(asked, self.baseline)
+            if request["baseline"] != self.baseline or set(asked) - set(names) or "tokenizer" not in request["data"]:
+                raise BadForm(f"{place} is of another study")
+        if "tokenizer" not in self.data or any("parameters_relative_error" not in arm for arm in self.arms):
+            raise BadForm("data.tokenizer or arms.parameters_relative_error is missing")
         must_be_one([*self.tune_seeds, *self.judge_seeds])
         must_be_one(self.learning_rates)
+        if not self.tune_seeds and self.request.get("role") != "carried":
+            raise BadForm("tune_seeds has none")
+        self._check_training()
+        for place, looks in [("rule", self.looks)] + [(f"history.{i}.rule", stage["rule"].get("looks") or [1])
+                                                      for i, stage in enumerate(self.history)]:
+            if any(a >= b for a, b in itertools.pairwise(looks)):
+                raise BadForm(f"{place}.looks do not rise")
+        if self.looks[-1] != len(self.judge_seeds):
+            raise BadForm("rule.looks do not end with the number of judge_seeds")
         for name in names:
             must_be_one(self.budget["timing"]["trials"][name], "tune_seconds", "judge_seconds")
+
+    def _check_training(self) -> None:
+        """Raise ValueError for a recipe that cannot be followed, or told of, in words or in numbers."""
+        training = self.training
+        if "warmup_steps" not in training and "warmup_fraction" not in training:
+            raise BadForm("training has no warm-up")
+        for name in ("weight_decay", "clip", "evaluation_tokens"):
+            if name not in training:
+                raise BadForm(f"training has no {name}")
+        for name, value in training.items():
+            whole = name.endswith("steps") or name in _WHOLE
+            if whole and type(value) is not int or name in _NUMBERS and (isinstance(value, bool)):
+                raise BadForm(f"training.{name} is {value!r:.80}")
+        recipe.check(training)
+        if "transfer" in training:
+            transfer.check_model(training["transfer"], training, self.model)
+        for name in ("engine", "dtype"):
+            if not isinstance(self.machine.get(name), str):
+                raise BadForm(f"machine.{name} is {self.machine.get(name)!r:.80}")
 
     @property
     def predicted_minutes(self) -> float:

@@ -79,7 +79,8 @@ class ModelForm(Record, frozen=True, kw_only=True):
     own: dict[str, Any] | UnsetType = UNSET
 
     def __post_init__(self):
-        if self.own is UNSET and None in (self.layers, self.dim, self.heads, self.kv_heads):
+        sizes = (self.layers, self.dim, self.heads, self.kv_heads)
+        if self.own is UNSET and (None in sizes or UNSET in sizes):
             raise ValueError("a size of the model is missing")  # one that a function returns may not say its own
 
 
@@ -109,11 +110,54 @@ class BudgetForm(Record, frozen=True, kw_only=True):
 
 class AskedArmForm(Record, frozen=True, kw_only=True):
     name: str
+    kind: Literal["pointwise", "gated"]
+    hidden: Size
+    parameters: Size
+    formula: str | None = None
+    stream: str | None = None
+    activation: str | None = None
+    own: dict[str, Any] | None = None
+    learning_rate: Positive | None = None
+
+
+class AskedDataForm(DataForm, frozen=True, kw_only=True):
+    tokenizer: str | int | None = None
+    tokenizer_file: str | UnsetType = UNSET
+    paths: list[str] | UnsetType = UNSET
+    weights: list[Positive] | UnsetType | None = UNSET
+    validation: list[str] | UnsetType = UNSET
+    end: Annotated[int, Meta(ge=0)] | UnsetType | None = UNSET
 
 
 class RequestForm(Record, frozen=True, kw_only=True):
-    arms: list[AskedArmForm]
-    role: str | None = None
+    """The question that a plan answers, with what goes on with a study reads of it."""
+
+    arms: Annotated[list[AskedArmForm], Meta(min_length=1)]
+    baseline: str
+    model: ModelForm
+    data: AskedDataForm
+    minutes: Natural | None = None
+    match: Literal["params", "time", "width", "flops"] | UnsetType = UNSET
+    seeds: Size | UnsetType = UNSET
+    learning_rate: Positive | UnsetType = UNSET
+    learning_rates: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
+    steps: Size | None = None
+    margin: Natural | UnsetType = UNSET
+    confidence: Annotated[float, Meta(gt=0, lt=1)] | UnsetType = UNSET
+    batch: Size | UnsetType = UNSET
+    precision: str | UnsetType = UNSET
+    replicate: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    role: Literal["tuned", "checked", "carried"] | None = None
+    training: dict[str, Any] | UnsetType = UNSET
+
+
+class StageForm(Record, frozen=True, kw_only=True):
+    """What a study was before it was extended."""
+
+    hash: str
+    request: RequestForm
+    rule: RuleForm
+    looked: bool
 
 
 class PlanForm(PlanRecord, frozen=True, kw_only=True):
@@ -130,6 +174,7 @@ class PlanForm(PlanRecord, frozen=True, kw_only=True):
     budget: BudgetForm  # type: ignore[assignment]
     data: DataForm  # type: ignore[assignment]
     judge_seeds: Annotated[list[int], Meta(min_length=1)]  # type: ignore[misc]
+    history: list[StageForm] = []  # type: ignore[assignment]
     learning_rate_factor: Annotated[float, Meta(gt=1, le=1e6)]  # type: ignore[misc]
     learning_rate_extensions: Annotated[int, Meta(ge=0, le=100)]  # type: ignore[misc]
 
