@@ -22,7 +22,6 @@ from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines
 from nonlin.training import recipe, transfer
 
-
 _WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
 _NUMBERS = ("weight_decay", "clip", "warmup_fraction", "decay_fraction", "final_fraction", "beta1", "beta2", "epsilon",
             "momentum")
@@ -147,7 +146,7 @@ class Plan(Sealed):
                 raise BadForm(f"training has no {name}")
         for name, value in training.items():
             whole = name.endswith("steps") or name in _WHOLE
-            if whole and type(value) is not int or name in _NUMBERS and (isinstance(value, bool)):
+            if (whole and type(value) is not int) or (name in _NUMBERS and (isinstance(value, bool))):
                 raise BadForm(f"training.{name} is {value!r:.80}")
         recipe.check(training)
         if "transfer" in training:

@@ -152,7 +152,7 @@ class RequestForm(Record, frozen=True, kw_only=True):
 
 
 class StageForm(Record, frozen=True, kw_only=True):
-    """What a study was before it was extended."""
+    """Hold what a study was before it was extended."""
 
     hash: str
     request: RequestForm
