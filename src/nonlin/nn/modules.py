@@ -2,7 +2,7 @@
 
 # torch has no public name for the hooks of a module and of all modules, nor types for them.
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportUnnecessaryComparison=false
+# pyright: reportUnnecessaryComparison=false, reportUnnecessaryIsInstance=false
 
 import math
 import numbers
@@ -79,7 +79,7 @@ def _must_compute(call: str, dtype: Any) -> None:
 
 
 def _is_width(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and 0 < int(value) < 1 << 31
+    return isinstance(value, numbers.Integral) and type(value) is not bool and 0 < int(value) < 1 << 31
 
 
 class FeedForward(nn.Module):
