@@ -86,9 +86,9 @@ def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping
     hidden = _inside(model, named) if muon else set()
     decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
     others = [p for p in named.values() if not _decays(p)]
-    adamw = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
+    outer = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
                     {"params": others, "weight_decay": 0.0}], training, native and not muon)
-    return Optimizers(*_muon([named[name] for name in named if name in hidden], training), adamw)
+    return Optimizers(*_muon([named[name] for name in named if name in hidden], training), outer)
 
 
 def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any], native: bool) -> torch.optim.AdamW:

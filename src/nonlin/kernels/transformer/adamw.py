@@ -39,8 +39,7 @@ class AdamW(torch.optim.AdamW):
             moments = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
             _library().nl_adamw(len(params), _sizes(params), *map(native.pointers, (*read, *moments)), how, self.scale)
             # As torch's own writes do: autograd refuses an older graph, and copies of weights are known to be old.
-            for p in params:
-                torch.autograd.graph.increment_version(p)
+            torch.autograd.graph.increment_version(params)
 
     def _state(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
