@@ -161,7 +161,7 @@ def test_what_is_no_dense_tensor_is_explained_and_jagged_ones_work():
     with pytest.raises(UserError, match="16, 32 or 64 bits"):
         F.gelu(x.to(torch.float8_e4m3fn))
     assert torch.equal(F.prelu(x, slope=0.1), F.prelu(x, slope=torch.tensor([0.1])))
-    with pytest.raises(UserError, match="slope must be a tensor"):
+    with pytest.raises(UserError, match="slope must be a number or a tensor"):
         F.prelu(x, slope="steep")
 
 
