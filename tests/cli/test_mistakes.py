@@ -89,6 +89,8 @@ MISTAKES = [
     ("ladder --target 5", ["target", "12,000 parameters or more"]),
     ("ladder --target many", ["--target", "125M", "many"]),
     ("ladder --target 1M --sizes 1K", ["sizes"]),
+    ("ladder --target 1M --model nowhere.json", ["nowhere"]),
+    ("ladder --target 1M --model qwen3 --from-checkpoint", ["from-checkpoint", "nonlin compare"]),
     ("report study --latex --inches 0", ["--inches"]),
     ("compare --track wanb", ["--track", "wandb"]),
     ("compare --engine rai", ["--engine", "ray"]),

@@ -88,7 +88,7 @@ class Asked:
     def sources(self) -> Sources:
         """The sources of the text."""
         weights = None if self.weights is None else [float(weight) for weight in self.weights]
-        return Sources(_paths(self.data), weights, _paths(self.validation), _tokenizer(self.tokenizer or "bytes"))
+        return Sources(_paths(self.data), weights, _paths(self.validation), tokenizer_of(self.tokenizer or "bytes"))
 
     def recipe_values(self, context: int | None) -> dict[str, Any]:
         """Return the request's fields that the recipe decides; UserError where it is none."""
@@ -143,7 +143,8 @@ def _wrong(name: str, must: str, value: Any) -> UserError:
     return UserError(rule("compare", name, must, value, "Choose another value."))
 
 
-def _tokenizer(given: str | int | Path) -> str | int:
+def tokenizer_of(given: str | int | Path) -> str | int:
+    """Return a tokenizer as sources take it: "bytes", a size, or a file; UserError for what is none."""
     if isinstance(given, int):
         return given
     if given == "bytes" or Path(given).is_file():

@@ -137,16 +137,18 @@ def prepare_again(directory: Path, data: Mapping[str, Any], words: Progress) -> 
         sources.prepare(sources.read(directory, words), directory, words)
 
 
-def requested(asked: Asked, out: Path | None, words: Progress) -> tuple[Request, Store]:
+def requested(asked: Asked, out: Path | None, words: Progress, engine: ProcessEngine | None = None
+              ) -> tuple[Request, Store]:
     """Return the request and the store of its folder, where the tokens are prepared.
 
-    UserError for a mistake in what is asked for, before anything is written.
+    A user's own model is looked at in a process of ``engine``, or in one of its own. UserError for a mistake in what
+    is asked for, before anything is written.
     """
     definitions, sources = definitions_of(asked.activations), asked.sources
     subject = None
     if asked.model is not None:
         sources.check()
-        subject = own_model.subject(asked, definitions, sources)
+        subject = own_model.subject(asked, definitions, sources, engine)
         sources = subject.sources(sources)
     first = _request(asked, definitions, {"sha256": ""}, 256, subject)  # before a text is read: that may take minutes
     sources.check()

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.advice.sizes import parse_size
+from nonlin.calls import own_ladder
 from nonlin.calls.arguments import Activations, Asked
 from nonlin.calls.comparison import changes, environment_of, prepare_again, requested
 from nonlin.calls.ladder import Ladder, ladder_of, transfer_of, watcher_of
+from nonlin.calls.own_ladder import Own
 from nonlin.errors import UserError, rule, stopped_in
 from nonlin.files import finite, write_json
 from nonlin.functions import get
@@ -35,6 +37,7 @@ from nonlin.study import Arm, Plan, Request, Store, defaults, make_plan, run_stu
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.subject.asking import Wanted as OwnModel
 from nonlin.training import recipe
 
 MINUTES = 120.0
@@ -66,15 +69,21 @@ class Wanted:
 def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes: float | None, budget: float | None,
            tokens_per_parameter: float, seeds: int, longer: float, context: int, batch: int, transfer: str,
            engine: str | EngineChoice, workers: int | None, out: str | Path | None, progress: bool,
-           activations: Activations | None, model: Any = None, **asked: Any) -> Ladder:
+           activations: Activations | None, model: Any = None, from_checkpoint: bool = False, **asked: Any) -> Ladder:
     """Run a ladder; the arguments are those of ``nonlin.ladder``."""
-    design.refuse_model(model)
+    own = own_ladder.asked_for(model, from_checkpoint)
+    known = _UNSAID | own_ladder.unsaid(own)
+    asked |= {name: known[name] for name in ("tokenizer", "learning_rate") if asked[name] is None}
     settings = Settings(tokens_per_parameter, seeds, batch, context, longer=longer)
     wanted = Wanted(_size("target", target), settings,
                     None if sizes is None else tuple(_size("sizes", size) for size in sizes), minutes, budget)
     arms = ",".join(design.ACTIVATIONS) if activations is None else activations
     return climb(wanted, {"activations": arms, **asked}, transfer, None if out is None else Path(out),
-                 listener(progress), chosen_engine(engine, workers))
+                 listener(progress), chosen_engine(engine, workers), own)
+
+
+#: Values of arguments that are left out, for our own small model.
+_UNSAID: dict[str, Any] = {"tokenizer": "bytes", "learning_rate": defaults.LEARNING_RATE}
 
 
 def _size(name: str, value: float | str) -> float:
@@ -87,39 +96,52 @@ def _size(name: str, value: float | str) -> float:
 
 
 def climb(wanted: Wanted, asked: Mapping[str, Any], transfer: str, out: Path | None, words: Progress,
-          choice: EngineChoice) -> Ladder:
+          choice: EngineChoice, model: OwnModel | None = None) -> Ladder:
     """Plan the ladder, or extend the one in the folder; run what is missing, forecast, write the page; return it.
 
-    ``asked`` are the arguments that :class:`nonlin.calls.arguments.Asked` takes. Raises Interrupted at Ctrl-C.
+    ``asked`` are the arguments that :class:`nonlin.calls.arguments.Asked` takes; ``model`` is a user's own
+    architecture. Raises Interrupted at Ctrl-C.
     """
-    _checked(wanted)
     rule_ = transfer_of(transfer)
-    out = out or _default_folder(wanted, asked, transfer)
-    if out.exists():
-        folder.plan_of(out)  # something else there is said before a text is read
-    whole, store = _request(wanted, asked, out, words)
-    settings = replace(wanted.settings, vocabulary=whole.model["vocabulary"])
-    store = folder.store_of(store.directory)
-    with store.lock():
-        there = folder.plan_of(store.directory)  # as it is by now: reading the text took its time
-        if there is not None and there.transfer["name"] != transfer:
-            raise UserError(f"ladder: transfer must be {there.transfer['name']}, as the ladder in {out} has it; got "
-                            f"{transfer}. Choose another folder with --out.")
-        made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes)
-        if made is not None and _complete(LadderFolder(store.directory, made)):  # at most another target
-            folder.keep_plan(store.directory, made)
-            return _run(LadderFolder(store.directory, made), whole, rule_, None, {}, words)
-        with open_engine(choice, store.directory) as engine:
-            environment = ask(engine, {"do": "describe"})
-            if made is None:
-                made = _planned(wanted, settings, whole, rule_, store.directory, engine, environment, choice, words)
-            else:
-                words.say(f"Continuing the ladder in {store.directory}.")
-                for line in changes(made.machine.get("made_on", {}), environment):
-                    words.say(line)
-            folder.keep_plan(store.directory, made)
-            words.say(described(made, engine.total()))
-            return _run(LadderFolder(store.directory, made), whole, rule_, engine, environment, words)
+    with own_ladder.opened(model, asked["tokenizer"], wanted.settings, wanted.sizes, wanted.target,
+                           transfer) as own:
+        shapes = own.shapes if own else design.SMALL
+        if wanted.sizes is not None:  # what makes no ladder is said before a text is read
+            design.design(wanted.sizes, wanted.settings, shapes)
+        sha256 = own and own.sha256
+        out = out or _default_folder(wanted, {**asked, **({"model": sha256} if own else {})}, transfer)
+        if out.exists():
+            folder.plan_of(out)  # something else there is said before a text is read
+        whole, store = _request(wanted, asked, out, words, own)
+        settings = replace(wanted.settings, vocabulary=whole.model["vocabulary"])
+        store = folder.store_of(store.directory)
+        with store.lock():
+            there = folder.plan_of(store.directory)  # as it is by now: reading the text took its time
+            if there is not None and there.transfer["name"] != transfer:
+                raise UserError(f"ladder: transfer must be {there.transfer['name']}, as the ladder in {out} has it; "
+                                f"got {transfer}. Choose another folder with --out.")
+            if there is not None and own and there.model.get("sha256") == sha256:
+                there = own.widened(there)
+            made = there and plan.extended(there, plan.request_of(whole), settings, wanted.target, wanted.sizes, sha256)
+            if made is not None and own:
+                made = own.completed(made)
+            if made is not None and _complete(LadderFolder(store.directory, made)):  # at most another target
+                folder.keep_plan(store.directory, made)
+                return _run(LadderFolder(store.directory, made), whole, rule_, None, {}, words)
+            with open_engine(choice, store.directory) as engine:
+                environment = ask(engine, {"do": "describe"})
+                if made is None:
+                    made = _planned(wanted, settings, whole, rule_, store.directory, engine, environment, choice, words,
+                                    own)
+                else:
+                    words.say(f"Continuing the ladder in {store.directory}.")
+                    for line in changes(made.machine.get("made_on", {}), environment):
+                        words.say(line)
+                folder.keep_plan(store.directory, made)
+                words.say(described(made, engine.total()))
+                if own:
+                    own.engine.close()  # its memory is the runs' now
+                return _run(LadderFolder(store.directory, made), whole, rule_, engine, environment, words)
 
 
 def _complete(there: LadderFolder) -> bool:
@@ -137,45 +159,46 @@ def resume(directory: Path, words: Progress, choice: EngineChoice) -> Ladder:
         return _run(there, whole, transfer_of(there.plan.transfer["name"]), engine, environment, words)
 
 
-def _checked(wanted: Wanted) -> None:
-    """Refuse sizes that make no ladder before a text is read."""
-    if wanted.sizes is not None:
-        design.design(wanted.sizes, wanted.settings)
-
-
 def _default_folder(wanted: Wanted, asked: Mapping[str, Any], transfer: str) -> Path:
     values = [wanted.target, plan.settings_dict(wanted.settings), wanted.sizes, transfer,
               {key: str(value) for key, value in asked.items()}]
     return Path("runs") / f"ladder-{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:8]}"
 
 
-def _request(wanted: Wanted, asked: Mapping[str, Any], out: Path, words: Progress) -> tuple[Request, Store]:
+def _request(wanted: Wanted, asked: Mapping[str, Any], out: Path, words: Progress, own: Own | None
+             ) -> tuple[Request, Store]:
     """Return the request that every rung's is made from, and the store of the folder, where the tokens are."""
-    small = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": None, "steps": 1, "minutes": None, "model": None,
-             "from_checkpoint": False}
-    first = Asked(**small, **asked, context=wanted.settings.context, batch=wanted.settings.batch,
-                  seeds=max(wanted.settings.seeds, defaults.MINIMUM_SEEDS))
-    return requested(first, out, words)
+    small = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": None, "model": None} if own is None else {
+        "layers": None, "dim": None, "heads": None, "kv_heads": None, "model": own.probe()}
+    first = Asked(**small, **asked, steps=1, minutes=None, from_checkpoint=False, context=wanted.settings.context,
+                  batch=wanted.settings.batch, seeds=max(wanted.settings.seeds, defaults.MINIMUM_SEEDS))
+    whole, store = requested(first, out, words, own and own.engine)
+    if own is None:
+        return whole, store
+    own.asking(first)
+    return own_ladder.shared(whole), store
 
 
 def _from_plan(made: LadderPlan) -> Request:
-    """Return the request that the plan was made from; its model is that of no rung."""
+    """Return the request that the plan was made from."""
     values = {k: v for k, v in made.request.items() if k != "arms"}
     model = {"layers": 1, "dim": 32, "heads": 2, "kv_heads": 2, "context": made.settings["context"],
-             "vocabulary": made.settings["vocabulary"]}
+             "vocabulary": made.settings["vocabulary"]}  # of no rung
     return Request([Arm(**arm) for arm in made.request["arms"]], model=model, minutes=None, steps=1,
                    seeds=max(made.settings["seeds"], defaults.MINIMUM_SEEDS), **values)
 
 
 def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule, out: Path, engine: Engine,
-             environment: Mapping[str, Any], choice: EngineChoice, words: Progress) -> LadderPlan:
+             environment: Mapping[str, Any], choice: EngineChoice, words: Progress, own: Own | None) -> LadderPlan:
     """Measure this machine and return the plan of a new ladder; UserError where it could not say anything."""
+    shapes = own.shapes if own else design.SMALL
+    sizes = sorted(wanted.sizes or [max(shapes.smallest / design.SMALLEST, 1) * size for size in _MEASURED])
+    head = shapes.head_width(sizes[0])
+    measured, subjects = [shapes.rung(size, "tuned", head, settings) for size in sizes], dict[str, Any]()
+    if own:
+        measured, subjects = own.described(measured, head, {}, whole.baseline)
     words.say("Measuring this machine …")
-    sizes = wanted.sizes or _MEASURED
-    smallest = None if wanted.sizes is None else design.design(wanted.sizes, settings)[0]
-    head = 16 if smallest is None else smallest.dim // smallest.heads
-    measured = [design.rung(size, "tuned", head, settings) for size in sorted(sizes)]
-    requests = [_of_rung(whole, one, settings, None) for one in measured]
+    requests = [_of_rung(whole, one, settings, None, subject=subjects.get(plan.shape_name(one))) for one in measured]
     first = requests[-1].measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[whole.baseline]
     machine = choose_machine(engine, first, environment, choice.parallel, whole.precision)
     configs = {f"{one.parameters} {arm}": config
@@ -193,18 +216,23 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
         "seconds_overhead": max(s.get("seconds_overhead", 0.0) for s in speeds.values()),
         "over_baseline": ratios, "mean_over_baseline": sum(ratios.values()) / len(ratios)}
     wsd = recipe.choice(whole.training, "schedule") == "wsd"
-    rungs = _rungs(wanted, settings, timing, len(whole.arms), engine.total(), wsd)
+    rungs, model = _rungs(wanted, settings, timing, len(whole.arms), engine.total(), wsd, shapes), dict[str, Any]()
+    if own:
+        known, head = subjects if own.head_width(rungs[0]) == head else {}, own.head_width(rungs[0])
+        rungs, subjects = own.described(rungs, head, known, whole.baseline)
+        design.check_span(rungs)  # by the operations of the built models
+        model = own.model(head, {plan.shape_name(one): subjects[plan.shape_name(one)] for one in rungs})
     asked = plan.request_of(whole)
     return LadderPlan(
         name=out.resolve().name, request=asked, settings=plan.settings_dict(settings), rungs=plan.rows(rungs),
         baseline=whole.baseline, rule={"margin": whole.margin, "confidence": whole.confidence,
                                        "text": forecast.text()},
         transfer={"name": transfer.name, "source": transfer.source}, machine=machine, data=asked["data"],
-        target=wanted.target, timing=timing, workers=engine.total())
+        target=wanted.target, timing=timing, workers=engine.total(), model=model)
 
 
-def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: int, workers: int, wsd: bool = False
-           ) -> list[Rung]:
+def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: int, workers: int, wsd: bool = False,
+           shapes: design.Shapes = design.SMALL) -> list[Rung]:
     """Return the rungs of the sizes, or the longest ladder that fits; UserError, with what is needed, if none does."""
     seconds = results.seconds_of(timing)
     unit = "FLOPs" if wanted.budget is not None else "minutes"
@@ -218,14 +246,14 @@ def _rungs(wanted: Wanted, settings: Settings, timing: Mapping[str, Any], arms: 
                 else design.minutes(rungs, seconds, settings, arms, workers))
 
     if wanted.sizes is not None:
-        rungs = branched(design.design(wanted.sizes, settings))
+        rungs = branched(design.design(wanted.sizes, settings, shapes))
         if given is not None and needed(rungs) > given:
             raise design.too_little(rungs, needed(rungs), given, unit)
         return rungs
     given = MINUTES if given is None else given
-    found = design.largest_that_fits(wanted.target, settings, lambda rungs: needed(branched(rungs)) <= given)
+    found = design.largest_that_fits(wanted.target, settings, lambda rungs: needed(branched(rungs)) <= given, shapes)
     if found is None:
-        least = branched(design.smallest(settings))
+        least = branched(design.smallest(settings, shapes))
         raise design.too_little(least, needed(least), given, unit)
     return branched(found)
 
@@ -241,6 +269,7 @@ def described(made: LadderPlan, workers: int) -> str:
         f"Data: {made.data.get('description', made.data['sha256'][:16])}.",
         f"{settings.tokens_per_parameter:g} tokens a parameter (without embeddings), {settings.seeds} seeds; rates "
         f"carried by the rule {made.transfer['name']}.",
+        *own_ladder.lines(made),
         *design.describe(rungs, settings, seconds, len(made.arms), workers, made.data),
         f"Rule: {made.rule['text']}",
         f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, "
@@ -248,23 +277,30 @@ def described(made: LadderPlan, workers: int) -> str:
 
 
 def _of_rung(whole: Request, one: Rung, settings: Settings, rates: Mapping[str, float] | None,
-             center: float | None = None, training: Mapping[str, Any] | None = None) -> Request:
+             center: float | None = None, training: Mapping[str, Any] | None = None,
+             subject: Mapping[str, Any] | None = None) -> Request:
     """Return the request of a rung's study; ``rates`` are the carried ones, None where the rung is tuned."""
+    arms, model = (_of_small(whole, one, settings) if subject is None else
+                   own_ladder.of_rung(whole, subject, settings.context, settings.vocabulary))
+    if rates is not None:
+        arms = [replace(arm, learning_rate=rates[arm.name]) for arm in arms if arm.name in rates]
+    return replace(whole, arms=arms, model=model, minutes=None, steps=one.steps,
+                   seeds=settings.seeds, role=one.role if rates is not None else "tuned",
+                   learning_rate=center or whole.learning_rate,
+                   training={**whole.training, "keep_weights": False, **(training or {})})
+
+
+def _of_small(whole: Request, one: Rung, settings: Settings) -> tuple[list[Arm], dict[str, Any]]:
+    """Return a rung's arms and its model, of nonlin's small model."""
     sizes: dict[str, Any] = {"layers": one.layers, "dim": one.dim, "heads": one.heads, "kv_heads": one.heads,
                              "context": settings.context}
     arms = []
     for arm in whole.arms:
-        if rates is not None and arm.name not in rates:
-            continue
         hidden = 4 * one.dim if whole.match == "width" else matched_hidden(one.dim, arm.kind)
         config = ModelConfig(**sizes, vocabulary=settings.vocabulary, hidden=hidden)
         learned = 0 if arm.formula else len(get(arm.activation or arm.name).parameters)
-        arms.append(replace(arm, hidden=hidden, parameters=parameter_count(config, arm.kind == "gated", learned),
-                            learning_rate=None if rates is None else rates[arm.name]))
-    return replace(whole, arms=arms, model=sizes | {"vocabulary": settings.vocabulary}, minutes=None, steps=one.steps,
-                   seeds=settings.seeds, role=one.role if rates is not None else "tuned",
-                   learning_rate=center or whole.learning_rate,
-                   training={**whole.training, "keep_weights": False, **(training or {})})
+        arms.append(replace(arm, hidden=hidden, parameters=parameter_count(config, arm.kind == "gated", learned)))
+    return arms, sizes | {"vocabulary": settings.vocabulary}
 
 
 def _run(there: LadderFolder, whole: Request, transfer: Rule, engine: Engine | None, environment: Mapping[str, Any],
@@ -301,7 +337,8 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
         raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
                         "Start in another folder with --baseline, or a lower --learning-rate.")
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
-                       transfer.training(one, base, whole.learning_rate) | _warmup(made, whole, one))
+                       transfer.training(one, base, whole.learning_rate, (made.subject(base) or {}).get("own"))
+                       | _warmup(made, whole, one), made.subject(one))
     from nonlin.report import LivePage, build  # here, so that a ladder's look costs no library that draws
 
     store = Store(directory)

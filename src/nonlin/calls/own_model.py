@@ -1,5 +1,6 @@
 """From a user's own model to a study's arms: described in a process that may load torch, before anything is written."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ _SIZES = ("layers", "dim", "heads", "kv_heads")
 COMPILE = ("auto", "yes", "no")
 PACKINGS = ("stream", "end-token", "documents")
 _EVALUATIONS = 10  # of a run from trained weights
-_LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
+LEARNING_RATE, _TRAINED_LEARNING_RATE = 1e-3, 1e-4  # middles of the grid: from scratch, and for trained weights
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def defaults_of(asked: Any) -> dict[str, Any]:
     if given and not model.sized:
         raise UserError(rule("compare", " and ".join(given), "be left to the model's configuration",
                              getattr(asked, given[0]), "Leave it out, or change the configuration."))
-    found: dict[str, Any] = {"learning_rate": _TRAINED_LEARNING_RATE if asked.from_checkpoint else _LEARNING_RATE}
+    found: dict[str, Any] = {"learning_rate": _TRAINED_LEARNING_RATE if asked.from_checkpoint else LEARNING_RATE}
     own = None if model.folder is None else model.folder / "tokenizer.json"
     found["tokenizer"] = str(own) if own is not None and own.is_file() else "bytes"
     if model.sized:
@@ -94,7 +95,7 @@ def defaults_of(asked: Any) -> dict[str, Any]:
     return found
 
 
-def _tokenizer(sources: Sources) -> dict[str, Any]:
+def tokens_of(sources: Sources) -> dict[str, Any]:
     """Return what is known of the tokens before the text is read: their kind, number, and which may divide documents.
 
     Of bytes, and of a tokenizer that is trained on the text, that is the zero byte, which text has not.
@@ -108,14 +109,26 @@ def _tokenizer(sources: Sources) -> dict[str, Any]:
     return {"kind": "file", "vocabulary": vocabulary_of(loaded), "ends": special}
 
 
-def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> Subject:
-    """Return the description of the model that is asked for; UserError where no study can be made in it."""
+def subject(asked: Any, definitions: Sequence[Definition], sources: Sources, engine: ProcessEngine | None = None
+            ) -> Subject:
+    """Return the description of the model that is asked for; UserError where no study can be made in it.
+
+    It is made in a process of ``engine``, or in one that ends with it.
+    """
+    request = describing(asked, definitions, sources)
+    with contextlib.nullcontext(engine) if engine else ProcessEngine(".", 1) as here:
+        found = ask(here, request)
+    return Subject(found["own"], found["arms"], definitions, found["context"])
+
+
+def describing(asked: Any, definitions: Sequence[Definition], sources: Sources) -> dict[str, Any]:
+    """Return what a process that loads torch is asked, to describe the model; UserError for words that are none."""
     compiled = asked.compile or "auto"
     for word, value, known in (("match", asked.match, MATCHES), ("compile", compiled, COMPILE),
                                ("packing", asked.packing, PACKINGS)):
         if value is not None and value not in known:
             raise unknown_name(word, value, known)
-    model, tokenizer = wanted_of(asked), _tokenizer(sources)
+    model, tokenizer = wanted_of(asked), tokens_of(sources)
     vocabulary = tokenizer["vocabulary"]
     values = dict(model.values)
     if model.sized:
@@ -124,12 +137,9 @@ def subject(asked: Any, definitions: Sequence[Definition], sources: Sources) -> 
                            "vocabulary": vocabulary}
     options = {"checkpointing": asked.activation_checkpointing, "compile": compiled}
     recipe = asked.recipe_values(asked.context)
-    request = {"do": "subject", "wanted": values, "options": options, "vocabulary": vocabulary,
-               "tokenizer": tokenizer, "packing": asked.packing,
-               "context": asked.context,
-               "rows": max(1, recipe["batch"] // choice(recipe["training"], "accumulation")), "match": asked.match,
-               "seed": defaults.FIRST_JUDGE_SEED,
-               "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}
-    with ProcessEngine(".", 1) as engine:
-        found = ask(engine, request)
-    return Subject(found["own"], found["arms"], definitions, found["context"])
+    return {"do": "subject", "wanted": values, "options": options, "vocabulary": vocabulary,
+            "tokenizer": tokenizer, "packing": asked.packing,
+            "context": asked.context,
+            "rows": max(1, recipe["batch"] // choice(recipe["training"], "accumulation")), "match": asked.match,
+            "seed": defaults.FIRST_JUDGE_SEED,
+            "arms": [{"name": d.name, "formula": d.formula if d.user_defined else None} for d in definitions]}

@@ -11,7 +11,7 @@ from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_optio
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
-from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER, refuse_model
+from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
 from nonlin.study import defaults
 
 if TYPE_CHECKING:
@@ -42,12 +42,15 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
         default=LONGER, show_default=True)
 @click.option("--transfer", type=click.Choice(["completep", "standard"]), default="completep", show_default=True,
               help="The rule that carries learning rates upward.")
-@click.option("--model", metavar="PATH|NAME", hidden=True)
+@click.option("--model", metavar="PATH|NAME", help="A config.json, a folder with one, or an architecture's name: every "
+              "rung is it at another size. Default: ours.")
+@click.option("--from-checkpoint", is_flag=True, hidden=True)  # refused, with the reason
 @click.option("--data", multiple=True, metavar="PATH", help="Text to train on, as for compare; may be repeated.")
 @click.option("--weights", metavar="LIST", help="Shares of a batch that come from each --data, in its order: 3,1.")
 @click.option("--validation", multiple=True, metavar="PATH", help="Text to judge by, as --data; may be repeated.")
-@click.option("--tokenizer", default="bytes", show_default=True, metavar="bytes|SIZE|FILE",
-              help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json.")
+@click.option("--tokenizer", metavar="bytes|SIZE|FILE",
+              help="Bytes, a byte-pair tokenizer of SIZE trained on the text, or a model's tokenizer.json. Default: "
+              "bytes, or the tokenizer.json beside your --model.")
 @click.option("--match", type=click.Choice(["params", "width"]), default="params", show_default=True,
               help="The quantity that all arms share.")
 @number("--context", 1, "Tokens a sequence.", default=defaults.CONTEXT, show_default=True)
@@ -56,8 +59,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               show_default=True, help="Numbers to train with; auto: those that are faster here.")
 @click.option("--schedule", type=click.Choice(["linear", "cosine", "wsd"]), default="linear", show_default=True,
               help="How the rate falls; wsd: longer runs are branches of the shorter ones.")
-@number("--learning-rate", 0, "Middle of the grid of learning rates at the smallest rung.", above=True, whole=False,
-        default=defaults.LEARNING_RATE, show_default=True)
+@number("--learning-rate", 0, f"Middle of the grid of learning rates at the smallest rung. Default: "
+        f"{defaults.LEARNING_RATE:g}, or 0.001 in your --model.", above=True, whole=False)
 @number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
 @number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
         default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)
@@ -68,7 +71,7 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @engine_options
 @json_option
 @click.pass_context
-def ladder(ctx: click.Context, target: str | None, model: str | None, out: Path | None, resume: bool, as_json: bool,
+def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: bool, as_json: bool,
            engine: EngineChoice, **options: Any) -> None:
     """Compare activations at several sizes and forecast their differences at a size that nobody trains here.
 
@@ -76,7 +79,6 @@ def ladder(ctx: click.Context, target: str | None, model: str | None, out: Path 
     forecast of the largest rung is written down before it runs. The ladder can be stopped at any time: the same command
     continues it, and more --seeds or --sizes extend it.
     """
-    refuse_model(model)
     if resume:
         only_out(ctx, out, _FREE)
     elif target is None:

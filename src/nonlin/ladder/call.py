@@ -24,9 +24,9 @@ class LadderPackage(ModuleType):
                  sizes: "Sequence[float | str] | None" = None, minutes: float | None = None,
                  budget: float | None = None, tokens_per_parameter: float = TOKENS_PER_PARAMETER, seeds: int = SEEDS,
                  longer: float = LONGER, transfer: str = "completep", match: str = "params",
-                 tokenizer: str | int | Path = "bytes", weights: Sequence[float] | None = None,
+                 tokenizer: str | int | Path | None = None, weights: Sequence[float] | None = None,
                  validation: Data = None, context: int = defaults.CONTEXT, batch: int = defaults.BATCH,
-                 learning_rate: float = defaults.LEARNING_RATE, learning_rates: int = defaults.LEARNING_RATES,
+                 learning_rate: float | None = None, learning_rates: int = defaults.LEARNING_RATES,
                  precision: str = defaults.PRECISION, schedule: str = "linear", model: Any = None,
                  margin: float = defaults.MARGIN_BITS_PER_BYTE, confidence: float = defaults.CONFIDENCE,
                  engine: "str | EngineChoice" = "processes", workers: int | None = None,
@@ -42,7 +42,11 @@ class LadderPackage(ModuleType):
 
         Every rung is a study in a folder of its own under ``out``/rungs. Finished runs are kept: the same call
         continues; with more ``seeds`` or ``sizes`` it extends the ladder, and old forecasts stay. The other arguments
-        are those of :func:`nonlin.compare`; a ``model`` of one's own is refused, with the reason.
+        are those of :func:`nonlin.compare`.
+
+        ``model`` is an architecture of your own: a config.json of ``transformers`` or a folder with one, a
+        configuration, or an architecture's name. Rungs are it at other sizes, in the configuration's ratios of heads,
+        key-value heads and feed-forward width.
 
         Raises UserError for a ladder that could not say anything, with the minutes that it needs. Ctrl-C raises
         Interrupted, a KeyboardInterrupt with the ladder so far as ``found``.

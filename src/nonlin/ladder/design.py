@@ -7,7 +7,7 @@ large models do not have.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from nonlin.errors import UserError, rule
 from nonlin.model.config import ModelConfig, flops_per_token, parameter_count
@@ -85,20 +85,63 @@ class Settings:
                 raise UserError(rule("ladder", name, must, getattr(self, name), "Choose another value."))
 
 
+class Shapes(Protocol):
+    """What gives the rungs of a ladder their shapes: nonlin's small model, or an architecture of the user's own."""
+
+    @property
+    def smallest(self) -> float:
+        """The parameters that the smallest rung must have."""
+        ...
+
+    def head_width(self, smallest: float) -> int:
+        """Return the width of a head in all rungs of a ladder that begins at this size."""
+        ...
+
+    def rung(self, size: float, role: str, head_width: int, settings: Settings, longer: float = 1.0) -> Rung:
+        """Return the rung of about so many parameters."""
+        ...
+
+
+class SmallModel:
+    """The shapes of nonlin's small model."""
+
+    smallest: float = SMALLEST
+
+    def head_width(self, smallest: float) -> int:
+        """Return the width of a head in all rungs of a ladder that begins at this size."""
+        return next(width for most, width in _HEADS if smallest < most)
+
+    def rung(self, size: float, role: str, head_width: int, settings: Settings, longer: float = 1.0) -> Rung:
+        """Return the rung of about so many parameters."""
+        return rung(size, role, head_width, settings, longer)
+
+
+#: The shapes of a ladder without a model of the user's own.
+SMALL = SmallModel()
+
+
+def aspect(size: float) -> float:
+    """Return the customary width over depth of a model of so many parameters without embeddings."""
+    low, high, small, large = _ASPECT
+    share = min(1.0, max(0.0, math.log(size / small) / math.log(large / small)))
+    return low * (high / low) ** share
+
+
+def unlike(layers: int, dim: int, parameters: float, size: float) -> float:
+    """Return how far a shape is from the customary one of a size: its parameters count most."""
+    return abs(math.log(dim / layers / aspect(size))) + 8 * abs(math.log(parameters / size))
+
+
 def shape(size: float, head_width: int) -> tuple[int, int]:
     """Return (layers, dim) of about so many parameters without embeddings, at a customary width over depth.
 
     >>> shape(50_000, 16), shape(1_000_000, 16)
     ((2, 48), (4, 144))
     """
-    low, high, small, large = _ASPECT
-    share = min(1.0, max(0.0, math.log(size / small) / math.log(large / small)))
-    aspect = low * (high / low) ** share
     found = []
     for layers in range(1, 81):
         dim = max(head_width, round(math.sqrt(size / (12 * layers)) / head_width) * head_width)
-        found.append((abs(math.log(dim / layers / aspect)) + 8 * abs(math.log(12 * layers * dim**2 / size)),
-                      layers, dim))
+        found.append((unlike(layers, dim, 12 * layers * dim**2, size), layers, dim))
     return min(found)[1:]
 
 
@@ -110,11 +153,18 @@ def rung(size: float, role: str, head_width: int, settings: Settings, longer: fl
                          hidden=matched_hidden(dim, "pointwise"))
     whole = parameter_count(config, gated=False)
     inside = whole - 2 * settings.vocabulary * dim
+    return rung_of(role, (layers, dim, dim // head_width), (inside, whole), flops_per_token(config, gated=False),
+                   settings, longer)
+
+
+def rung_of(role: str, shaped: tuple[int, int, int], parameters: tuple[int, int], flops_a_token: float,
+            settings: Settings, longer: float) -> Rung:
+    """Return the rung of a shape (layers, dim, heads), with its parameters (without embeddings, with them)."""
+    inside, whole = parameters
     steps = max(1, round(longer * settings.tokens_per_parameter * inside / (settings.batch * settings.context)))
     tokens = steps * settings.batch * settings.context
     name = size_name(inside) + (f"-x{longer:g}" if longer != 1 else "")
-    return Rung(name, role, layers, dim, dim // head_width, inside, whole, tokens, steps,
-                float(flops_per_token(config, gated=False)) * tokens, longer)
+    return Rung(name, role, *shaped, inside, whole, tokens, steps, float(flops_a_token) * tokens, longer)
 
 
 def size_name(parameters: float) -> str:
@@ -126,7 +176,7 @@ def size_name(parameters: float) -> str:
     return f"{parameters / 1e3:.0f}k"
 
 
-def design(sizes: Sequence[float], settings: Settings) -> list[Rung]:
+def design(sizes: Sequence[float], settings: Settings, shapes: Shapes = SMALL) -> list[Rung]:
     """Return the rungs of these sizes in their order, two of longer horizon after those that they are a longer run of.
 
     The two smallest are tuned, a middle one is checked, the largest is held out. Raises UserError for fewer than four
@@ -137,29 +187,20 @@ def design(sizes: Sequence[float], settings: Settings) -> list[Rung]:
         raise UserError(rule("ladder", "sizes", f"be {FEWEST_SIZES} or more, the largest of them held out",
                              [size_name(s) for s in wanted], "Add sizes between them, or leave --sizes out."))
     for size in (wanted[0], wanted[-1]):
-        if not SMALLEST <= size <= LARGEST:
-            raise UserError(rule("ladder", "sizes", f"lie between {SMALLEST:,} and {LARGEST:,} parameters", size,
-                                 "Choose others."))
-    head = next(width for most, width in _HEADS if wanted[0] < most)
+        if not shapes.smallest <= size <= LARGEST:
+            raise UserError(rule("ladder", "sizes", f"lie between {math.ceil(shapes.smallest):,} and {LARGEST:,} "
+                                 "parameters", size, "Choose others."))
+    head = shapes.head_width(wanted[0])
     middle = max(2, len(wanted) // 2)
     roles = ["tuned" if i < 2 else "checked" if i == middle else "carried" for i in range(len(wanted))]
-    rungs = [rung(size, role, head, settings) for size, role in zip(wanted, roles, strict=True)]
+    rungs = [shapes.rung(size, role, head, settings) for size, role in zip(wanted, roles, strict=True)]
     if len({r.parameters for r in rungs}) < len(rungs):
         raise UserError(rule("ladder", "sizes", "differ, as models of whole layers and heads do",
                              [size_name(s) for s in wanted], "Choose sizes further apart."))
     check_span(rungs)
     if settings.longer:
-        rungs[2:2] = [rung(size, "carried", head, settings, settings.longer) for size in wanted[:2]]
+        rungs[2:2] = [shapes.rung(size, "carried", head, settings, settings.longer) for size in wanted[:2]]
     return rungs
-
-
-def refuse_model(model: Any) -> None:
-    """Raise UserError for a model of one's own: no rule that carries learning rates is checked for it."""
-    if model is not None:
-        raise UserError(rule(
-            "ladder", "model", "be left out: the rule that carries learning rates is known for nonlin's small model",
-            str(model), "At each size of an architecture, run nonlin compare --model NAME --layers N --dim N --heads N."
-        ))
 
 
 def check_span(rungs: Sequence[Rung]) -> None:
@@ -177,15 +218,15 @@ def check_span(rungs: Sequence[Rung]) -> None:
                         "larger sizes.")
 
 
-def series(largest: float) -> list[float]:
+def series(largest: float, least: float = SMALLEST) -> list[float]:
     """Return the sizes of a ladder that ends at ``largest``: evenly spaced, over 100 times the compute.
 
-    The smallest models are cheap; where they would be below 12 thousand parameters the ladder is shorter.
+    The smallest models are cheap; where they would be below ``least`` parameters the ladder is shorter.
 
     >>> [round(size / 1000) for size in series(1_000_000)]
     [100, 178, 316, 562, 1000]
     """
-    smallest = max(largest / math.sqrt(SPAN), SMALLEST)
+    smallest = max(largest / math.sqrt(SPAN), least)
     count = SIZES if largest / smallest > math.sqrt(SPAN) * 0.9 else FEWEST_SIZES
     return [smallest * (largest / smallest) ** (i / (count - 1)) for i in range(count)]
 
@@ -213,12 +254,13 @@ def flops(rungs: Sequence[Rung], settings: Settings, arms: int) -> float:
     return math.fsum(one.flops * one.trained * one.runs(settings.seeds) * arms for one in rungs)
 
 
-def largest_that_fits(target: float, settings: Settings, fits: Callable[[list[Rung]], bool]) -> list[Rung] | None:
+def largest_that_fits(target: float, settings: Settings, fits: Callable[[list[Rung]], bool],
+                      shapes: Shapes = SMALL) -> list[Rung] | None:
     """Return the longest ladder up to the target that fits; None where not even the smallest does."""
     size = min(float(target), LARGEST)
-    while size >= _smallest_top():
+    while size >= _smallest_top(shapes):
         try:
-            rungs = design(series(size), settings)
+            rungs = design(series(size, shapes.smallest), settings, shapes)
         except UserError:
             rungs = None
         if rungs is not None and fits(rungs):
@@ -227,20 +269,20 @@ def largest_that_fits(target: float, settings: Settings, fits: Callable[[list[Ru
     return None
 
 
-def smallest(settings: Settings) -> list[Rung]:
+def smallest(settings: Settings, shapes: Shapes = SMALL) -> list[Rung]:
     """Return the smallest ladder that says something; UserError where there is none of these settings."""
-    size, problem = _smallest_top(), None
+    size, problem = _smallest_top(shapes), None
     while size < LARGEST:
         try:
-            return design(series(size), settings)
+            return design(series(size, shapes.smallest), settings, shapes)
         except UserError as error:
             problem, size = error, size * _STEP
     assert problem is not None
     raise problem
 
 
-def _smallest_top() -> float:
-    return SMALLEST * math.sqrt(LEAST_SPAN)
+def _smallest_top(shapes: Shapes) -> float:
+    return shapes.smallest * math.sqrt(LEAST_SPAN)
 
 
 def too_little(rungs: Sequence[Rung], needed: float, given: float, unit: str) -> UserError:

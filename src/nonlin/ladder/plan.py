@@ -1,12 +1,13 @@
 """A ladder's plan: its rungs, its rule, its machine; written before the first run, extended by rungs and seeds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from nonlin.errors import UserError
 from nonlin.ladder import design
-from nonlin.ladder.design import Rung, Settings
+from nonlin.ladder.architecture import architecture_of
+from nonlin.ladder.design import SMALL, Rung, Settings, Shapes
 from nonlin.ladder.wellformed import LadderForm, must_be_rungs
 from nonlin.study.kinds import LADDER
 from nonlin.study.plan import Sealed
@@ -22,11 +23,13 @@ class LadderPlan(Sealed):
     """All that decides what a ladder runs; JSON-able. ``target`` is the size asked about, which decides no run.
 
     ``rungs``: each rung's values. "folder" is the folder of its study under rungs/; "before" is that of the same rung
-    with fewer seeds, whose runs it takes over.
+    with fewer seeds, whose runs it takes over. ``model``: of a user's own architecture its configuration, the table of
+    its widths (see :mod:`nonlin.ladder.architecture`), and as "subjects" each rung's model as a study describes it.
     """
 
     KIND: ClassVar[str] = LADDER
     UNCOUNTED: ClassVar[tuple[str, ...]] = ("name", "target", "timing", "workers")
+    LATER: ClassVar[tuple[str, ...]] = ("model",)
     FORM = LadderForm
 
     name: str
@@ -42,10 +45,25 @@ class LadderPlan(Sealed):
     timing: dict[str, Any]
     workers: int
     format: int = 2
+    model: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def check(self) -> None:
         """Raise ValueError where rungs or activations come twice, or a folder of a rung lies elsewhere."""
-        must_be_rungs(self.rungs, self.arms, self.baseline)
+        must_be_rungs(self.rungs, self.arms, self.baseline, self.model)
+
+    @property
+    def shapes(self) -> Shapes:
+        """The rule that gives rungs their shapes."""
+        return architecture_of(self.model) if self.model else SMALL
+
+    @property
+    def head_width(self) -> int:
+        """The width of a head in every rung."""
+        return self.model["head_width"] if self.model else self.rungs[0]["dim"] // self.rungs[0]["heads"]
+
+    def subject(self, one: Rung) -> dict[str, Any] | None:
+        """Return the description of a rung's model, where that is of the user's own architecture."""
+        return self.model["subjects"][shape_name(one)] if self.model else None
 
     @property
     def arms(self) -> list[str]:
@@ -67,6 +85,11 @@ class LadderPlan(Sealed):
         return next(row["before"] for row in self.rungs if row["folder"] == folder)
 
 
+def shape_name(one: Rung) -> str:
+    """Return the name of a rung's shape, which rungs of other horizons share."""
+    return f"{one.layers}x{one.dim}"
+
+
 def request_of(request: Request) -> dict[str, Any]:
     """Return what a request says of the ladder as a whole: nothing of one rung's size and length."""
     return {key: value for key, value in request.as_dict().items() if key not in _OF_RUNGS}
@@ -78,13 +101,15 @@ def rows(rungs: Sequence[Rung]) -> list[dict[str, Any]]:
 
 
 def extended(plan: LadderPlan, request: Mapping[str, Any], settings: Settings, target: float,
-             sizes: Sequence[float] | None) -> LadderPlan:
+             sizes: Sequence[float] | None, model: str | None = None) -> LadderPlan:
     """Return the plan as a later call extends it: by sizes, by seeds, or for another target.
 
-    Rungs that are there keep their roles; new ones carry their rates. UserError for anything else that differs.
+    Rungs that are there keep their roles; new ones carry their rates. UserError for anything else that differs;
+    ``model`` is the hash of the configuration, of a user's own.
     """
-    asked = {**request, **{k: v for k, v in settings_dict(settings).items() if k not in _GROWS}}
-    known = {**plan.request, **{k: v for k, v in plan.settings.items() if k not in _GROWS}}
+    asked = {**request, **{k: v for k, v in settings_dict(settings).items() if k not in _GROWS}, "model": model}
+    known = {**plan.request, **{k: v for k, v in plan.settings.items() if k not in _GROWS},
+             "model": plan.model.get("sha256")}
     changed = [key for key in asked if asked[key] != known.get(key)]
     if changed:
         raise UserError(f"ladder: the folder holds another ladder: its {' and '.join(changed)} "
@@ -106,8 +131,7 @@ def settings_dict(settings: Settings) -> dict[str, Any]:
 
 
 def _with_sizes(plan: LadderPlan, sizes: Sequence[float], settings: Settings) -> list[dict[str, Any]]:
-    head = plan.rungs[0]["dim"] // plan.rungs[0]["heads"]
-    wanted = {(one := design.rung(size, "carried", head, settings)).parameters: one for size in sizes}
+    wanted = {(one := plan.shapes.rung(size, "carried", plan.head_width, settings)).parameters: one for size in sizes}
     plain = {row["parameters"] for row in plan.rungs if row["longer"] == 1}
     if lost := sorted(plain - set(wanted)):
         raise UserError(f"ladder: sizes must hold those of the ladder that is there; {design.size_name(lost[0])} is "

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from nonlin.ladder.design import Rung
-from nonlin.training.transfer import transfer_of
+from nonlin.training.transfer import standard_deviations, transfer_of
 
 _REACH = 1.0  # how far from its rates a vertex may lie, in steps between them
 
@@ -30,8 +30,12 @@ class Rule(Protocol):
         """Return the best rate of ``large`` over that of ``small``."""
         ...
 
-    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
-        """Return what the recipe of a rung needs besides its rate; ``base`` is the smallest rung, with its rate."""
+    def training(self, one: Rung, base: Rung, learning_rate: float, own: Mapping[str, Any] | None = None
+                 ) -> dict[str, Any]:
+        """Return what the recipe of a rung needs besides its rate; ``base`` is the smallest rung, with its rate.
+
+        ``own`` is the description of the base's model, where that is of a user's own architecture.
+        """
         ...
 
 
@@ -49,7 +53,8 @@ class Standard:
         """Return the best rate of ``large`` over that of ``small``."""
         return (large.parameters / small.parameters) ** (-1 / 3) * (small.longer / large.longer) ** 0.3
 
-    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
+    def training(self, one: Rung, base: Rung, learning_rate: float, own: Mapping[str, Any] | None = None
+                 ) -> dict[str, Any]:
         """Nothing: the rate alone differs."""
         return {}
 
@@ -69,9 +74,12 @@ class CompleteP:
         """Return the best rate of ``large`` over that of ``small``: only a longer horizon changes it."""
         return (small.longer / large.longer) ** 0.3
 
-    def training(self, one: Rung, base: Rung, learning_rate: float) -> dict[str, Any]:
+    def training(self, one: Rung, base: Rung, learning_rate: float, own: Mapping[str, Any] | None = None
+                 ) -> dict[str, Any]:
         """Return the recipe's "transfer": the base's shape, and the rate that weight decay is measured in."""
-        shape = {"layers": base.layers, "dim": base.dim, "heads": base.heads, "kv_heads": base.heads}
+        shape: dict[str, Any] = {"layers": base.layers, "dim": base.dim, "heads": base.heads, "kv_heads": base.heads}
+        if own is not None:
+            shape["std"] = standard_deviations(own)
         return {"transfer": transfer_of("completep", shape, learning_rate)}
 
 

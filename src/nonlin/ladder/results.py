@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from nonlin.errors import UserError
 from nonlin.ladder import design, forecast
 from nonlin.ladder.forecast import ArmForecast, Rule, Widening
 from nonlin.ladder.forms import Point, noises
@@ -295,10 +296,9 @@ def narrowing(plan: LadderPlan, there: Mapping[str, Sequence[Point]]) -> list[di
         options.append({"what": f"{more} more seed{'s' * (more > 1)} at every rung", "minutes": cost, "share": share,
                         "option": f"--seeds {seeds}"})
     plain = sorted((one for one, _ in plan.ordered() if one.longer == 1), key=lambda one: one.parameters)
-    head = plain[0].dim // plain[0].heads
     for steps in (1, 2):
-        above = design.rung(plain[-1].parameters * _STEP_UP**steps, "carried", head, settings)
-        if above.parameters > design.LARGEST:
+        above = _above(plan, plain[-1].parameters * _STEP_UP**steps)
+        if above is None:
             continue
         share = after(lambda rungs, above=above: [*rungs, Point(above.parameters, 0.0, 0.0, settings.seeds)],
                       settings.seeds)
@@ -307,6 +307,15 @@ def narrowing(plan: LadderPlan, there: Mapping[str, Sequence[Point]]) -> list[di
                         "minutes": _minutes(plan, above) * settings.seeds, "share": share,
                         "option": f"--sizes {sizes}"})
     return sorted(options, key=lambda o: -(1 - o["share"]) / max(o["minutes"], 1e-9))
+
+
+def _above(plan: LadderPlan, size: float) -> design.Rung | None:
+    """Return a rung of about so many parameters; None where there is none."""
+    try:
+        one = plan.shapes.rung(size, "carried", plan.head_width, plan.steady)
+    except UserError:
+        return None
+    return one if one.parameters <= design.LARGEST else None
 
 
 def _minutes(plan: LadderPlan, one: design.Rung) -> float:

@@ -1,5 +1,6 @@
 """The forms of a ladder's files, checked where they are read (see :mod:`nonlin.study.wellformed`)."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -82,6 +83,23 @@ class TimingForm(Record, frozen=True, kw_only=True):
     mean_over_baseline: Positive
 
 
+class WidthForm(Record, frozen=True, kw_only=True):
+    dim: Size
+    heads: Size
+    outside: Natural
+    layers: Size
+    embeddings: Natural
+    head: Natural
+
+
+class LadderModelForm(Record, frozen=True, kw_only=True):
+    sha256: str
+    period: Size
+    head_width: Size
+    rows: Annotated[list[WidthForm], Meta(min_length=1)]
+    subjects: dict[str, dict[str, Any]]
+
+
 class LadderForm(Record, frozen=True, kw_only=True):
     """plan.json of a ladder."""
 
@@ -99,6 +117,7 @@ class LadderForm(Record, frozen=True, kw_only=True):
     target: Positive
     timing: TimingForm
     workers: Size
+    model: LadderModelForm | None = None
 
 
 def must_be_forecast(values: Any) -> None:
@@ -106,13 +125,15 @@ def must_be_forecast(values: Any) -> None:
     must_be(WrittenForecast, values)
 
 
-def must_be_rungs(rows: list[dict[str, Any]], arms: list[str], baseline: str) -> None:
-    """Raise BadForm where rungs share a folder, lead out of the ladder's, or an arm comes twice."""
+def must_be_rungs(rows: list[dict[str, Any]], arms: list[str], baseline: str, model: Mapping[str, Any]) -> None:
+    """Raise BadForm where rungs share a folder, lead out of the ladder's, have no shape, or an arm comes twice."""
     must_be_one(arms, baseline)
     must_be_one([row["folder"] for row in rows])
     for row in rows:
         for name in (row["folder"], row["before"]):
             if name is not None and not plain_name(name):
                 raise BadForm("a rung's folder lies elsewhere")
-        if row["dim"] % row["heads"]:
+        if model and f"{row['layers']}x{row['dim']}" not in model["subjects"]:
+            raise BadForm("a rung's model is not described")
+        if not model and row["dim"] % row["heads"]:
             raise BadForm("a rung's width is no multiple of its heads")

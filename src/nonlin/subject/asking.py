@@ -15,6 +15,16 @@ Model = str | Path | Mapping[str, Any] | Callable[[], Any] | Any
 
 
 @dataclass(frozen=True)
+class Shaped:
+    """A configuration at another size: its "config", and the "shape" that :func:`nonlin.subject.sizes.scaled` takes.
+
+    With "fixed", the roles of its parameters are told too (:func:`nonlin.subject.roles.roles`).
+    """
+
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Wanted:
     """The model that a person asks for, as JSON values: one of path, name, config or factory, and the checkpoint."""
 
@@ -35,6 +45,8 @@ def wanted(model: Model, from_checkpoint: bool = False) -> Wanted:
     """Return what is wanted; UserError for what is neither a path, a name, a configuration nor a function."""
     if isinstance(model, (str, Path)):
         found: dict[str, Any] = _path_or_name(str(model))
+    elif isinstance(model, Shaped):
+        found = dict(model.values)
     elif isinstance(model, Mapping):
         found = {"config": dict(model)}
     elif hasattr(model, "to_dict") and hasattr(model, "model_type"):

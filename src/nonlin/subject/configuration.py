@@ -26,10 +26,24 @@ def described(wanted: Mapping[str, Any]) -> dict[str, Any]:
         shown = str(wanted.get("path", "the configuration"))
         config = _of_values(wanted["config"] if "config" in wanted else _read(Path(shown)), shown)
     cls = class_of(config, shown)
-    values = json.loads(json.dumps(config.to_dict(), default=str, sort_keys=True))
-    counted = {key: _as_json(value) for key, value in values.items() if key not in _NOT_COUNTED}
+    counted = values_of(config)
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"))
     return {"class": cls.__name__, "config": counted, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def values_of(config: Any) -> dict[str, Any]:
+    """Return the values of a configuration that decide what it builds, as JSON can write them."""
+    values = json.loads(json.dumps(config.to_dict(), default=str, sort_keys=True))
+    return {key: _as_json(value) for key, value in values.items() if key not in _NOT_COUNTED}
+
+
+def sizes_by_default(name: str, vocabulary: int, context: int) -> dict[str, Any]:
+    """Return the sizes that an architecture has where nobody says them, but for the vocabulary and the context."""
+    plain = _plain(name)
+    heads = getattr(plain, "num_attention_heads", None) or 1
+    return {"layers": getattr(plain, "num_hidden_layers", None), "dim": getattr(plain, "hidden_size", heads),
+            "heads": heads, "kv_heads": getattr(plain, "num_key_value_heads", None) or heads, "context": context,
+            "vocabulary": vocabulary}
 
 
 def _transformers() -> Any:
@@ -135,21 +149,29 @@ def class_of(config: Any, shown: str) -> Any:
     return getattr(transformers, name)
 
 
-def _of_name(name: str, sizes: Mapping[str, Any]) -> Any:
+def _plain(name: str) -> Any:
+    """Return an architecture's configuration of its sizes by default."""
     _known(name)
-    transformers = _transformers()
     try:
-        plain = transformers.AutoConfig.for_model(name)
-        cls = type(plain)
+        return _transformers().AutoConfig.for_model(name)
     except Exception as error:
         raise UserError(f"{_CALL}: model must be an architecture with sizes by default; got {name!r} ("
                         f"{' '.join(str(error).split())[:160]}). Pass its config.json.") from error
+
+
+def _of_name(name: str, sizes: Mapping[str, Any]) -> Any:
+    plain = _plain(name)
     try:
-        return cls(**_sized(plain, sizes))
+        return type(plain)(**_sized(plain, sizes))
     except Exception as error:
         raise UserError(f"{_CALL}: layers, dim, heads, kv-heads and context must make a model of {name}; got "
                         f"{dict(sizes)} ({' '.join(str(error).split())[:160]}). Choose other sizes, or pass its "
                         "config.json.") from error
+
+
+def sets_heads(config: Any) -> bool:
+    """Whether a configuration says how wide a head is, beside the width and the number of heads."""
+    return hasattr(config, "head_dim") and not isinstance(getattr(type(config), "head_dim", None), property)
 
 
 def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -159,7 +181,7 @@ def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
              "vocab_size": sizes["vocabulary"], "max_position_embeddings": sizes["context"]}
     if hasattr(plain, "num_key_value_heads"):
         found["num_key_value_heads"] = sizes["kv_heads"]
-    if hasattr(plain, "head_dim"):
+    if sets_heads(plain):
         found["head_dim"] = dim // heads
     width = getattr(plain, "hidden_size", None)
     for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"):

@@ -27,6 +27,8 @@ from nonlin.subject import building, configuration, entering, packing, stacking
 from nonlin.subject.asking import folder_of
 from nonlin.subject.looking import TOKENS, Look
 from nonlin.subject.model import must_fit_context, outside_hash
+from nonlin.subject.roles import roles
+from nonlin.subject.sizes import scaled
 from nonlin.subject.widths import arm_widths, flops_per_token
 
 _CALL = "compare"
@@ -42,6 +44,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
 
     ``request``: wanted (see :func:`nonlin.subject.wanted`), vocabulary, context, rows (sequences at once), match, seed,
     arms (name, formula), options, packing and tokenizer (see :func:`nonlin.subject.packing.chosen`), memory_bytes.
+    With "fixed" in what is wanted (see :func:`nonlin.subject.roles.roles`) the description has the parameters' roles.
     Raises UserError for a model that no study can be made in.
     """
     own = _whole(request["wanted"], request.get("options", {}))
@@ -59,6 +62,8 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     own["blocks"] = _grouped([_described(one, look) for one in found], bool(own.get("checkpoint")))
     own["left"] = _reasons(left)
     own["outside"] = look.outside([one["block"] for one in found])
+    if "fixed" in request["wanted"]:
+        own["roles"] = roles(model, look, own, request["wanted"]["fixed"])
     if own.get("checkpoint"):
         _must_take(definitions, own)
     alive = weakref.ref(model)
@@ -72,6 +77,8 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     if "factory" in wanted:
         own = {"kind": "factory", "name": wanted["factory"]["name"], "factory": dict(wanted["factory"])}
     else:
+        if "shape" in wanted:  # an architecture at a size
+            wanted = {"config": scaled(wanted, **wanted["shape"])}
         found = configuration.described(wanted)
         own = {"kind": "transformers", "name": found["class"], **found}
         if wanted.get("checkpoint"):

@@ -29,6 +29,25 @@ def renamed(name: str, beginnings: Mapping[str, str]) -> str:
     return name
 
 
+def pattern(name: str) -> str:
+    """Return the name that all layers' tensors of one place share.
+
+    >>> pattern("model.layers.12.mlp.up_proj.weight")
+    'model.layers.*.mlp.up_proj.weight'
+    """
+    return ".".join("*" if part.isdecimal() else part for part in name.split("."))
+
+
+def in_family(name: str, own: Mapping[str, Any]) -> str:
+    """Return the family's name of a parameter of an arm's model.
+
+    >>> in_family("inner.layers.0.fc1.up.weight", {"blocks": [{"style": "entered", "names": ["layers.0"],
+    ...                                                        "gate": None, "up": "fc1"}]})
+    'layers.0.fc1.weight'
+    """
+    return renamed(name.removeprefix("inner."), {new: old for old, new in moved(own).items()})
+
+
 def layer_of(name: str) -> str:
     """Return the layer that a block lies in: its name up to the first number, or the whole of it.
 

@@ -104,7 +104,7 @@ def _transferred(named: Mapping[str, Tensor], training: Mapping[str, Any], shape
     asked, found = training["transfer"], []
     longer = transfer.horizon(asked, training["steps"] * training["batch"] * shape["context"])
     for role, group in transfer.groups(asked, shape).items():
-        params = [p for name, p in named.items() if transfer.role_of(name) == role]
+        params = [p for name, p in named.items() if transfer.role_in(shape, name) == role]
         factor = group.rate * longer
         # AdamW multiplies the decay by the rate.
         decay = training["weight_decay"] * asked["learning_rate"] / (training["learning_rate"] * factor)
@@ -118,9 +118,8 @@ def scale_initial(model: nn.Module, training: Mapping[str, Any], shape: Mapping[
     """Give a model that was just made the initial values that its recipe's transfer wants."""
     if "transfer" not in training:
         return
-    factors = transfer.groups(training["transfer"], shape)
     for name, p in model.named_parameters():
-        p.mul_(factors[transfer.role_of(name)].initial)
+        p.mul_(transfer.initial_factor(training["transfer"], shape, name))
 
 
 def set_rate(optimizer: Optimizers, rate: float) -> None:

@@ -46,7 +46,9 @@ def build_model(config: dict[str, Any]) -> Any:
     if "own" in config["model"]:
         from nonlin.subject import build
 
-        own = build(config, definition_of(config)).to(settings.get("device", "cpu"))
+        own = build(config, definition_of(config))
+        scale_initial(own, config["training"], config["model"])
+        own = own.to(settings.get("device", "cpu"))
         if settings.get("compile"):
             own.compile_steps()
         return own

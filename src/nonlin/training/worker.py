@@ -1,7 +1,8 @@
 """A process that trains: one JSON request per line on standard input, one JSON answer per line on standard output.
 
-Requests: {"do": "trial" | "measure" | "machine" | "describe" | "subject" | "sample" | "export", ...}; answers: any
-number of {"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input ends it.
+Requests: {"do": "trial" | "measure" | "machine" | "describe" | "subject" | "sizes" | "sample" | "export", ...};
+answers: any number of {"progress": ...}, then {"done": ...} or {"error": {"type", "message"}}. The end of the input
+ends it.
 """
 
 import json
@@ -82,6 +83,10 @@ def handle(request: dict[str, Any]) -> Any:
             return run(request, lambda progress: _answer({"progress": progress}), asked)
     if do == "subject":
         return _describe_subject(request)
+    if do == "sizes":
+        from nonlin.subject.sizes import sizes
+
+        return sizes(request)
     if do == "machine":
         return _choose_machine(request)
     if do == "describe":
