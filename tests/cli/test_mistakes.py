@@ -59,7 +59,6 @@ MISTAKES = [
     ("claims --data nowhere", ["nowhere", "exist"]),
     ("claims --resume --out nowhere", ["nowhere", "resume"]),
     ("claims --ladder nowhere", ["--ladder", "number 11", "none"]),
-    ("ladder --target 1M --model qwen3", ["model", "qwen3", "nonlin compare"]),
     ("report nowhere", ["nowhere", "study"]),
     ("sample nowhere", ["nowhere", "study"]),
     ("sample . --length 0", ["--length", "1 or more"]),
