@@ -91,7 +91,7 @@ def measure(found: Found) -> dict[str, Any]:
         runs = [run for run in relu["tuning"] if run["learning_rate"] == rate]
         runs += relu["judged"] if rate == relu["learning_rate"] else []
         died = [found.records[run["config_hash"]]["dead_share"] for run in runs if run["bits_per_byte"] is not None]
-        language[f"{rate:g}"] = effects({"relu": died})["relu"]
+        language[f"{rate:.3g}"] = effects({"relu": died})["relu"]
     return {"rates": list(RATES), "activations": rows, "shares": shares, "language": language}
 
 
