@@ -198,7 +198,7 @@ def test_5_counts_judged_runs_at_a_rate_between_those_of_the_grid():
     relu = next(arm for arm in found.study("core")["arms"] if arm["name"] == "relu")
     assert relu["learning_rate"] not in {run["learning_rate"] for run in relu["tuning"]}
     language = n05_dying.measure(found)["language"]
-    assert language[f"{relu['learning_rate']:g}"]["seeds"] == len(relu["judged"]) and "0.016" in language
+    assert language[f"{relu['learning_rate']:.3g}"]["seeds"] == len(relu["judged"]) and "0.016" in language
 
 
 def test_5_counts_units_that_an_altered_relu_kills_before_training():
