@@ -152,7 +152,7 @@ class Plan(Sealed):
         if "transfer" in training:
             transfer.check_model(training["transfer"], training, self.model)
         for name in ("engine", "dtype"):
-            if not isinstance(self.machine.get(name), str):
+            if not isinstance(self.machine.get(name, ""), str):
                 raise BadForm(f"machine.{name} is {self.machine.get(name)!r:.80}")
 
     @property
