@@ -119,7 +119,7 @@ def bounded_power(base: Any, most: Any) -> Any:
     With h = max(base, 1/base) it is min(base, 1)^most exp(most log(h) / (sqrt(h) + 1)): the argument of exp stays
     small, so that its digits stay. Beyond the limits of h, 1e37, it is 1, or base^most, in every digit of float64.
     """
-    held = clip(base, R("1e-37"), R("1e37"))
+    held = clip(absolute(base), R("1e-37"), R("1e37"))
     above = maximum(held, 1 / held)
     return clip(base, 0, 1) ** most * exp(most * log1p(above - 1) / (sqrt(above) + 1))
 

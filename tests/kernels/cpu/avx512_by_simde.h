@@ -49,6 +49,27 @@ static inline __m256i nl_bf16(__m512 a) {
 #define __m256bh __m256i
 #define _mm512_cvtneps_pbh(a) nl_bf16(a)
 
+// VCVTNE2PS2BF16: two registers, the second one below. VPERMW: any 16-bit numbers of one register.
+static inline __m512i nl_two_bf16(__m512 above, __m512 below) {
+  const __m256i parts[2] = {nl_bf16(below), nl_bf16(above)};
+  __m512i out;
+  std::memcpy(&out, parts, sizeof out);
+  return out;
+}
+static inline __m512i nl_permuted(__m512i order, __m512i numbers) {
+  uint16_t from[32], which[32], made[32];
+  std::memcpy(from, &numbers, sizeof from), std::memcpy(which, &order, sizeof which);
+  for (int i = 0; i < 32; i++) made[i] = from[which[i] & 31];
+  __m512i out;
+  std::memcpy(&out, made, sizeof out);
+  return out;
+}
+#define __m512bh __m512i
+#define _mm512_cvtne2ps_pbh(above, below) nl_two_bf16(above, below)
+#define _mm512_permutexvar_epi16(order, numbers) nl_permuted(order, numbers)
+static inline void nl_store(void* p, __m512i a) { std::memcpy(p, &a, sizeof a); }
+#define _mm512_storeu_si512(p, a) nl_store(p, a)
+
 // VCVTPH2PS and VCVTPS2PH, by the narrower ones of F16C.
 static inline __m512 nl_from_half(__m256i h) {
   __m512 out;

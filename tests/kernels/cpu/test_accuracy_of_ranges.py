@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from nonlin.functions import define, get, names
+from nonlin.functions.expression import fold, terms
+from nonlin.functions.numeric import TABLE
 from nonlin.kernels import dispatch
 from nonlin.kernels.cpu import backend as cpu_backend
 from tests.kernels import exact
@@ -84,6 +86,26 @@ def test_a_power_is_not_rounded_to_a_subnormal_before_it_is_multiplied():
     wanted = gate.double().numpy() ** 3 * 25
     ulps = exact.off(dispatch.forward(definition, inputs, []), wanted, wanted, torch.float32)
     assert ulps.max() <= 1, _worst(ulps, inputs)
+
+
+def _never_leaves_float32(definition):
+    """Return whether every term of the derivatives is finite in float32: else its lanes are computed in double."""
+    x = np.linspace(-6, 6, 1200, dtype=np.float32)
+    leaves = dict(zip(definition.variables, (x, x[::-1].copy()), strict=False))
+    leaves |= {q.name: np.float32(q.initial) for q in definition.parameters}
+    table = TABLE | {"number": lambda e: np.float32(float(e))}
+    with np.errstate(all="ignore"):
+        return all(np.isfinite(fold(term, leaves, table)).all()
+                   for v in definition.variables for term in terms(definition.derivative(v)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_usual_numbers_need_no_double_precision(name):
+    assert _never_leaves_float32(get(name))
+
+
+def test_a_formula_that_divides_by_a_tiny_square_would_be_noticed():
+    assert not _never_leaves_float32(define("held", "max(x, 1e-37) + 1/max(x, 1e-37)"))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -19,6 +19,7 @@ from nonlin import functional, kernels
 from nonlin.functions import get, names
 from nonlin.functions.definition import X, pointwise
 from nonlin.kernels import dispatch
+from nonlin.kernels.codegen import cpp
 from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.kernels.cpu import build
 from nonlin.kernels.torch import backend as torch_backend
@@ -152,6 +153,7 @@ import json, sys, torch
 from nonlin.functions import get, names, define
 from nonlin.kernels.cpu import backend as cpu_backend
 from nonlin.kernels import dispatch
+from nonlin.kernels.codegen import cpp
 define("mine", "x*sigmoid(3*x) + max(x, 0)**0.5")
 out, isas = {}, set()
 for name in [n for n in names() if get(n).expr is not None]:
@@ -256,6 +258,11 @@ def test_a_parameter_for_each_channel_has_its_gradient():
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     slope = torch.rand(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, s: functional.prelu(x, slope=s), (x, slope))
+
+
+def test_a_sigmoid_and_its_mirror_image_are_computed_once():
+    """Of a product with a learnable parameter too: sigmoid(-beta x) is the mirror image of sigmoid(beta x)."""
+    assert [body.count("= nl_sigmoids") for body in cpp.struct(get("swish_beta")).split(" slopes(")] == [1, 1]
 
 
 @needs_kernels

@@ -29,6 +29,8 @@ HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "math", "math64", "loops
 class _Cpp(emitter.Emitter):
     """Statements over a number type V and an accuracy policy W."""
 
+    long, fuses, divides_sums = 4, True, True
+
     def __init__(self, careful: bool) -> None:
         super().__init__(careful)
         self.watched: set[str] = set()
@@ -45,14 +47,21 @@ class _Cpp(emitter.Emitter):
     def root(self, a: str) -> str:
         return f"nl_sqrt({a})"
 
-    def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
-        return f"added<W, {str(last).lower()}>({a}, {b}, {', '.join(factors)})" if factors else \
+    def added(self, a: str, b: str, factors: tuple[Value, Value] | None) -> str:
+        return f"added<W, true>({a}, {b}, {factors[0].name}, {factors[1].name})" if factors else \
             super().added(a, b, factors)
+
+    def added_error(self, a: str, b: Value, total: str) -> str | None:
+        # The error terms are those of a product and of a sum, so the two are rounded apart.
+        self.lines = [line.replace("added<W, true>", "added<W, false>") if line.startswith(f"const V {total} =")
+                      else line for line in self.lines]
+        return super().added_error(a, b, total)
 
     def joined(self, total: str, part: str, value: Value) -> str:
         if not value.factors:
             return super().joined(total, part, value)
-        return f"joined<W>({total}, {part}, {value.name}, {value.low()}, {', '.join(value.factors)})"
+        first, second = value.factors
+        return f"joined<W>({total}, {part}, {value.name}, {value.low()}, {first.name}, {second.name})"
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
         if a.number is not None or b.number is not None:
@@ -91,7 +100,8 @@ def _literal(x: float, suffix: str = "") -> str:
 
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
-  static constexpr bool exact = {exact}, careful = {careful}, powers = {powers}, scaled = {scaled};
+  static constexpr bool exact = {exact}, careful = {careful}, careful_value = {careful_value};
+  static constexpr bool powers = {powers}, scaled = {scaled}, linear = {linear};
   static constexpr float far = {far}, near = {near};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
@@ -117,8 +127,8 @@ def struct(definition: Definition) -> str:
     names = (*definition.variables, *learned)
     leaves = {v: Value(f"in[{k}]") for k, v in enumerate(definition.variables)}
     leaves |= {q: Value(f"par[{k}]") for k, q in enumerate(learned)}
-    careful = _careful(definition)
-    value, derivatives = _Cpp(careful), _Cpp(careful)
+    careful, careful_value = _careful(definition, _whole(definition)), _careful(definition, definition.expr)
+    value, derivatives = _Cpp(careful_value), _Cpp(careful)
     variables = tuple(leaves[v].name for v in definition.variables)
     out = value.sum(definition.expr, leaves, variables)
     results = [derivatives.sum(definition.derivative(name), leaves, variables) for name in names]
@@ -129,6 +139,8 @@ def struct(definition: Definition) -> str:
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(careful).lower(),
+        careful_value=str(careful_value).lower(), linear=str(not any(
+            definition.derivative(name).free_symbols for name in names)).lower(),
         far=_literal(_far(definition), "f"), near=_literal(_near(definition), "f"),
         powers=str(powers).lower(), scaled=str(scaled).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
@@ -140,8 +152,8 @@ def _one_sided(lines: list[str]) -> list[str]:
     text = "\n".join(lines)
 
     def marked(line: str) -> str:
-        pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids", line)
-        if not pair:
+        pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids\(w, ([^,]+), ", line)
+        if not pair or f"nl_softplus(w, {pair[2]}, " in text:  # it shares softplus's exponential
             return line
         plus, minus = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus"))
         return line if plus and minus else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
@@ -201,10 +213,10 @@ def _grows(e: sympy.Expr) -> bool:
     return not saturates and any(_grows(part) for part in e.args)
 
 
-def _careful(definition: Definition) -> bool:
+def _careful(definition: Definition, everything: sympy.Expr) -> bool:
     """Return whether the errors of sigmoids (tanh and exp count) would add up to more than 4 ulp.
 
-    They do if the value or a derivative multiplies three of them, or, in a gated formula, two of a rounded argument.
+    They do if an expression multiplies three of them, or, in a gated formula, two of a rounded argument.
     """
     def count(e: sympy.Expr) -> int:
         if isinstance(e, sympy.Mul):
@@ -214,8 +226,7 @@ def _careful(definition: Definition) -> bool:
         return max([0, *map(count, e.args)]) if isinstance(e, (sympy.Add, sympy.Tuple)) else int(
             isinstance(e, (sigmoid, Tanh, exp)))
 
-    everything = _whole(definition)
-    arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh)]
+    arguments = [call.args[0] for call in everything.atoms(sigmoid, Tanh, exp)]
     rounded = any(part.has(*_ROUNDED) and (-part).has(*_ROUNDED) for part in arguments)
     return count(everything) > (1 if rounded and definition.gated else 2)
 

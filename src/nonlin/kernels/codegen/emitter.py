@@ -19,7 +19,6 @@ from nonlin.functions import Definition
 from nonlin.functions.expression import common, fold, terms
 from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, nonnegative, sign, step
 
-_LONG = 3  # roundings after which a term is compensated: its error terms are added
 _CHEAP = {maximum, minimum, absolute, sign, step, nonnegative}
 # These amplify their argument's rounding error, since their tails decay like exp: they take its error term.
 # log1p passes it on: a product with its result may be an exponent.
@@ -37,12 +36,17 @@ class Value:
     number: sympy.Expr | None = None
     whole: bool = False  # it is 0, 1, -1 or nan: a product with it is exact
     negated: "Value | None" = None  # the value that it negates
-    factors: tuple[str, str] | None = None  # the factors of a product
+    factors: "tuple[Value, Value] | None" = None  # the factors of a product
+    last: int = 0  # its last operation's roundings: a sum that fuses the product omits them
     inverted: "Value | None" = None  # the value that it is the reciprocal of
 
 
 class Emitter(abc.ABC):
     """Collects statements; each distinct subexpression becomes one constant. Languages are subclasses."""
+
+    long = 3  # roundings after which a term is compensated: its error terms are added
+    fuses = False  # whether a sum with a product is rounded once
+    divides_sums = False  # whether terms with one divisor may be added before they are divided
 
     def __init__(self, careful: bool = False) -> None:
         self.careful = careful  # errors of its primitives add up: compensate each of several terms earlier
@@ -74,12 +78,20 @@ class Emitter(abc.ABC):
     def root(self, a: str) -> str:
         """Return the square root, rounded once."""
 
-    def added(self, a: str, b: str, factors: tuple[str, str] | None, last: bool = False) -> str:
-        """Return a + b. ``b`` is the product of the factors, if there are any, perhaps compensated.
-
-        ``last`` says that it was not compensated, and that the sum's error term is not needed.
-        """
+    def added(self, a: str, b: str, factors: tuple[Value, Value] | None) -> str:
+        """Return a + b. ``b`` is the product of the factors, if there are any."""
         return f"{a} + {b}"
+
+    def added_error(self, a: str, b: Value, total: str) -> str | None:
+        """Return the rounding-error term of :meth:`added`, and of the product ``b`` that it added."""
+        return self.both(self.emit(self.helper("sum_error", a, b.name, total)), self.own_error(b))
+
+    def own_error(self, product: Value) -> str | None:
+        """Return the error term of a product's last multiplication, or None if it is exact."""
+        if not (product.factors and product.last):
+            return None
+        a, b = product.factors
+        return self.emit(self.helper("product_error", a.name, b.name, product.name))
 
     def joined(self, total: str, part: str, value: Value) -> str:
         """Return a sum and one more term of it: ``part``, the compensated value."""
@@ -147,29 +159,39 @@ class Emitter(abc.ABC):
         if a.factors and not b.factors:
             a, b = b, a
         out = self.emit(self.added(a.name, b.name, b.factors))
-        return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
-                                             self.both(a.low(), b.low())), roundings=max(a.roundings, b.roundings) + 1)
+        roundings = max(a.roundings, b.roundings - b.last * self.fuses) + 1
+        if not b.factors:
+            return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
+                                                 self.both(a.low(), b.low())), roundings=roundings)
+        return Value(out, lambda: self.both(self.added_error(a.name, b, out),
+                                             self.both(a.low(), self.inherited(b.factors))), roundings=roundings)
+
+    def inherited(self, factors: tuple[Value, Value]) -> str | None:
+        """Return what the error terms of its factors add to a product's."""
+        total = None
+        for one, other in (factors, factors[::-1]):
+            part = other.low()
+            if part:
+                total = self.both(total, self.emit(f"{one.name} * {part}"))
+        return total
 
     def mul(self, a: Value, b: Value) -> Value:
         for one, other in ((a, b), (b, a)):
             # Emit -2x as the negative of 2x, a likely common subexpression.
             if one.number is not None and one.number < 0:
                 return self.negative(other if one.number == -1 else self.mul(self.number(-one.number), other))
+            if one.negated is not None:
+                return self.negative(self.mul(one.negated, other))
         for one, other in ((a, b), (b, a)):
             if other.inverted is not None:
                 return self.ratio(one, other.inverted)
+            # The exact multiplication first: the rounded one is last, where a sum can fuse it.
+            if other.whole and one.factors and one.last:
+                return self.mul(one.factors[0], self.mul(one.factors[1], other))
         out = self.emit(f"{a.name} * {b.name}")
-        exact = bool(a.scale or b.scale or a.whole or b.whole)
-
-        def low() -> str | None:
-            total = None if exact else self.emit(self.helper("product_error", a.name, b.name, out))
-            for one, other in ((a, b), (b, a)):
-                part = other.low()
-                if part:
-                    total = self.both(total, self.emit(f"{one.name} * {part}"))
-            return total
-
-        return Value(out, low, roundings=a.roundings + b.roundings + (not exact), factors=(a.name, b.name))
+        last = int(not (a.scale or b.scale or a.whole or b.whole))
+        made = Value(out, roundings=a.roundings + b.roundings + last, factors=(a, b), last=last)
+        return dataclasses.replace(made, low=lambda: self.both(self.own_error(made), self.inherited((a, b))))
 
     def negative(self, a: Value) -> Value:
         if a.negated is not None:
@@ -233,7 +255,7 @@ class Emitter(abc.ABC):
 
         return Value(out, low)
 
-    def compensated(self, a: Value, long: int = _LONG) -> str:
+    def compensated(self, a: Value, long: int) -> str:
         """Return the value with its error term added, if it was rounded at least ``long`` times."""
         low = a.low() if a.roundings >= long else None
         return self.emit(self.compensated_sum(a.name, low)) if low else a.name
@@ -262,6 +284,11 @@ class Emitter(abc.ABC):
     def sum(self, expr: sympy.Expr, leaves: dict[str, Value], variables: tuple[str, ...]) -> str:
         """Emit the sum of the NaN-guarded terms, times their common factors; return its name."""
         table, parts = self.table(), terms(expr)
+        divisors = {divisor(term) for term in parts}
+        if self.divides_sums and len(parts) > 1 and divisors != {1} and len(divisors) == 1:
+            number = sympy.Integer(divisors.pop())
+            total = self.total(tuple(term * number for term in parts), leaves, table, variables)
+            return self.emit(self.quotient(total, self.number(number).name))
         shared, rests = common(parts) if len(parts) > 1 else ((), parts)
         total = self.total(rests, leaves, table, variables)
         if not shared:
@@ -277,7 +304,7 @@ class Emitter(abc.ABC):
               variables: tuple[str, ...]) -> str:
         """Emit the sum of terms, each NaN-guarded."""
         total, first = "", None  # the sum so far; the factors of its only term, if it is their plain product
-        long = _LONG - 1 if self.careful and len(parts) > 1 else _LONG
+        long = self.long - 1 if self.careful else self.long
         for term in parts:
             self.alone = len(parts) == 1 and _alone(term)
             value = self.term(term, leaves, table)
@@ -290,9 +317,9 @@ class Emitter(abc.ABC):
             if not plain:
                 text = self.joined(total, part, value)
             elif first and not factors:
-                text = self.added(part, total, first, last=True)
+                text = self.added(part, total, first)
             else:
-                text = self.added(total, part, factors, last=True)
+                text = self.added(total, part, factors)
             total, first = self.emit(text), None
         self.alone = False
         return total

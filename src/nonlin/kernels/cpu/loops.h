@@ -29,10 +29,10 @@ static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
   else return {};
 }
 
-// a + b for b = f g. LAST: no user needs the sum's error term. In double, b is the NaN-guarded product.
-template <class W, bool LAST, class V>
+// a + b for b = f g. ONCE: rounded once, since no user needs an error term. In double, b is the NaN-guarded product.
+template <class W, bool ONCE, class V>
 static NL_INLINE V added(V a, V b, V f, V g) {
-  if constexpr (std::is_same<V, double>::value || (W::exact && !LAST)) return a + b;
+  if constexpr (std::is_same<V, double>::value || (W::exact && !ONCE)) return a + b;
   else return fma(f, g, a);
 }
 
@@ -161,9 +161,9 @@ static NL_INLINE vf learned(double par) { return splat(par == par ? static_cast<
 
 template <class K, class T>
 struct Loops {
-  using W = std::conditional_t<K::exact || std::is_same<T, float>::value,
-                               std::conditional_t<K::careful, Careful, Exact>,
-                               Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
+  template <bool CAREFUL>
+  using Policy = std::conditional_t<K::exact || std::is_same<T, float>::value, std::conditional_t<CAREFUL, Careful, Exact>,
+                                    Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
   static constexpr int R = TOGETHER, STEP = R * VL;
 
   static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
@@ -191,6 +191,8 @@ struct Loops {
     vf par[K::parameters + 1];
     for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     double lanes[K::parameters + 1][VL] = {};
+    const void* const same[2] = {gradient, gradient};
+    if (K::linear && !d[K::inputs]) inputs = same;  // the derivatives are constants: the inputs need not be read
     int64_t i = 0;
     for (; i + STEP <= n; i += STEP) block(STEP, i, inputs, gradient, par, par64, d, lanes);
     if (i < n) tail(n - i, i, inputs, gradient, par64, d, lanes);
@@ -212,7 +214,7 @@ struct Loops {
     for (int k = 0; k < K::inputs; k++) take(in[k] + i, k, x);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      W w;
+      Policy<K::careful_value> w;
       y[r] = K::template value<vf>(w, x[r], par);
       doubt[r] = doubtful<K>(w, x[r]);
       rare = rare | doubt[r];
@@ -235,12 +237,16 @@ struct Loops {
     Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      W w;
+      Policy<K::careful> w;
       made[r][all] = K::template slopes<vf>(w, x[r], par, made[r]);
 #pragma GCC unroll 4
       for (int k = 0; k < all; k++) made[r][k] = grad[r] * made[r][k];
       doubt[r] = doubtful<K>(w, x[r]);
-      rare = rare | doubt[r] | nan_among<all + 1>(made[r]);
+      rare = rare | doubt[r] | nan_among<all>(made[r]);
+    }
+    if (d[K::inputs]) {  // else the compiler moves the value's own operations here, which nobody needs
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) rare = rare | is_nan(made[r][all]);
     }
     auto put = [&](bool nan) {
 #pragma GCC unroll 4

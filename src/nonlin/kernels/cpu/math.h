@@ -68,16 +68,19 @@ static NL_INLINE vf exp_slope(vf s) {
     return fma(p, s, coefficient<H>(0.9999997019767761f, 1));
   }
 }
-// e^r - 1: error 3e-9 relative to e^r, vanishing near 0.
+// (e^r - 1 - r) / s^2. With it e^r - 1, error 3e-9 relative to e^r and vanishing near 0; and e^r, rounded twice.
 template <int H>
-static NL_INLINE vf exp_rest(vf s) {
+static NL_INLINE vf exp_beyond(vf s) {
   vf p = coefficient<H>(0.0013814516132697463f, 6);
   p = fma(p, s, coefficient<H>(0.00836874544620514f, 5));
   p = fma(p, s, coefficient<H>(0.04166839271783829f, 4));
   p = fma(p, s, coefficient<H>(0.1666652113199234f, 3));
-  p = fma(p, s, coefficient<H>(0.4999999403953552f, 2));
-  return fma(p, s * s, s * splat(H / 2.0f));
+  return fma(p, s, coefficient<H>(0.4999999403953552f, 2));
 }
+template <int H>
+static NL_INLINE vf exp_rest(vf s) { return fma(exp_beyond<H>(s), s * s, s * splat(H / 2.0f)); }
+template <int H>
+static NL_INLINE vf exp_whole(vf s) { return fma(fma(exp_beyond<H>(s), s, splat(H / 2.0f)), s, splat(1.0f)); }
 // Cody-Waite reduction: s + low - n ln(2) (2 / H), with ln(2) in two parts for float32.
 template <int B, int H, class L>
 static NL_INLINE vf reduced(vf s, L low, vf n) {
@@ -100,10 +103,25 @@ static NL_INLINE vf decay(vf a, L low, vf* lost = nullptr) {
   if constexpr (W::bits < 24) {
     return (vf)((vi)fma(exp_slope<W::bits, -HALVES>(s), s, one) + (vi)power_of_two(shifted));
   } else {
+    if (!lost) return exp_whole<-HALVES>(s) * power_of_two(shifted);
     const vf rest = exp_rest<-HALVES>(s), p = one + rest;
-    if (lost) *lost = (rest - (p - one)) * power_of_two(shifted);
+    *lost = (rest - (p - one)) * power_of_two(shifted);
     return p * power_of_two(shifted);
   }
+}
+// The same at full precision as (1 + rest) power: a factor can be multiplied before the exponential is rounded.
+struct Apart { vf rest, power; };
+template <int HALVES, class L>
+static NL_INLINE Apart decay_apart(vf a, L low) {
+  const vf magic = splat(MAGIC + 32 + 127), shifted = fma(a, splat(LOG2E * (HALVES / -2.0f)), magic), n = shifted - magic;
+  return {exp_rest<-HALVES>(reduced<24, -HALVES>(a, low, n)), power_of_two(shifted)};
+}
+// 1 + exp(c (x + low)), c = H / 2 = 1 or -1, in full precision; infinite from 2^127.5.
+template <int H, class L>
+static NL_INLINE vf one_and_exp(vf x, L low) {
+  const vf magic = splat(MAGIC + 127), a = vmin(splat(H > 0 ? 89.0f : 87.0f), vmax(splat(H > 0 ? -87.0f : -89.0f), x));
+  const vf shifted = fma(a, splat(LOG2E * (H / 2.0f)), magic), n = shifted - magic;
+  return fma(exp_whole<H>(reduced<24, H>(a, low, n)), power_of_two(shifted), splat(1.0f));
 }
 // exp(x + low) as 2^n (1 + rest), for any x, at full precision for every storage type: subtracting x from expm1 leaves
 // only the terms beyond the first. exp and expm1 share this; a formula and its derivative often need both.
@@ -183,6 +201,10 @@ struct Both {
 template <int SIDE = 0, class W, class L>
 static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   const vf one = splat(1.0f), scale = splat(SCALE);
+  if constexpr (SIDE != 0 && W::exact && !W::careful) {
+    const vf side = one / one_and_exp<-2 * SIDE>(x, low);
+    return {side, side};
+  }
   vf lost;
   const vf z = decay<W, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x), W::careful ? &lost : nullptr);
   const vf d = scale + z;
@@ -199,11 +221,8 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
     const vf large = (inverse + inverse_low) * scale;
     return {by_sign(x, small, large), by_sign(x, large, small)};
   } else if constexpr (W::exact) {
-    // Error terms of the sum, the division and the product, added last: rounding a reciprocal near 1 would bias every
-    // small side downwards.
-    const vf rest = fma(-(z - (d - scale)), inverse, fma(-d, inverse, one));
-    const vf q = z * inverse, r = scale * inverse;
-    const vf small = q + fma(q, rest, product_error(z, inverse, q)), large = fma(r, rest, r);
+    // One division, for the small side; the large one inherits little of its error.
+    const vf small = z / d, large = one - small;
     return {by_sign(x, small, large), by_sign(x, large, small)};
   } else {
     return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
@@ -332,26 +351,31 @@ static NL_INLINE vf nl_cauchy(W&, vf x, None) {
 }
 
 constexpr float FAR = 14.43f;  // exp(-FAR^2 / 2) is 0; the smallest exponent that decay accepts
-// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan. If W is exact, the square is compensated.
-template <class W, class L>
-static NL_INLINE vf gauss(W&, vf a, L low) {
+// 2^32 exp(-(a + low)^2 / 2) for 0 <= a <= FAR or nan, the square compensated.
+template <class L>
+static NL_INLINE Apart gauss(vf a, L low) {
   const vf square = a * a;
-  if constexpr (!W::exact) return decay<W, 1>(square, None{});
-  else if constexpr (std::is_same<L, None>::value) return decay<W, 1>(square, Sure{product_error(a, a, square)});
-  else return decay<W, 1>(square, fma(a + a, low, product_error(a, a, square)));
+  if constexpr (std::is_same<L, None>::value) return decay_apart<1>(square, Sure{product_error(a, a, square)});
+  else return decay_apart<1>(square, fma(a + a, low, product_error(a, a, square)));
 }
 template <class W, class L>
 static NL_INLINE vf nl_phi(W& w, vf x, L low) {
-  const vf a = vabs(x);
-  w.small_gauss(-a);
-  return gauss(w, vmin(splat(FAR), a), signed_like(bounded(low), x)) * splat(0.3989422804f * UNSCALE);
+  const vf whole = vabs(x), a = vmin(splat(FAR), whole), factor = splat(0.3989422804f * UNSCALE);
+  w.small_gauss(-whole);
+  if constexpr (W::exact) {
+    const Apart e = gauss(a, signed_like(bounded(low), x));
+    return (fma(factor, e.rest, splat(-1.1335170e-8f * UNSCALE)) + factor) * e.power;  // 1 / sqrt(2 pi) in two parts
+  } else {
+    return decay<W, 1>(a * a, None{}) * factor;
+  }
 }
-// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, as t P(t) with t = 1 / (1 + k a): minimax fits of degree 6, 8 and 11, relative
-// error 2e-6, 4e-8 and 7e-9, the first two exact at 0. If W is exact, `low` receives the error term. The coefficients
-// carry a factor of 2^-32, the inverse of gauss's scale.
+// exp(a^2/2) Phi(-a) for 0 <= a <= FAR, exact at 0. For 16 bits t P(t) with t = 1 / (1 + k a): minimax fits of degree 6 and
+// 8, relative error 2e-6 and 4e-8. For 24 bits P / (sqrt(2 pi) a P + Q), which P's rounding errors hardly move where a is
+// large, of degree 5 and 4: 2e-9; the factor 7/4 keeps the rounded numbers near 0 from just above a power of two. P carries
+// a factor of 2^-32, the inverse of gauss's scale.
 static NL_INLINE vf scaled_back(float c) { return splat(c * UNSCALE); }
 template <class W>
-static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
+static NL_INLINE vf tail_ratio(vf a) {
   const vf one = splat(1.0f);
   if constexpr (W::bits < 24) {
     const vf t = one / fma(a, splat(0.35f), one), s = t - one;
@@ -375,39 +399,28 @@ static NL_INLINE vf tail_ratio(W&, vf a, vf* low) {
     }
     return fma(p, s, scaled_back(0.5f)) * t;
   } else {
-    const vf k = splat(0.45f), d = fma(a, k, one), t = one / d, s = t - splat(0.375f);
-    vf p = scaled_back(-0.04462641477584839f);
-    p = fma(p, s, scaled_back(0.10255611687898636f));
-    p = fma(p, s, scaled_back(-0.050445329397916794f));
-    p = fma(p, s, scaled_back(-0.07640846073627472f));
-    p = fma(p, s, scaled_back(0.09060744941234589f));
-    p = fma(p, s, scaled_back(0.045420072972774506f));
-    p = fma(p, s, scaled_back(-0.11312492191791534f));
-    p = fma(p, s, scaled_back(-0.0590236522257328f));
-    p = fma(p, s, scaled_back(0.16541485488414764f));
-    p = fma(p, s, scaled_back(0.30482959747314453f));
-    const vf last = scaled_back(0.26974010467529297f), h = fma(p, s, last), ratio = h * t;
-    if constexpr (W::exact) {
-      const vf t_low = t * fma(-fma(a, k, one - d), t, fma(-d, t, one));
-      const vf h_low = fma(p, t_low, fma(p, s, last - h)) + scaled_back(6.307946165406975e-09f);
-      *low = fma(h, t_low, fma(h_low, t, product_error(h, t, ratio)));
-    }
-    return ratio;
+    vf p = scaled_back(0.002169993007555604f), q = splat(0.005439918488264084f);
+    p = fma(p, a, scaled_back(0.026014789938926697f)), q = fma(q, a, splat(0.06518180668354034f));
+    p = fma(p, a, scaled_back(0.14906363189220428f)), q = fma(q, a, splat(0.36336952447891235f));
+    p = fma(p, a, scaled_back(0.4943820536136627f)), q = fma(q, a, splat(1.1011626720428467f));
+    p = fma(fma(p, a, scaled_back(0.9490822553634644f)), a, scaled_back(0.875f));
+    return p / fma(a, fma(p, splat(2.5066282746f / UNSCALE), q), splat(1.75f));
   }
 }
 template <class W, class L>
 static NL_INLINE vf nl_Phi(W& w, vf x, L low) {
-  const vf whole = vabs(x), a = vmin(splat(FAR), whole);
+  const vf a = vmin(splat(FAR), vabs(x));
   w.small_gauss(x);
-  vf ratio_low;
-  const auto near = signed_like(bounded(low), x);
-  const vf ratio = tail_ratio(w, a, &ratio_low), density = gauss(w, a, near);  // shared with nl_phi
-  vf tail = ratio * density;
+  vf tail, ratio = tail_ratio<W>(a);
   if constexpr (W::exact) {
+    const auto near = signed_like(bounded(low), x);
     // The ratio's derivative is a times the ratio, minus 1 / sqrt(2 pi).
     if constexpr (!std::is_same<L, None>::value)
-      ratio_low = fma(near, fma(a, ratio, scaled_back(-0.3989422804f)), ratio_low);
-    tail = fma(ratio, density, ratio_low * density);
+      ratio = fma(near, fma(a, ratio, scaled_back(-0.3989422804f)), ratio);
+    const Apart e = gauss(a, near);
+    tail = fma(ratio, e.rest, ratio) * e.power;
+  } else {
+    tail = ratio * decay<W, 1>(a * a, None{});
   }
   return by_sign(x, tail, splat(1.0f) - tail);
 }

@@ -135,7 +135,7 @@ static NL_INLINE vf by_sign(vf x, vf a, vf b) {
 // low < x < high for negative bounds; as integers, the bits of negative floats are in reverse order.
 static NL_INLINE vm between(vf x, float low, float high) {
 #if defined(NL_AVX512)
-  return less(splat(low), x) & less(x, splat(high));
+  return _mm512_mask_cmp_ps_mask(less(splat(low), x), (__m512)x, (__m512)splat(high), _CMP_LT_OQ);
 #else
   int32_t first, last;
   std::memcpy(&first, &high, 4), std::memcpy(&last, &low, 4);
@@ -260,7 +260,12 @@ struct Lanes {
     for (int r = 0; r < TOGETHER; r++) ::store(p + r * VL, v[r], nan);
   }
 };
-#if !defined(NL_AVX512BF16)
+#if defined(NL_AVX512BF16)
+// The order of 16-bit numbers that alternates those of two halves.
+typedef uint16_t vw __attribute__((vector_size(64)));
+static const vw ALTERNATE = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                             8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+#endif
 template <>
 struct Lanes<bf16> {
   static constexpr int place(int r, int j) { return r / 2 * 2 * VL + 2 * j + r % 2; }
@@ -272,6 +277,20 @@ struct Lanes<bf16> {
     }
   }
   static NL_INLINE void store(bf16* p, const vf* v, bool nan) {
+#if defined(NL_AVX512BF16)
+    // The instruction flushes subnormals to zero; they take the general path.
+    __mmask16 subnormal = 0;
+#pragma GCC unroll 4
+    for (int r = 0; r < TOGETHER; r++) subnormal = subnormal | _mm512_fpclass_ps_mask((__m512)v[r], 0x20);
+    if (__builtin_expect(subnormal == 0, 1)) {
+#pragma GCC unroll 4
+      for (int r = 0; r < TOGETHER; r += 2) {
+        const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)v[r + 1], (__m512)v[r]);
+        _mm512_storeu_si512(p + r * VL, _mm512_permutexvar_epi16((__m512i)ALTERNATE, (__m512i)halves));
+      }
+      return;
+    }
+#endif
 #pragma GCC unroll 4
     for (int r = 0; r < TOGETHER; r += 2) {
       const vu even = rounded_bits(v[r], nan) >> 16, odd = rounded_bits(v[r + 1], nan);
@@ -283,6 +302,5 @@ struct Lanes<bf16> {
     }
   }
 };
-#endif
 
 }  // namespace
