@@ -1,6 +1,8 @@
 """Calls on plain tensors run in C (cpu/call.h) and give the operation's bits; others take the general way."""
 
 import gc
+import os
+import subprocess
 import sys
 
 import pytest
@@ -210,6 +212,25 @@ def test_calls_of_another_dtype_do_not_compile_a_traced_call_anew():
     call(torch.ones(3)), call(torch.ones(3, dtype=torch.float64))
     compiled(torch.ones(3))
     assert len(made) == 1
+
+
+def test_a_tensor_around_another_is_computed_by_its_numbers():
+    x = torch.randn(5)
+    around = torch._to_functional_tensor(x)
+    assert catalog.look(around) is None
+    torch.testing.assert_close(torch._from_functional_tensor(functional.silu(around)), torch.nn.functional.silu(x))
+    left = []
+    torch.func.grad(lambda y: (left.append(y), y.sum())[1])(x)
+    torch.testing.assert_close(functional.silu(left[0]), torch.nn.functional.silu(x))
+
+
+def test_a_tensor_that_left_vmap_is_an_error_and_ends_no_process():
+    """torch throws in C++ when it is asked about such a tensor."""
+    script = ("import torch; from nonlin import functional; left = []\n"
+              "torch.vmap(lambda y: (left.append(y), y.sum())[1])(torch.randn(3, 2))\n"
+              "functional.silu(left[0])")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 1 and "escaped from inside a function being vmapped" in done.stderr, done.stderr[-2000:]
 
 
 def test_calls_that_do_not_fit_are_refused():

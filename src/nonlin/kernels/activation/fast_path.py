@@ -26,6 +26,7 @@ _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
+_wrapped = torch._is_functional_tensor
 _compiling, _recording = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
 
@@ -71,7 +72,7 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     """Return whether these are plain tensors of the CPU or a GPU, and nothing watches what is called with them."""
     for x in tensors:
         if (type(x) is not Tensor and type(x) is not nn.Parameter) or not (x.is_cpu or x.is_cuda) or x.is_neg() \
-                or x._is_zerotensor():  # torch's own zeros without memory
+                or x._is_zerotensor() or _wrapped(x):  # torch's own zeros without memory; a tensor around another
             return False
     return not _watched()
 

@@ -2,8 +2,8 @@
 // Python than a small kernel.
 //
 // Nothing of torch is linked. Its C interface (aoti_torch_...), which is stable from version to version, and three
-// functions in C++ are found by name in the libraries that the process has loaded; `watch` tries them, and where one is
-// missing or answers otherwise than Python's, everything takes the general way.
+// functions in C++ are found by name in the libraries that the process has loaded; `watch` binds them. Everything takes
+// the general way if one is missing, or if `look` answers otherwise than Python (activation/fast_path.py).
 #pragma once
 #include <Python.h>
 #include <descrobject.h>
@@ -94,6 +94,14 @@ static bool watched() {
   PyObject* level = PyDict_GetItemWithError(torch.forward_ad, torch.level);  // borrowed
   return !level || PyLong_AsLong(level) >= 0;
 }
+// What a C++ function of torch says of a tensor; true where it throws, as for a tensor that has left torch.func's vmap.
+static bool holds(state_t state, void* const* word) {
+  try {
+    return state(word);
+  } catch (...) {
+    return true;
+  }
+}
 // A plain contiguous tensor of the CPU.
 struct Plain {
   void* word;
@@ -102,7 +110,8 @@ struct Plain {
   int32_t dtype;
   void* data;
 
-  // A zero without memory and a negative view are refused: they hold other numbers than their memory does.
+  // A zero without memory and a negative view are refused: they hold other numbers than their memory does. So is what
+  // has numbers but no memory of its own, such as a tensor around another.
   bool find(PyObject* x) {
     const PyObject* type = reinterpret_cast<PyObject*>(Py_TYPE(x));
     if (type != torch.tensor && type != torch.parameter) return false;
@@ -112,12 +121,12 @@ struct Plain {
     if (!word) return PyErr_Clear(), false;
     int32_t device, layout;
     if (torch.device(&word, &device) || device != CPU || torch.layout(&word, &layout) || layout != STRIDED ||
-        torch.negative(&word) || torch.zero(&word) || torch.dtype(&word, &dtype) || torch.dim(&word, &dim) ||
+        holds(torch.negative, &word) || holds(torch.zero, &word) || torch.dtype(&word, &dtype) || torch.dim(&word, &dim) ||
         torch.numel(&word, &n) || torch.sizes(&word, &sizes) || torch.strides(&word, &strides))
       return false;
     for (int64_t d = dim - 1, step = 1; n && d >= 0; step *= sizes[d--])
       if (sizes[d] != 1 && strides[d] != step) return false;
-    return torch.data(&word, &data) == 0;
+    return torch.data(&word, &data) == 0 && (data || n == 0);
   }
   bool like(const Plain& other) const {
     return dtype == other.dtype && dim == other.dim && std::equal(sizes, sizes + dim, other.sizes);
@@ -126,7 +135,12 @@ struct Plain {
   PyObject* empty(void** at) const {
     Handle made;
     if (torch.empty(dim, sizes, strides, dtype, CPU, 0, &made)) return PyErr_NoMemory();
-    PyObject* out = torch.data(static_cast<void**>(made), at) ? PyErr_NoMemory() : torch.wrap(made);
+    PyObject* out = nullptr;
+    try {
+      out = torch.data(static_cast<void**>(made), at) ? PyErr_NoMemory() : torch.wrap(made);
+    } catch (...) {
+      PyErr_NoMemory();
+    }
     torch.end(made);
     return out;
   }
