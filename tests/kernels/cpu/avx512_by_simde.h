@@ -16,6 +16,9 @@
 
 #define NL_AVX512
 
+// A comparison of the lanes in k.
+#define _mm512_mask_cmp_ps_mask(k, a, b, how) static_cast<__mmask16>((k) & _mm512_cmp_ps_mask(a, b, how))
+
 // VSCALEFPS: a times 2 to the floor of b, rounded once.
 static inline __m512 nl_scalef(__m512 a, __m512 b) {
   for (int i = 0; i < 16; i++) a[i] = std::isnan(b[i]) ? b[i] : std::ldexp(a[i], static_cast<int>(std::floor(b[i])));
