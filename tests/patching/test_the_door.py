@@ -49,7 +49,7 @@ FIELDS = {
     "architectures": ["LlamaForCausalLM", 3, [3], {}], "model_type": [3, ["qwen3"], {}],
     "num_hidden_layers": [10**9, "2", 2**70, [2], -1, 2.5],
     "hidden_size": [2**40, "16", [16], -1], "intermediate_size": [2**40, "a", {}], "vocab_size": [2**40, 10**30, "a"],
-    "num_attention_heads": [2**40, 0, "2"], "head_dim": [2**40, "x"]}
+    "num_attention_heads": [2**40, 0, "2"], "head_dim": [2**40, "x"], "num_labels": [10**9]}
 
 
 @pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in FIELDS.items() for v in values], ids=repr)

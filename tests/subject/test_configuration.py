@@ -22,6 +22,15 @@ def test_infinite_numbers_survive_in_plain_json():
     assert list(again.time_step_limit) == [0.0, math.inf]
 
 
+@pytest.mark.parametrize("found", [
+    {"num_hidden_layers": 10**9}, {"num_labels": 10**9}, {"text_config": {"num_labels": 10**9}}])
+def test_numbers_of_which_each_is_an_object_are_bounded(tmp_path, found):
+    (tmp_path / "config.json").write_text(json.dumps(small("llama") | found))
+    for asked in ({"path": str(tmp_path / "config.json")}, {"path": str(tmp_path)}, {"config": small("llama") | found}):
+        with pytest.raises(UserError, match=r"at most [\d,]+ as .*; it is 1,000,000,000"):
+            described(asked)
+
+
 @pytest.mark.parametrize("name", ["qwen3", "gpt2", "llama", "qwen3_moe"])
 def test_an_architecture_by_name_has_the_sizes_of_the_call(name):
     config = configuration(described({"name": name, "sizes": SIZES})["config"])

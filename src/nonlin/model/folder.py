@@ -7,7 +7,7 @@ beside them can have, names of weights that stay in the folder.
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ _SIZE = re.compile(r"(^|_)(num|n)_|size$|(^|_)dim$|^d_|layers?$|heads?$|_rank$|^
 _NO_LIMIT = re.compile(r"position|context|length|window|token|sample|frame|patch|chunk|bins|frequency|rate|image|step")
 _LAYERS = re.compile(r"(^|_)(layers?|depth)$|^n_?layers?$|num_(hidden_)?layers$")
 _LARGEST = 1 << 40
+# Transformers makes an object of each, before anything else looks at a configuration.
+_MOST = ((re.compile(r"^num_labels$"), 1_000_000), (_LAYERS, 10_000))
 
 
 class Unfit(ValueError):
@@ -69,7 +71,18 @@ def read_config(folder: Path) -> dict[str, Any]:
         if value is not None and not (isinstance(value, kind) and (
                 not isinstance(value, list) or all(isinstance(v, str) for v in value))):
             raise Unfit(f"have {words} as {name} in config.json; it is {_short(value)}")
+    must_be_few(config)
     return config
+
+
+def must_be_few(config: Mapping[str, Any], where: str = "") -> None:
+    """Raise Unfit for more layers or labels than a model can have: to make them would take hours, or all memory."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            must_be_few(value, f"{where}{name}.")
+        for pattern, most in _MOST:
+            if pattern.search(name) and type(value) is int and value > most:
+                raise Unfit(f"have at most {most:,} as {where}{name}; it is {value:,}")
 
 
 def weight_files(folder: Path) -> list[Path]:

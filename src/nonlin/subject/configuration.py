@@ -105,6 +105,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     """Return the configuration of these values; UserError for one that nonlin does not build."""
     kind = raw.get("model_type")
+    try:
+        folder.must_be_few(raw)
+    except folder.Unfit as error:
+        raise UserError(f"{_CALL}: model {shown} must {error}. Correct it.") from error
     if code := code_of(raw):
         raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names {code}",
                              "Remove auto_map where transformers has the architecture, or pass nonlin.compare a "
