@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 
@@ -129,21 +128,20 @@ def test_no_studies_are_refused():
         calibrate(None, 0)
 
 
-def _results(name, *verdicts):
+def _results(name, *verdicts, confidence=0.95):
     arms = [{"name": "gelu-1", "verdict": "baseline", "difference": None, "learning_rate": 0.01}]
     difference = {"mean": 0.01, "p_value": 0.2, "low": -0.01, "high": 0.03, "standard_error": 0.005, "seeds": 8}
     arms += [{"name": f"gelu-{i}", "verdict": v, "difference": difference, "learning_rate": 0.01}
              for i, v in enumerate(verdicts, 2)]
-    return {"name": name, "baseline": "gelu-1", "arms": arms}
+    return {"name": name, "baseline": "gelu-1", "arms": arms,
+            "plan": {"rule": {"confidence": confidence, "seeds": 8, "margin": 0.005}}}
 
 
 def test_a_study_counts_once_however_many_of_its_verdicts_are_false(tmp_path):
-    request = SimpleNamespace(confidence=0.95, arms=[None] * 3, seeds=8, margin=0.005)
     found = summary(tmp_path, [_results("a", "better", "worse"), _results("b", "tie", "undecided"),
-                               _results("c", "undecided", "tie")], request)
+                               _results("c", "undecided", "tie")])
     assert (found.studies, found.false) == (3, 1) and found.low < 1 / 3 < found.high
     assert found.half_width == pytest.approx(0.02) and 0.01 < found.detectable < 0.03
     assert "1 of 3 A/A studies have a false verdict: 33 %" in str(found)
     assert "the rule states at most 5 %." in str(found)
-    assert "at most 0.5 %." in str(summary(tmp_path, [_results("a", "tie")], SimpleNamespace(
-        confidence=0.995, arms=[None] * 2, seeds=8, margin=0.005)))
+    assert "at most 0.5 %." in str(summary(tmp_path, [_results("a", "tie", confidence=0.995)]))
