@@ -164,7 +164,10 @@ def _compiled(calls, folder):
 @needs_triton
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Triton compiles on Linux")
 def test_every_activation_compiles_for_an_h100(tmp_path):
-    """Value and gradients of all, in bfloat16: 16 bytes a load and store, no spills but PowLU's, no 64-bit or double arithmetic."""
+    """Value and gradients of all, in bfloat16: 16 bytes a load and store, no 64-bit or double arithmetic.
+
+    Nothing spills but PowLU.
+    """
     calls = [(name, "backward", "bf16", False, 0) for name in NAMES]
     for (name, *_), made in zip(calls, _compiled(calls, tmp_path), strict=True):
         wide = [m for m in made["memory"] if ".v4.b32" in m]
