@@ -15,36 +15,27 @@ from nonlin.errors import UserError
 from nonlin.ladder import design, folder, plan, results, simulated
 from nonlin.ladder.rates import RULES
 from nonlin.report import ladder as page
-from nonlin.report import style
-from nonlin.study import defaults, make_plan
+from nonlin.study import make_plan
 from nonlin.training.trunks import Trunks
+from tests.ladder import tiny
+from tests.ladder.tiny import SIZES
 from tests.report.headless import NEEDS_CHROMIUM, browser, opened
 from tests.report.pages import recorded_pages
 from tests.report.words import not_set
 from tests.test_schemas import exactly
 
-SIZES = [12e3, 25e3, 40e3, 70e3]
-TINY = {"activations": ["gelu", "swiglu"], "sizes": SIZES, "tokens_per_parameter": 0.05, "context": 16, "batch": 4,
-        "longer": 0, "learning_rates": 2, "progress": False, "workers": 1}
+TINY = tiny.TINY | {"activations": ["gelu", "swiglu"]}
 
 
 @pytest.fixture(scope="module")
 def short():
-    """Let runs be as short as tests need, and growing grids stay."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(defaults, "MINIMUM_STEPS", 1)
-        patch.setattr(defaults, "LEARNING_RATE_EXTENSIONS", 0)
-        patch.setattr(defaults, "TRAINING", defaults.TRAINING | {"evaluation_tokens": 256})
-        patch.setattr(ladder_comparison, "_SECONDS", 0.01)
-        patch.setattr(style, "write_files", lambda *_: None)  # drawing takes longer than training
+    with tiny.short_runs():
         yield
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"line {i}: {i * i} squares\n" for i in range(6000)))
-    return path
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

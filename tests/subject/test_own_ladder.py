@@ -13,16 +13,15 @@ from nonlin.errors import UserError
 from nonlin.ladder import design, folder
 from nonlin.ladder.architecture import Architecture
 from nonlin.ladder.rates import RULES
-from nonlin.report import style
-from nonlin.study import defaults, make_plan
+from nonlin.study import make_plan
 from nonlin.subject import building, sizes
 from nonlin.training import run_trial
 from nonlin.training.worker import handle
+from tests.ladder import tiny
+from tests.ladder.tiny import SIZES
 from tests.subject.tiny import configuration
 
-SIZES = [12e3, 25e3, 40e3, 70e3]
-TINY = {"activations": ["swiglu", "relu"], "sizes": SIZES, "tokens_per_parameter": 0.05, "context": 16, "batch": 4,
-        "longer": 0, "learning_rates": 2, "progress": False, "workers": 1}
+TINY = tiny.TINY | {"activations": ["swiglu", "relu"]}
 
 
 def table(config, head_width=16, largest=1e6):
@@ -91,21 +90,13 @@ def test_architectures_that_cannot_be_sized_are_refused(name, words):
 
 @pytest.fixture(scope="module")
 def short():
-    """Let runs be as short as tests need, and growing grids stay."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(defaults, "MINIMUM_STEPS", 1)
-        patch.setattr(defaults, "LEARNING_RATE_EXTENSIONS", 0)
-        patch.setattr(defaults, "TRAINING", defaults.TRAINING | {"evaluation_tokens": 256})
-        patch.setattr(ladder_comparison, "_SECONDS", 0.01)
-        patch.setattr(style, "write_files", lambda *_: None)  # drawing takes longer than training
+    with tiny.short_runs():
         yield
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"line {i}: {i * i} squares\n" for i in range(6000)))
-    return path
+    return tiny.write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

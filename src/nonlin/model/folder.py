@@ -75,13 +75,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def must_be_few(config: Mapping[str, Any], where: str = "") -> None:
+def must_be_few(config: Mapping[Any, Any], where: str = "") -> None:
     """Raise Unfit for more layers or labels than a model can have: to make them would take hours, or all memory."""
     for name, value in config.items():
         if isinstance(value, dict):
             must_be_few(value, f"{where}{name}.")
         for pattern, most in _MOST:
-            if pattern.search(name) and type(value) is int and value > most:
+            # A configuration object's labels have numbers as keys.
+            if isinstance(name, str) and pattern.search(name) and type(value) is int and value > most:
                 raise Unfit(f"have at most {most:,} as {where}{name}; it is {value:,}")
 
 

@@ -137,10 +137,11 @@ class FeedForward(nn.Module):
         if self._untouched(modules) and (tensors := self._parameters_of(gate, up, down)) is not None \
                 and (out := ffn.inference((x, *tensors), activation.definition)) is not None:
             return out
-        if (reason := self._needs_modules(x)) is not None:
+        altered = self._altered(x) is not None
+        if altered or activation.definition.expr is None:
             if type(x) not in PLAIN and not arguments.traced((x,)):
                 arguments.check("FeedForward", "x", x)
-            return self._by_modules(x, whole=reason == self._not_pointwise())
+            return self._by_modules(x, whole=not altered)
         return ffn.feed_forward(
             x, None if gate is None else gate.weight, up.weight, down.weight, None if gate is None else gate.bias,
             up.bias, down.bias, activation=activation.definition, memory=self.memory,
@@ -193,10 +194,16 @@ class FeedForward(nn.Module):
         inner = dispatch.explain(name, *([like] * len(self.activation.definition.variables)))
         return dispatch.Explanation(name, f"one operation, the activation by {inner.backend}", inner.reason)
 
-    def _needs_modules(self, x: Tensor | None = None) -> str | None:
+    def _needs_modules(self) -> str | None:
         """Return why the modules must be called one by one; None where one operation computes the same."""
+        if (reason := self._altered()) is not None:
+            return reason
+        definition = self.activation.definition
+        return f"{definition.name} is not pointwise" if definition.expr is None else None
+
+    def _altered(self, x: Tensor | None = None) -> str | None:
+        """Return what makes calling the modules differ from computing with their tensors, or None."""
         modules = self._modules  # asked at each call: attribute by attribute would cost more than a small product
-        activation = modules["activation"]
         if (reason := changed_everywhere()) is not None:
             return reason
         if x is not None and type(x) not in PLAIN:
@@ -205,12 +212,7 @@ class FeedForward(nn.Module):
             module = modules.get(name)  # gate may be None
             if module is not None and (reason := altered(module, stock)):
                 return f"{name} {reason}"
-        if activation.definition.expr is None:  # type: ignore[union-attr]
-            return self._not_pointwise()
         return None
-
-    def _not_pointwise(self) -> str:
-        return f"{getattr(getattr(self.activation, 'definition', None), 'name', '')} is not pointwise"
 
     def extra_repr(self) -> str:
         return f"memory={self.memory}"

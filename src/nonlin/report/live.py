@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ _SECONDS = 15.0  # between two pages
 _SHARE = 0.03  # of the time, at most, goes into drawing figures
 
 
-class _Live:
+class _Live(ABC):
     """Writes a page anew every moment while a block runs, in a thread, and once at its end.
 
     A page that cannot be written costs the runs nothing.
@@ -50,8 +51,9 @@ class _Live:
         with contextlib.suppress(NonlinError, OSError):
             self._write(ended)
 
+    @abstractmethod
     def _write(self, ended: bool) -> None:
-        raise NotImplementedError
+        """Write the page; ``ended``: the block has."""
 
     def _drawing(self, done: int, ended: bool, draw: Callable[[], Any], drawn: Any) -> Any:
         """Return the figures, drawn again where more is done and drawing may take its share of the time."""

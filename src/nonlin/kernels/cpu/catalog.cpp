@@ -31,21 +31,18 @@ NL_DRIVER({"portable", nl_entries_portable, always})
 #endif
 
 #if defined(NL_PYTHON)
-// call(function, n, first, second, out, learnable parameters as floats ...): a kernel's value on few elements, without
-// ctypes' overhead.
+// call(function, n, first, second, out): a kernel's value on few elements, without ctypes' overhead.
 static PyObject* call(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  if (count < 5 || count > 5 + MOST) {
-    PyErr_SetString(PyExc_TypeError, "call takes a function, a count, three addresses and at most eight parameters");
+  if (count != 5) {
+    PyErr_SetString(PyExc_TypeError, "call takes a function, a count and three addresses");
     return nullptr;
   }
   const auto function = reinterpret_cast<nl_value_t>(PyLong_AsVoidPtr(args[0]));
   const int64_t n = PyLong_AsLongLong(args[1]);
   const void* in[2] = {PyLong_AsVoidPtr(args[2]), PyLong_AsVoidPtr(args[3])};
   void* out = PyLong_AsVoidPtr(args[4]);
-  double parameters[MOST];
-  for (Py_ssize_t k = 5; k < count; k++) parameters[k - 5] = PyFloat_AsDouble(args[k]);
   if (PyErr_Occurred()) return nullptr;
-  function(n, in, parameters, out);
+  function(n, in, nullptr, out);
   Py_RETURN_NONE;
 }
 // call_slopes(function, n, first, second, gradient, three outputs): gradients by the inputs, then the value; a null

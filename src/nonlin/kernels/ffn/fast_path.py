@@ -52,7 +52,7 @@ def recorded(tensors: Tensors, form: Form, keep: str) -> Tensor:
     return made[0]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)  # a process may define formulas without end
 def _activation(definition: Definition) -> Callable[..., Tensor]:
     """Return the activation of tensors that nothing watches and that record nothing."""
     def general(*inputs: Tensor) -> Tensor:
