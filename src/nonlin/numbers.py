@@ -33,11 +33,15 @@ def number(value: float | None, form: str = "") -> str:
 
     >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g"), number(-0.25, "+.1%"), number(2e-5, ".1e")
     ('0.50', '–', '3,070', '−25.0 %', '2.0 × 10⁻⁵')
+    >>> number(0.7, "#.3g"), number(123.4, "#.3g"), number(3065.4, "#.3g")  # three digits each, zeros too
+    ('0.700', '123', '3,070')
     """
     if value is None:
         return "–"
     text = format(value, form)
-    return typeset(f"{float(text):,.0f}" if form == ".3g" and 1000 <= abs(value) < 1e7 else text)
+    if form in (".3g", "#.3g") and 1000 <= abs(value) < 1e7:
+        return typeset(f"{float(text):,.0f}")
+    return typeset(text.removesuffix("."))
 
 
 def counted(count: int, one: str, more: str = "") -> str:

@@ -12,6 +12,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 NEEDS_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: make chromium installs it")
 
 
+#: A script that notes the words that are drawn, with the places where they begin and end, in screen widths.
+NOTES_WORDS = """window.words = []; const draw = CanvasRenderingContext2D.prototype.fillText;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const wide = this.measureText(text).width;
+  const from = x - {left: 0, start: 0, center: wide / 2, right: wide, end: wide}[this.textAlign];
+  window.words.push([text, from / this.canvas.width, (from + wide) / this.canvas.width]);
+  return draw.apply(this, arguments); };"""
+
+
 @contextlib.contextmanager
 def browser():
     """Debian's chromium, without a network."""
@@ -23,14 +32,17 @@ def browser():
 
 
 @contextlib.contextmanager
-def opened(made, page: Path, address: str = "", **options):
+def opened(made, page: Path, address: str = "", first: str = "", **options):
     """A page of a file: no network, and any error, warning or request of it fails the test.
 
-    Without its policy, which forbids the driver's own scripts too; that it lets the page's run is tested elsewhere.
+    ``first`` is a script that runs before those of the page. The page's policy is off, which forbids the driver's own
+    scripts too; that it lets the page's run is tested elsewhere.
     """
     context = made.new_context(**({"viewport": {"width": 1280, "height": 900}, "bypass_csp": True} | options))
     context.set_offline(True)
     context.set_default_timeout(60_000)  # a busy machine is slow, and not wrong
+    if first:
+        context.add_init_script(first)
     tab, wrong = context.new_page(), []
     tab.on("console", lambda message: wrong.append(message.text))
     tab.on("pageerror", lambda error: wrong.append(str(error)))

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from nonlin.report import interactive
@@ -115,6 +116,60 @@ def test_every_axis_keeps_two_labelled_ticks_at_any_zoom(chromium, full, options
             assert layers and all(min(counts) >= 2 for counts in found), found
             for name in ("curves", "paired", "learning_rates", "quality"):
                 figure(tab, name).get_by_role("button", name="Enlarge").first.click()
+
+
+WINDOWS = r"""async ([windows]) => {
+  const {figures} = JSON.parse(document.getElementById("figures-data").textContent), wrong = [];
+  const hosts = [...document.querySelectorAll("figure")].flatMap((figure) =>
+    [...figure.querySelectorAll(".f-panel")].map((host, i) => [figure, host, i]));
+  for (const [figure, host, i] of hosts) {
+    const u = host.uplot, panel = figures[figure.dataset.figure][i], log = (key) => u.scales[key].distr === 3;
+    const to = (key, v) => (log(key) ? Math.log(v) : v), from = (key, v) => (log(key) ? Math.exp(v) : v);
+    const whole = Object.fromEntries(["x", "y"].map((key) => [key, [u.scales[key].min, u.scales[key].max]]));
+    const show = (key, low, high) => u.setScale(key, {min: low, max: high});
+    for (const [start, wide] of windows) {
+      for (const key of ["x", "y"]) {
+        const [low, high] = whole[key].map((v) => to(key, v)), first = low + start * (high - low);
+        show(key, from(key, first), from(key, first + wide * (high - low)));
+      }
+      await Promise.resolve(); // it draws in a microtask
+      for (const [axis, key] of u.axes.map((axis, k) => [axis, k ? "y" : "x"])) {
+        if (panel[key].names || panel[key].rows || panel[key].format === "whole") continue; // chosen places
+        const {min, max} = u.scales[key], inside = (place) => place >= min && place <= max;
+        const seen = axis._values.filter((v, k) => v && inside(axis._splits[k]));
+        const plain = seen.filter((v) => /^[+−]?\d+(\.\d+)?$/.test(v) && v !== "0");
+        const decimals = new Set(plain.map((v) => (v.split(".")[1] ?? "").length));
+        if (seen.length < 2 || new Set(seen).size < seen.length || (decimals.size > 1 && !log(key)))
+          wrong.push([figure.dataset.figure, key, min, max, seen.join("; ")]);
+      }
+    }
+    for (const key of ["x", "y"]) show(key, ...whole[key]);
+    await Promise.resolve();
+  }
+  return wrong;
+}"""
+
+
+def test_any_window_has_two_ticks_that_differ_with_as_many_decimals(chromium, full):
+    random = np.random.default_rng(0)
+    windows = [(float(a), float(w)) for a, w in zip(random.uniform(0, 0.9, 60), 10 ** random.uniform(-5, 0, 60),
+                                                     strict=True)]
+    with opened(chromium, full / "report.html") as tab:
+        assert tab.evaluate(WINDOWS, [windows]) == []
+
+
+@pytest.mark.parametrize("options", [{}, PHONE], ids=["desk", "phone"])
+def test_a_hint_stands_above_the_tables_that_are_wider_than_the_screen_and_no_other(chromium, full, options):
+    with opened(chromium, full / "report.html", **options) as tab:
+        tab.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        tab.wait_for_function("[...document.querySelectorAll('.scroll')].every((e) => e.matches('.wide, .fits'))")
+        tab.wait_for_timeout(200)  # an opened table is looked at in the next frame
+        found = tab.evaluate("""[...document.querySelectorAll('.scroll')].filter((e) => e.clientWidth).map((e) => [
+            e.scrollWidth > e.clientWidth + 1, getComputedStyle(e, '::before').content.includes('sideways')
+              && getComputedStyle(e, '::before').display !== 'none', e.tabIndex,
+            e.innerText.slice(0, 60)])""")
+    assert [one for one in found if one[0] != one[1] or (one[0] and one[2] != 0)] == []
+    assert len(found) > 8 and (not options or any(wide for wide, *_ in found))
 
 
 def test_on_a_phone_it_is_drawn_anew_and_fits(chromium, full):

@@ -78,6 +78,15 @@ def test_the_report_of_edited_results_shows_the_records_and_names_the_file(study
     assert without_remarks(published) == without_remarks((study / "report.html").read_text())
 
 
+def test_other_words_for_the_same_numbers_are_no_edit(study):
+    """A folder of another version shows this version's words, and nobody has to take care."""
+    results = json.loads((study / "results.json").read_text())
+    results |= {"headline": "Other words.", "advice": "Words, too.", "remarks": ["And these."]}
+    (study / "results.json").write_text(json.dumps(results))
+    found = load(study)
+    assert found.notes == () and "ords" not in found.results["headline"] + found.results["advice"]
+
+
 def without_remarks(page):
     """The page less the note of the edited file, and what a call alone knows."""
     return {line for line in page.splitlines() if "results.json does not say" not in line}

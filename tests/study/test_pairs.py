@@ -138,7 +138,8 @@ def test_the_headline_says_what_it_stands_on():
                     "separated.")
     said = headline(PLAN, ARMS, [pair("better")])
     assert "geglu beats gelu by 0.049" in said and "separated" not in said
-    assert headline(PLAN, ARMS, [pair("tie")]).endswith("; geglu and swiglu are equally good within 0.005.")
+    said = headline(PLAN, ARMS, [pair("tie")])
+    assert said.endswith("; geglu and swiglu are equally good within 0.005 bits per byte.")
     said = headline(PLAN, [ARMS[0], arm("swiglu", "undecided", -0.01), ARMS[3]], [])
     assert said.endswith("no activation was found better than gelu; relu is worse; swiglu is undecided.")
     assert "separated" not in headline(PLAN, ARMS, [])  # a rule of before: nothing was compared
@@ -147,6 +148,8 @@ def test_the_headline_says_what_it_stands_on():
 def test_remarks_and_next_steps():
     said = " ".join(remarks(PLAN, ARMS, [pair("undecided", 30)]))
     assert "geglu and swiglu are not separated: 0.0012 bits per byte (−0.0080 to 0.0100)" in said
+    tie = " ".join(remarks(PLAN, ARMS, [pair("tie")]))
+    assert "equally good" not in tie and "swiglu is better than gelu too." in tie  # the headline says it
     assert "does not compare" not in said and "does not compare" in " ".join(remarks(PLAN, ARMS))
     results = {"status": "complete", "arms": [*ARMS, arm("silu", "undecided", -0.01)], "pairs": [pair("undecided", 30)],
                "plan": {"model": {}, "data": {"paths": ["my text"]}}}

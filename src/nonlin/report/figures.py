@@ -305,7 +305,8 @@ def costs_words(study: Study) -> str:
             told.append(f"{name} ({number(sum(values) / len(values), form)} {unit})")
     if not told:
         return ""
-    return f"All activations are equal within 1 % in {', in '.join(told)}: no bars are drawn for that."
+    listed = " and in ".join(filter(None, (", in ".join(told[:-1]), told[-1])))
+    return f"All activations are equal within 1 % in {listed}: no bars are drawn for that."
 
 
 def quality(study: Study) -> Figure:

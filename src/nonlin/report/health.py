@@ -7,7 +7,7 @@ from typing import Any
 from nonlin.files import write_atomically, writing
 from nonlin.numbers import counted, number, typeset
 from nonlin.report.explorer import environment, with_its_scripts
-from nonlin.report.health_figures import CELLS, FIGURES, MEASURES
+from nonlin.report.health_figures import CELLS, FIGURES, MEASURES, TOLD
 from nonlin.report.marks import Drawings
 from nonlin.report.tables import Table
 
@@ -67,7 +67,7 @@ def write(record: Mapping[str, Any], path: str | Path) -> Path:
         if applies(record):
             drawn[name] = {"svg": drawings.inline(
                 lambda draw=draw: draw(record), name, title, cells=CELLS[name](record) if name in CELLS else None),
-                "title": title}
+                "title": title, "told": TOLD[name](record) if name in TOLD else ""}
     header, rows = blocks(record)
     page = environment().get_template("health.html").render(
         record=record, figures=drawn, summary=summary(record), sample=sample(record),

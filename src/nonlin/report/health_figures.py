@@ -29,17 +29,17 @@ MEASURES: tuple[tuple[str, Callable[[Record], float | None], str, bool], ...] = 
     ("saturated gates", lambda b: b["saturated"]["share"], ".1%", False),
     ("always-on units", lambda b: b["always_on"]["share"], ".1%", False),
     ("sparsity at 20 % error", lambda b: b["sparsity"], ".1%", False),
-    ("gate: root mean square", _of("gate", "rms"), ".3g", True),
-    ("up: root mean square", _of("up", "rms"), ".3g", True),
-    ("hidden: root mean square", _of("hidden", "rms"), ".3g", True),
-    ("gate: largest", _of("gate", "largest"), ".3g", True),
-    ("up: largest", _of("up", "largest"), ".3g", True),
-    ("hidden: largest", _of("hidden", "largest"), ".3g", True),
-    ("hidden: kurtosis", _of("hidden", "kurtosis"), ".3g", True),
+    ("gate: root mean square", _of("gate", "rms"), "#.3g", True),
+    ("up: root mean square", _of("up", "rms"), "#.3g", True),
+    ("hidden: root mean square", _of("hidden", "rms"), "#.3g", True),
+    ("gate: largest", _of("gate", "largest"), "#.3g", True),
+    ("up: largest", _of("up", "largest"), "#.3g", True),
+    ("hidden: largest", _of("hidden", "largest"), "#.3g", True),
+    ("hidden: kurtosis", _of("hidden", "kurtosis"), "#.3g", True),
     ("hidden: zero in float8 e4m3", _of("hidden", "flushed_float8"), ".1%", False),
-    ("residual: largest", _of("residual", "largest"), ".3g", True),
-    ("residual: top channel / median", _outlier, ".3g", True),
-    ("gradient: root mean square", lambda b: b["gradients"] and b["gradients"]["rms"], ".3g", True),
+    ("residual: largest", _of("residual", "largest"), "#.3g", True),
+    ("residual: top channel / median", _outlier, "#.3g", True),
+    ("gradient: root mean square", lambda b: b["gradients"] and b["gradients"]["rms"], "#.3g", True),
 )
 """Name, value of a block, format, and whether it is shaded by its logarithm."""
 
@@ -102,7 +102,7 @@ def units(record: Record) -> Figure:
     axes = figure.subplots()
     _image(axes, np.sqrt(shares / max(float(shares.max()), 1e-12)), _BLUE, (-0.5, len(blocks) - 0.5, 0, 100))
     axes.set_ylabel("share of tokens on which\na unit is positive, %")
-    axes.set_title(f"strongest: {number(float(shares.max()), '.0%')} of a block's units")
+    axes.set_title(f"strongest shade: {number(float(shares.max()), '.0%')} of a block's units")
     _layers(axes, len(blocks))
     return figure
 
@@ -131,19 +131,42 @@ def magnitudes(record: Record) -> Figure:
     return figure
 
 
+def _zero_shares(record: Record) -> list[float | None]:
+    return [b["gradients"]["zero_share"] for b in record["blocks"] if b["gradients"]]
+
+
+def _zeros_are_equal(record: Record) -> bool:
+    """Whether the shares of zero gradients are the same in every block: then a sentence says more than a panel."""
+    known = [share for share in _zero_shares(record) if share is not None]
+    return not known or max(known) - min(known) < 0.005
+
+
+def gradient_words(record: Record) -> str:
+    """Return the share of gradients that are zero before the activation, where it is the same in every block."""
+    known = [share for share in _zero_shares(record) if share is not None]
+    if not known or not _zeros_are_equal(record):
+        return ""
+    if not any(known):
+        return "No gradient is zero before the activation, in any block."
+    return f"Before the activation {number(sum(known) / len(known), '.1%')} of the gradients are zero, in every block."
+
+
 def gradients(record: Record) -> Figure:
-    """The loss's gradient at each block's output, and the share of zeros before the activation."""
+    """The loss's gradient at each block's output, and the share of zeros before the activation where it differs."""
     blocks = [b for b in record["blocks"] if b["gradients"]]
-    figure, (left, right) = panels(2.8, 2)
+    equal = _zeros_are_equal(record)
+    figure, made = panels(2.8, 1 if equal else 2)
+    shown = list(np.atleast_1d(made))
     index = [b["index"] for b in blocks]
-    left.plot(index, [b["gradients"]["rms"] or math.nan for b in blocks], marker="o", ms=4, color=_BLUE)
-    left.set_yscale("log")
-    left.set_title("gradient at the block's output (root mean square)")
-    right.plot(index, [math.nan if b["gradients"]["zero_share"] is None else 100 * b["gradients"]["zero_share"]
-                       for b in blocks], marker="o", ms=4, color=_BLUE)
-    right.set_ylim(0, 100)
-    right.set_title("gradients that are zero before the activation, %")
-    for axes in (left, right):
+    shown[0].plot(index, [b["gradients"]["rms"] or math.nan for b in blocks], marker="o", ms=4, color=_BLUE)
+    shown[0].set_yscale("log")
+    shown[0].set_title("gradient at the block's output (root mean square)")
+    if not equal:
+        shown[1].plot(index, [math.nan if share is None else 100 * share for share in _zero_shares(record)],
+                      marker="o", ms=4, color=_BLUE)
+        shown[1].set_ylim(0, 100)
+        shown[1].set_title("gradients that are zero before the activation, %")
+    for axes in shown:
         _layers(axes, len(blocks))
         axes.tick_params(which="minor", labelsize=7, labelcolor=MUTED)
     return figure
@@ -207,3 +230,6 @@ FIGURES: dict[str, tuple[Callable[[Record], Figure], str, Callable[[Record], boo
     "gradients": (gradients, "Gradients by block", lambda r: any(b["gradients"] for b in r["blocks"])),
     "alternatives": (alternatives, "The loss with other activations", lambda r: bool(r["alternatives"])),
 }
+
+#: The sentence that stands for a panel, of the figures that leave one out.
+TOLD: dict[str, Callable[[Record], str]] = {"gradients": gradient_words}

@@ -19,6 +19,7 @@ from nonlin.study.snapshot import Watcher
 from nonlin.study.verdict import calibration_text
 
 REFRESH_SECONDS = 15  # between two loadings of the page of a study that runs
+_WORDS = {"native_engine": "transformer kernels", "native_unavailable": "why no transformer kernels"}
 _VERDICTS = ("better", "worse", "tie", "undecided", "baseline")
 
 
@@ -79,18 +80,29 @@ def _environment(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a study ran on, in words: what was not there is left out."""
     found: list[tuple[str, str]] = []
     for key, value in results["environment"].items():
+        name = _WORDS.get(key) or str(key).replace("_", " ")
         if isinstance(value, Mapping):
             value = f"{value['name']} ({', '.join(value['instructions'])})"
         if value not in (None, "", 0) or isinstance(value, bool):
-            found.append((key.replace("_", " "), {True: "yes", False: "no"}[value] if isinstance(value, bool)
-                          else str(value)))
+            found.append((name, {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)))
     machine, plan = dict(results["plan"]["machine"]), results["plan"]
     made_on = machine.pop("made_on", None)
-    settings = ", ".join(f"{key} {value}" for key, value in machine.items())
+    settings = ", ".join(_setting(key, value) for key, value in machine.items())
     found.append(("settings", f"{settings}, {counted(plan['workers'], 'process', 'processes')}"))
     if made_on:
-        found.append(("planned on", ", ".join(f"{key} {value}" for key, value in made_on.items())))
+        found.append(("planned on", ", ".join(_setting(key, value) for key, value in made_on.items())))
     return found
+
+
+def _setting(key: str, value: Any) -> str:
+    """A machine's setting in words; the records' names of who computes are older than the words.
+
+    >>> _setting("engine", "native"), _setting("engine", "torch"), _setting("threads", 1)
+    ('by the transformer kernels', 'by torch', 'threads 1')
+    """
+    if key == "engine":
+        return "by the transformer kernels" if value == "native" else f"by {value}"
+    return f"{key.replace('_', ' ')} {value}"
 
 
 def _samples(folder: StudyFolder) -> dict[str, Any] | None:

@@ -46,19 +46,29 @@ def headline(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapp
     if better and better[0]["difference"] is None:
         return f"{_set_up(plan)}, {better[0]['name']} trains and {base} does not."
     if better:
-        leaders = [arm for arm in better if arm is better[0] or not _told_from(pairs, better[0]["name"], arm["name"])]
+        leaders = _leaders(better, pairs)
         known = bool(pairs) and len(leaders) > 1
         gated = known and all(arm["kind"] == "gated" for arm in leaders) and plan.arm(base)["kind"] != "gated"
         found = (f"gated activations beat {base}, {leaders[0]['name']} by {_gain(leaders[0])}" if gated
                  else f"{leaders[0]['name']} beats {base} by {_gain(leaders[0])}")
-        tied = all(pair["verdict"] == "tie" for pair in pairs
-                   if {pair["first"], pair["second"]} <= {arm["name"] for arm in leaders})
-        word = f"equally good within {plan.rule['margin']:g}" if tied else "not separated"
+        tied = f"equally good within {plan.rule['margin']:g} bits per byte"
+        word = tied if _tied(leaders, pairs) else "not separated"
         return f"{_set_up(plan)}, {found}{f'; {_names(leaders)} are {word}' if known else ''}."
     parts = [f"no activation was found better than {base}"]
     parts += [f"{_names(group)} {_are(group)} {word}" for verdict, word in (
         ("tie", "as good"), ("worse", "worse"), ("undecided", "undecided")) if (group := _group(arms, verdict))]
     return f"{_set_up(plan)}, {'; '.join(parts)}."
+
+
+def _leaders(better: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The best of the better arms, and those that it was not found better than."""
+    return [arm for arm in better if arm is better[0] or not _told_from(pairs, better[0]["name"], arm["name"])]
+
+
+def _tied(arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each of these is as good as each other."""
+    names = {arm["name"] for arm in arms}
+    return all(pair["verdict"] == "tie" for pair in pairs if {pair["first"], pair["second"]} <= names)
 
 
 def _set_up(plan: Plan) -> str:
@@ -92,17 +102,19 @@ def _told_from(pairs: Sequence[Mapping[str, Any]], first: str, second: str) -> b
 
 
 def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]] = ()) -> list[str]:
-    """Return what is to be known beside the advice, a sentence each: the other winners, and ties."""
+    """Return what is to be known beside the headline and the advice, a sentence each: the other winners, and ties."""
     base, made = plan.baseline, []
     better = _group(arms, "better")
     if plan.model.get("own", {}).get("checkpoint"):
         made.append("The runs began with trained weights: a short run measures how the model recovers from another "
                     "activation, not the activation.")
     if better[1:]:
-        told = "" if pairs else "; this study does not compare the better ones with each other"
-        made.append(f"{_names(better[1:])} {_are(better[1:])} better than {base} too{told}.")
-    made += [pair_text(pair, plan.rule["margin"]) for pair in pairs
-             if len(pairs) <= _TOLD or better[0]["name"] in (pair["first"], pair["second"])]
+        alone = "" if pairs else "; this study does not compare the better ones with each other"
+        made.append(f"{_names(better[1:])} {_are(better[1:])} better than {base} too{alone}.")
+    best = _leaders(better, pairs) if pairs else []
+    told = {arm["name"] for arm in best} if _tied(best, pairs) else set[str]()  # by the headline
+    made += [pair_text(pair, plan.rule["margin"]) for pair in pairs if not {pair["first"], pair["second"]} <= told
+             and (len(pairs) <= _TOLD or better[0]["name"] in (pair["first"], pair["second"]))]
     if ties := _group(arms, "tie"):
         made.append(f"{_names(ties)} {_are(ties)} as good as {base} within {plan.rule['margin']:g} bits per byte.")
     return made

@@ -160,8 +160,9 @@ def describe(training: Mapping[str, Any], model: Mapping[str, Any], machine: Map
     tokens = batch * model["context"]
     return (f"Recipe: {optimizer}; warm-up over {warmup}, {falls}{f' to {final:.3g} of the peak' if final else ''}; "
             f"weight decay {training['weight_decay']:g}, {clip}; batches of {batch:,} sequences ({tokens:,} tokens)"
-            f"{f' in {parts} parts' if parts > 1 else ''}; matrix products in {machine.get('dtype', 'float32')} by the "
-            f"{machine.get('engine', 'torch')} engine{_instead(model, machine)}.")
+            f"{f' in {parts} parts' if parts > 1 else ''}; matrix products in {machine.get('dtype', 'float32')} by "
+            f"{'torch' if machine.get('engine', 'torch') == 'torch' else 'the transformer kernels'}"
+            f"{_instead(model, machine)}.")
 
 
 def _instead(model: Mapping[str, Any], machine: Mapping[str, Any]) -> str:

@@ -21,21 +21,34 @@ const short = (v, digits = 4) => String(Number(v.toPrecision(digits)));
 const RAISED = {"−": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹"};
 const raised = (text) => [...minus(text)].map((c) => RAISED[c] ?? c).join("");
 const grouped = (text) => (/^-?\d{5,}$/.test(text) ? text.replace(/\B(?=(\d{3})+$)/g, ",") : text);
-const FORMS = {
-  plain: (v) => (v !== 0 && Math.abs(v) < 1e-4 ? FORMS.power(v) : minus(grouped(short(v, Math.abs(v) >= 1e4 ? 6 : 4)))),
+const FORMS = { // each with ``more`` digits than usual
+  plain: (v, more = 0) => (v !== 0 && Math.abs(v) < 1e-4 ? FORMS.power(v, more) : minus(grouped(short(v, (Math.abs(v) >= 1e4 ? 6 : 4) + more)))),
   whole: (v) => (Number.isInteger(v) ? String(v) : ""),
-  signed: (v) => (v > 0 ? "+" : "") + minus(short(v, 3)),
-  percent: (v) => minus(`${short(100 * v, 3)} %`),
-  power: (v) => {
+  signed: (v, more = 0) => (v > 0 ? "+" : "") + minus(short(v, 3 + more)),
+  percent: (v, more = 0) => minus(`${short(100 * v, 3 + more)} %`),
+  power: (v, more = 0) => {
     if (v === 0) return "0";
-    const [front, power] = v.toExponential(v.toExponential(1).includes(".0") ? 0 : 1).split("e");
+    const [front, power] = v.toExponential(more || !v.toExponential(1).includes(".0") ? 1 + more : 0).split("e");
     return (front === "1" ? "" : `${minus(front)} × `) + `10${raised(power.replace("+", ""))}`;
   },
-  log: (v) => (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? minus(short(v)) : FORMS.power(v)),
-  decades: (v) => FORMS.log(10 ** v),
-  binary: (v) => `2${raised(short(v, 3))}`,
-  tokens: (v) => (Math.abs(v) >= 1e9 ? `${short(v / 1e9)} G` : Math.abs(v) >= 1e6 ? `${short(v / 1e6)} M` : Math.abs(v) >= 1e3 ? `${short(v / 1e3)} k` : short(v)),
+  log: (v, more = 0) => (Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? minus(short(v, 4 + more)) : FORMS.power(v, more)),
+  decades: (v, more = 0) => FORMS.log(10 ** v, more),
+  binary: (v, more = 0) => `2${raised(short(v, 3 + more))}`,
+  tokens: (v, more = 0) => {
+    const [size, unit] = Math.abs(v) >= 1e9 ? [1e9, " G"] : Math.abs(v) >= 1e6 ? [1e6, " M"] : Math.abs(v) >= 1e3 ? [1e3, " k"] : [1, ""];
+    return short(v / size, 4 + more) + unit;
+  },
 };
+
+/** Labels of the ticks of a scale: with as many digits as it takes to make them differ. */
+function labels(axis, places) {
+  const said = (more) => places.map((v) => (v == null ? "" : FORMS[axis.format](v, more)));
+  for (let more = 0; more < 9; more++) {
+    const texts = said(more), shown = texts.filter(Boolean);
+    if (new Set(shown).size === shown.length) return alike(texts, axis);
+  }
+  return said(9);
+}
 
 /** Labels of one axis with as many decimals each: 2.50 beside 2.48; a zero stays as it is, and so do powers of ten. */
 function alike(texts, axis) {
@@ -108,16 +121,21 @@ function widest(texts) {
   return Math.max(...texts.map((text) => paper.measureText(text).width));
 }
 
-function axisOf(axis, vertical) {
-  const names = axis.rows ?? axis.names?.map(([, name]) => name), longest = names ? widest(names) : 0;
+function axisOf(panel, vertical) {
+  const axis = vertical ? panel.y : panel.x, names = axis.rows ?? axis.names?.map(([, name]) => name), longest = names ? widest(names) : 0;
   const turned = !vertical && names && longest * names.length > 280;
+  const named = (u, v) => {
+    if (axis.rows) return axis.rows[v] ?? "";
+    const at = axis.names.findIndex(([place]) => place === v);
+    return at < 0 ? FORMS[axis.format](v) : vertical ? rowName(u.width, panel, at) : axis.names[at][1];
+  };
   return {
     stroke: () => css("--ink"), grid: {stroke: () => css("--grid"), width: 1, show: !axis.rows}, rotate: turned ? -35 : 0, ticks: {show: false},
-    font: FONT, 
-    size: vertical ? (names ? Math.max(40, 16 + longest) : 58) : turned ? 24 + 0.6 * longest : 30,
+    font: FONT, lineGap: 1.15,
+    size: (u, texts) => (!vertical ? (turned ? 24 + 0.6 * longest : 30) : !names ? 58 : Math.max(40, 16 + longest, 16 + widest((texts ?? []).flatMap((text) => text.split("\n")).concat("")))),
     splits: (u, _, low, high) => ticks(axis, low, high, Math.max(2, Math.floor(vertical ? u.bbox.height / devicePixelRatio / 42 : u.bbox.width / devicePixelRatio / 76))),
-    values: (_, places) => axis.rows || axis.names ? places.map((v) => (v == null ? "" : axis.rows ? axis.rows[v] ?? "" : axis.names.find(([place]) => place === v)?.[1] ?? FORMS[axis.format](v)))
-      : alike(places.map((v) => (v == null ? "" : FORMS[axis.format](v))), axis), space: 0, filter: (_, places) => places,
+    values: (u, places) => names ? places.map((v) => (v == null ? "" : named(u, v))) : labels(axis, places),
+    space: 0, filter: (_, places) => places,
   };
 }
 
@@ -173,11 +191,10 @@ function build(panel, host, figure) {
         ctx.fill();
       }
       if (line.text) {
-        ctx.fillStyle = css("--ink");
         ctx.font = `${12 * ratio}px system-ui, sans-serif`;
         ctx.textAlign = "left";
         ctx.textBaseline = "middle";
-        ctx.fillText(line.text, u.bbox.left + 6 * ratio, py(line.diamond[1] + 0.33));
+        write(ctx, line.text, u.bbox.left + 6 * ratio, py(line.diamond[1] + 0.33));
       }
     }
     ctx.restore();
@@ -204,7 +221,8 @@ function build(panel, host, figure) {
     ctx.restore();
   };
 
-  const tall = () => panel.tall ? Math.max(panel.tall, 170) : (panel.y.rows ? 44 + 46 * panel.y.rows.length : innerWidth < 640 ? 250 : 300);
+  const stacked = () => panel.y.beside && !besideWidth(host.clientWidth, panel); // two lines a row
+  const tall = () => panel.tall ? Math.max((stacked() ? 1.35 : 1) * panel.tall, 170) : (panel.y.rows ? 44 + 46 * panel.y.rows.length : innerWidth < 640 ? 250 : 300);
   const said = (line, u) => {
     const i = u.cursor.idxs?.[line.at], v = i == null ? null : u.data[line.at][i];
     if (v == null) return null;
@@ -240,7 +258,7 @@ function build(panel, host, figure) {
   const u = new uPlot({
     width: Math.max(host.clientWidth, 240), height: tall(), legend: {show: false}, series, bands, padding: [8, () => Math.max(18, besideWidth(host.clientWidth, panel)), 0, 0],
     scales: {x: {time: false, distr: panel.x.log ? 3 : 1, dir: panel.x.down ? -1 : 1, range: (_, a, b) => [a, b]}, y: {distr: panel.y.log ? 3 : 1, dir: panel.y.down ? -1 : 1, range: rangeOf(panel.y)}},
-    axes: [axisOf(panel.x, false), axisOf(panel.y, true)],
+    axes: [axisOf(panel, false), axisOf(panel, true)],
     cursor: {dataIdx: nearest, focus: {prox: 30}, drag: {x: true, y: !!panel.both, uni: 20, dist: 6},
       points: {size: 8}, bind: {dblclick: () => () => { reset(); return null; }}},
     focus: {alpha: 1},

@@ -84,19 +84,31 @@ function drawMarks(u, panel, markers) {
   ctx.globalAlpha = 1;
 }
 
-/** The words at marks that are in sight; they may pass the plot's edge, as far as the screen goes. */
+/** Words with a rim of the page's colour, so that no line behind them makes them hard to read. */
+function write(ctx, text, x, y, ink = css("--ink")) {
+  ctx.save();
+  ctx.setLineDash([]);
+  ctx.lineJoin = "round";
+  ctx.lineWidth = 4 * devicePixelRatio;
+  ctx.strokeStyle = css("--paper");
+  ctx.strokeText(text, x, y);
+  ctx.fillStyle = ink;
+  ctx.fillText(text, x, y);
+  ctx.restore();
+}
+
+/** The words at marks that are in sight; those with no room at their right stand at their left. */
 function drawWords(u, panel) {
   const {ctx, bbox} = u, ratio = devicePixelRatio, px = (v) => u.valToPos(v, "x", true), py = (v) => u.valToPos(v, "y", true);
   const within = (v, from, size) => v >= from - 1 && v <= from + size + 1;
-  ctx.fillStyle = css("--ink");
   ctx.font = `${11.5 * ratio}px system-ui, sans-serif`;
   ctx.textBaseline = "middle";
   for (const {x, y, text, by, align, above} of panel.texts) {
     if (!within(px(x), bbox.left, bbox.width) || !within(py(y), bbox.top, bbox.height)) continue;
     const from = px(x) + (align === "left" ? 4 + by[0] : by[0]) * 1.3 * ratio;
-    if (align === "left" && from + ctx.measureText(text).width > ctx.canvas.width) continue; // the table has it, whole
-    ctx.textAlign = align;
-    ctx.fillText(text, from, py(y) - ((by[1] ? by[1] + 3 : 0) + (above ? 7 : 0)) * 1.3 * ratio);
+    const full = align === "left" && from + ctx.measureText(text).width > ctx.canvas.width;
+    ctx.textAlign = full ? "right" : align;
+    write(ctx, text, full ? px(x) - 6 * ratio : from, py(y) - ((by[1] ? by[1] + 3 : 0) + (above ? 7 : 0)) * 1.3 * ratio);
   }
 }
 
@@ -114,6 +126,8 @@ function drawBeside(u, panel) {
   });
 }
 const besideWidth = (width, panel) => (panel.y.beside && width > 560 ? 12 + widest(panel.y.beside) : 0);
+/** A row's name; where the right has no room for the words beside it, they stand below the name. */
+const rowName = (width, panel, at) => panel.y.names[at][1] + (panel.y.beside && !besideWidth(width, panel) ? `\n${panel.y.beside[at]}` : "");
 
 // ---- in words ----
 
