@@ -172,7 +172,7 @@ def test_the_plan_says_which_engine_computes_the_recipe_and_why():
     wide = dict(studies.MODEL, dim=1040, heads=2)
     made = make_plan(studies.request(model=wide), {arm.name: 1e5 for arm in studies.request().arms},
                      {"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cpu"})
-    assert "in bfloat16 by the torch engine, since the transformer kernels take heads of up to 512" in made.describe()
+    assert "in bfloat16 by torch, since the transformer kernels take heads of up to 512" in made.describe()
     assert "in float32 by the transformer kernels." in studies.plan().describe()
 
 
