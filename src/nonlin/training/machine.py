@@ -15,21 +15,24 @@ import torch
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
 from nonlin.system import most_memory_bytes
-from nonlin.training.recipe import native_cannot
+from nonlin.training.recipe import choice, native_cannot
 from nonlin.training.resources import processor, usable_cores
 
 
-def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None,
+               training: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Return the settings worth measuring on this machine for a model's sizes, the expected best first.
 
     ``precision`` is "float32" or "bfloat16", or "auto" for the one that trains faster here. With "auto", bfloat16 is a
     candidate only where the processor has instructions for it. Without, its products are emulated and slower than
-    float32 by an order of magnitude.
+    float32 by an order of magnitude. On a GPU a step may be a CUDA graph ("graphs"), if the recipe ``training`` allows.
     """
     dtypes = [precision]
     if torch.cuda.is_available():
         dtypes = ["bfloat16"] if precision == "auto" else dtypes
-        return [{"engine": "torch", "dtype": d, "threads": 1, "device": "cuda"} for d in dtypes]
+        plain: list[dict[str, Any]] = [{"engine": "torch", "dtype": d, "threads": 1, "device": "cuda"} for d in dtypes]
+        captured = choice(training or {}, "optimizer") == "adamw"  # torch's Muon reads its rate on the CPU
+        return [option | {"graphs": True} for option in plain if captured] + plain
     if precision == "auto":
         fast = {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
         dtypes = ["bfloat16", "float32"] if fast else ["float32"]

@@ -70,30 +70,35 @@ class Optimizers:
 
 
 def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping[str, Any] | None = None,
-                   native: bool = False) -> Optimizers:
+                   native: bool = False, captured: bool = False) -> Optimizers:
     """Return the optimizers of a recipe for a model's parameters; ``shape``, the model's sizes, is for a transfer.
 
     Only matrices decay: no scale of a norm and no activation parameter does. "adamw" is AdamW: torch's fused one, or
     with ``native`` our C++ where it serves all parameters. "muon" is Muon for the matrices inside the layers and AdamW
     for the embedding, the output weights and all that is no matrix. Its updates have the root mean square of AdamW's
-    (arXiv:2502.16982), so that one rate serves both.
+    (arXiv:2502.16982), so that one rate serves both. ``captured``: a CUDA graph takes the steps.
     """
     named = dict(model.named_parameters())
     if "transfer" in training:
         assert shape is not None
-        return Optimizers(_adamw(_transferred(named, training, shape), training, native))
+        return Optimizers(_adamw(_transferred(named, training, shape), training, native, captured))
     muon = choice(training, "optimizer") == "muon"
     hidden = _inside(model, named) if muon else set()
     decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
     others = [p for p in named.values() if not _decays(p)]
     outer = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
-                    {"params": others, "weight_decay": 0.0}], training, native and not muon)
+                    {"params": others, "weight_decay": 0.0}], training, native and not muon,
+                   captured)
     return Optimizers(*_muon([named[name] for name in named if name in hidden], training), outer)
 
 
-def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any], native: bool) -> torch.optim.AdamW:
+def _adamw(groups: list[dict[str, Any]], training: Mapping[str, Any], native: bool, captured: bool = False
+           ) -> torch.optim.AdamW:
     ours = native and adamw.serves([p for group in groups for p in group["params"]])
-    kind = adamw.AdamW if ours else functools.partial(torch.optim.AdamW, fused=True)
+    kind = adamw.AdamW if ours else functools.partial(torch.optim.AdamW, fused=True, capturable=captured)
+    if captured:  # a graph reads each group's rate from the GPU
+        groups = [g | {"lr": torch.tensor(training["learning_rate"], device=g["params"][0].device)}
+                  for g in groups if g["params"]]
     return kind(groups, lr=training["learning_rate"], betas=(choice(training, "beta1"), choice(training, "beta2")),
                 eps=choice(training, "epsilon"))
 
@@ -125,7 +130,11 @@ def scale_initial(model: nn.Module, training: Mapping[str, Any], shape: Mapping[
 def set_rate(optimizer: Optimizers, rate: float) -> None:
     """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("rate_factor", 1.0)
+        value = rate * group.get("rate_factor", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(value)
+        else:
+            group["lr"] = value
 
 
 def _decays(p: Tensor) -> bool:

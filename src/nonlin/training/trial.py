@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nonlin import streams
 from nonlin.data import Dataset, batch, evaluation_batches
@@ -31,6 +32,7 @@ from nonlin.training import evaluation, machine, probes, recipe
 from nonlin.training.checkpoint import Checkpoints, State
 from nonlin.training.config import METRICS, config_hash, definition_of
 from nonlin.training.devices import devices_of
+from nonlin.training.graphs import StepGraph
 from nonlin.training.optimizer import make_optimizer, scale_initial, set_rate
 from nonlin.training.trunks import Trunks
 
@@ -75,12 +77,14 @@ class Run:
         self.devices.wrap(self.model)
         if self.devices.rank:  # the rows of each process have dropout of their own
             torch.manual_seed(streams.torch_seed(f"dropout of process {self.devices.rank}", config["seed"]))
+        captured = config["machine"].get("graphs", False) and self.devices.size == 1
         self.optimizer = make_optimizer(self.model, self.recipe, config["model"],
-                                        native=config["machine"]["engine"] != "torch")
+                                        native=config["machine"]["engine"] != "torch", captured=captured)
         self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
         self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
         self.index = 0
+        self.graph = StepGraph(self._update) if captured else None
 
     def step(self, probe: bool = False) -> tuple[float, float, float, list[dict[str, float]] | None]:
         """Train on the next batch; return (loss in nats, learning rate, gradient norm, layer measures)."""
@@ -90,6 +94,16 @@ class Run:
                               self.config["seed"]))
         rate = recipe.learning_rate(self.recipe, self.index)
         set_rate(self.optimizer, rate)
+        if self.graph is None or probe:  # a probe reads numbers back
+            loss, norm, layers = self._update(inputs, targets, probe)
+        else:
+            loss, norm, layers = self.graph(inputs, targets)
+        self.index += 1
+        return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
+
+    def _update(self, inputs: Tensor, targets: Tensor, probe: bool = False
+                ) -> tuple[Tensor, Tensor, list[dict[str, float]] | None]:
+        """Change the weights by one batch; return its loss, the gradient's norm, and the layers' measures."""
         losses, seen = [], []
         for number, rows in enumerate(zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True), 1):
             watched: Any = probes.Watched() if probe else None
@@ -104,8 +118,7 @@ class Run:
         layers = self._layers(probes.joined(seen)) if probe else None
         norm = self.optimizer.step(self.recipe["clip"] or math.inf)
         self.optimizer.zero_grad(set_to_none=True)
-        self.index += 1
-        return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
+        return loss, norm, layers
 
     def _layers(self, watched: Any) -> list[dict[str, float]]:
         everywhere = self.devices.gathered(watched)

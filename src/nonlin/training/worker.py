@@ -31,11 +31,17 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
     config, precision = request["config"], request.get("precision", "auto")
     own = "own" in config.get("model", ())
-    options = machine.own_candidates(precision) if own else machine.candidates(precision, config.get("model"))
-    measured = []
-    for option in options:
+    options, measured = [], []
+    for option in machine.own_candidates(precision) if own else machine.candidates(
+            precision, config.get("model"), config.get("training")):
         config = request["config"] | {"machine": option}
-        measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
+        try:
+            measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
+        except Exception:
+            if not option.get("graphs"):
+                raise
+            continue  # a step that cannot be captured is launched, as the next option does
+        options.append(option)
     best = _fastest(measured)
     forced = own and config["model"]["own"].get("compile") == "yes"
     if own and _compiles(request, measured[best]):

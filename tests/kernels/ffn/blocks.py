@@ -66,12 +66,13 @@ class Case:
         return reference(self.name, **self.tensors, parameters=tuple(self.parameters.values()))
 
 
-def case(name, shape=(3, 5), dim=7, hidden=6, out=4, bias=True, dtype=torch.float64, requires_grad=True, seed=0):
+def case(name, shape=(3, 5), dim=7, hidden=6, out=4, bias=True, dtype=torch.float64, requires_grad=True, seed=0,
+         device="cpu"):
     """Return random tensors for a block of that activation; parameters are off their start."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*size, scale=1.0):
-        return (torch.randn(size, generator=generator, dtype=torch.float64) * scale).to(dtype)
+        return (torch.randn(size, generator=generator, dtype=torch.float64) * scale).to(device, dtype)
 
     gated = get(name).gated
     tensors = {
@@ -79,7 +80,7 @@ def case(name, shape=(3, 5), dim=7, hidden=6, out=4, bias=True, dtype=torch.floa
         "up": draw(hidden, dim, scale=dim**-0.5), "down": draw(out, hidden, scale=hidden**-0.5),
         "gate_bias": draw(hidden) if bias and gated else None, "up_bias": draw(hidden) if bias else None,
         "down_bias": draw(out) if bias else None}
-    parameters = {q.name: torch.tensor([q.initial + 0.1], dtype=dtype) for q in get(name).parameters}
+    parameters = {q.name: torch.tensor([q.initial + 0.1], dtype=dtype, device=device) for q in get(name).parameters}
     made = Case(name, tensors, parameters)
     for tensor in made.leaves().values():
         tensor.requires_grad_(requires_grad)

@@ -1,4 +1,4 @@
-"""The Triton kernels' numbers, in the interpreter: tables of 50 digits, and ranges against float64."""
+"""The Triton kernels' numbers, on a GPU or in the interpreter: tables of 50 digits, and ranges against float64."""
 
 import math
 
@@ -11,10 +11,7 @@ from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.triton import backend as triton_backend
 from tests.functions import accuracy
 from tests.kernels import exact
-from tests.kernels.triton import as_on_a_gpu
-
-as_on_a_gpu.install()
-
+from tests.kernels.triton.device import DEVICE, INTERPRETED
 
 NAMES = [n for n in names() if get(n).expr is not None]
 
@@ -22,18 +19,20 @@ NAMES = [n for n in names() if get(n).expr is not None]
 @pytest.fixture(autouse=True)
 def large_tiles(monkeypatch):
     """The interpreter is quicker with few programs; smaller tiles are another file's."""
-    monkeypatch.setattr(triton_backend, "_BLOCK", 2**14)
+    if INTERPRETED:
+        monkeypatch.setattr(triton_backend, "_BLOCK", 2**14)
 
 
 def _all(definition, inputs, dtype=torch.float32):
     """Return (value, derivatives by the inputs, value made with them)."""
     kernel, reason = triton_backend.find(definition)
     assert kernel is not None, reason
-    learned = [torch.tensor([q.initial], dtype=dtype) for q in definition.parameters]
+    inputs = [x.to(DEVICE) for x in inputs]
+    learned = [torch.tensor([q.initial], dtype=dtype, device=DEVICE) for q in definition.parameters]
     slopes, _, again = triton_backend.backward(kernel, torch.ones_like(inputs[0]), inputs, learned, want_value=True)
     value = triton_backend.forward(kernel, inputs, learned)
     assert bool(torch.equal(value, again))
-    return value, slopes
+    return value.cpu(), [slope.cpu() for slope in slopes]
 
 
 @pytest.mark.parametrize("path", accuracy.TABLES, ids=lambda p: p.stem)
@@ -100,7 +99,7 @@ def test_every_sixteen_bit_number(name, dtype):
     every = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(dtype)
     x = every[torch.isfinite(every)]
     definition = get(name)
-    got = triton_backend.forward(triton_backend.find(definition)[0], [x], [])
+    got = triton_backend.forward(triton_backend.find(definition)[0], [x.to(DEVICE)], []).cpu()
     wanted, _ = exact.compute(definition, definition.expr, [x.double().numpy()])
     ulps = exact.off(got, wanted, np.abs(wanted), dtype)
     assert float(ulps.max()) <= 1, f"{ulps.max():.3g} ulp at {float(x[int(np.argmax(ulps))])}"
@@ -113,13 +112,14 @@ def test_every_sixteen_bit_number(name, dtype):
 def test_nan_stays_and_infinite_ends_are_limits(name):
     definition = get(name)
     kernel = triton_backend.find(definition)[0]
-    learned = [torch.tensor([q.initial]) for q in definition.parameters]
+    learned = [torch.tensor([q.initial], device=DEVICE) for q in definition.parameters]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         if definition.gated:
-            pair = [torch.tensor([math.nan, 1.0], dtype=dtype), torch.tensor([1.0, math.nan], dtype=dtype)]
+            pair = [torch.tensor([math.nan, 1.0], dtype=dtype, device=DEVICE),
+                    torch.tensor([1.0, math.nan], dtype=dtype, device=DEVICE)]
             assert bool(triton_backend.forward(kernel, pair, learned).isnan().all())
             continue
-        x = torch.tensor([math.nan, -math.inf, math.inf, -1e20, 1e20], dtype=dtype)
+        x = torch.tensor([math.nan, -math.inf, math.inf, -1e20, 1e20], dtype=dtype, device=DEVICE)
         out = triton_backend.forward(kernel, [x], learned)
         assert out[0].isnan()
         if name not in ("softsign", "xielu", "xatlu"):  # their notes say what they do there

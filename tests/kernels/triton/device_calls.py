@@ -1,4 +1,7 @@
-"""The Triton kernels on tensors of any shape, strides and layout, by every way to call them, in the interpreter."""
+"""The Triton kernels on tensors of any shape, strides and layout, by every way to call them.
+
+On a GPU, or in Triton's interpreter.
+"""
 
 import os
 import subprocess
@@ -22,21 +25,21 @@ from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.triton import backend as triton_backend
 from tests.kernels.ffn import blocks
-from tests.kernels.triton import as_on_a_gpu
+from tests.kernels.triton.device import DEVICE, INTERPRETED
 
-as_on_a_gpu.install()
 EPS = {torch.float64: 2e-14, torch.float32: 4e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
 
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch):
-    """Tensors on the CPU go to the Triton kernels, in tiles so small that every test has several."""
-    monkeypatch.setattr(triton_backend, "DEVICES", ("cuda", "cpu"))
+    """The Triton kernels compute, in the interpreter those of the CPU too; tiles are small: every test has several."""
+    if INTERPRETED:
+        monkeypatch.setattr(triton_backend, "DEVICES", ("cuda", "cpu"))
     monkeypatch.setattr(triton_backend, "_BLOCK", 64)
 
 
 def _learned(definition):
-    return [torch.tensor([q.initial + 0.1]) for q in definition.parameters]
+    return [torch.tensor([q.initial + 0.1], device=DEVICE) for q in definition.parameters]
 
 
 def _check(definition, gradient, inputs, learned):
@@ -75,16 +78,17 @@ def test_any_shape_strides_dtype_and_broadcast_against_float64(data):
     dtype = data.draw(st.sampled_from(list(EPS)))
     definition = get(name)
     rows, columns = data.draw(st.integers(0, 12)), data.draw(st.integers(0, 50))
-    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    generator = torch.Generator(DEVICE).manual_seed(data.draw(st.integers(0, 99)))
     change = STRIDES[data.draw(st.sampled_from(list(STRIDES)))]
-    inputs = [change((2 * torch.randn(rows, columns + 1, generator=generator)).to(dtype)) for _ in definition.variables]
+    inputs = [change((2 * torch.randn(rows, columns + 1, generator=generator, device=DEVICE)).to(dtype))
+              for _ in definition.variables]
     if len(inputs) == 2 and inputs[0].ndim > 1 and data.draw(st.booleans()):
         inputs[1] = inputs[1][:1] if data.draw(st.booleans()) else inputs[1][..., :1]
     shape = torch.broadcast_shapes(*(x.shape for x in inputs))
     spread = data.draw(st.sampled_from(["dense", "expanded", "transposed"])) if shape else "dense"
-    gradient = torch.randn(shape, generator=generator).to(dtype) if spread == "dense" else \
-        torch.full((1,) * len(shape), 0.7, dtype=dtype).expand(shape) if spread == "expanded" else \
-        torch.randn(shape[::-1], generator=generator).to(dtype).permute(*range(len(shape) - 1, -1, -1))
+    gradient = torch.randn(shape, generator=generator, device=DEVICE).to(dtype) if spread == "dense" else \
+        torch.full((1,) * len(shape), 0.7, dtype=dtype, device=DEVICE).expand(shape) if spread == "expanded" else \
+        torch.randn(shape[::-1], generator=generator, device=DEVICE).to(dtype).permute(*range(len(shape) - 1, -1, -1))
     _check(definition, gradient, inputs, _learned(definition))
 
 
@@ -94,10 +98,11 @@ def test_packed_is_its_two_halves(data):
     interleaved, up_first = data.draw(st.booleans()), data.draw(st.booleans())
     rows, hidden = data.draw(st.integers(0, 5)), data.draw(st.integers(0, 80))
     dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16]))
-    packed = torch.randn(rows, 2 * hidden + 2, generator=torch.Generator().manual_seed(hidden)).to(dtype)
+    generator = torch.Generator(DEVICE).manual_seed(hidden)
+    packed = torch.randn(rows, 2 * hidden + 2, generator=generator, device=DEVICE).to(dtype)
     packed = packed[:, 2:] if data.draw(st.booleans()) else packed[:, 2:].contiguous()
     gate, up = (x.contiguous() for x in ops.halves(packed, interleaved, up_first))
-    gradient = torch.randn(rows, hidden).to(dtype)
+    gradient = torch.randn(rows, hidden, device=DEVICE).to(dtype)
     value = ops.packed("swiglu", [packed], interleaved, up_first)
     assert torch.equal(value, dispatch.forward(get("swiglu"), (gate, up)))
     (whole,) = ops.packed_backward("swiglu", gradient, [packed], interleaved, up_first)
@@ -107,23 +112,23 @@ def test_packed_is_its_two_halves(data):
 
 
 def test_interleaved_halves_are_read_and_written_together(monkeypatch):
-    seen, packed = [], torch.randn(6, 64, dtype=torch.bfloat16)
+    seen, packed = [], torch.randn(6, 64, dtype=torch.bfloat16, device=DEVICE)
     real = triton_backend._pairs
     monkeypatch.setattr(triton_backend, "_pairs", lambda *a: seen.append(real(*a)) or seen[-1])
     for up_first in (False, True):
-        ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), [packed], True, up_first)
-    ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16), [packed], False, False)
+        ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16, device=DEVICE), [packed], True, up_first)
+    ops.packed_backward("swiglu", torch.ones(6, 32, dtype=torch.bfloat16, device=DEVICE), [packed], False, False)
     assert seen == [1, 1, 2, 2, 0, 0]
 
 
 @pytest.mark.parametrize("force", ["64-bit offsets", "rows along the first axis"])
 def test_every_launch_computes_the_same(force, monkeypatch):
     torch.manual_seed(0)
-    tensors = [torch.randn(40, 90)[:, 5:] for _ in range(3)]
-    packed = torch.randn(7, 60)
+    tensors = [torch.randn(40, 90, device=DEVICE)[:, 5:] for _ in range(3)]
+    packed = torch.randn(7, 60, device=DEVICE)
     expected = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
         ops.packed("swiglu", [packed], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
-            torch.tensor([0.3])])
+            torch.tensor([0.3], device=DEVICE)])
     if force == "64-bit offsets":
         real = triton_backend.launch
         monkeypatch.setattr(triton_backend, "launch", lambda *a: real(*a).__class__(
@@ -133,15 +138,16 @@ def test_every_launch_computes_the_same(force, monkeypatch):
         assert triton_backend.launch(40, 85, [(90, 1)]).row_axis == 0
     got = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
         ops.packed("swiglu", [packed], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
-            torch.tensor([0.3])])
+            torch.tensor([0.3], device=DEVICE)])
     assert all(torch.equal(a, b) for a, b in zip(expected[0][0], got[0][0], strict=True))
     assert torch.equal(expected[0][2], got[0][2]) and torch.equal(expected[1], got[1])
     torch.testing.assert_close(expected[2][1][0], got[2][1][0])
 
 
 def test_learned_gradients_are_the_same_bits_every_time():
-    x, g = torch.randn(300, 7), torch.randn(300, 7)
-    definition, learned = get("xielu"), [torch.tensor([0.3]), torch.tensor([-0.2], dtype=torch.float64)]
+    x, g = torch.randn(300, 7, device=DEVICE), torch.randn(300, 7, device=DEVICE)
+    definition = get("xielu")
+    learned = [torch.tensor([0.3], device=DEVICE), torch.tensor([-0.2], dtype=torch.float64, device=DEVICE)]
     first, second = (dispatch.backward(definition, g, (x,), learned)[1] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert [s.dtype for s in first] == [torch.float32, torch.float64]
@@ -152,30 +158,34 @@ def test_a_slope_that_is_infinite_past_the_end_spoils_no_sum():
     beta = nonlin.functions.definition.Parameter("beta", 2.0)
     own = pointwise("rooted", nonlin.functions.grammar.parse("beta*(x**0.5) + beta*x**(-0.5)", ("beta",)),
                     parameters=(beta,))
-    x = torch.rand(70, dtype=torch.float64) + 0.5
-    _, (got,), _ = dispatch.backward(own, torch.ones_like(x), (x,), [torch.tensor([2.0], dtype=torch.float64)])
+    x = torch.rand(70, dtype=torch.float64, device=DEVICE) + 0.5
+    two = torch.tensor([2.0], dtype=torch.float64, device=DEVICE)
+    _, (got,), _ = dispatch.backward(own, torch.ones_like(x), (x,), [two])
     torch.testing.assert_close(got, (x.sqrt() + 1 / x.sqrt()).sum()[None])
 
 
 def test_explain_says_triton():
-    told = kernels.explain("gelu", torch.zeros(3))
-    assert told.backend == "triton" and "interpreter" in told.reason
-    assert "single number" in kernels.explain("prelu", torch.zeros(3, 4), torch.zeros(4)).reason
+    told = kernels.explain("gelu", torch.zeros(3, device=DEVICE))
+    assert told.backend == "triton" and ("interpreter" if INTERPRETED else "compiled by Triton") in told.reason
+    x, slopes = torch.zeros(3, 4, device=DEVICE), torch.zeros(4, device=DEVICE)
+    assert "single number" in kernels.explain("prelu", x, slopes).reason
     odd = nonlin.define("odd_root", "max(x, 0.1)**0.3")
-    told = kernels.explain(odd, torch.zeros(3))
+    told = kernels.explain(odd, torch.zeros(3, device=DEVICE))
     assert told.backend == "torch" and "power of 3/10" in told.reason
-    torch.testing.assert_close(dispatch.forward(odd, [torch.tensor([2.0])]), torch.tensor([2.0**0.3]))
+    (got,) = dispatch.forward(odd, [torch.tensor([2.0], device=DEVICE)]).tolist()
+    assert got == pytest.approx(2.0**0.3)
 
 
 def test_a_users_own_formula_has_a_kernel():
     mine = nonlin.define("mine", "x*sigmoid(3*x) + 2*tanh(1) - max(x, 0.1)**0.5 + erf(x)/7 + exp(-abs(x)) + sigmoid(2)")
-    x = torch.linspace(-6, 6, 200)
+    x = torch.linspace(-6, 6, 200, device=DEVICE)
     assert kernels.explain(mine, x).backend == "triton"
     _check(mine, torch.ones_like(x), [x + 0.013], [])
     _check(mine, torch.ones_like(x).double(), [x.double() + 0.013], [])
     flat = nonlin.define("flat", "x/3 + 0.1")  # the derivative is a number, which float32 does not hold
-    (slope,), _, _ = dispatch.backward(flat, torch.ones(5, dtype=torch.float64), [torch.ones(5, dtype=torch.float64)])
-    assert torch.equal(slope, torch.full((5,), 1 / 3, dtype=torch.float64))
+    ones = torch.ones(5, dtype=torch.float64, device=DEVICE)
+    (slope,), _, _ = dispatch.backward(flat, ones, [ones])
+    assert torch.equal(slope, ones / 3)
 
 
 def test_the_written_module_is_found_again_and_mended(tmp_path, monkeypatch):
@@ -192,7 +202,7 @@ def test_the_written_module_is_found_again_and_mended(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     script = ("import torch\nfrom nonlin.kernels import explain\nfrom nonlin.kernels.triton import backend\n"
-              "backend.DEVICES = ('cpu',)\nprint(explain('gelu', torch.zeros(2)))")
+              "backend.DEVICES = ('cpu',)\nprint(explain('gelu', torch.zeros(2, device='" + DEVICE + "')))")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
                           env=os.environ | {"NONLIN_CACHE": str(tmp_path / "cache")})
     assert "gelu: torch, because its kernel cannot be written to" in done.stdout, done.stdout + done.stderr
@@ -201,10 +211,10 @@ def test_a_cache_that_cannot_be_written_to_is_said(tmp_path):
 @pytest.mark.parametrize("name", ["gelu", "swiglu", "xielu"])
 def test_the_operations_are_sound(name):
     definition = get(name)
-    inputs = [torch.randn(4, 6, requires_grad=True) for _ in definition.variables]
+    inputs = [torch.randn(4, 6, requires_grad=True, device=DEVICE) for _ in definition.variables]
     learned = [q.requires_grad_() for q in _learned(definition)]
     opcheck(ops.activation, (serialize(definition), [*inputs, *learned]))
-    opcheck(ops.activation_backward, (serialize(definition), torch.randn(4, 6), [*inputs, *learned]))
+    opcheck(ops.activation_backward, (serialize(definition), torch.randn(4, 6, device=DEVICE), [*inputs, *learned]))
     if definition.gated:
         opcheck(ops.packed, (serialize(definition), [inputs[0], *learned], True, True))
 
@@ -212,7 +222,7 @@ def test_the_operations_are_sound(name):
 @pytest.mark.parametrize("name", ["gelu", "swiglu", "xielu"])
 def test_gradcheck_of_first_and_second_order(name):
     definition = get(name)
-    inputs = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in definition.variables]
+    inputs = [torch.randn(2, 3, dtype=torch.float64, requires_grad=True, device=DEVICE) for _ in definition.variables]
     learned = [q.double().requires_grad_() for q in _learned(definition)]
 
     def call(*tensors):
@@ -224,10 +234,10 @@ def test_gradcheck_of_first_and_second_order(name):
 
 def test_modules_checkpointing_and_a_second_backward():
     torch.manual_seed(0)
-    gate, up = (torch.randn(30, 40, requires_grad=True) for _ in range(2))
+    gate, up = (torch.randn(30, 40, requires_grad=True, device=DEVICE) for _ in range(2))
     kept = gate.detach().clone(), up.detach().clone()
     out = functional.swiglu(gate, up)
-    upstream = torch.randn(30, 40)
+    upstream = torch.randn(30, 40, device=DEVICE)
     first = torch.autograd.grad(out, (gate, up), upstream, retain_graph=True)
     second = torch.autograd.grad(out, (gate, up), upstream)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
@@ -245,7 +255,7 @@ def test_the_feed_forward_block(name, memory, monkeypatch):
         real = getattr(triton_backend, each)
         monkeypatch.setattr(triton_backend, each, lambda *a, real=real, each=each, **k: served.append(each) or
                             real(*a, **k))
-    one = blocks.case(name)
+    one = blocks.case(name, device=DEVICE)
     got, want = one.ours(memory=memory), one.torchs()
     blocks.assert_close(got.detach(), want.detach())
     mine, theirs = blocks.gradients(got, one.leaves()), blocks.gradients(want, one.leaves())
@@ -257,7 +267,7 @@ def test_the_feed_forward_block(name, memory, monkeypatch):
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("layout", ["concatenated", "interleaved"])
 def test_the_block_with_packed_weights(layout, transposed):
-    one = blocks.case("swiglu", dim=8, hidden=40)
+    one = blocks.case("swiglu", dim=8, hidden=40, device=DEVICE)
     t = one.tensors
     parts = (t["up"], t["gate"]), (t["up_bias"], t["gate_bias"])
     up, bias = (torch.cat(p) if layout == "concatenated" else torch.stack(p, 1).flatten(0, 1) for p in parts)
@@ -273,4 +283,4 @@ def test_the_block_with_packed_weights(layout, transposed):
 
 
 def test_the_module_says_which_kernel_it_has():
-    assert "the activation by triton" in str(nonlin.nn.FeedForward(8, 16).explain())
+    assert "the activation by triton" in str(nonlin.nn.FeedForward(8, 16).to(DEVICE).explain())
