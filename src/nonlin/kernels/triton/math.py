@@ -79,18 +79,7 @@ def plus(a, low, KIND: tl.constexpr):
 
 @triton.jit
 def signed_like(low, x):
-    if low is None:
-        return None
-    else:
-        return tl.where(x < 0, -bounded(low), bounded(low))
-
-
-@triton.jit
-def negated(low):
-    if low is None:
-        return None
-    else:
-        return -low
+    return tl.where(x < 0, -bounded(low), bounded(low))
 
 
 @triton.jit
@@ -172,6 +161,15 @@ def exp_core(x, low, KIND: tl.constexpr):
 
 
 @triton.jit
+def decay(x, low, KIND: tl.constexpr):
+    """exp(-|x + low|) in float32, and its last rounding's error term."""
+    if low is None:  # passed on, never returned: Triton before 3.7 cannot return None
+        return exp_core(larger(-tl.abs(x), -104.0), None, KIND)
+    else:
+        return exp_core(larger(-tl.abs(x), -104.0), -signed_like(low, x), KIND)
+
+
+@triton.jit
 def exp(x, low, KIND: tl.constexpr):
     if KIND == 2:
         return tl.exp(x)
@@ -203,7 +201,7 @@ def sigmoids(x, low, KIND: tl.constexpr):
         large = 1 / (1 + z)
         small = z * large
     else:
-        z, lost = exp_core(larger(-tl.abs(x), -104.0), negated(signed_like(low, x)), KIND)
+        z, lost = decay(x, low, KIND)
         whole = 1.0 + z
         large = divide(1.0, whole, KIND)
         small = z * large
@@ -284,7 +282,7 @@ def softplus(x, low, KIND: tl.constexpr):
     if KIND == 2:
         return larger(x, 0.0) + d.log1p_unit(tl.exp(-tl.abs(x)))
     else:
-        z, _ = exp_core(larger(-tl.abs(x), -104.0), negated(signed_like(low, x)), KIND)
+        z, _ = decay(x, low, KIND)
         # log(1 + z) for 0 <= z <= 1: minimax fit of degree 9, relative error 3e-8.
         p = tl.fma(z, 0.005364703945815563, -0.03006531111896038)
         p = tl.fma(p, z, 0.07920375466346741)
@@ -355,7 +353,10 @@ def gauss(a, low, KIND: tl.constexpr):
 
 @triton.jit
 def phi(x, low, KIND: tl.constexpr):
-    return gauss(tl.abs(x), signed_like(low, x), KIND) * 0.39894228040143267794
+    if low is None:
+        return gauss(tl.abs(x), None, KIND) * 0.39894228040143267794
+    else:
+        return gauss(tl.abs(x), signed_like(low, x), KIND) * 0.39894228040143267794
 
 
 @triton.jit
