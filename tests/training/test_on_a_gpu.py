@@ -85,7 +85,7 @@ def test_a_study(tmp_path):
 def test_a_study_of_the_users_own_model(tmp_path):
     pytest.importorskip("transformers")
     command = [sys.executable, "-m", "nonlin", "compare", "--model", "qwen3", "--layers", "1", "--dim", "32",
-               "--data", str(_text(tmp_path)), "--steps", "40", "--seeds", "3", "--learning-rates", "2",
+               "--data", str(_text(tmp_path)), "--steps", "40", "--seeds", "4", "--learning-rates", "2",
                "--activations", "swiglu,gelu", "--out", str(tmp_path / "study")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -202,7 +202,7 @@ def test_the_written_module_is_found_again_and_mended(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written_to_is_said(tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     script = ("import torch\nfrom nonlin.kernels import explain\nfrom nonlin.kernels.triton import backend\n"
-              "backend.DEVICES = ('cpu',)\nprint(explain('gelu', torch.zeros(2, device='" + DEVICE + "')))")
+              "backend.DEVICES = ('" + DEVICE + "',)\nprint(explain('gelu', torch.zeros(2, device='" + DEVICE + "')))")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
                           env=os.environ | {"NONLIN_CACHE": str(tmp_path / "cache")})
     assert "gelu: torch, because its kernel cannot be written to" in done.stdout, done.stdout + done.stderr
