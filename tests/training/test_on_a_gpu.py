@@ -72,8 +72,8 @@ def _text(tmp_path):
 
 def test_a_study(tmp_path):
     command = [sys.executable, "-m", "nonlin", "compare", "--data", str(_text(tmp_path)), "--layers", "1",
-               "--dim", "32", "--steps", "60", "--seeds", "4", "--learning-rates", "2", "--activations", "gelu,swiglu,relu",
-               "--out", str(tmp_path / "study")]
+               "--dim", "32", "--steps", "60", "--seeds", "4", "--learning-rates", "2",
+               "--activations", "gelu,swiglu,relu", "--out", str(tmp_path / "study")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     plan = json.loads((tmp_path / "study" / "plan.json").read_text())
