@@ -43,7 +43,12 @@ def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
 
 
 def _on_cpu(inputs: Sequence[Tensor]) -> bool:
-    return inputs[0].device.type not in triton_backend.DEVICES
+    return not on_gpu(inputs[0])
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Return whether the Triton kernels serve the device of a tensor."""
+    return x.device.type in triton_backend.DEVICES
 
 
 def _order(tensors: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[int, ...] | None:
@@ -60,7 +65,10 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    if _on_cpu(inputs) and (dense := cpu.dense_of(definition, inputs)) is not None:
+    if not _on_cpu(inputs):
+        if (made := triton_backend.forward_again(definition, inputs, parameters, over)) is not None:
+            return made
+    elif (dense := cpu.dense_of(definition, inputs)) is not None:
         return cpu.forward_dense(dense, inputs, over)
     if (order := _order(inputs, parameters)) is not None:
         out = forward(definition, [x.permute(order) for x in inputs], parameters, over)
@@ -73,15 +81,20 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
 
 
 def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor] = (),
-             want_value: bool = False, into: Sequence[Tensor] | None = None,
+             want_value: bool = False, into: Sequence[Tensor] | None = None, over: bool = False,
              ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return (gradients by the inputs, gradients by the parameters, the value or None) in one pass over memory.
 
     ``gradient`` is that of the output: its shape, any strides (broadcast too). Each result has its tensor's shape
     and dtype. With ``want_value`` the activation itself is recomputed in the same pass. ``into`` names tensors
-    of the inputs' common shape, with at most two strides, that take the inputs' gradients.
+    of the inputs' common shape, with at most two strides, that take the inputs' gradients; on a GPU they may be the
+    inputs. ``over`` says that the gradient is needed no more: on a GPU the value may be written over it.
     """
-    if into is None and _on_cpu(inputs) and (dense := cpu.dense_of(definition, (*inputs, gradient))) is not None:
+    if not _on_cpu(inputs):
+        again = triton_backend.backward_again(definition, gradient, inputs, parameters, want_value, into, over)
+        if again is not None:
+            return again
+    elif into is None and (dense := cpu.dense_of(definition, (*inputs, gradient))) is not None:
         outs = cpu.backward_dense(dense, gradient, inputs, want_value)
         return outs[:len(inputs)], [], outs[-1] if want_value else None
     if into is None and (order := _order((*inputs, gradient), parameters)) is not None:
@@ -92,7 +105,8 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     backend, kernel, _ = _choose(definition, inputs, parameters)
     with torch.no_grad():
         if backend is not None:
-            return backend.backward(kernel, gradient, inputs, parameters, want_value, into)
+            more = (into, over) if backend is triton_backend else (into,)
+            return backend.backward(kernel, gradient, inputs, parameters, want_value, *more)
         outs, learned, value = torch_backend.backward(definition, gradient, inputs, parameters, want_value)
         if into is not None:
             outs = [place.copy_(d) for place, d in zip(into, outs, strict=True)]

@@ -9,3 +9,17 @@ if INTERPRETED:
     from tests.kernels.triton import as_on_a_gpu
 
     as_on_a_gpu.install()
+
+
+class Launches:
+    """In the interpreter, a kernel whose launches can be made again, as those that Triton compiled on a GPU."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __getitem__(self, grid):
+        def call(*args, **options):
+            self.function[grid](*args, **options)
+            return self
+
+        return call

@@ -3,6 +3,7 @@
 On a GPU, or in Triton's interpreter.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -25,9 +26,15 @@ from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.triton import backend as triton_backend
 from tests.kernels.ffn import blocks
-from tests.kernels.triton.device import DEVICE, INTERPRETED
+from tests.kernels.triton.device import DEVICE, INTERPRETED, Launches
 
 EPS = {torch.float64: 2e-14, torch.float32: 4e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-10}
+
+
+@functools.cache
+def _found(definition, find=triton_backend.find):
+    kernel, reason = find(definition)
+    return kernel and triton_backend.Kernel(Launches(kernel.forward), Launches(kernel.backward), kernel.exact), reason
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +42,7 @@ def served(monkeypatch):
     """The Triton kernels compute, in the interpreter those of the CPU too; tiles are small: every test has several."""
     if INTERPRETED:
         monkeypatch.setattr(triton_backend, "DEVICES", ("cuda", "cpu"))
+        monkeypatch.setattr(triton_backend, "find", _found)
     monkeypatch.setattr(triton_backend, "_BLOCK", 64)
 
 
@@ -48,6 +56,9 @@ def _check(definition, gradient, inputs, learned):
     wide = [x.double() for x in (*inputs, *learned)]
     value = dispatch.forward(definition, inputs, learned)
     outs, sums, again = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
+    assert torch.equal(dispatch.forward(definition, inputs, learned), value)  # by a launch that is ready
+    ready = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
+    assert all(torch.equal(a, b) for a, b in zip((*ready[0], *ready[1], ready[2]), (*outs, *sums, again), strict=True))
     want = torch_backend.forward(definition, wide[:count], wide[count:]).reshape(gradient.shape)
     want_in, want_learned, _ = torch_backend.backward(definition, gradient.double(), wide[:count], wide[count:])
     assert value.dtype == dtype and value.shape == gradient.shape
@@ -262,6 +273,26 @@ def test_the_feed_forward_block(name, memory, monkeypatch):
     for key, gradient in theirs.items():
         blocks.assert_close(mine[key], gradient, what=key, least=1.0 if key in one.parameters else 1e-30)
     assert served == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("layout", ["separate", "interleaved", "transposed"])
+@pytest.mark.parametrize("memory", ["lean", "minimal"])
+def test_the_block_is_differentiated_again_where_its_graph_is_retained(memory, layout):
+    """Only where it is not are gradients written over what was saved."""
+    one = blocks.case("swiglu", device=DEVICE)
+    t, options = one.tensors, {"activation": "swiglu", "memory": memory}
+    if layout == "separate":
+        leaves = one.leaves()
+        out = one.ours(memory=memory)
+    else:
+        packed = torch.stack((t["gate"], t["up"]), 1).flatten(0, 1).detach()
+        packed = (packed.t().contiguous().t() if layout == "transposed" else packed).requires_grad_()
+        leaves = {"x": t["x"], "packed": packed, "down": t["down"]}
+        out = kernels.feed_forward(t["x"], None, packed, t["down"], layout="interleaved", **options)
+    kept = [blocks.gradients(out, leaves) for _ in range(2)]
+    last = torch.autograd.grad(out, list(leaves.values()), torch.ones_like(out))
+    for key, gradient in zip(leaves, last, strict=True):
+        assert torch.equal(kept[0][key], kept[1][key]) and torch.equal(kept[0][key], gradient), key
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -21,6 +21,7 @@ from nonlin.kernels import dispatch
 from nonlin.kernels.activation import ops
 from nonlin.kernels.cpu import backend as cpu
 from nonlin.kernels.registration import batched_gradient
+from nonlin.kernels.triton import backend as triton_backend
 
 _listening = torch._C._len_torch_dispatch_stack
 _transforms = torch._C._functorch.peek_interpreter_stack
@@ -57,7 +58,25 @@ class _Short(torch.autograd.Function):
         return None, *ops.gradients(serialize(short.definition), *gradients, list(saved))
 
 
+class _Packed(torch.autograd.Function):
+    """The same for gate and up in one tensor; its gradient is one tensor too."""
+
+    @staticmethod
+    def forward(ctx: Any, definition: str, order: tuple[bool, bool], *tensors: Tensor) -> Tensor:
+        ctx.definition, ctx.order = definition, order
+        ctx.save_for_backward(*tensors)
+        return ops.compute_packed(definition, tensors, *order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        saved, (gradient,) = list(ctx.saved_tensors), gradients
+        if _recording() or not plain_gradient(gradient, saved):
+            return None, None, *ops.packed_gradients(ctx.definition, gradient, saved, ctx.order)
+        return None, None, *ops.compute_packed_backward(ctx.definition, gradient, saved, *ctx.order)
+
+
 # Past Function.apply, which looks for transforms of torch.func: who calls this has.
+_record_direct: Any = super(torch.autograd.Function, _Direct).apply
 _record = super(torch.autograd.Function, _Short).apply
 
 
@@ -66,6 +85,25 @@ def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence
     if torch.compiler.is_compiling() or not plain((*inputs, *parameters)):
         return ops.activation(serialize(definition), [*inputs, *parameters])
     return _Direct.apply(definition, len(inputs), *inputs, *parameters)  # type: ignore[return-value]
+
+
+def again(definition: Definition, inputs: Sequence[Tensor]) -> Tensor | None:
+    """Return the activation of plain tensors on a GPU, if such tensors had it before; else None, and ask the others.
+
+    A launch that is ready takes less time than to look whether a call is right: this one was.
+    """
+    if _compiling() or not plain(inputs) or not inputs[0].is_cuda:
+        return None
+    if not _recording() or not any(x.requires_grad for x in inputs):
+        return triton_backend.forward_again(definition, inputs, ())
+    return _record_direct(definition, len(inputs), *inputs) if triton_backend.served(definition, inputs) else None
+
+
+def apply_packed(definition: str, tensors: Sequence[Tensor], interleaved: bool, up_first: bool) -> Tensor:
+    """Return a gated activation of one tensor's two halves, by the shortest way that these tensors allow."""
+    if torch.compiler.is_compiling() or not plain(tensors):
+        return ops.packed(definition, list(tensors), interleaved, up_first)
+    return _Packed.apply(definition, (interleaved, up_first), *tensors)  # type: ignore[return-value]
 
 
 def plain(tensors: Sequence[Tensor]) -> bool:

@@ -191,7 +191,8 @@ def _apart(tensors: Sequence[Tensor], order: Sequence[bool]) -> list[Tensor]:
     return [*halves(tensors[0], *order), *tensors[1:]]
 
 
-def _compute_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
+def compute_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
+    """Return the activation of the two halves of the first tensor; nothing is recorded."""
     return dispatch.forward(*_split(definition, _apart(tensors, order)))
 
 
@@ -209,14 +210,21 @@ def _save_packed(ctx: Any, needs: Any, args: Any, result: Any) -> None:
 
 
 def _backward_packed(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+    saved = list(ctx.saved_tensors)
+    return None, packed_gradients(ctx.definition, gradient, saved, ctx.order), None, None
+
+
+def packed_gradients(definition: str, gradient: Tensor, tensors: list[Tensor], order: Sequence[bool]) -> list[Tensor]:
+    """Return the gradients by the tensors: of one gradient, or of a batch of them."""
     backward = _composed_packed_backward if batched_gradient(gradient) else packed_backward
-    return None, backward(ctx.definition, gradient, list(ctx.saved_tensors), *ctx.order), None, None
+    return backward(definition, gradient, tensors, *order)
 
 
 # packed_backward: (definition, gradient, [packed, *parameters], interleaved, up_first) -> the gradients by the tensors
 
-def _compute_packed_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor], *order: bool,
-                             ) -> list[Tensor]:
+def compute_packed_backward(definition: str, gradient: Tensor, tensors: Sequence[Tensor], *order: bool,
+                            ) -> list[Tensor]:
+    """Return the gradients by the tensors; nothing is recorded."""
     whole = torch.empty_like(tensors[0], memory_format=torch.contiguous_format)
     made, inputs, parameters = _split(definition, _apart(tensors, order))
     _, learned, _ = dispatch.backward(made, gradient, inputs, parameters, into=halves(whole, *order))
@@ -314,10 +322,10 @@ activation_backward = register(
     save=_save_backward, backward=_backward_activation_backward,
     vmap=_vmap_backward(lambda *args: activation_backward(*args)))
 packed = register(
-    "packed(str definition, Tensor[] tensors, bool interleaved, bool up_first) -> Tensor", compute=_compute_packed,
+    "packed(str definition, Tensor[] tensors, bool interleaved, bool up_first) -> Tensor", compute=compute_packed,
     fake=_fake_packed, composed=_composed_packed, save=_save_packed, backward=_backward_packed, vmap=_vmap_packed)
 packed_backward = register(
     "packed_backward(str definition, Tensor gradient, Tensor[] tensors, bool interleaved, bool up_first) -> Tensor[]",
-    compute=_compute_packed_backward, fake=_fake_packed_backward, composed=_composed_packed_backward,
+    compute=compute_packed_backward, fake=_fake_packed_backward, composed=_composed_packed_backward,
     save=_save_packed_backward, backward=_backward_packed_backward,
     vmap=_vmap_backward(lambda *args: packed_backward(*args)))

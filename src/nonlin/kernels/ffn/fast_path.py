@@ -37,12 +37,19 @@ class _Direct(torch.autograd.Function):
         gradient, needs = gradients[0], ctx.needs_input_grad[2:]
         if gradient is None or torch.is_grad_enabled() or batched_gradient(gradient) or not serves((gradient,)):
             return None, None, *ops.gradients(ctx, needs, gradient)
-        made = ops.backward(gradient, *ops.saved_of(ctx), ctx.form, needs)
+        # Without retain_graph nothing reads the pre-activations again: a GPU writes their gradients over them.
+        made = ops.backward(gradient, *ops.saved_of(ctx), ctx.form, needs, last=not _keeps_graph())
         return None, None, *(out if need else None for out, need in zip(made, needs, strict=True))
 
 
+def _keeps_graph() -> bool:
+    """Return whether backward may run again on what was saved; True where torch does not tell."""
+    asked = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return asked is None or bool(asked())
+
+
 def serves(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether these are plain CPU tensors in eager mode and nothing watches what is called."""
+    """Return whether these are plain tensors in eager mode and nothing watches what is called."""
     return not torch.compiler.is_compiling() and plain([t for t in tensors if t is not None])
 
 

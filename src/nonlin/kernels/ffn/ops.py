@@ -2,7 +2,8 @@
 
 ``nonlin::feed_forward`` makes the products, the activation and the last product. ``nonlin::feed_forward_backward``
 makes every gradient. The gradient of the last weight needs the activation's value: it is made again in the
-pass that makes the activation's gradients. Nothing that is saved is ever written to.
+pass that makes the activation's gradients. The operations never write to what is saved. The block's own autograd
+function (fast_path.py) lets a GPU write gradients over it, where backward runs once.
 
 Legend: N rows (all leading dimensions of x as one), D input width, H hidden width, O output width; G is 2 where the
 activation is gated, else 1. Weights are (outputs, inputs) in any strides: a view stays a view.
@@ -68,14 +69,16 @@ def forward(tensors: Tensors, form: Form, keep: str) -> tuple[Tensor, Tensor, Te
             hidden_NH if keep in ("output", "all") else x.new_empty(0))
 
 
-def backward(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool]) -> list[Tensor]:
+def backward(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool],
+             last: bool = False) -> list[Tensor]:
     """Return the gradients by the tensors, in their order; what is not needed is empty.
 
     ``x`` may be left out where no first weight needs a gradient and something else was saved. If only ``hidden``
-    was, the activation's derivative is evaluated at it.
+    was, the activation's derivative is evaluated at it. ``last``: the pre-activations are needed no more, and a GPU
+    writes their gradients over them.
     """
     with torch.no_grad(), as_they_are(gradient):
-        return _gradients(gradient, tensors, saved, form, needs)
+        return _gradients(gradient, tensors, saved, form, needs, last)
 
 
 def as_they_are(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -85,26 +88,29 @@ def as_they_are(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast(device, enabled=False) if on else contextlib.nullcontext()
 
 
-def _gradients(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool]) -> list[Tensor]:
+def _gradients(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, needs: Sequence[bool], last: bool
+               ) -> list[Tensor]:
     apart = product_form(tensors.up, form)
     weights = pair(tensors.gate, tensors.up, apart)
     grad_NO, x_ND = rows(gradient), None if tensors.x is None else rows(tensors.x)
     pre, hidden = saved
     if pre is None and hidden is None:
-        pre, _ = products(x_ND, weights, pair(tensors.gate_bias, tensors.up_bias, apart))
+        pre, last = products(x_ND, weights, pair(tensors.gate_bias, tensors.up_bias, apart))[0], True
     inputs_NH = [hidden] if pre is None else inputs_of(pre, form)
     learned = split(tensors.parameters, gradient.dtype)
     out = [gradient.new_empty(0) for _ in range(COUNT)]
     da_NH: list[Tensor] = []
     if any(needs[i] for i in (X, GATE, UP, GATE_BIAS, UP_BIAS, PARAMETERS)):
         dh_NH, whole_NC = grad_NO @ tensors.down, None
+        over = last and pre is not None and pre.dtype == dh_NH.dtype and dispatch.on_gpu(pre)
         if apart != form:  # gate and up were made in one product: their gradients are columns of one tensor too
-            whole_NC = dh_NH.new_empty(dh_NH.shape[0], tensors.up.shape[0])
+            whole_NC = pre[0] if over else dh_NH.new_empty(dh_NH.shape[0], tensors.up.shape[0])
         da_NH, sums, made = dispatch.backward(
-            form.definition, dh_NH, inputs_NH, learned, want_value=needs[DOWN] and hidden is None,
-            into=None if whole_NC is None else columns(whole_NC, form))
+            form.definition, dh_NH, inputs_NH, learned, want_value=needs[DOWN] and hidden is None, over=True,
+            into=columns(whole_NC, form) if whole_NC is not None else inputs_NH if over else None)
         da_NH = da_NH if whole_NC is None else [whole_NC]
         hidden = made if hidden is None else hidden
+        del dh_NH, made
         if needs[PARAMETERS]:
             out[PARAMETERS] = torch.cat(sums).to(tensors.parameters.dtype)
     elif needs[DOWN] and hidden is None:
@@ -112,6 +118,7 @@ def _gradients(gradient: Tensor, tensors: Tensors, saved: Saved, form: Form, nee
     if needs[DOWN]:
         out[DOWN] = torch.empty_like(tensors.down)
         torch.mm(grad_NO.t(), hidden, out=out[DOWN])
+        del hidden
     if needs[DOWN_BIAS]:
         out[DOWN_BIAS] = grad_NO.sum(0)
     if needs[X]:

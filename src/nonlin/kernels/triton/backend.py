@@ -25,6 +25,7 @@ from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.codegen.emitter import cheap, rooted
 from nonlin.kernels.cpu import build
 from nonlin.kernels.torch.backend import reduce_to
+from nonlin.kernels.triton import ready
 
 DEVICES = ("cuda",)
 """Device types that these kernels serve."""
@@ -37,7 +38,7 @@ _SECOND_AXIS = 65535  # CUDA's limit of programs along a grid's second axis
 _HALF = (torch.float16, torch.bfloat16)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kernel:
     """The Triton functions of one definition, and whether its 16-bit results take the exact path."""
 
@@ -130,9 +131,14 @@ class Launch:
     wide: bool
 
     @property
-    def constants(self) -> dict[str, Any]:
-        """The kernel's compile-time arguments."""
-        return {"WIDE": self.wide, "ROW_AXIS": self.row_axis, "ROWS": self.tile[0], "COLUMNS": self.tile[1]}
+    def tiles(self) -> tuple[int, int, int]:
+        """The kernel's compile-time arguments ROW_AXIS, ROWS and COLUMNS."""
+        return self.row_axis, *self.tile
+
+    @property
+    def programs(self) -> int:
+        """The number of programs."""
+        return self.grid[0] * self.grid[1]
 
 
 def launch(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Launch:
@@ -167,7 +173,9 @@ def _in_order(tensors: Sequence[Tensor], pairs: int) -> Sequence[Tensor]:
 
 def _on(device: torch.device) -> Any:
     """Make the tensor's device current: launches go there."""
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
 
 
 def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]
@@ -183,55 +191,127 @@ def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]
     return read, launch(rows, columns, steps), steps
 
 
+def forward_again(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False
+                  ) -> Tensor | None:
+    """Return the activation as :func:`forward`, if such tensors had it before; else None."""
+    kernel, _ = find(definition)
+    known = None if kernel is None else ready.find(ready.facts(kernel, (*inputs, *parameters), over))
+    if known is None:
+        return None
+    out = inputs[0] if over else inputs[0].new_empty(operands.common_shape(inputs))
+    with _on(out.device):
+        known.run(*_in_order(inputs, known.pairs), *parameters, out, *known.tail)
+    return out
+
+
+def served(definition: Definition, inputs: Sequence[Tensor]) -> bool:
+    """Return whether such tensors had the activation before, and no learnable parameter."""
+    kernel, _ = find(definition)
+    return kernel is not None and ready.find(ready.facts(kernel, inputs, False)) is not None
+
+
 def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False) -> Tensor:
     """Return the activation, contiguous; with ``over``, in place of the first input if that has its shape.
 
     A program reads its tile of every input before it writes it, and no other program reads that tile.
     """
-    shape = operands.common_shape(inputs)
-    over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
+    shape, count = operands.common_shape(inputs), len(inputs)
+    told = ready.facts(kernel, (*inputs, *parameters), over)
+    if over and not (inputs[0].shape == shape and inputs[0].is_contiguous()):
+        over, told = False, None
     out = inputs[0] if over else inputs[0].new_empty(shape)
     if out.numel():
         read, cut, steps = _laid_out(shape, inputs, [out])
-        count = len(inputs)
         pairs = _pairs(read, steps[:count])
+        tail = (cut.rows, cut.columns, *_flat(steps[:count]), kernel.kind(out.dtype), cut.wide, pairs, *cut.tiles)
         with _on(out.device):
-            kernel.forward[cut.grid](
-                *_in_order(read, pairs), *parameters, out, cut.rows, cut.columns, *_flat(steps[:count]),
-                KIND=kernel.kind(out.dtype), PAIRS_IN=pairs, **cut.constants, **_OPTIONS)
+            made = kernel.forward[cut.grid](*_in_order(read, pairs), *parameters, out, *tail, **_OPTIONS)
+        if read is inputs:
+            ready.remember(told, made, cut.grid, lambda run: ready.Ready(run, tail, pairs, 0, cut.programs))
     return out
 
 
 def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
-             want_value: bool = False, into: Sequence[Tensor] | None = None,
-             ) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
+             want_value: bool = False, into: Sequence[Tensor] | None = None, over: bool = False) -> "Gradients":
     """Return the gradients by inputs and parameters, and the value, in one pass over memory.
 
-    ``into`` are outputs for the gradients: tensors of the inputs' shape with at most two strides. A parameter's
+    ``into`` are outputs for the gradients: tensors of the inputs' shape with at most two strides, which may be the
+    inputs. ``over``: the gradient is needed no more, and the value may be written in its place. A parameter's
     gradient is a sum of one part per program, added in a fixed order.
     """
-    shape, dtype = operands.common_shape(inputs), inputs[0].dtype
+    outs, value = _outputs(gradient, inputs, want_value, into, over)
+    sums = outs[0]
+    if gradient.numel():
+        count, given = len(inputs), [*inputs, gradient]
+        read, cut, steps = _laid_out(gradient.shape, given, outs if value is None else [*outs, value])
+        pairs, pairs_out = _pairs(read[:count], steps[:count]), _pairs(outs, steps[count + 1:2 * count + 1])
+        sums = _parts(parameters, outs[0], cut.programs)
+        tail = (cut.rows, cut.columns, *_flat(steps[:2 * count + 1]), kernel.kind(inputs[0].dtype), cut.wide, pairs,
+                pairs_out, *cut.tiles, want_value)
+        with _on(gradient.device):
+            made = kernel.backward[cut.grid](
+                *_in_order(read[:count], pairs), *parameters, read[count], *_in_order(outs, pairs_out),
+                outs[0] if value is None else value, sums, *tail, **_OPTIONS)
+        if read is given:
+            told = _facts(kernel, gradient, inputs, parameters, want_value, into, over)
+            ready.remember(told, made, cut.grid, lambda run: ready.Ready(run, tail, pairs, pairs_out, cut.programs))
+    return _results(inputs, parameters, outs, sums, value)
+
+
+Gradients = tuple[list[Tensor], list[Tensor], Tensor | None]
+
+
+def backward_again(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+                   want_value: bool = False, into: Sequence[Tensor] | None = None, over: bool = False
+                   ) -> Gradients | None:
+    """Return the gradients as :func:`backward`, if such tensors had them before; else None."""
+    kernel, _ = find(definition)
+    known = None if kernel is None else ready.find(
+        _facts(kernel, gradient, inputs, parameters, want_value, into, over))
+    if known is None:
+        return None
+    outs, value = _outputs(gradient, inputs, want_value, into, over)
+    sums = _parts(parameters, outs[0], known.programs)
+    with _on(gradient.device):
+        known.run(*_in_order(inputs, known.pairs), *parameters, gradient, *_in_order(outs, known.pairs_out),
+                  outs[0] if value is None else value, sums, *known.tail)
+    return _results(inputs, parameters, outs, sums, value)
+
+
+def _facts(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
+           want_value: bool, into: Sequence[Tensor] | None, over: bool) -> Any:
+    places = () if into is None else into
+    return ready.facts(kernel, (*inputs, gradient, *parameters, *places), want_value, over, len(places))
+
+
+def _outputs(gradient: Tensor, inputs: Sequence[Tensor], want_value: bool, into: Sequence[Tensor] | None, over: bool
+             ) -> tuple[list[Tensor], Tensor | None]:
+    """Return the tensors for the gradients by the inputs, and the one for the value, None where it is not wanted."""
+    shape, dtype = gradient.shape, inputs[0].dtype
     # A broadcast input's gradient is a sum, in float32 and rounded once.
     outs = list(into) if into is not None else [
         x.new_empty(shape, dtype=torch.float32 if dtype in _HALF and x.shape != shape else dtype) for x in inputs]
-    value = inputs[0].new_empty(shape) if want_value else None
+    if not want_value:
+        return outs, None
+    in_place = over and gradient.is_contiguous() and gradient.dtype == dtype
+    return outs, gradient if in_place else gradient.new_empty(shape, dtype=dtype)
+
+
+def _parts(parameters: Sequence[Tensor], like: Tensor, programs: int) -> Tensor:
+    """Return a place for each program's parts of the parameters' gradients; any tensor where there are none."""
+    if not parameters:
+        return like
+    return like.new_empty(len(parameters), programs, dtype=torch.promote_types(like.dtype, torch.float32))
+
+
+def _results(inputs: Sequence[Tensor], parameters: Sequence[Tensor], outs: Sequence[Tensor], sums: Tensor,
+             value: Tensor | None) -> Gradients:
+    """Return what backward returns: gradients of their tensors' shapes, broadcast ones and parts of sums added up."""
+    dtype = inputs[0].dtype
     learned = [torch.zeros_like(q) for q in parameters]
-    if shape.numel():
-        made = [*outs, value] if value is not None else outs
-        (*inputs_read, gradient), cut, steps = _laid_out(shape, [*inputs, gradient], made)
-        wide = torch.promote_types(dtype, torch.float32)
-        sums = outs[0] if not parameters else outs[0].new_empty(len(parameters), cut.grid[0] * cut.grid[1], dtype=wide)
-        count = len(inputs)
-        pairs, pairs_out = _pairs(inputs_read, steps[:count]), _pairs(outs, steps[count + 1:2 * count + 1])
-        with _on(outs[0].device):
-            kernel.backward[cut.grid](
-                *_in_order(inputs_read, pairs), *parameters, gradient, *_in_order(outs, pairs_out),
-                outs[0] if value is None else value, sums, cut.rows, cut.columns, *_flat(steps[:2 * count + 1]),
-                KIND=kernel.kind(dtype), PAIRS_IN=pairs, PAIRS_OUT=pairs_out, VALUE=want_value, **cut.constants,
-                **_OPTIONS)
-        if parameters:
-            totals = sums.sum(1, dtype=torch.float64)
-            learned = [t.reshape(q.shape).to(q.dtype, copy=True) for q, t in zip(parameters, totals, strict=True)]
+    if parameters and outs[0].numel():
+        totals = sums.sum(1, dtype=torch.float64)
+        learned = [t.reshape(q.shape).to(q.dtype, copy=True) for q, t in zip(parameters, totals, strict=True)]
     return [reduce_to(d, x.shape).to(dtype) for d, x in zip(outs, inputs, strict=True)], learned, value
 
 
