@@ -4,8 +4,9 @@ Without a GPU it says so and ends with status 2.
 
 First part: SwiGLU and GEGLU (with tanh, the form that Liger has) forward; backward (gradients of gate and up and the
 product again, from the output's gradient); and packed. Second part: a feed-forward training step (input and three
-weights), time and peak memory. Arms alternate in rounds; medians of events of the GPU; "copy" is the share of the
-bandwidth of torch's own copy of a tensor of that shape, counting what must be read and written once.
+weights), time and peak memory. Third part: how long a call keeps the processor, on 64 numbers. Arms alternate in
+rounds; medians of events of the GPU, which is given work before so that it waits for no launch; "copy" is the share of
+the bandwidth of torch's own copy of a tensor of that shape, counting what must be read and written once.
 
     python benchmarks/gpu.py [--rows 8192] [--widths 11008,14336] [--dtype bfloat16] [--rounds 30] [--json FILE]
 """
@@ -15,6 +16,7 @@ import importlib.util
 import json
 import statistics
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -27,6 +29,7 @@ from nonlin.training import machine
 
 EAGER = {"swiglu": lambda gate, up: F.silu(gate) * up,
          "geglu_tanh": lambda gate, up: F.gelu(gate, approximate="tanh") * up}
+_BUSY = 1_500_000  # cycles, nearly a millisecond
 NUMBERS = {"forward": 3, "backward": 6, "packed": 3}
 """Numbers that an element of the output costs at least, read and written once."""
 
@@ -86,6 +89,7 @@ def measure(made, rounds):
     for _ in range(rounds):
         for arm, call in made.items():
             flush.zero_()
+            torch.cuda._sleep(_BUSY)  # while the processor launches
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             begin.record()
             call()
@@ -136,6 +140,33 @@ def step_rows(width, options, dtype):
     return rows
 
 
+def launch_rows():
+    """Return rows of the third table: microseconds of the processor for a call, forward and with its gradient."""
+    rows = []
+    for name, eager in (("silu", F.silu), ("swiglu", EAGER["swiglu"])):
+        own = functional.activation(name)
+        fast = torch.compile(eager)
+        for which in ("forward", "forward with gradient"):
+            inputs = [torch.randn(64, device="cuda", requires_grad=which != "forward") for _ in get(name).variables]
+
+            def calls(f, inputs=inputs, which=which):
+                out = f(*inputs)
+                if which != "forward":
+                    torch.autograd.grad(out, inputs, out)
+
+            times = {"nonlin": [], "eager": [], "compile": []}
+            for _ in range(12):
+                for arm, f in (("nonlin", own), ("eager", eager), ("compile", fast)):
+                    calls(f)
+                    torch.cuda.synchronize()
+                    begin = time.perf_counter()
+                    for _ in range(100):
+                        calls(f)
+                    times[arm].append((time.perf_counter() - begin) * 1e4)
+            rows.append({"activation": name, "pass": which, "us": {a: statistics.median(t) for a, t in times.items()}})
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=8192)
@@ -169,8 +200,13 @@ def main():
             steps.append(row)
             print(f"step {options.rows} x {options.dim} -> {width}, {row['arm']}: {row['ms']:.2f} ms, "
                   f"peak {row['peak_mib']:.0f} MiB", flush=True)
+    launches = launch_rows()
+    for row in launches:
+        print(f"{row['activation']} {row['pass']}, 64 numbers: " + "  ".join(
+            f"{arm} {us:.1f} us" for arm, us in row["us"].items()), flush=True)
     if options.json:
-        options.json.write_text(json.dumps({"machine": about, "activations": activations, "steps": steps}, indent=1))
+        options.json.write_text(json.dumps(
+            {"machine": about, "activations": activations, "steps": steps, "launches": launches}, indent=1))
     return 0
 
 
