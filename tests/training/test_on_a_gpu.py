@@ -100,5 +100,5 @@ def test_check_on_the_gpu_says_what_check_on_the_processor_says(tmp_path):
     transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
     told = [nonlin.check(tmp_path / "model", device=device, progress=False) for device in ("cpu", "cuda")]
     for here, there in zip(*(report.blocks for report in told), strict=True):
-        assert here["activation"]["computed"] == there["activation"]["computed"] == "silu"
+        assert here["activation"]["computed"] == there["activation"]["computed"] == "swiglu"
         assert here["sparsity"] == pytest.approx(there["sparsity"], abs=0.01)

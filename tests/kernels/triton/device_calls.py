@@ -25,6 +25,7 @@ from nonlin.kernels.activation import ops
 from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.triton import backend as triton_backend
+from nonlin.kernels.triton import ready
 from tests.kernels.ffn import blocks
 from tests.kernels.triton.device import DEVICE, INTERPRETED, Launches
 
@@ -57,8 +58,9 @@ def _check(definition, gradient, inputs, learned):
     value = dispatch.forward(definition, inputs, learned)
     outs, sums, again = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
     assert torch.equal(dispatch.forward(definition, inputs, learned), value)  # by a launch that is ready
-    ready = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
-    assert all(torch.equal(a, b) for a, b in zip((*ready[0], *ready[1], ready[2]), (*outs, *sums, again), strict=True))
+    new, new_sums, value_again = dispatch.backward(definition, gradient, inputs, learned, want_value=True)
+    pairs = zip((*new, *new_sums, value_again), (*outs, *sums, again), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
     want = torch_backend.forward(definition, wide[:count], wide[count:]).reshape(gradient.shape)
     want_in, want_learned, _ = torch_backend.backward(definition, gradient.double(), wide[:count], wide[count:])
     assert value.dtype == dtype and value.shape == gradient.shape
@@ -262,6 +264,7 @@ def test_modules_checkpointing_and_a_second_backward():
 def test_the_feed_forward_block(name, memory, monkeypatch):
     """Products by torch, the activation and its gradients between them by the Triton kernel."""
     served = []
+    monkeypatch.setattr(ready, "_READY", {})
     for each in ("forward", "backward"):
         real = getattr(triton_backend, each)
         monkeypatch.setattr(triton_backend, each, lambda *a, real=real, each=each, **k: served.append(each) or
