@@ -87,7 +87,7 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
 
     ``gradient`` is that of the output: its shape, any strides (broadcast too). Each result has its tensor's shape
     and dtype. With ``want_value`` the activation itself is recomputed in the same pass. ``into`` names tensors
-    of the inputs' common shape, with at most two strides, that take the inputs' gradients; on a GPU they may be the
+    of the inputs' common shape, with at most two strides, that take the inputs' gradients. On a GPU they may be the
     inputs. ``over`` says that the gradient is needed no more: on a GPU the value may be written over it.
     """
     if not _on_cpu(inputs):

@@ -6,7 +6,8 @@ from nonlin import _lazy
 
 if TYPE_CHECKING:
     from nonlin.training.config import config_hash, definition_of
-    from nonlin.training.trial import Run, build_model, export_winner, load_trained, measure, run_trial, sample
+    from nonlin.training.trained import export_winner, load_trained, sample
+    from nonlin.training.trial import Run, build_model, measure, run_trial
 
 __all__ = [
     "config_hash", "definition_of", "run_trial", "measure", "sample", "export_winner", "load_trained",
@@ -18,9 +19,9 @@ _HOMES = {
     "definition_of": "nonlin.training.config",
     "run_trial": "nonlin.training.trial",
     "measure": "nonlin.training.trial",
-    "sample": "nonlin.training.trial",
-    "export_winner": "nonlin.training.trial",
-    "load_trained": "nonlin.training.trial",
+    "sample": "nonlin.training.trained",
+    "export_winner": "nonlin.training.trained",
+    "load_trained": "nonlin.training.trained",
     "build_model": "nonlin.training.trial",
     "Run": "nonlin.training.trial",
 }

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from nonlin import streams
@@ -21,10 +20,8 @@ from nonlin.data import Dataset, batch, evaluation_batches
 from nonlin.errors import UserError
 from nonlin.files import finite, replacing
 from nonlin.kernels.transformer.engine import engine
-from nonlin.model import ModelConfig, export_model, flops_per_token
-from nonlin.model.checkpoint import put_weights
+from nonlin.model import ModelConfig, flops_per_token
 from nonlin.model.language_model import LanguageModel
-from nonlin.subject.saving import save as save_own
 from nonlin.subject.watching import layer_measures as own_layer_measures
 from nonlin.subject.watching import sparsity as own_sparsity
 from nonlin.subject.widths import flops_per_token as own_flops
@@ -366,56 +363,3 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> 
     return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],
             "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
             "peak_memory_bytes": machine.peak_memory_bytes()}
-
-
-def load_trained(trial_dir: Path) -> Any:
-    """Return the trained model of a finished trial's folder, on the CPU, computed by torch.
-
-    It is a :class:`nonlin.model.LanguageModel`, or a :class:`nonlin.subject.OwnModel` around the user's own.
-    """
-    try:
-        config = json.loads((trial_dir / "config.json").read_text())
-        config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
-        model = build_model(config)
-        put_weights(model, load_file(trial_dir / WEIGHTS))
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise UserError(f"{trial_dir} must hold a finished, judged trial; {error}. "
-                        "Continue the study to finish it.") from error
-    return model.eval()
-
-
-@torch.no_grad()
-def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, temperature: float = 0.8,
-           seed: int = 0) -> str:
-    """Return ``prompt`` continued by ``length`` tokens of the trial's model; temperature 0 takes the likeliest.
-
-    Where a token opens each document of the text, it opens the prompt, and the text ends where the model opens another.
-    """
-    model, dataset = load_trained(trial_dir), Dataset(dataset_dir)
-    context = json.loads((trial_dir / "config.json").read_text())["model"]["context"]
-    generator = torch.Generator().manual_seed(streams.torch_seed("sampling", seed))
-    end = dataset.info.get("end")
-    opening = [] if end is None else [int(end)]
-    tokens = opening + list(dataset.encode(prompt)) or list(dataset.encode("\n")) or [0]
-    start = len(tokens) if prompt or opening else 0
-    for _ in range(length):
-        logits = model(torch.tensor([tokens[-context:]]))[0, -1, :dataset.info["vocabulary"]]  # a model may have more
-        if temperature <= 0:
-            token = int(logits.argmax())
-        else:
-            weights = torch.softmax(logits / temperature, dim=-1)
-            token = int(torch.multinomial(weights, 1, generator=generator))
-        if token == end:
-            break
-        tokens.append(token)
-    return prompt + dataset.decode(tokens[start:])
-
-
-def export_winner(trial_dir: Path, dataset_dir: Path, out_dir: Path) -> dict[str, str]:
-    """Save a trial's model to ``out_dir`` (see :func:`nonlin.model.export_model`), its tokenizer beside it."""
-    model = load_trained(trial_dir)
-    described = export_model(model, out_dir) if isinstance(model, LanguageModel) else save_own(model, out_dir)
-    tokenizer = dataset_dir / "tokenizer.json"
-    if tokenizer.exists():
-        (out_dir / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-    return described

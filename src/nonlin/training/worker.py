@@ -15,7 +15,7 @@ from typing import Any
 
 from nonlin import system
 from nonlin.errors import NonlinError, UserError
-from nonlin.training import machine, one_model, ranks, trial
+from nonlin.training import machine, one_model, ranks, trained, trial
 from nonlin.training.config import Stopped
 from nonlin.training.resources import available_memory_bytes
 
@@ -99,10 +99,10 @@ def handle(request: dict[str, Any]) -> Any:
         return machine.describe()
     if do == "sample":
         keys = ("prompt", "length", "temperature", "seed")
-        return trial.sample(Path(request["trial"]), Path(request["dataset"]),
+        return trained.sample(Path(request["trial"]), Path(request["dataset"]),
                             **{k: request[k] for k in keys if k in request})
     if do == "export":
-        return trial.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
+        return trained.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
     raise NonlinError(f"unknown request {do!r}")
 
 
