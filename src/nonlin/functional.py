@@ -69,10 +69,11 @@ def _text(definition: Definition) -> str:
 
 def _general(definition: Definition) -> Callable[..., Tensor]:
     """Return the function that takes everything."""
-    text, fixed = _text(definition), not definition.parameters
+    text, fixed = _text(definition), len(definition.parameters) == 0
 
     def call(*inputs: Tensor, **parameters: Any) -> Tensor:
-        if fixed and inputs and not parameters and (made := fast_path.again(definition, inputs)) is not None:
+        if not torch.compiler.is_compiling() and fixed and inputs and not parameters \
+                and (made := fast_path.again(definition, inputs)) is not None:
             return made
         if arguments.traced(inputs):
             return torch.overrides.handle_torch_function(activation(definition), inputs, *inputs, **parameters)
