@@ -213,7 +213,7 @@ def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path, monke
     # Where a token opens each document, it opens the prompt, and the next one that the model opens ends the text.
     opened, tokens = Dataset(dataset.directory), [10, *b"7: the"]
     opened.info["end"] = 10
-    monkeypatch.setattr("nonlin.training.trial.Dataset", lambda _: opened)
+    monkeypatch.setattr("nonlin.training.trained.Dataset", lambda _: opened)
     for _ in range(200):
         if (token := int(model(torch.tensor([tokens[-16:]]))[0, -1].argmax())) == 10:
             break
