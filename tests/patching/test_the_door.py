@@ -63,6 +63,25 @@ def test_fields_of_another_kind_or_absurd_size(folder, call, name, value):
     refused(call, folder)
 
 
+@pytest.mark.parametrize("config", [
+    {"model_type": "rag", "architectures": ["RagModel"], "question_encoder": {"model_type": "dpr"},
+     "generator": {"model_type": "bart"}},  # sizes of parts that are not said
+    {"model_type": "gpt2"}, {"model_type": "llama", "num_hidden_layers": 2},
+    {"model_type": "bert", "max_position_embeddings": 2**40}, {"model_type": "gptj", "n_positions": 2**40},
+    {"model_type": "albert", "num_hidden_groups": 10**9}, {"model_type": "mixtral", "num_local_experts": 10**5}],
+    ids=lambda config: f"{config['model_type']}-{len(config)}")
+def test_a_model_of_other_sizes_than_its_weights_is_not_built(folder, config, monkeypatch):
+    """Fields that are missing are the family's own sizes, and others grow what no weights could fill."""
+    from transformers import PreTrainedModel
+
+    def fill(*_, **__):
+        raise AssertionError("memory was taken for weights")
+
+    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", fill)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "must have" in refused(load, folder)
+
+
 @pytest.mark.parametrize("fields", [{"layers": 10**9}, {"dim": 2**40}, {"hidden": 2**33}, {"vocabulary": 2**40},
                                     {"context": 2**40}, {"layers": "2"}, {"dim": 10_000_000, "heads": 1}])
 @pytest.mark.parametrize("call", [load, import_model])

@@ -88,3 +88,22 @@ def test_trained_weights_stay_and_a_pointwise_activation_becomes_the_gates(tmp_p
     (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-8] + b"otherone")
     with pytest.raises(UserError, match="the one that the study began with"):
         build(run_config(found, "relu"), nonlin.get("relu"))
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"class": "pipeline"}, "of a class of models"), ({"class": "Trainer"}, "of a class of models"),
+    ({"class": 3}, "whole folder that nonlin wrote"), ({"config": []}, "whole folder that nonlin wrote"),
+    ({"kind": "factory", "factory": {"file": "/tmp/x.py", "name": "make", "sha256": "0"}}, "no code of its own"),
+    ({"factory": 3}, "whole folder that nonlin wrote"), ({"hidden_size": 1 << 30}, "must have at most"),
+    ({"vocab_size": 1 << 40}, "must have at most"), ({"num_hidden_layers": 10**9}, "at most 10,000 as num_hidden_layers"),
+    ({"hidden_size": "16"}, "whole folder that nonlin wrote")], ids=repr)
+def test_a_form_that_somebody_wrote_is_one_error(tmp_path, change, words):
+    model = build(run_config(described("llama"), "relu"), nonlin.get("relu"))
+    save(model, tmp_path)
+    values = json.loads((tmp_path / "nonlin.json").read_text())
+    inner = values["own"] if set(change) & {"class", "config", "kind", "factory"} else values["own"]["config"]
+    inner |= change
+    (tmp_path / "nonlin.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=words) as caught:
+        nonlin.load(tmp_path)
+    assert "\n" not in str(caught.value)

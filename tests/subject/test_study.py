@@ -136,10 +136,29 @@ def test_a_function_that_returns_a_module_is_a_model(text, tmp_path, monkeypatch
     module = importlib.import_module("tiny_factory")
     study = nonlin.compare(text, ["gelu", "swiglu"], model=module.make, out=tmp_path / "study", progress=False, **SMALL)
     assert study.status == "complete" and study.arms["swiglu"].hidden == 21
+    must_be_passed(study, monkeypatch, tmp_path)
     with pytest.raises(UserError, match="top of a Python file"):
         nonlin.compare(text, ["gelu", "swiglu"], model=lambda: None, out=tmp_path / "other", progress=False)
     with pytest.raises(UserError, match="pass a function"):
         nonlin.compare(text, ["gelu", "swiglu"], model=module.make(), out=tmp_path / "other", progress=False)
+
+
+def must_be_passed(study, monkeypatch, tmp_path):
+    """Nothing that a folder names is run for a user who has not passed that function, from that file, here."""
+    form = study.save_model(tmp_path / "form", "swiglu")
+    assert form["format"] == "nonlin" and nonlin.load(tmp_path / "form") is not None
+    monkeypatch.setenv("NONLIN_CACHE", str(tmp_path / "of another user"))
+    monkeypatch.setattr("nonlin.subject.vouching._here", set())
+    monkeypatch.setattr("nonlin.subject.building.factory_of", lambda _: pytest.fail("code of the folder runs"))
+    shutil.rmtree(next((study.directory / "trials").iterdir()))
+    for call in (lambda: nonlin.resume_study(study.directory, progress=False), study.model,
+                 lambda: nonlin.extend_study(study.directory, seeds=5, progress=False), study.sample,
+                 lambda: study.save_model(tmp_path / "again")):
+        with pytest.raises(UserError, match="a function that you have passed on this machine; got .*make"):
+            call()
+    for call in (nonlin.load, nonlin.check, nonlin.health.check):
+        with pytest.raises(UserError, match="need no code of its own"):
+            call(tmp_path / "form")
 
 
 @pytest.mark.parametrize(("changes", "words"), [

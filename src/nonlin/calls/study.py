@@ -16,6 +16,7 @@ from nonlin.study import Plan, ProcessEngine, StudyFolder, load
 from nonlin.study.across import across
 from nonlin.study.engines import EngineChoice, ask
 from nonlin.study.records import Across, ArmResult, ArmVerdict, PairVerdict, Results
+from nonlin.subject.vouching import must_be_vouched
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]
@@ -162,6 +163,13 @@ class Study:
                             f"Continue the study, or take one of {', '.join(self.arms)}.")
         return key
 
+    def _trial(self, name: str | None) -> Path:
+        """Return the folder of the run whose model is wanted; UserError where to build it runs code of others."""
+        key = self.best_trial(name or self.winner)
+        config, _, _ = self.folder.trial(key)
+        must_be_vouched(config["model"].get("own"), "load_study", self.directory)
+        return self.directory / "trials" / key
+
     def extend(self, *, seeds: int | None = None, activations: "str | Sequence[str | Definition] | None" = None,
                minutes: float | None = None, engine: str | EngineChoice = "processes", workers: int | None = None,
                progress: bool = True) -> "Study":
@@ -183,7 +191,7 @@ class Study:
         """
         from nonlin.training import load_trained
 
-        return load_trained(self.directory / "trials" / self.best_trial(name or self.winner))
+        return load_trained(self._trial(name))
 
     def save_model(self, folder: str | Path, name: str | None = None) -> dict[str, str]:
         """Save the model of an activation's best judged run to a folder, its tokenizer beside it; the winner's without
@@ -192,7 +200,7 @@ class Study:
         Return {"format", "architecture", "note"}: a Hugging Face checkpoint where transformers can express the model.
         Else it is nonlin's own form, which :func:`nonlin.load` opens; the note has the reason.
         """
-        trial = self.directory / "trials" / self.best_trial(name or self.winner)
+        trial = self._trial(name)
         with ProcessEngine(self.directory / "data", 1) as engine:
             return ask(engine, {"do": "export", "trial": str(trial), "out": str(Path(folder).absolute())})
 
@@ -202,7 +210,7 @@ class Study:
 
         A ``temperature`` of 0 always takes the likeliest token.
         """
-        trial = self.directory / "trials" / self.best_trial(name or self.winner)
+        trial = self._trial(name)
         with ProcessEngine(self.directory / "data", 1) as engine:
             return ask(engine, {"do": "sample", "trial": str(trial), "prompt": prompt, "length": length,
                                 "temperature": temperature, "seed": seed})

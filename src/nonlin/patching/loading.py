@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.patching import bounded
 from nonlin.patching.finding import find_blocks, some_blocks
-from nonlin.patching.location import located
+from nonlin.patching.location import Location, located
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _QUANTIZED_IN = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
@@ -119,7 +120,7 @@ def _load_path(path: Path, dtype: torch.dtype, trust: bool, call: str) -> Loaded
 
         return Loaded(import_model(found.path), None, str(found.path), (
             *notes, "the folder is nonlin's own form: its tokenizer is not read"))
-    loaded = _from_pretrained(found.path, dtype, trust, call, found.gguf_file, found.architectures)
+    loaded = _from_pretrained(found, dtype, trust, call)
     return replace(loaded, notes=(*notes, *loaded.notes))
 
 
@@ -134,24 +135,25 @@ def _class(architectures: Sequence[str]) -> Any:
     return transformers.AutoModelForCausalLM
 
 
-def _from_pretrained(where: Path, dtype: torch.dtype, trust: bool, call: str, gguf_file: str | None = None,
-                     architectures: Sequence[str] = ()) -> Loaded:
+def _from_pretrained(found: Location, dtype: torch.dtype, trust: bool, call: str) -> Loaded:
     import transformers
 
+    where, gguf_file = found.path, found.gguf_file
+    # Of code that came along, and is trusted, the files were not read.
+    limit = bounded.as_stored(*found.stored) if any(found.stored) else contextlib.nullcontext()
     options: dict[str, Any] = {"local_files_only": True, "dtype": dtype, "trust_remote_code": trust}
     if gguf_file:
         options["gguf_file"] = gguf_file
     else:
         options["use_safetensors"] = True
-    cls = _class(architectures)
+    cls = _class(found.architectures)
     shown = str(where / gguf_file) if gguf_file else str(where)
     try:
-        try:
-            model, info = cls.from_pretrained(where, output_loading_info=True, **options)
-        except ValueError:
-            if cls is not transformers.AutoModelForCausalLM:
-                raise
-            model, info = transformers.AutoModel.from_pretrained(where, output_loading_info=True, **options)
+        with limit:
+            model, info = _built(cls, where, options)
+    except bounded.TooLarge as error:
+        raise UserError(f"{call}: {shown} must {error}. Check that its configuration belongs to its weights, and that "
+                        "it says every size: a size that it leaves out is the family's own.") from error
     except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
         what = "a whole GGUF file of a model" if gguf_file else "a model"
         why = (str(error).strip() or "no message").splitlines()[0][:200]
@@ -161,6 +163,17 @@ def _from_pretrained(where: Path, dtype: torch.dtype, trust: bool, call: str, gg
     notes = _missing(model, info, call, shown)
     tokenizer, note = _tokenizer(where, trust, gguf_file)
     return Loaded(model, tokenizer, shown, (*notes, *([note] if note else [])))
+
+
+def _built(cls: Any, where: Path, options: dict[str, Any]) -> tuple[nn.Module, Any]:
+    import transformers
+
+    try:
+        return cls.from_pretrained(where, output_loading_info=True, **options)
+    except ValueError:
+        if cls is not transformers.AutoModelForCausalLM:
+            raise
+        return transformers.AutoModel.from_pretrained(where, output_loading_info=True, **options)
 
 
 def _missing(model: nn.Module, info: Any, call: str, shown: str) -> list[str]:

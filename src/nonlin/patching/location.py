@@ -12,18 +12,23 @@ from nonlin.model import folder
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _MUST_FLOAT = "be floating-point, not quantized to 8 or 4 bits"
 _UNQUANTIZED = "Load the checkpoint it was quantized from."
+_GGUF_ENTRY, _GGUF_PACKED = 32, 8  # bytes that name a tensor, at least; numbers in a byte, at most
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
 class Location:
-    """A folder of Hugging Face's form or of nonlin's ``own``, or a folder with the name of a GGUF file in it."""
+    """A folder of Hugging Face's form or of nonlin's ``own``, or a folder with the name of a GGUF file in it.
+
+    ``stored``: (tensors, numbers) that its files hold, or may hold.
+    """
 
     path: Path
     gguf_file: str | None = None
     architectures: tuple[str, ...] = ()
     own: bool = False
     of_a_study: bool = False
+    stored: tuple[int, int] = (0, 0)
 
 
 def located(path: Path, trust: bool, call: str) -> Location:
@@ -39,7 +44,8 @@ def located(path: Path, trust: bool, call: str) -> Location:
             raise UserError(rule(call, "MODEL", "be a folder, or a file that ends in .gguf", str(path),
                                  "Pass the folder that holds config.json."))
         _check_gguf(path, call)
-        return Location(path.parent, path.name)
+        size = path.stat().st_size
+        return Location(path.parent, path.name, stored=(size // _GGUF_ENTRY, size * _GGUF_PACKED))
     ggufs = sorted(path.glob("*.gguf"))
     if not (path / "config.json").exists():
         if len(ggufs) == 1:
@@ -49,12 +55,12 @@ def located(path: Path, trust: bool, call: str) -> Location:
             return replace(located(inner, trust, call), of_a_study=True)
         raise UserError(rule(call, "MODEL", "hold config.json and safetensors, or one .gguf file", str(path),
                              "Pass the folder of a Hugging Face model, or name the .gguf file."))
-    config, _ = _described(path, call)
+    config, stored = _described(path, call)
     if (code := code_of(config)) and not trust:
         raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names {code}",
                              "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
     must_not_be_quantized(config, call)
-    return Location(path, architectures=tuple(config.get("architectures") or ()))
+    return Location(path, architectures=tuple(config.get("architectures") or ()), stored=stored)
 
 
 def _needs(package: str, call: str) -> None:
@@ -63,21 +69,22 @@ def _needs(package: str, call: str) -> None:
                         "Install it: pip install 'nonlin[hf]'.")
 
 
-def _described(path: Path, call: str) -> tuple[dict[str, Any], list[Path]]:
-    """Return the configuration and the files of weights, by the one checked reader; refuse in one line."""
+def _described(path: Path, call: str) -> tuple[dict[str, Any], tuple[int, int]]:
+    """Return the configuration and the (tensors, numbers) stored, by the one checked reader; refuse in one line."""
     try:
         folder.must_be_regular(path)
         config = folder.read_config(path)
         if config.get("auto_map") or config.get("quantization_config"):
-            return config, []
+            return config, (0, 0)  # refused, or the code of somebody whom the caller trusts
         files = folder.weight_files(path)
         _check_weights(path, files, call)
-        folder.must_fit(config, *folder.stored_sizes(files))
+        stored = folder.stored_sizes(files)
+        folder.must_fit(config, *stored)
     except OSError as error:
         raise UserError(f"{call}: MODEL must be a folder that can be read; {error}. Check its permissions.") from error
     except folder.Unfit as error:
         raise UserError(f"{call}: {path} must {error}. Download it again.") from error
-    return config, files
+    return config, stored
 
 
 def _check_weights(path: Path, files: list[Path], call: str) -> None:

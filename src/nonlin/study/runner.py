@@ -14,6 +14,7 @@ from nonlin.study.schedule import Schedule
 from nonlin.study.snapshot import Pulse
 from nonlin.study.store import Store
 from nonlin.study.tuning import Trial, tuning
+from nonlin.subject.vouching import must_be_vouched
 
 Listener = Callable[[dict[str, Any]], None]
 _PROGRESS_SECONDS = 0.5  # between two events that only tell of progress inside runs
@@ -29,10 +30,12 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
-    where another process runs the study, or where everything diverged. NonlinError is raised, after all else has run,
+    where another process runs the study, where its model is a function that was not passed here, or where everything
+    diverged. NonlinError is raised, after all else has run,
     where runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
     """
     store.must_go_on(plan)
+    must_be_vouched(plan.model.get("own"), "compare", store.directory)
     with store.lock():
         store.create(plan)
         study = _Study(plan, store, engine, listener or (lambda _: None), trunks)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError, rule
+from nonlin.subject.vouching import vouch
 
 #: A configuration or a folder, an architecture's name, a configuration in hand, or a function that returns a module.
 Model = str | Path | Mapping[str, Any] | Callable[[], Any] | Any
@@ -106,4 +107,6 @@ def _factory(function: Callable[[], Any]) -> dict[str, Any]:
         raise UserError(rule("compare", "model", "be a function that is called without arguments",
                              f"{name}({', '.join(needed)})", "Give its arguments values by default."))
     path = Path(file).absolute()
-    return {"file": str(path), "name": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    found = {"file": str(path), "name": name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    vouch(found["file"], found["sha256"])
+    return found

@@ -20,6 +20,7 @@ from nonlin import streams
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
 from nonlin.functions.registry import gated_by
+from nonlin.patching.bounded import TooLarge
 from nonlin.subject import configuration
 from nonlin.subject.blocks import Replaced, draw, replace
 from nonlin.subject.model import OwnModel
@@ -39,6 +40,20 @@ def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
     return model.float()
 
 
+def count(own: Mapping[str, Any], limit: "contextlib.AbstractContextManager[None]") -> int | None:
+    """Return the number of parameters, counted without memory for them; None where that cannot be told.
+
+    Raises :class:`nonlin.patching.bounded.TooLarge` as soon as the model passes the limit.
+    """
+    try:
+        with torch.device("meta"), quiet(), limit:
+            return sum(p.numel() for p in _built(own).parameters())
+    except (TooLarge, UserError):
+        raise
+    except (Exception, SystemExit):  # a class of any maker; what is wrong with it is said when it is built
+        return None
+
+
 def _built(own: Mapping[str, Any]) -> Any:
     if "factory" in own:
         made = factory_of(own["factory"])()
@@ -54,7 +69,11 @@ def model_class(own: Mapping[str, Any]) -> Any:
     """Return the class of ``transformers`` that builds the subject."""
     import transformers
 
-    return getattr(transformers, own["class"])
+    found = getattr(transformers, own["class"], None)
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
+        raise UserError(rule("compare", "model", "be of a class of models that transformers has", own["class"],
+                             "Install the version that the study was made with."))
+    return found
 
 
 def _loaded(own: Mapping[str, Any]) -> Any:

@@ -17,6 +17,7 @@ from torch import nn
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
+from nonlin.patching import bounded
 from nonlin.patching.blocks import Block
 from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.loading import refuse
@@ -49,7 +50,7 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = _whole(request["wanted"], request.get("options", {}))
     definitions = [define(a["name"], a["formula"]) if a.get("formula") else get(a["name"]) for a in request["arms"]]
-    _must_fit_memory(_on_meta(own), own, request)
+    _must_fit_memory(_count(own), own, request)
     model = _family(own).eval()
     look = Look(model, own, request["vocabulary"], request["context"] or TOKENS)
     own |= look.facts()
@@ -92,18 +93,13 @@ def _whole(wanted: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, A
     return own
 
 
-def _on_meta(own: Mapping[str, Any]) -> int | None:
-    """Return the number of parameters, counted without memory for them; None where that cannot be told."""
+def _count(own: Mapping[str, Any]) -> int | None:
+    """Return the number of parameters; None where that cannot be told. UserError for a model that nobody could train.
+    """
     try:
-        with torch.device("meta"), building.quiet():
-            if own["kind"] == "factory":
-                model: Any = building.factory_of(own["factory"])()
-            else:
-                cls = building.model_class(own)
-                model = cls(configuration.for_class(cls, own["config"]))
-        return sum(p.numel() for p in model.parameters())
-    except (Exception, SystemExit):  # what is wrong with it is said when it is built
-        return None
+        return building.count(own, bounded.at_most(bounded.NUMBERS))
+    except bounded.TooLarge as error:
+        raise UserError(f"{_CALL}: model must {error}. Correct the sizes in its configuration.") from error
 
 
 def _family(own: Mapping[str, Any]) -> nn.Module:

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from nonlin.errors import UserError, rule
-from nonlin.model.folder import Unfit, read_json
-from nonlin.patching import loading
+from nonlin.model.folder import must_be_few, read_json, stored_sizes
+from nonlin.patching import bounded, loading
 from nonlin.patching.loading import Loaded
-from nonlin.subject.building import definition_named, family_model, put_arm
+from nonlin.subject.building import count, definition_named, family_model, put_arm
 from nonlin.subject.saving import FORM, WEIGHTS
+from nonlin.subject.vouching import vouched
 
 
 def load(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
@@ -22,7 +22,8 @@ def load(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
 
     The folder is one that nonlin wrote (a study's ``model``, in any form), or a Hugging Face folder. A model of a
     study inside the user's own is that model's own class, with the arm's blocks. Nothing is fetched and nothing
-    unpickled.
+    unpickled. A model that a function returns needs ``trust_remote_code`` where you have not passed that function here:
+    the folder names its file, which runs.
 
     Raises UserError where there is no model that can be loaded.
     """
@@ -35,7 +36,7 @@ def loaded(where: Any, *, dtype: torch.dtype = torch.float32, device: str | None
     path = _form(where)
     if path is None:
         return loading.load(where, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call=call)
-    found = Loaded(_opened(path, call).to(dtype), None, str(path))
+    found = Loaded(_opened(path, call, trust_remote_code).to(dtype), None, str(path))
     if path != Path(where):
         found = replace(found, notes=("the folder is a study's: this is the model that it exported",))
     if device:
@@ -56,11 +57,18 @@ def _form(where: Any) -> Path | None:
     return None
 
 
-def _opened(path: Path, call: str) -> nn.Module:
+def _opened(path: Path, call: str, trust: bool) -> nn.Module:
     """Return the model of our form."""
     try:
         described = read_json(path / FORM)
-        own = described["own"]
+        own = {key: value for key, value in described["own"].items() if key != "checkpoint"}
+        if "factory" in own and not (trust or vouched(own["factory"])):
+            raise UserError(rule(call, "MODEL", "need no code of its own",
+                                 f"{path}: {FORM} names {own['factory']['name']!s:.80} in "
+                                 f"{own['factory']['file']!s:.200}",
+                                 "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
+        must_be_few(own.get("config", {}))
+        count(own, bounded.as_stored(*stored_sizes([path / WEIGHTS])))
         model = family_model(own, 0)
         put_arm(model, own | ({"checkpoint": True} if described["trained"] else {}), definition_named(described),
                 described["widths"], 0)
@@ -70,8 +78,12 @@ def _opened(path: Path, call: str) -> nn.Module:
                 if tensors[name].shape != value.shape:
                     raise ValueError(f"{name} has the shape {tuple(tensors[name].shape)}, not {tuple(value.shape)}")
                 value.copy_(tensors[name])
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, SafetensorError, Unfit) as error:
-        why = f"no {error}" if isinstance(error, KeyError) else error
+    except UserError:
+        raise
+    except bounded.TooLarge as error:
+        raise UserError(f"{call}: {path} must {error}. Export the model again.") from error
+    except (Exception, SystemExit) as error:  # whatever stands in the file, and a class of any maker
+        why = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
         raise UserError(rule(call, "MODEL", "be a whole folder that nonlin wrote", f"{path} ({why})",
                              "Export the model again, or pass another folder.")) from error
     return model.eval()

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.patching import bounded
 from nonlin.patching.finding import some_blocks
 from nonlin.subject import building, configuration
 from nonlin.subject.naming import pattern
@@ -143,7 +144,7 @@ def _built(whole: Mapping[str, Any], layers: int, dim: int, head_width: int) -> 
     shape = _shape(whole, layers, dim, head_width)
     try:
         cls = building.model_class(whole)
-        with torch.device("meta"), building.quiet():
+        with torch.device("meta"), building.quiet(), bounded.at_most(bounded.NUMBERS):
             return cls(configuration.for_class(cls, scaled(whole, **shape)))
     except (Exception, SystemExit) as error:  # classes check their fields, and divide, in their own ways
         raise UserError(f"{_CALL}: model must be one that can be built at other sizes; {whole['class']} of {layers} "
