@@ -1,6 +1,9 @@
 """Nothing is dropped or misread in silence: what a file holds is text, or is counted with its file and line."""
 
+import collections
+import contextlib
 import gzip
+import io
 import json
 import os
 import random
@@ -12,7 +15,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nonlin.data import load_corpus, prepare, reading
+from nonlin.data import load_corpus, prepare, reading, spool
+from nonlin.data import parquet as parquet_reading
 from nonlin.errors import UserError
 
 TEXT = "".join(f"{i}: the naïve café costs {i * 7 % 13} €\n" for i in range(4000))
@@ -158,6 +162,80 @@ def test_a_parquet_column_that_no_text_is_packed_so_tightly_as_is_refused(tmp_pa
     assert path.stat().st_size < 100_000
     with pytest.raises(UserError, match=r'its column "text" of [\d,]+ bytes grows to 30,'):
         load_corpus(path)
+
+
+def _varint(value, length=0):
+    """Return a whole number of Thrift's compact protocol, in so many bytes at least."""
+    value, found = value << 1, bytearray()
+    while value or not found or len(found) < length:
+        found.append((value & 127) | 128)
+        value >>= 7
+    found[-1] &= 127
+    return bytes(found)
+
+
+def test_a_parquet_file_that_lies_about_its_sizes_is_refused(tmp_path, monkeypatch):
+    """Memory is taken for what a page's header says, whatever the file's end says of the column."""
+    path = parquet(tmp_path / "a.parquet", ["x" * 100_000 + str(i) for i in range(300)], use_dictionary=False)
+    column = pyarrow.parquet.read_metadata(path).row_group(0).column(0)
+    told, data = _varint(column.total_uncompressed_size), path.read_bytes()
+    assert data.count(told) > 1  # of the group, and of the column
+    path.write_bytes(data.replace(told, _varint(20_000, len(told))))
+    assert pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 20_000
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 1 << 20)
+    with pytest.raises(UserError, match=r'its column "text" of [\d,]+ bytes grows to 3\d,'):
+        load_corpus(path)
+    monkeypatch.setattr(reading, "LONGEST_RECORD", 1 << 40)
+    monkeypatch.setattr("nonlin.data.parquet.LARGEST_PAGE", 1 << 20)
+    with pytest.raises(UserError, match=r"its page at byte [\d,]+ grows to [\d,]+ bytes"):
+        load_corpus(path)
+
+
+def test_a_parquet_file_of_rows_without_end_is_refused(tmp_path):
+    rows = pyarrow.nulls((1 << 24) + 1, pyarrow.dictionary(pyarrow.int8(), pyarrow.string()))
+    path = parquet(tmp_path / "a.parquet", rows)
+    assert path.stat().st_size < 60_000
+    with pytest.raises(UserError, match="16,777,217 rows in"):
+        load_corpus(path)
+
+
+@given(st.lists(st.text(max_size=200) | st.none(), min_size=1, max_size=40), st.sampled_from(["1.0", "2.0"]),
+       st.booleans(), st.sampled_from(["snappy", "zstd", "gzip", "none"]), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_the_sizes_of_a_parquet_columns_pages_are_those_of_their_headers(texts, version, dictionary, packed, rich):
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}), file,
+                                data_page_version=version, use_dictionary=dictionary, compression=packed,
+                                data_page_size=300, write_statistics=rich, write_page_checksum=rich, row_group_size=9)
+    found = [text for _, text in parquet_reading.texts(file, 1 << 20)]
+    assert found == texts
+    group = pyarrow.parquet.read_metadata(file).row_group(0).column(0)
+    starts = [group.data_page_offset, *([group.dictionary_page_offset] if group.has_dictionary_page else [])]
+    pages = parquet_reading._pages(file, min(starts), min(starts) + group.total_compressed_size)
+    assert 0 <= group.total_uncompressed_size - pages < 2000  # which counts the headers too
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_parquet_file_is_one_error(tmp_path_factory, data):
+    path = parquet(tmp_path_factory.mktemp("damaged") / "a.parquet", [TEXT, "b" * 50, None] * 9, data_page_size=100)
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(whole)
+    with contextlib.suppress(UserError):
+        load_corpus(path)
+
+
+def test_text_leaves_some_of_the_disk_free(tmp_path, monkeypatch):
+    """A small compressed file may hold more than the disk: what else is written there goes on."""
+    usage = collections.namedtuple("usage", "total used free")
+    left = iter([3 << 30, 2 << 30, 1 << 29])
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: usage(1 << 40, 0, next(left)))
+    monkeypatch.setattr(spool, "_LOOK", 1 << 20)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some words \n" * (1 << 20)))
+    with pytest.raises(UserError, match=r"leave 1 GiB of the disk .* free; after 6,\d+,\d+ bytes of it 0.5 GiB are"):
+        load_corpus(tmp_path / "a.txt.gz")
 
 
 def test_a_parquet_row_longer_than_the_stated_limit_is_refused(tmp_path, monkeypatch):

@@ -95,7 +95,8 @@ def test_trained_weights_stay_and_a_pointwise_activation_becomes_the_gates(tmp_p
     ({"class": 3}, "whole folder that nonlin wrote"), ({"config": []}, "whole folder that nonlin wrote"),
     ({"kind": "factory", "factory": {"file": "/tmp/x.py", "name": "make", "sha256": "0"}}, "no code of its own"),
     ({"factory": 3}, "whole folder that nonlin wrote"), ({"hidden_size": 1 << 30}, "must have at most"),
-    ({"vocab_size": 1 << 40}, "must have at most"), ({"num_hidden_layers": 10**9}, "at most 10,000 as num_hidden_layers"),
+    ({"vocab_size": 1 << 40}, "must have at most"),
+    ({"num_hidden_layers": 10**9}, "at most 10,000 as num_hidden_layers"),
     ({"hidden_size": "16"}, "whole folder that nonlin wrote")], ids=repr)
 def test_a_form_that_somebody_wrote_is_one_error(tmp_path, change, words):
     model = build(run_config(described("llama"), "relu"), nonlin.get("relu"))

@@ -154,7 +154,7 @@ def must_be_passed(study, monkeypatch, tmp_path):
     for call in (lambda: nonlin.resume_study(study.directory, progress=False), study.model,
                  lambda: nonlin.extend_study(study.directory, seeds=5, progress=False), study.sample,
                  lambda: study.save_model(tmp_path / "again")):
-        with pytest.raises(UserError, match="a function that you have passed on this machine; got .*make"):
+        with pytest.raises(UserError, match=r"a function that you have passed on this machine; got .*make"):
             call()
     for call in (nonlin.load, nonlin.check, nonlin.health.check):
         with pytest.raises(UserError, match="need no code of its own"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from nonlin.data import parquet
 from nonlin.errors import UserError
 from nonlin.files import printable
 
@@ -23,8 +24,6 @@ LONGEST_RECORD = 64 << 20
 
 _LOOKED_AT = 4096  # bytes at a file's start that distinguish text and binary data
 _ZSTD_PIECE, _ZSTD_WINDOW = 2048, 1 << 27  # so many bytes make 64 MiB at most; and frames that need more are refused
-_ROWS = 64  # of a parquet file that are in memory at once
-_SHRUNK = 256  # times: a parquet file's column that was compressed so, and is larger than a record may be, is refused
 _TRIED = 64  # records of a .json file, among which one with a text tells what the file is
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
 _ENDED = -1  # the depth of brackets after an array
@@ -318,48 +317,9 @@ def encoded(text: str | None, place: str, losses: Losses) -> bytes:
 
 
 def _rows(file: BinaryIO, path: Path, losses: Losses) -> Pieces:
-    import pyarrow
-    import pyarrow.parquet
-
-    metadata = pyarrow.parquet.read_metadata(file)
-    schema = metadata.schema.to_arrow_schema()
-    if "text" not in schema.names:
-        raise ValueError(f'no column "text" among {", ".join(schema.names)}')
-    kind = schema.field("text").type
-    values = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    if not (pyarrow.types.is_string(values) or pyarrow.types.is_large_string(values)):
-        raise ValueError(f'its column "text" holds {kind}')
-    _must_expand_little(metadata)
-    # Values that come again and again are in memory once.
-    table = pyarrow.parquet.ParquetFile(file, metadata=metadata, buffer_size=CHUNK, pre_buffer=False,
-                                        read_dictionary=["text"])
-    index = row = 0
-    for batch in table.iter_batches(_ROWS, columns=["text"]):
-        for value in batch.column(0):
-            row += 1
-            held = value.value if isinstance(value, pyarrow.DictionaryScalar) else value
-            raw = held.as_buffer() if held.is_valid else None
-            if raw is not None and raw.size > LONGEST_RECORD:
-                raise ValueError(f"row {row} is longer than {LONGEST_RECORD >> 20} MiB")
-            text = encoded(_decoded(raw, row), f"{path} row {row}", losses)
-            if text:
-                yield index, text
-                index += 1
-
-
-def _decoded(raw: Any, row: int) -> str | None:
-    try:
-        return None if raw is None else raw.to_pybytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"row {row} is no UTF-8") from error
-
-
-def _must_expand_little(metadata: Any) -> None:
-    """Raise ValueError where a column was compressed as no text is: it is in memory as a whole before it is looked at.
-    """
-    for group in range(metadata.num_row_groups):
-        part = metadata.row_group(group)
-        column = next(c for c in map(part.column, range(part.num_columns)) if c.path_in_schema == "text")
-        size, stored = column.total_uncompressed_size, column.total_compressed_size
-        if size > LONGEST_RECORD and (size > _SHRUNK * stored or size > LONGEST_RECORD * part.num_rows):
-            raise ValueError(f'its column "text" of {stored:,} bytes grows to {size:,}')
+    index = 0
+    for row, value in parquet.texts(file, LONGEST_RECORD):
+        text = encoded(value, f"{path} row {row}", losses)
+        if text:
+            yield index, text
+            index += 1

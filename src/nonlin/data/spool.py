@@ -1,6 +1,7 @@
 """Documents one after the other on disk, with what is known of each: the memory they take does not grow with them."""
 
 import hashlib
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+
+from nonlin.errors import UserError
+from nonlin.files import printable
 
 CHUNK = 1 << 20
 MEMORY = 32 << 20
@@ -17,6 +21,9 @@ MEMORY = 32 << 20
 ENTRY = np.dtype([("name", "<u8"), ("name_size", "<u4"), ("start", "<u8"), ("size", "<u8"), ("key", "<u8", 2),
                   ("draw", ">u4")])
 _PACKED = struct.Struct("<QIQQ16s4s")
+RESERVE, _SHARE = 1 << 30, 20
+"""Bytes of a disk that text leaves free, or a twentieth of a small disk."""
+_LOOK = 1 << 26  # bytes of text between two looks at it
 BLOCK = 1 << 16
 """Documents whose entries are in memory at once."""
 
@@ -84,7 +91,7 @@ class _Bytes:
 
     def __init__(self, scratch: Path):
         self._file = tempfile.SpooledTemporaryFile(MEMORY, dir=str(scratch))  # noqa: SIM115  lives as long as this
-        self.size, self._at_end = 0, True
+        self.size, self._at_end, self._looked, self._scratch = 0, True, 0, scratch
         self._window, self._window_start = b"", 0
 
     def append(self, piece: bytes) -> None:
@@ -93,6 +100,19 @@ class _Bytes:
             self._at_end = True
         self._file.write(piece)
         self.size += len(piece)
+        if self.size - self._looked > _LOOK:
+            self._looked = self.size
+            self._must_leave_room()
+
+    def _must_leave_room(self) -> None:
+        """Raise UserError where little of the disk is left: a small compressed file may hold more than any disk."""
+        disk = shutil.disk_usage(self._scratch)
+        kept = min(RESERVE, disk.total // _SHARE)
+        if disk.free < kept:
+            raise UserError(f"data: text must leave {kept / 2**30:.2g} GiB of the disk that holds "
+                            f"{printable(str(self._scratch))} free; after {self.size:,} bytes of it "
+                            f"{disk.free / 2**30:.2g} GiB are. Pass less text, look into what its compressed files "
+                            "hold, or choose a folder on a larger disk with --out.")
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
         """Yield so many bytes from ``start`` on, in pieces."""

@@ -45,7 +45,7 @@ def at_most(numbers: int, modules: int = MODULES, tables: int | None = None, kno
                            f"{'at least ' if count[kind] > size else ''}{count[kind]:,}")
 
     def tensor(kind: str) -> Any:
-        # What is filled afterwards is registered again, no longer on the meta device.
+        # A tensor that is filled afterwards is registered again, no longer on the meta device.
         return lambda _, __, value: add(kind, value.numel()) if isinstance(value, Tensor) and value.is_meta else None
 
     handles = [registering.register_module_module_registration_hook(lambda _, __, made: add("modules", 1)),

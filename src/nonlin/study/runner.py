@@ -30,8 +30,8 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
-    where another process runs the study, where its model is a function that was not passed here, or where everything
-    diverged. NonlinError is raised, after all else has run,
+    where another process runs the study, or where everything diverged. So it does for a model whose function was
+    not passed here. NonlinError is raised, after all else has run,
     where runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
     """
     store.must_go_on(plan)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nonlin.errors import UserError, rule
-from nonlin.model.folder import must_be_few, read_json, stored_sizes
+from nonlin.model.folder import Unfit, must_be_few, read_json, stored_sizes
 from nonlin.patching import bounded, loading
 from nonlin.patching.loading import Loaded
 from nonlin.subject.building import count, definition_named, family_model, put_arm
@@ -66,7 +66,8 @@ def _opened(path: Path, call: str, trust: bool) -> nn.Module:
             raise UserError(rule(call, "MODEL", "need no code of its own",
                                  f"{path}: {FORM} names {own['factory']['name']!s:.80} in "
                                  f"{own['factory']['file']!s:.200}",
-                                 "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
+                                 "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you "
+                                 "agree."))
         must_be_few(own.get("config", {}))
         count(own, bounded.as_stored(*stored_sizes([path / WEIGHTS])))
         model = family_model(own, 0)

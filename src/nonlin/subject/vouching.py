@@ -52,7 +52,7 @@ def must_be_vouched(own: Any, call: str, where: Path | str) -> None:
     if factory is not None and not vouched(factory):
         named = factory if isinstance(factory, Mapping) else {}
         raise UserError(rule(call, "the study's model", "be a function that you have passed on this machine",
-                             printable(f"{where}: it names {str(named.get('name')):.80} in "
-                                       f"{str(named.get('file')):.200}"),
+                             printable(f"{where}: it names {named.get('name')!s:.80} in "
+                                       f"{named.get('file')!s:.200}"),
                              "Read that file, which would run. If you agree, pass the function yourself, with "
                              "nonlin.compare(model=...) of the same study."))
