@@ -7,8 +7,48 @@ from collections.abc import Iterable
 from typing import Any
 
 
+_VALUE, _MESSAGE = 300, 3000  # letters that are shown
+
+
+def printable(name: str) -> str:
+    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
+
+    So do the characters that a terminal acts on, ends of lines among them.
+
+    >>> printable("caf\udce9.txt"), printable("red\x1b[31m.txt")
+    ('caf\\xe9.txt', 'red\\x1b[31m.txt')
+    """
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
+                   for c in name)
+
+
+def short(text: str, most: int = _VALUE) -> str:
+    """Return a text on one line, its middle cut out where it is longer than ``most`` letters.
+
+    >>> short("abcdefghij" * 100, 40)
+    'abcdefghijabcde … (1,000 letters) … ghij'
+    """
+    count = len(text)
+    if count > 8 * most:
+        text = text[:4 * most] + text[-4 * most:]
+    text = printable(text)
+    if len(text) > most:
+        cut = f" … ({count:,} letters) … "
+        end = max(1, (most - len(cut)) // 4)
+        text = text[:max(1, most - len(cut) - end)] + cut + text[-end:]
+    return text
+
+
 class NonlinError(Exception):
-    """Base of every exception that nonlin raises on purpose."""
+    """Base of every exception that nonlin raises on purpose.
+
+    Its text is one line of bounded length, whatever stands in the files whose names and values it repeats.
+    """
+
+    def __init__(self, *args: Any):
+        super().__init__(*(short(arg, _MESSAGE) if isinstance(arg, str) else arg for arg in args))
 
 
 class UserError(NonlinError, ValueError):
@@ -38,7 +78,9 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     >>> rule("FeedForward", "dim", "be positive", -3, "Pass the model's width.")
     "FeedForward: dim must be positive; got -3. Pass the model's width."
     """
-    return f"{call}: {argument} must {must}; got {got!r}. {fix}"
+    shown = short(repr(got[:_VALUE])) + f" … ({len(got):,} letters)" if isinstance(got, str) and len(got) > _VALUE else (
+        short(repr(got)))
+    return f"{call}: {argument} must {must}; got {shown}. {fix}"
 
 
 _LONGEST = 100  # letters of a name that near ones are looked for

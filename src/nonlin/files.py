@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError
+from nonlin.errors import UserError, printable
 from nonlin.system import open_to_read, set_mode, sync, user_number
 
 DEEPEST = 64
@@ -237,15 +237,3 @@ def lock(path: Path, wait: bool | float = False) -> Iterator[bool]:
         yield True
     finally:
         holder.release()
-
-
-def printable(name: str) -> str:
-    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
-
-    So do the characters that a terminal acts on.
-
-    >>> printable("caf\udce9.txt"), printable("red\x1b[31m.txt")
-    ('caf\\xe9.txt', 'red\\x1b[31m.txt')
-    """
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -329,6 +329,24 @@ def diverging(monkeypatch):
     return at
 
 
+@pytest.mark.parametrize(("rates", "words"), [
+    ({"gelu": 0.01}, r"beside gelu, the baseline, must train .*; swiglu diverged at every one.*--learning-rate below"),
+    ({"swiglu": 0.01}, "gelu diverged at every rate of the tuned rungs, and it is the baseline")])
+def test_rates_that_leave_nothing_to_compare_are_said_so(finished, text, tmp_path, monkeypatch, rates, words):
+    out = copy(finished, tmp_path)
+    shutil.rmtree(out / "rungs" / finished.plan.rungs[-1]["folder"])
+    monkeypatch.setattr(results, "rates_at", lambda *_: rates)
+    with pytest.raises(UserError, match=words):
+        nonlin.ladder("1M", text, out=out, **TINY)
+
+
+@pytest.mark.parametrize("activations", ["gelu", ["gelu"]])
+def test_one_activation_makes_no_ladder(activations, tmp_path):
+    with pytest.raises(UserError, match="ladder: activations must be two or more.*got 'gelu"):
+        nonlin.ladder("1M", out=tmp_path / "no", **TINY | {"activations": activations})
+    assert not (tmp_path / "no").exists()
+
+
 @pytest.mark.parametrize("rung, word", [(1, "diverged at"), (3, "the largest rung")])
 def test_an_arm_that_diverges_at_one_rung_costs_that_rung_alone(finished, text, tmp_path, diverging, rung, word):
     lost, out = finished.plan.rungs[rung], copy(finished, tmp_path)

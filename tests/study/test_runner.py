@@ -54,6 +54,20 @@ def test_files(tmp_path, whole):
     assert not (tmp_path / "running").exists()
 
 
+def test_what_a_kill_left_of_finished_attempts_is_removed(tmp_path, whole):
+    """Killed between the rename that finishes a trial and the removal of its attempts: no later call runs it again."""
+    studies.run(tmp_path, studies.plan())
+    left, other = _first(tmp_path), "0" * 16
+    for folder in (left, other):
+        (tmp_path / "running" / folder / "1").mkdir(parents=True)
+        (tmp_path / "running" / folder / "1" / "metrics.jsonl").write_text("{}")
+    assert studies.without_timing(studies.run(tmp_path, studies.plan())) == studies.without_timing(whole)
+    assert [path.name for path in (tmp_path / "running").iterdir()] == [other]  # nothing says that it is finished
+    (tmp_path / "running" / other).rename(tmp_path / "elsewhere")
+    studies.run(tmp_path, studies.plan())
+    assert not (tmp_path / "running").exists()
+
+
 def _program(directory, **environment):
     # A shell that starts the tests in the background has told them to ignore Ctrl-C.
     return subprocess.Popen([*PROGRAM, str(directory)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -32,7 +32,7 @@ def test_stopped_and_gone_on_is_never_stopped(whole, dataset, tmp_path, stops):
     for stop in stops:
         seen = []
         with pytest.raises(Stopped):
-            run_trial(made, dataset.directory, folder, checkpoints=_until(folder, stop, seen))
+            run_trial(made, dataset.directory, folder, checkpoints=stopping_at(folder, stop, seen))
         torch.manual_seed(99)  # what else the process did is not to matter
         with (folder / "metrics.jsonl").open("a") as file:
             file.write('{"kind": "train", "step": 999}\n')  # written after the checkpoint, before the kill
@@ -44,7 +44,7 @@ def test_stopped_and_gone_on_is_never_stopped(whole, dataset, tmp_path, stops):
     assert again["timing"]["seconds"] > 0
 
 
-def _until(folder, step, seen):
+def stopping_at(folder, step, seen):
     """Checkpoints of a run that is asked to stop after so many steps."""
     made = Checkpoints(folder)
     plain = made.save
@@ -64,7 +64,7 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(whole, config, dataset, tmp_
     made, record = whole
     folder = tmp_path / "parts"
     with pytest.raises(Stopped):
-        run_trial(made, dataset.directory, folder, checkpoints=_until(folder, 9, []))
+        run_trial(made, dataset.directory, folder, checkpoints=stopping_at(folder, 9, []))
     if damage == "cut":
         (folder / CHECKPOINT).write_bytes((folder / CHECKPOINT).read_bytes()[:-100])
     elif damage == "no metrics":
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_is_of_no_use_is_not_used(whole, config, dataset, tmp_
     else:
         other = config("prelu", steps=30, evaluations=3, seed=2)
         with pytest.raises(Stopped):
-            run_trial(other, dataset.directory, folder, checkpoints=_until(folder, 5, []))
+            run_trial(other, dataset.directory, folder, checkpoints=stopping_at(folder, 5, []))
     again = run_trial(made, dataset.directory, folder, checkpoints=Checkpoints(folder))
     assert without_timing(again) == without_timing(record)
 

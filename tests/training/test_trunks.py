@@ -101,3 +101,27 @@ def test_a_worker_and_a_study_take_the_folder(config, dataset, tmp_path, counted
                              "trial": str(tmp_path / str(steps))}, print)
     assert counted == [*range(9, 20)]
     assert "trunks" not in Jobs(Store(tmp_path / "study"), None, print)._body(trials_of(studies.plan(), "tune", {})[0])
+
+
+def test_a_beginning_by_another_optimizers_arithmetic_is_none(config, dataset, tmp_path, counted, monkeypatch):
+    """torch's states fit our AdamW, but its steps have other last bits: the whole would be no run from the start."""
+    from nonlin.kernels.transformer import adamw
+    from nonlin.training.checkpoint import Checkpoints, Stopped
+    from tests.training.test_checkpoint import stopping_at
+
+    runs = {steps: asked(config, steps) | {"machine": {"engine": "native", "dtype": "float32", "threads": 1}}
+            for steps in (12, 20)}
+    if not adamw.serves([]):
+        pytest.skip("our C++ is not here")
+    with monkeypatch.context() as patch:
+        patch.setattr(adamw, "serves", lambda _: False)
+        run_trial(runs[12], dataset.directory, tmp_path / "first", trunks=tmp_path / "trunks")
+        with pytest.raises(Stopped):
+            run_trial(runs[20], dataset.directory, tmp_path / "parts",
+                      checkpoints=stopping_at(tmp_path / "parts", 9, []))
+    whole = run_trial(runs[20], dataset.directory, tmp_path / "whole")
+    for name, options in (("branch", {"trunks": tmp_path / "trunks"}),
+                          ("parts", {"checkpoints": Checkpoints(tmp_path / "parts")})):
+        counted.clear()
+        again = run_trial(runs[20], dataset.directory, tmp_path / name, **options)
+        assert counted == list(range(20)) and untimed(again) == untimed(whole)

@@ -16,7 +16,7 @@ from typing import Any
 from nonlin.advice.sizes import parse_size
 from nonlin.calls import own_ladder
 from nonlin.calls.arguments import Activations, Asked
-from nonlin.calls.comparison import changes, environment_of, prepare_again, requested
+from nonlin.calls.comparison import changes, definitions_of, environment_of, prepare_again, requested
 from nonlin.calls.ladder import Ladder, ladder_of, transfer_of, watcher_of
 from nonlin.calls.own_ladder import Own
 from nonlin.errors import UserError, rule, stopped_in
@@ -78,6 +78,10 @@ def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes:
     wanted = Wanted(_size("target", target), settings,
                     None if sizes is None else tuple(_size("sizes", size) for size in sizes), minutes, budget)
     arms = ",".join(design.ACTIVATIONS) if activations is None else activations
+    named = [one.name for one in definitions_of(arms)]
+    if len(set(named)) < 2:
+        raise UserError(rule("ladder", "activations", "be two or more, since one is compared with the others",
+                             ", ".join(named) or "none", "Name another with --activations."))
     return climb(wanted, {"activations": arms, **asked}, transfer, None if out is None else Path(out),
                  listener(progress), chosen_engine(engine, workers), own)
 
@@ -333,9 +337,8 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
     assert engine is not None
     settings, base = made.steady, made.ordered()[0][0]
     rates = results.rates_at(made, one, finished, transfer)
-    if rates is not None and made.baseline not in rates:
-        raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
-                        "Start in another folder with --baseline, or a lower --learning-rate.")
+    if rates is not None:
+        _must_compare(made, rates)
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
                        transfer.training(one, base, whole.learning_rate, (made.subject(base) or {}).get("own"))
                        | _warmup(made, whole, one), made.subject(one))
@@ -352,6 +355,19 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
         raise stopped_in(there.directory, _finish(there))
     build(directory)
     return found
+
+
+def _must_compare(made: LadderPlan, rates: Mapping[str, float]) -> None:
+    """Raise UserError where the rates that were found leave no comparison: of activations that diverged there is none.
+    """
+    if made.baseline not in rates:
+        raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
+                        "Start in another folder with --baseline, or a lower --learning-rate.")
+    if len(rates) < 2:
+        others = [arm for arm in made.arms if arm != made.baseline]
+        raise UserError(f"ladder: an activation beside {made.baseline}, the baseline, must train at some rate of the "
+                        f"tuned rungs; {' and '.join(others[:8])} diverged at every one. Start in another folder with "
+                        f"a --learning-rate below {made.request['learning_rate']:g}, or with other --activations.")
 
 
 def _warmup(made: LadderPlan, whole: Request, one: Rung) -> dict[str, Any]:

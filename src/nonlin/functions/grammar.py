@@ -14,7 +14,7 @@ from typing import Any
 
 import sympy
 
-from nonlin.errors import UserError, rule, unknown_name
+from nonlin.errors import UserError, printable, rule, unknown_name
 from nonlin.functions import limits
 from nonlin.functions import primitives as p
 
@@ -229,7 +229,7 @@ def visible(text: str) -> str:
     'x\\x1b[2J'
     """
     short = text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in short)
+    return printable(short)
 
 
 class _Writer(sympy.StrPrinter):

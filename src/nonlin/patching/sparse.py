@@ -74,9 +74,9 @@ def prepare(model: nn.Module, replacements: Sequence[Replacement], asked: Asked,
         seen = observed(model, [p.made for p in found if p.units is not None], asked, run)
         found = [p if p.units is None else _fitted(p, *seen.get(p.made.block.name, (None, "")), asked) for p in found]
     if all(p.units is None for p in found):
-        reasons = "\n".join(dict.fromkeys(f"  {p.outcome.kind}: {p.outcome.reason}" for p in found))
-        raise UserError("accelerate: sparse must find a block with hidden units to skip; the model is as it was.\n"
-                        f"{reasons}\n  Leave sparse out to accelerate without it.")
+        reasons = "; ".join(dict.fromkeys(f"{p.outcome.kind}: {p.outcome.reason}" for p in found))
+        raise UserError("accelerate: sparse must find a block with hidden units to skip; the model is as it was. "
+                        f"{reasons}. Leave sparse out to accelerate without it.")
     return found
 
 

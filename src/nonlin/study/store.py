@@ -92,8 +92,20 @@ class Store:
                 raise UserError(f"the study in {self.directory} must have one process; another one runs it now. "
                                 "Wait for it, or choose another folder.")
             yield
-            with contextlib.suppress(OSError):
-                (self.directory / "running").rmdir()
+            self._forget_attempts()
+
+    def _forget_attempts(self) -> None:
+        """Remove what attempts at finished trials left behind.
+
+        A process may be killed between the rename that finishes a trial and the removal of its other attempts. And a
+        worker whose parent was killed may write into its folder while that is removed.
+        """
+        running = self.directory / "running"
+        with contextlib.suppress(OSError):
+            for trial in running.iterdir():
+                if os.path.lexists(self.directory / "trials" / trial.name):
+                    shutil.rmtree(trial, ignore_errors=True)
+            running.rmdir()
 
     def plan(self) -> Any:
         """Return the plan; None if there is none yet. UserError if it is damaged or was changed."""

@@ -44,9 +44,9 @@ class Checkpoints:
         if devices.agreed(self.asked()):
             raise Stopped
 
-    def read(self, key: str) -> "State | None":
-        """Return the state that lies there, None where there is none of this configuration."""
-        return read(self.path, key)
+    def read(self, key: str, optimizer: Optimizers) -> "State | None":
+        """Return the state that lies there, None where there is none of this configuration and arithmetic."""
+        return read(self.path, key, optimizer)
 
     def remove(self) -> None:
         """Remove the checkpoint: the run has ended."""
@@ -86,15 +86,19 @@ def write(path: Path, key: str, devices: OneDevice, optimizer: Optimizers, posit
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
     if devices.rank == 0:
         with replacing(path) as temporary:
-            save_file(tensors, temporary, {"config_hash": key, "position": json.dumps(position)})
+            save_file(tensors, temporary, {"config_hash": key, "position": json.dumps(position),
+                                           "arithmetic": json.dumps(optimizer.arithmetic)})
 
 
-def read(path: Path, key: str) -> State | None:
-    """Return the state in a checkpoint, None where it is none of ``key``."""
+def read(path: Path, key: str, optimizer: Optimizers) -> State | None:
+    """Return the state in a checkpoint, None where it is none of ``key``, or of steps that this optimizer takes.
+
+    Another optimizer's states would fit, but the run would end otherwise than one from the start.
+    """
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            if about.get("config_hash") != key:
+            if about.get("config_hash") != key or json.loads(about.get("arithmetic", "[]")) != optimizer.arithmetic:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
         return State(json.loads(about["position"]), tensors["losses"].tolist(), tensors)

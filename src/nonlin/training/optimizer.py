@@ -24,6 +24,13 @@ class Optimizers:
         self.parts = parts
 
     @property
+    def arithmetic(self) -> list[str]:
+        """What decides the last bits of a step beside its numbers: the optimizers' code, torch, and our library."""
+        ours = any(isinstance(part, adamw.AdamW) for part in self.parts)
+        return [*(f"{type(part).__module__}.{type(part).__qualname__}" for part in self.parts),
+                f"torch {torch.__version__}", *([adamw.library_name()] if ours else [])]
+
+    @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The groups of all parts, one after the other."""
         return [group for part in self.parts for group in part.param_groups]

@@ -224,7 +224,7 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
     run, metrics = Run(config, dataset), trial_dir / METRICS
     trunk = Trunks(trunks, config) if trunks and run.devices.size == 1 else None
     found = _found(checkpoints, config, run, metrics)
-    begun = found or (trunk.read() if trunk else None)
+    begun = found or (trunk.read(run.optimizer) if trunk else None)
     if run.devices.rank > 0:  # the first process alone writes
         metrics = Path(os.devnull)
     if found and run.devices.rank == 0:
@@ -249,7 +249,7 @@ def _found(checkpoints: Checkpoints | None, config: dict[str, Any], run: Run, me
     """Return the state that a run goes on from, None where it is to begin: on all devices alike."""
     if checkpoints is None:
         return None
-    found = checkpoints.read(config_hash(config))
+    found = checkpoints.read(config_hash(config), run.optimizer)
     fits = found is not None and metrics.exists() and metrics.stat().st_size >= found.position["log_bytes"]
     return found if run.devices.unanimous(fits) else None
 

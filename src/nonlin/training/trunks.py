@@ -49,12 +49,12 @@ class Trunks:
             self.folder.mkdir(parents=True, exist_ok=True)
             checkpoint.write(self._path(self.at), self.key, devices, optimizer, position, losses)
 
-    def read(self) -> checkpoint.State | None:
-        """Return the latest checkpoint before the decay, None where there is none."""
+    def read(self, optimizer: Optimizers) -> checkpoint.State | None:
+        """Return the latest checkpoint before the decay, None where there is none that such an optimizer wrote."""
         names = sorted(self.folder.glob(f"{self.key}-*.safetensors"), reverse=True) if self.shared else []
         for path in names:
             if path.stem.rpartition("-")[2] <= f"{self.at:09d}":
-                found = checkpoint.read(path, self.key)
+                found = checkpoint.read(path, self.key, optimizer)
                 if found is not None:
                     return found
         return None

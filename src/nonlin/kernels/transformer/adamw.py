@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,6 +65,11 @@ def serves(params: Sequence[Tensor]) -> bool:
     return native.library() is not None and all(
         type(p.data) is Tensor and p.dtype == torch.float32 and p.device.type == "cpu" and p.is_contiguous()
         for p in params)
+
+
+def library_name() -> str:
+    """Return the file of our C++: its name has the hash of what it holds."""
+    return Path(_library()._name).name
 
 
 def _library() -> ctypes.CDLL:
