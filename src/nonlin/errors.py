@@ -6,7 +6,6 @@ Every message a user can cause reads *call: argument must rule; got value. One a
 from collections.abc import Iterable
 from typing import Any
 
-
 _VALUE, _MESSAGE = 300, 3000  # letters that are shown
 
 
@@ -20,8 +19,11 @@ def printable(name: str) -> str:
     """
     if name.isprintable():
         return name
-    return "".join(c if c.isprintable() else f"\\x{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else ascii(c)[1:-1]
-                   for c in name)
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(letter: str) -> str:
+    return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1]
 
 
 def short(text: str, most: int = _VALUE) -> str:
@@ -78,8 +80,8 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     >>> rule("FeedForward", "dim", "be positive", -3, "Pass the model's width.")
     "FeedForward: dim must be positive; got -3. Pass the model's width."
     """
-    shown = short(repr(got[:_VALUE])) + f" … ({len(got):,} letters)" if isinstance(got, str) and len(got) > _VALUE else (
-        short(repr(got)))
+    long = isinstance(got, str) and len(got) > _VALUE
+    shown = f"{short(repr(got[:_VALUE]))} … ({len(got):,} letters)" if long else short(repr(got))
     return f"{call}: {argument} must {must}; got {shown}. {fix}"
 
 

@@ -342,7 +342,7 @@ def test_rates_that_leave_nothing_to_compare_are_said_so(finished, text, tmp_pat
 
 @pytest.mark.parametrize("activations", ["gelu", ["gelu"]])
 def test_one_activation_makes_no_ladder(activations, tmp_path):
-    with pytest.raises(UserError, match="ladder: activations must be two or more.*got 'gelu"):
+    with pytest.raises(UserError, match=r"ladder: activations must be two or more.*got 'gelu"):
         nonlin.ladder("1M", out=tmp_path / "no", **TINY | {"activations": activations})
     assert not (tmp_path / "no").exists()
 

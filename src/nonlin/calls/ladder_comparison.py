@@ -338,7 +338,7 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
     settings, base = made.steady, made.ordered()[0][0]
     rates = results.rates_at(made, one, finished, transfer)
     if rates is not None:
-        _must_compare(made, rates)
+        results.must_compare(made, rates)
     request = _of_rung(whole, one, settings, rates, whole.learning_rate * transfer.factor(base, one),
                        transfer.training(one, base, whole.learning_rate, (made.subject(base) or {}).get("own"))
                        | _warmup(made, whole, one), made.subject(one))
@@ -355,19 +355,6 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
         raise stopped_in(there.directory, _finish(there))
     build(directory)
     return found
-
-
-def _must_compare(made: LadderPlan, rates: Mapping[str, float]) -> None:
-    """Raise UserError where the rates that were found leave no comparison: of activations that diverged there is none.
-    """
-    if made.baseline not in rates:
-        raise UserError(f"ladder: {made.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
-                        "Start in another folder with --baseline, or a lower --learning-rate.")
-    if len(rates) < 2:
-        others = [arm for arm in made.arms if arm != made.baseline]
-        raise UserError(f"ladder: an activation beside {made.baseline}, the baseline, must train at some rate of the "
-                        f"tuned rungs; {' and '.join(others[:8])} diverged at every one. Start in another folder with "
-                        f"a --learning-rate below {made.request['learning_rate']:g}, or with other --activations.")
 
 
 def _warmup(made: LadderPlan, whole: Request, one: Rung) -> dict[str, Any]:

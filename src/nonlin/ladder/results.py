@@ -50,6 +50,19 @@ def rates_at(plan: LadderPlan, one: design.Rung, finished: Sequence[Finished], t
     return carried.to(one)
 
 
+def must_compare(plan: LadderPlan, rates: Mapping[str, float]) -> None:
+    """Raise UserError where the rates that were found leave no comparison: of activations that diverged there is none.
+    """
+    if plan.baseline not in rates:
+        raise UserError(f"ladder: {plan.baseline} diverged at every rate of the tuned rungs, and it is the baseline. "
+                        "Start in another folder with --baseline, or a lower --learning-rate.")
+    if len(rates) < 2:
+        others = [arm for arm in plan.arms if arm != plan.baseline]
+        raise UserError(f"ladder: an activation beside {plan.baseline}, the baseline, must train at some rate of the "
+                        f"tuned rungs; {' and '.join(others[:8])} diverged at every one. Start in another folder with "
+                        f"a --learning-rate below {plan.request['learning_rate']:g}, or with other --activations.")
+
+
 def check_of(finished: Sequence[Finished], carried: Carried | None) -> Check | None:
     """Return what the checked rung says of the rule of transfer; None before it is there."""
     there = [(one, results) for one, results in finished if one.role == "checked"]

@@ -14,6 +14,7 @@ from nonlin.study.wellformed import (
     LadderRuleForm,
     Natural,
     Positive,
+    Several,
     Size,
     must_be,
     must_be_one,
@@ -36,14 +37,14 @@ class RequestForm(Record, frozen=True, kw_only=True):
     baseline: str
     match: str
     learning_rate: Positive
-    learning_rates: Size
+    learning_rates: Annotated[int, Meta(ge=1, le=1000)]
     margin: Natural
     training: dict[str, Any]
 
 
 class SettingsForm(Record, frozen=True, kw_only=True):
     tokens_per_parameter: Positive
-    seeds: Size
+    seeds: Several
     batch: Size
     context: Size
     vocabulary: Size

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from nonlin.errors import UserError
 from nonlin.study import Store, StudyFolder, statistics
 
 
@@ -104,14 +103,10 @@ def read(folder: StudyFolder) -> Study:
 def _curve(folder: StudyFolder, arm: str, run: Mapping[str, Any], tokens_per_byte: float) -> Curve:
     lines = folder.trial(run["config_hash"])[2]
     bits = tokens_per_byte / math.log(2)
-    try:
-        train = [line for line in lines if line["kind"] == "train" and line["loss_nats"] is not None]
-        evaluations = [line for line in lines if line["kind"] == "evaluation" and line["bits_per_byte"] is not None]
-        return Curve(arm, run["seed"], [t["tokens"] for t in train], [t["loss_nats"] * bits for t in train],
-                     [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"report: metrics.jsonl of the run {run['config_hash']} must hold its measures; its lines are "
-                        "others. Remove the run's folder and continue the study: it runs again.") from error
+    train = [line for line in lines if line["kind"] == "train" and line["loss_nats"] is not None]
+    evaluations = [line for line in lines if line["kind"] == "evaluation" and line["bits_per_byte"] is not None]
+    return Curve(arm, run["seed"], [t["tokens"] for t in train], [t["loss_nats"] * bits for t in train],
+                 [e["tokens"] for e in evaluations], [e["bits_per_byte"] for e in evaluations])
 
 
 def tuned(arm: Mapping[str, Any]) -> list[tuple[float, float | None, list[float]]]:

@@ -27,7 +27,7 @@ def makespan(seconds: list[float], workers: int) -> float:
     >>> makespan([3.0, 3.0, 2.0, 2.0, 2.0], 2)
     7.0
     """
-    ends = [0.0] * workers
+    ends = [0.0] * min(workers, max(1, len(seconds)))
     for length in sorted(seconds, reverse=True):
         heapq.heapreplace(ends, ends[0] + length)
     return max(ends)

@@ -15,7 +15,7 @@ from nonlin.study.kinds import STUDY, must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
-from nonlin.study.wellformed import BadForm, whole_results
+from nonlin.study.wellformed import BadForm, must_be_measures, whole_results
 
 _SENTENCES = {"headline", "advice", "remarks"}  # another version may say the same numbers in other words
 _OF_A_CALL = ("environment", "timing")  # what no record says
@@ -43,7 +43,13 @@ class StudyFolder:
             config, record = Store(self.directory).read(key)
         except DamagedRecord as damage:
             raise _must_hold(self.directory, key, damage) from damage
-        return config, record, measures_of(self.directory, key)
+        lines = measures_of(self.directory, key)
+        try:
+            must_be_measures(lines)
+        except BadForm as damage:
+            raise _must_hold(self.directory, key, Unreadable(f"metrics.jsonl does not hold its measures: {damage}")
+                             ) from damage
+        return config, record, lines
 
 
 def measures_of(directory: Path, key: str) -> list[dict[str, Any]]:

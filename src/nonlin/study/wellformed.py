@@ -13,7 +13,9 @@ from msgspec import UNSET, Meta, UnsetType
 from nonlin.records import Record
 from nonlin.study.records import ArmResult, PlannedArm, PlanRecord, Results, Rule
 
-Size = Annotated[int, Meta(ge=1)]
+Size = Annotated[int, Meta(ge=1, le=10**15)]
+#: A number of things that are listed one by one.
+Several = Annotated[int, Meta(ge=1, le=100_000)]
 Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Natural = Annotated[float, Meta(ge=0, le=1e15)]
 #: A number of a run: of an activation that a user defines it may be of any size whose square is a number.
@@ -46,7 +48,7 @@ def must_be_one(names: Collection[Any], *wanted: Any) -> None:
 class RuleForm(Rule, frozen=True, kw_only=True):
     margin: Natural
     confidence: Annotated[float, Meta(gt=0, lt=1)]
-    seeds: Size
+    seeds: Several
     pairs: Annotated[float, Meta(ge=0, le=1)] | None = None
     looks: list[Size] = []
 
@@ -138,7 +140,7 @@ class RequestForm(Record, frozen=True, kw_only=True):
     data: AskedDataForm
     minutes: Natural | None = None
     match: Literal["params", "time", "width", "flops"] | UnsetType = UNSET
-    seeds: Size | UnsetType = UNSET
+    seeds: Several | UnsetType = UNSET
     learning_rate: Positive | UnsetType = UNSET
     learning_rates: Annotated[int, Meta(ge=1, le=1000)] | UnsetType = UNSET
     steps: Size | None = None
@@ -218,6 +220,31 @@ class RunForm(Record, frozen=True, kw_only=True):
     timing: RunTimingForm
     processor: str | None = None
     attempt: Size = 1
+
+
+class TrainForm(Record, frozen=True, kw_only=True):
+    """Hold a line of metrics.jsonl of the kind "train"."""
+
+    tokens: Natural
+    loss_nats: Loss
+
+
+class EvaluationForm(Record, frozen=True, kw_only=True):
+    tokens: Natural
+    bits_per_byte: Loss
+
+
+_MEASURES: dict[Any, type[Record]] = {"train": TrainForm, "evaluation": EvaluationForm}
+
+
+def must_be_measures(lines: list[dict[str, Any]]) -> None:
+    """Raise BadForm where lines of metrics.jsonl are not those of a language model's run."""
+    for line in lines:
+        kind = line.get("kind")
+        if not isinstance(kind, str):
+            raise BadForm("a line has no kind")
+        if kind in _MEASURES:
+            must_be(_MEASURES[kind], line)
 
 
 class ActivationForm(Record, frozen=True, kw_only=True):
