@@ -80,8 +80,10 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     >>> rule("FeedForward", "dim", "be positive", -3, "Pass the model's width.")
     "FeedForward: dim must be positive; got -3. Pass the model's width."
     """
-    long = isinstance(got, str) and len(got) > _VALUE
-    shown = f"{short(repr(got[:_VALUE]))} … ({len(got):,} letters)" if long else short(repr(got))
+    if isinstance(got, str) and len(got) > _VALUE:
+        shown = f"{short(repr(got[:_VALUE]))} … ({len(got):,} letters)"
+    else:
+        shown = short(repr(got))
     return f"{call}: {argument} must {must}; got {shown}. {fix}"
 
 
