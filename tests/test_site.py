@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.report.headless import NEEDS_CHROMIUM, browser, opened
+
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("mkdocs")
 pytest.importorskip("material")
@@ -53,6 +55,36 @@ def test_every_page_of_the_contents_is_there_and_opens_without_a_network(site):
     for name in ("tutorials/verdict", "tutorials/patch", "tutorials/diagnose", "how-to/activation", "reference/health",
                  "reference/command-line", "design", "glossary", "decisions", "decisions/0003-the-rule"):
         assert (site / f"{name}.html").exists(), name
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}}
+
+
+@NEEDS_CHROMIUM
+def test_pages_are_read_on_a_desk_and_a_phone_light_and_dark_by_keyboard(site):
+    """No error, no request, no sideways scrolling; commands of the first pages fit their boxes on a desk."""
+    with browser() as made:
+        for name in ("index", "tutorials/verdict", "tutorials/diagnose", "reference/command-line", "claims", "log"):
+            for options in ({}, PHONE | {"color_scheme": "dark"}):
+                with opened(made, site / f"{name}.html", **options) as tab:
+                    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+                    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+                    assert (sum(map(int, re.findall(r"\d+", paper)[:3])) < 200) == bool(options), (name, paper)
+                    cut = tab.evaluate("[...document.querySelectorAll('pre > code')].filter("
+                                       "(e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.innerText)")
+                    assert options or name in ("claims", "log") or cut == [], name
+                    tab.keyboard.press("Tab")
+                    outline = tab.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+                    assert outline != "none" and tab.evaluate("document.activeElement.innerText") == "Skip to content"
+
+
+@NEEDS_CHROMIUM
+def test_search_answers_without_a_server(site):
+    with browser() as made, opened(made, site / "index.html") as tab:
+        tab.keyboard.press("/")
+        tab.keyboard.type("kurtosis")
+        tab.wait_for_selector(".md-search-result__link")
+        assert "kurtosis" in tab.locator(".md-search-result__item").first.inner_text().lower()
 
 
 def test_the_contents_fit_a_glance():

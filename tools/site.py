@@ -123,12 +123,12 @@ def command_line() -> str:
     """Return what every command's ``--help`` prints."""
     from nonlin.cli import program
 
-    context = click.Context(program, info_name="nonlin", max_content_width=96, terminal_width=96)
+    context = click.Context(program, info_name="nonlin", max_content_width=80, terminal_width=80)
     parts = ["# Command line", "", "```text", program.get_help(context), "```", ""]
     for name in program.list_commands(context):
         command = program.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, info_name=name, parent=context, max_content_width=96, terminal_width=96)
+        inner = click.Context(command, info_name=name, parent=context, max_content_width=80, terminal_width=80)
         parts += [f"## nonlin {name}", "", "```text", command.get_help(inner), "```", ""]
     return "\n".join(parts)
 

@@ -80,7 +80,7 @@ MISTAKES = [
     ("extend study --seeds 1", ["--seeds"]),
     ("extend study --minutes ten", ["--minutes", "number"]),
     ("extend study --activations +swigul", ["swigul", "swiglu"]),
-    ("watch nowhere", ["nowhere", "study"]),
+    ("watch nowhere", ["nowhere must hold a study; it does not exist. Give the folder of a study, for example study."]),
     ("watch study --seconds 0", ["--seconds", "0.1 or more"]),
     ("compare-studies study", ["two or more"]),
     ("compare-studies study nowhere", ["nowhere", "study"]),

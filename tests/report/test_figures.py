@@ -62,6 +62,17 @@ def test_a_narrow_span_of_a_log_axis_has_its_ticks():
     assert len(labelled(axes.yaxis)) >= 2
 
 
+@pytest.mark.parametrize(("curves", "last"), [([], 1.6e6), ([{"parameters": 1}], 150e6)])
+def test_a_ladders_axis_reaches_its_target_when_there_is_a_forecast(curves, last):
+    from nonlin.report import ladder_figures
+
+    rungs = [{"parameters": size, "longer": 1} for size in (56_000, 1_230_000)]
+    with style.settings():
+        _, axes = style.panels(3, 1)
+        ladder_figures._sizes(axes, {"plan": {"rungs": rungs}, "target": 125e6, "curves": curves})
+        assert 0.8 * last < axes.get_xlim()[1] < 1.25 * last and len(labelled(axes.xaxis)) >= 2
+
+
 def test_the_vendored_library_is_the_packages_own(full):
     assert {name: hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() for name in FILES} == FILES
     script = (VENDOR / "uPlot.iife.min.js").read_text()

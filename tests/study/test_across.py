@@ -1,7 +1,11 @@
 """Studies together: what agrees, what turned, what differs, against an independent test and by hand."""
 
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 import nonlin
@@ -15,8 +19,6 @@ from tests.study import studies
 
 def planted(folder, effects, seeds=8, number=0, noise=simulated.DEFAULT, **changes):
     """A study of arms with these true differences, as its folder: records of simulated runs."""
-    from dataclasses import replace
-
     from nonlin.study.results import results
     from nonlin.study.schedule import Schedule
 
@@ -121,6 +123,26 @@ def test_the_page_and_the_table_hold_the_numbers(two, tmp_path):
     assert text.count("<svg") == 2 and "turned" in text and "recipe: weight decay" in text
     assert 'data-figure="across"' in text and "'sha256-" in text.partition("</head>")[0]  # its own script, and no other
     assert header[1:3] == ["small", "large"]
+
+
+def test_studies_with_little_in_common_say_so(two, tmp_path):
+    Store(tmp_path / "other").create(studies.plan("arm-0", "tanh"))
+    found = nonlin.compare_studies([two[0], tmp_path / "other"])
+    assert found.findings == ["These studies have no activation in common but arm-0.",
+                              "In small alone: arm-1 (better), arm-2 (worse), arm-3 (better).",
+                              "In other alone: tanh (no verdict yet)."]
+    assert {row[-2] for row in page.differences(found)[1]} == {"in one study"}
+
+
+@pytest.mark.parametrize(("width", "gone"), [(70, "interval in small, interval in large"), (160, "")])
+def test_every_verdict_is_in_a_narrow_terminal(two, width, gone):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    page.print_across(nonlin.compare_studies(two), console)
+    told = file.getvalue()
+    (line,) = [line for line in told.splitlines() if line.startswith("arm-2")]
+    assert "worse +0.0" in line and "better −0.0" in line and "turned" in line
+    assert gone in told and ("Left out" in told) == bool(gone)
 
 
 @NEEDS_CHROMIUM

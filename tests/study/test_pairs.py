@@ -161,4 +161,7 @@ def test_remarks_and_next_steps():
     for _, command in next_steps(results, "runs/x y"):
         parse(shlex.split(command.removeprefix("nonlin ")))  # each is a command with its options
     assert next_steps(results | {"status": "partial"}, "runs/x") == []
+    took = results | {"timing": {"trial_seconds": 60.0}, "plan": results["plan"] | {"judge_seeds": [1], "workers": 2}}
+    ((said, _), *_) = next_steps(took, "runs/x")  # 5 arms of one run each took a minute: 12 s a run
+    assert said == "To decide silu (about 10 min 00 s)"
     assert advice(PLAN, ARMS) == "Use geglu."

@@ -22,12 +22,24 @@ from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.progress import Progress, listener
-from nonlin.study import Arm, Plan, ProcessEngine, Request, Store, StudyFolder, defaults, make_plan, run_study
+from nonlin.study import (
+    Arm,
+    Plan,
+    ProcessEngine,
+    Request,
+    Store,
+    StudyFolder,
+    defaults,
+    load,
+    make_plan,
+    run_study,
+)
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.folder import plan_in
 from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
+from nonlin.study.tuning import complete
 from nonlin.subject.asking import Model
 from nonlin.tracking import Following, chosen_trackers
 
@@ -278,7 +290,10 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     if plan is not None:
         fit_to_records(engine, plan.machine, environment, store)
         here = replace(plan, workers=engine.total())  # it decides nothing, and may be another number than once
-        say(f"Continuing the study in {store.directory}.\n{here.describe()}")
+        if complete(plan, {key: record for key, (_, record) in load(store.directory).trials().items()}):
+            say(f"Continuing the study in {store.directory}: all of its runs are there.")
+        else:
+            say(f"Continuing the study in {store.directory}.\n{here.describe()}")
         for line in changes(plan.machine.get("made_on", {}), environment):
             say(line)
         return plan

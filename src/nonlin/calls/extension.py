@@ -8,6 +8,7 @@ from nonlin.calls.arguments import Activations
 from nonlin.calls.comparison import arms_of, check_defined, definitions_of, prepare_again, run
 from nonlin.calls.study import Study
 from nonlin.errors import UserError, rule
+from nonlin.numbers import counted
 from nonlin.progress import Progress, listener, span
 from nonlin.study import Arm, Plan, Store, load
 from nonlin.study.engines import Engine, EngineChoice, ask
@@ -94,7 +95,7 @@ def _planned(plan: Plan, store: Store, engine: Engine, seeds: int | None, arms: 
         seeds = seeds_in(plan, records, minutes, engine.total())
     made = extended(plan, seeds or len(plan.judge_seeds), arms, speeds, looked_at(plan, records))
     added = len(made.judge_seeds) - len(plan.judge_seeds)
-    parts = [f"{added} seeds for each activation"] if added else []
+    parts = [f"{counted(added, 'seed')} for each activation"] if added else []
     parts += [", ".join(arm.name for arm in arms)] if arms else []
     words.say(f"Added to the study: {' and '.join(parts)}; about {span(60 * made.predicted_minutes)}.")
     return made

@@ -4,6 +4,7 @@ import numpy as np
 
 from nonlin.functions import Definition
 from nonlin.functions.numeric import numeric
+from nonlin.numbers import number
 
 _WIDTH, _HEIGHT, _SPAN = 64, 14, 5.0
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -28,10 +29,10 @@ def plot(definition: Definition) -> str:
     for row in range(0, rows, 4):
         _dot(cells, row, _WIDTH)
     lines = ["".join(chr(0x2800 + cell) for cell in row) for row in cells]
-    lines[0] += f" {high:.3g}"
-    lines[-1] += f" {low:.3g}"
+    lines[0] += f" {number(high, '.3g')}"
+    lines[-1] += f" {number(low, '.3g')}"
     variable = definition.variables[0]
-    return "\n".join([*lines, f"{-_SPAN:<+8g}{variable:^{_WIDTH - 16}}{_SPAN:>+8g}"])
+    return "\n".join([*lines, f"{number(-_SPAN, '+g'):<8}{variable:^{_WIDTH - 16}}{_SPAN:>+8g}"])
 
 
 def _dot(cells: np.ndarray, row: int, column: int) -> None:

@@ -1,5 +1,6 @@
 """``nonlin show``: the catalog, or one activation."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,15 +90,36 @@ def _one(definition) -> None:
 
 
 def _properties(p: dict) -> None:
-    zero = ", ".join(f"{_end(a)} to {_end(b)}" for a, b in p["zero_gradient"]) or "nowhere on an interval"
-    lowest = "none" if p["minimum"] is None else f"{p['minimum'][1]:.6g} at {p['minimum'][0]:.6g}"
+    from nonlin.numbers import number
+
+    zero = ", ".join(map(_interval, p["zero_gradient"])) or "nowhere on an interval"
+    lowest = "none" if p["minimum"] is None else " at ".join(number(p["minimum"][i], ".6g") for i in (1, 0))
+    of_normal = (f"output: mean {number(p['mean'], '.4g')}, mean square {number(p['second_moment'], '.4g')}; "
+                 f"derivative: mean {number(p['derivative_mean'], '.4g')}, mean square "
+                 f"{number(p['derivative_second_moment'], '.4g')}")
     for label, text in (
-            ("smoothness", p["smoothness"]), ("monotonic", "yes" if p["monotonic"] else "no"), ("minimum", lowest),
-            ("range", f"{_end(p['range'][0])} to {_end(p['range'][1])}"), ("no gradient", zero),
-            ("unit normal", f"output mean {p['mean']:.4g}, second moment {p['second_moment']:.4g}; derivative mean "
-                            f"{p['derivative_mean']:.4g}, second moment {p['derivative_second_moment']:.4g}")):
+            ("smoothness", _smoothness(p["smoothness"])), ("monotonic", "yes" if p["monotonic"] else "no"),
+            ("minimum", lowest), ("range", _interval(p["range"])), ("no gradient", zero), ("unit normal", of_normal)):
         click.echo(f"{label + ':':<12} {text}")
 
 
-def _end(x: float | None, form: str = "g") -> str:
-    return "∞" if x is None else format(x, form)
+def _smoothness(kind: str) -> str:
+    """Say in the page's words how smooth a function is.
+
+    >>> _smoothness("C0"), _smoothness("discontinuous")
+    ('C0: its first derivative jumps', 'it jumps')
+    """
+    said = {"smooth": "smooth: every derivative exists", "discontinuous": "it jumps"}
+    return said.get(kind) or f"{kind}: its {('first', 'second', 'third', 'fourth')[int(kind[1:])]} derivative jumps"
+
+
+def _interval(ends: Sequence[float | None]) -> str:
+    """The words of an interval, whose missing ends are infinite.
+
+    >>> _interval([None, -0.0]), _interval([-0.25, None])
+    ('−∞ to 0', '−0.25 to ∞')
+    """
+    from nonlin.numbers import number
+
+    low, high = ends
+    return f"{'−∞' if low is None else number(low + 0.0, 'g')} to {'∞' if high is None else number(high + 0.0, 'g')}"

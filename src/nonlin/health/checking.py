@@ -17,7 +17,7 @@ from nonlin.health.collect import Collector
 from nonlin.health.findings import grade
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
-from nonlin.patching.loading import Loaded
+from nonlin.patching.loading import NO_TOKENIZER, Loaded
 from nonlin.subject.loading import loaded as load
 
 TOKENS, CONTEXT = 4096, 512
@@ -82,7 +82,9 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     finally:
         collector.detach()
     made = record.make(collector, model, loaded.source)
-    made |= {"text": given.description, "notes": [*loaded.notes, *given.notes, *notes]}
+    # Without a tokenizer the note is what was read instead.
+    found = [note for note in loaded.notes if note != NO_TOKENIZER]
+    made |= {"text": given.description, "notes": [*found, *given.notes, *notes]}
     if gradients:
         made["attention"] = {"largest_logits": attention.largest} if attention.largest else None
         if not attention.largest:

@@ -13,7 +13,7 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.ladder.wellformed import must_be_forecast
 from nonlin.study import StudyFolder, load
-from nonlin.study.kinds import LADDER, must_hold
+from nonlin.study.kinds import LADDER, holds_none, must_hold
 from nonlin.study.store import Store
 from nonlin.study.wellformed import BadForm
 
@@ -93,7 +93,7 @@ def load_ladder(directory: str | Path) -> LadderFolder:
     directory = Path(directory)
     plan = plan_of(directory)
     if plan is None:
-        raise UserError(f"{directory} must hold a ladder; it has no plan.json. Give the folder of a ladder.")
+        raise holds_none(directory, LADDER)
     return LadderFolder(directory, plan)
 
 

@@ -20,6 +20,7 @@ from nonlin.patching.finding import find_blocks, some_blocks
 from nonlin.patching.location import Location, located
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+NO_TOKENIZER = "the folder has no tokenizer"
 _QUANTIZED_IN = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 _QUANTIZED = ("Linear8bitLt", "Linear4bit", "QuantLinear", "WQLinear", "FP8Linear", "Int8Params")
 
@@ -195,7 +196,7 @@ def _tokenizer(where: Path, trust: bool, gguf_file: str | None) -> tuple[Any, st
 
     options: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     if not gguf_file and not any((where / name).exists() for name in _TOKENIZERS):
-        return None, "the folder has no tokenizer"  # transformers would make an empty one from the configuration
+        return None, NO_TOKENIZER  # transformers would make an empty one from the configuration
     try:
         made = transformers.AutoTokenizer.from_pretrained(where, local_files_only=True, trust_remote_code=trust,
                                                           **options)

@@ -14,7 +14,7 @@ from nonlin.report.marks import Drawings
 from nonlin.report.palette import MARKERS, paint
 from nonlin.report.style import INK, MUTED, new_figure
 from nonlin.report.tables import Table
-from nonlin.study.records import Across, AcrossPart
+from nonlin.study.records import Across, AcrossActivation, AcrossPart
 
 OUTCOMES = {"agrees": "agree", "turned": "turned", "mixed": "differ", "partly": "decided in part", "open": "undecided"}
 _TITLE = "Differences to the baseline, by study"
@@ -40,9 +40,14 @@ def differences(found: Across) -> Table:
     """Each activation's difference and verdict in each study, and what they say together."""
     digits = _digits(found)
     rows = [[row.name, *(_cell(part, digits, study.status == "complete")
-                         for part, study in zip(row.parts, found.studies, strict=True)), OUTCOMES[row.outcome],
+                         for part, study in zip(row.parts, found.studies, strict=True)), together(row),
              number(row.spread_p_value, ".2g")] for row in found.activations]
     return ["activation", *(study.label for study in found.studies), "together", "p of equal differences"], rows
+
+
+def together(row: AcrossActivation) -> str:
+    """Return in words what the studies say of an activation together."""
+    return OUTCOMES[row.outcome] if sum(part is not None for part in row.parts) > 1 else "in one study"
 
 
 def set_up(found: Across) -> Table:
@@ -60,13 +65,21 @@ def _shown(found: Across) -> list[AcrossPart]:
 
 
 def _cell(part: AcrossPart | None, digits: int, ended: bool) -> str:
+    short, interval = _verdict(part, digits, ended), _interval(part, digits)
+    return short if interval == "–" else f"{short} ({interval})"
+
+
+def _verdict(part: AcrossPart | None, digits: int, ended: bool) -> str:
     if part is None:
         return "–"
     verdict = part.verdict if ended else "not yet"
-    if part.difference is None:
-        return verdict
-    mean, low, high = (number(part.difference[key], f"+.{digits}f") for key in ("mean", "low", "high"))
-    return f"{verdict} {mean} ({low} … {high})"
+    return verdict if part.difference is None else f"{verdict} {number(part.difference.mean, f'+.{digits}f')}"
+
+
+def _interval(part: AcrossPart | None, digits: int) -> str:
+    if part is None or part.difference is None:
+        return "–"
+    return " … ".join(number(part.difference[key], f"+.{digits}f") for key in ("low", "high"))
 
 
 def print_across(found: Across, console: Console | None = None) -> None:
@@ -74,9 +87,14 @@ def print_across(found: Across, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    header, rows = differences(found)
-    columns = [Column(title, [row[i] for row in rows], rank=0 if i in (0, len(header) - 2) else 1)
-               for i, title in enumerate(header)]
+    rows, digits = found.activations, _digits(found)
+    columns = [Column("activation", [row.name for row in rows])]
+    for i, study in enumerate(found.studies):
+        parts = [row.parts[i] for row in rows]
+        columns += [Column(study.label, [_verdict(part, digits, study.status == "complete") for part in parts]),
+                    Column(f"interval in {study.label}", [_interval(part, digits) for part in parts], 2)]
+    columns += [Column("together", [together(row) for row in rows]),
+                Column("p of equal\ndifferences", [number(row.spread_p_value, ".2g") for row in rows], 1, right=True)]
     console.print(f"\nDifferences to {found.baseline} in bits per byte:", highlight=False)
     print_columns(console, columns)
 

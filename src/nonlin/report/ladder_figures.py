@@ -109,7 +109,8 @@ def _curves(axes: Axes, results: Mapping[str, Any], name: str, colour: str, show
 def _sizes(axes: Axes, results: Mapping[str, Any]) -> None:
     axes.set_xscale("log")
     sizes = [one["parameters"] for one in results["plan"]["rungs"] if one["longer"] == 1]
-    low, high = math.log10(min([*sizes, results["target"]])), math.log10(max([*sizes, results["target"]]))
+    shown = [*sizes, results["target"]] if results["curves"] else sizes  # no forecast yet: the rungs alone
+    low, high = math.log10(min(shown)), math.log10(max(shown))
     decades = [m * 10.0**e for e in range(int(low), int(high) + 2) for m in ((1,) if high - low > 2 else (1, 2, 5))]
     axes.xaxis.set_major_locator(FixedLocator([d for d in decades if 0.8 * 10**low <= d <= 1.3 * 10**high]))
     axes.xaxis.set_minor_locator(NullLocator())

@@ -193,11 +193,11 @@ def _blocks(blocks: list[dict[str, Any]]) -> list[Column]:
         numbers("satu-\nrated", (b["saturated"]["share"] for b in blocks), ".1%", 1),
         numbers("always\non", (b["always_on"]["share"] for b in blocks), ".1%", 5),
         numbers("spar-\nsity", (b["sparsity"] for b in blocks), ".1%", 4),
-        numbers("hidden\nrms", (h["rms"] for h in hidden), ".3g", 3),
-        numbers("hidden\nlargest", (h["largest"] for h in hidden), ".3g", 2),
-        numbers("kurto-\nsis", (h["kurtosis"] for h in hidden), ".3g", 6),
+        numbers("hidden\nrms", (h["rms"] for h in hidden), "#.3g", 3),
+        numbers("hidden\nlargest", (h["largest"] for h in hidden), "#.3g", 2),
+        numbers("kurto-\nsis", (h["kurtosis"] for h in hidden), "#.3g", 6),
         numbers("channel\n/median", (b["outliers"]["channels"][0]["ratio"] if b["outliers"] else None
-                                     for b in blocks), ".3g", 7)]
+                                     for b in blocks), "#.3g", 7)]
     if any(b["gradients"] for b in blocks):
-        columns.append(numbers("gradient\nrms", ((b["gradients"] or {}).get("rms") for b in blocks), ".3g", 2))
+        columns.append(numbers("gradient\nrms", ((b["gradients"] or {}).get("rms") for b in blocks), "#.3g", 2))
     return columns

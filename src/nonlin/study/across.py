@@ -158,16 +158,26 @@ def spread(differences: Sequence[Mapping[str, float]]) -> float | None:
 
 def _findings(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], base: str, ended: Sequence[bool]) -> list[str]:
     """Return the sentences of a page: how many agree, then each activation, then whose differences vary."""
-    counts = {kind: sum(row["outcome"] == kind for row in rows) for kind in _TOGETHER}
+    alone = [row for row in rows if sum(part is not None for part in row["parts"]) == 1]
+    shared = [row for row in rows if row not in alone]
+    counts = {kind: sum(row["outcome"] == kind for row in shared) for kind in _TOGETHER}
     told = ", ".join(f"{'all' if count == len(rows) else count} {_TOGETHER[kind]}" for kind, count in counts.items()
                      if count)
-    made = [f"Of {counted(len(rows), 'activation')} in {len(labels)} studies: {told}."] if len(rows) > 1 else []
+    made = [] if shared else [f"These studies have no activation in common but {base}."]
+    if shared and len(rows) > 1:
+        rest = f"; {len(alone)} in one study alone" if alone else ""
+        made.append(f"Of {counted(len(rows), 'activation')} in {len(labels)} studies: {told}{rest}.")
     for kind in _TOGETHER:
-        made += [text for row in rows if row["outcome"] == kind and (text := _finding(row, labels, base, ended))]
+        made += [text for row in shared if row["outcome"] == kind and (text := _finding(row, labels, base, ended))]
     wide = [row["name"] for row in rows if row["spread_p_value"] is not None and row["spread_p_value"] <= 0.05
             and row["outcome"] != "turned"]
     if wide:
         made.append(f"The size of the difference varies by more than its errors: {', '.join(wide)}.")
+    for i, label in enumerate(labels):
+        verdicts = [f"{row['name']} ({row['parts'][i]['verdict'] if ended[i] else 'no verdict yet'})"
+                    for row in alone if row["parts"][i]]
+        if verdicts:
+            made.append(f"In {label} alone: {', '.join(verdicts)}.")
     return made
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nonlin.numbers import number, percent
+from nonlin.progress import span
 from nonlin.study.plan import Plan
 
 _TOLD = 3  # pairs, and commands, that are told one by one
@@ -135,7 +136,8 @@ def pair_text(pair: Mapping[str, Any], margin: float) -> str:
 def next_steps(results: Mapping[str, Any], directory: str) -> list[tuple[str, str]]:
     """Return (what for, command) of each way to go on from a finished study.
 
-    First what would decide what it left undecided, the cheapest first; then whether its finding holds at other sizes.
+    First come those that decide what is undecided, the cheapest first, with the time that they take here. Then comes
+    whether the finding holds at other sizes.
     """
     if results["status"] != "complete":
         return []
@@ -146,9 +148,21 @@ def next_steps(results: Mapping[str, Any], directory: str) -> list[tuple[str, st
     for pair in results.get("pairs") or ():
         if pair["seeds_needed"]:
             by_seeds.setdefault(pair["seeds_needed"], []).append(f"{pair['first']} against {pair['second']}")
-    deciding = [(f"To decide {', '.join(names)}", f"nonlin extend {shlex.quote(directory)} --seeds {seeds}")
+    deciding = [(f"To decide {', '.join(names)}{_time(results, seeds)}",
+                 f"nonlin extend {shlex.quote(directory)} --seeds {seeds}")
                 for seeds, names in sorted(by_seeds.items())][:_TOLD]
     return deciding + _at_other_sizes(results)
+
+
+def _time(results: Mapping[str, Any], seeds: int) -> str:
+    """How long a study takes to have so many seeds, by its runs so far: a plain number of seeds hides days of work."""
+    arms, plan = results["arms"], results["plan"]
+    runs = sum(len(arm.get("tuning") or ()) + len(arm.get("judged") or ()) for arm in arms)
+    spent = (results.get("timing") or {}).get("trial_seconds") or 0.0
+    added = seeds - len(plan.get("judge_seeds") or ())
+    if not runs or not spent or added < 1:
+        return ""
+    return f" (about {span(added * len(arms) * spent / runs / max(1, plan.get('workers') or 1))})"
 
 
 def _at_other_sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_bytes, read_json
 from nonlin.numbers import typeset
-from nonlin.study.kinds import STUDY, must_hold
+from nonlin.study.kinds import STUDY, holds_none, must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
@@ -95,7 +95,7 @@ def plan_in(directory: str | Path) -> Plan:
     must_hold(directory, STUDY)
     plan = Store(directory).plan() if os.path.lexists(Path(directory) / "plan.json") else None
     if plan is None:
-        raise UserError(f"{directory} must hold a study; it has no plan.json. Give the folder of a study.")
+        raise holds_none(directory, STUDY)
     return plan
 
 

@@ -9,6 +9,7 @@ from nonlin.errors import UserError
 from nonlin.files import Unreadable, printable, read_json
 
 STUDY, LADDER, CLAIMS, CALIBRATION = "a study", "a ladder", "claims", "A/A studies"
+_LOOKED_AT, _NAMED = 20, 2  # folders, where another was meant
 _FIELDS = {LADDER: "rungs", CLAIMS: "studies", STUDY: "arms"}  # of a plan
 _NEXT = {
     STUDY: "nonlin compare --resume --out {0} continues it; to begin something else, give another folder.",
@@ -41,3 +42,14 @@ def must_hold(directory: str | Path, wanted: str, call: str = "", also: Collecti
     if found not in (None, wanted, *also):
         where = printable(str(directory))
         raise UserError(f"{call}{where} must hold {wanted}; it holds {found}. {_NEXT[found].format(where)}")
+
+
+def holds_none(directory: str | Path, wanted: str) -> UserError:
+    """Return the error of a folder that holds nothing of ours; it names those beside it that hold what is wanted."""
+    directory = Path(directory)
+    problem = "it has no plan.json" if os.path.lexists(directory) else "it does not exist"
+    places = [directory.parent, Path("runs")] if directory.parent != Path("runs") else [directory.parent]
+    found = [path.parent for place in places for path in sorted(place.glob("*/plan.json"))[:_LOOKED_AT]]
+    near = [printable(str(folder)) for folder in dict.fromkeys(found) if kind_of(folder) == wanted][:_NAMED]
+    hint = f", for example {' or '.join(near)}" if near else ""
+    return UserError(f"{printable(str(directory))} must hold {wanted}; {problem}. Give the folder of {wanted}{hint}.")

@@ -201,7 +201,7 @@ class Plan(Sealed):
 
     def _model(self) -> str:
         if "own" not in self.model:
-            return f"{self.model['layers']} layers, width {self.model['dim']}"
+            return f"{counted(self.model['layers'], 'layer')}, width {self.model['dim']}"
         return headline(self.model["own"])
 
     def tuning_rates(self, name: str) -> list[float]:

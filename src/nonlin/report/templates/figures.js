@@ -198,14 +198,19 @@ function build(panel, host, figure) {
       }
     }
     ctx.restore();
+    ctx.save(); // uPlot remembers what it set last: it must find it
     if (panel.marks) drawMarks(u, panel, true); // a marker at the panel's edge is whole
     if (panel.marks) drawWords(u, panel);
     drawBeside(u, panel);
+    ctx.restore();
   };
   const ground = (u) => {
+    const {ctx} = u;
+    ctx.save();
     if (panel.rules) drawRules(u, panel);
+    ctx.restore();
     if (!panel.span) return;
-    const [which, low, high] = panel.span, {ctx} = u, {left, top, width, height} = u.bbox;
+    const [which, low, high] = panel.span, {left, top, width, height} = u.bbox;
     const [a, b, zero] = [low, high, 0].map((v) => u.valToPos(v, which, true));
     ctx.save();
     ctx.beginPath();
