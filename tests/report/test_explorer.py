@@ -126,7 +126,7 @@ def test_the_pointer_and_the_keys_move_along_x_and_it_is_said(chromium, page):
             assert float(plot.get_attribute("aria-valuenow")) == pytest.approx(x)
             near(cells(tab)["silu"], get("silu"), x)
         said = tab.locator("[aria-live]")
-        tab.wait_for_function("document.querySelector('[aria-live]').textContent.includes('4.9')")
+        tab.wait_for_function("document.querySelector('[aria-live]').textContent.startsWith('x 4.9')")
         assert said.inner_text().startswith("x 4.9: silu 4.8")
 
 
