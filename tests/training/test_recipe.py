@@ -1,7 +1,9 @@
 """The recipe: schedules, optimizers against loops written by hand, batches in parts, what a run cannot follow."""
 
+import gc
 import json
 import math
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from nonlin.data import batch
 from nonlin.errors import UserError
-from nonlin.training import Run, recipe, run_trial
+from nonlin.training import Run, recipe, run_trial, trial
 from nonlin.training.machine import candidates
 from nonlin.training.recipe import DEFAULTS, decay_start, learning_rate, warmup_steps
 
@@ -260,6 +262,52 @@ def test_the_machine_offers_what_the_precision_and_the_heads_allow(monkeypatch):
     assert "heads of up to 512" in recipe.native_cannot(wide)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert [candidates(p, model)[0]["dtype"] for p in recipe.PRECISIONS] == ["float32", "bfloat16", "bfloat16"]
+    for optimizer, graphs in (("adamw", [True, False]), ("muon", [False])):
+        offered = candidates("auto", model, {"optimizer": optimizer})
+        assert [one.get("graphs", False) for one in offered] == graphs
+
+
+class _Launched:
+    """What captures no step, on a machine without a GPU: a fake of StepGraph."""
+
+    def __call__(self, step, *rows):
+        return step(*rows)
+
+
+def test_steps_that_a_graph_takes_are_the_steps(config, dataset, tmp_path, monkeypatch):
+    """Rates of groups that differ, parts of a batch, probes, no clipping, a checkpoint: each rate is a tensor."""
+    monkeypatch.setattr(trial, "StepGraph", _Launched)
+    made = config("prelu", steps=8, probe_every=3, accumulation=2, clip=0)
+    captured = made | {"machine": made["machine"] | {"graphs": True}}
+    runs = [Run(one, dataset) for one in (made, captured)]
+    for group in runs[1].optimizer.param_groups:  # as a transfer has them
+        group["rate_factor"] = 0.5 if group["weight_decay"] else 2.0
+    for group in runs[0].optimizer.param_groups:
+        group["rate_factor"] = 0.5 if group["weight_decay"] else 2.0
+    for index in range(6):
+        if index == 4:  # its state, put into it, is no other
+            runs[1].optimizer.put_moments(runs[1].optimizer.moments())
+        one, other = (run.step(index % 3 == 2)[:3] for run in runs)
+        assert one == pytest.approx(other, rel=1e-5)
+    for one, other in zip(*(run.model.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    rates = [group["lr"] for group in runs[1].optimizer.param_groups]
+    assert all(isinstance(rate, torch.Tensor) for rate in rates) and len({id(rate) for rate in rates}) == len(rates)
+    gc.disable()
+    try:  # the graph of the last run would hold the GPU's memory beside the next one's
+        seen = weakref.ref(runs[1])
+        del runs
+        assert seen() is None
+    finally:
+        gc.enable()
+
+
+def test_a_graph_takes_no_step_of_a_recipe_that_it_cannot(config, dataset):
+    made = config(optimizer="muon", steps=4)
+    made["machine"] |= {"graphs": True}
+    run = Run(made, dataset)
+    assert run.graph is None and all(isinstance(g["lr"], float) for g in run.optimizer.param_groups)
+    run.step()
 
 
 def test_what_a_recipe_leaves_out_is_no_part_of_a_hash():

@@ -97,9 +97,11 @@ def _environment(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _setting(key: str, value: Any) -> str:
     """A machine's setting in words; the records' names of who computes are older than the words.
 
-    >>> _setting("engine", "native"), _setting("engine", "torch"), _setting("threads", 1)
-    ('by the transformer kernels', 'by torch', 'threads 1')
+    >>> _setting("engine", "native"), _setting("engine", "torch"), _setting("threads", 1), _setting("graphs", True)
+    ('by the transformer kernels', 'by torch', 'threads 1', 'steps captured as CUDA graphs')
     """
+    if key == "graphs" and value is True:
+        return "steps captured as CUDA graphs"
     if key == "engine":
         return "by the transformer kernels" if value == "native" else f"by {value}"
     return f"{key.replace('_', ' ')} {value}"

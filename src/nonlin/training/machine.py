@@ -15,7 +15,7 @@ import torch
 from nonlin.kernels.cpu import build
 from nonlin.kernels.transformer import native
 from nonlin.system import most_memory_bytes
-from nonlin.training.recipe import choice, native_cannot
+from nonlin.training.recipe import capturable, native_cannot
 from nonlin.training.resources import processor, usable_cores
 
 
@@ -31,8 +31,7 @@ def candidates(precision: str = "auto", model: Mapping[str, Any] | None = None,
     if torch.cuda.is_available():
         dtypes = ["bfloat16"] if precision == "auto" else dtypes
         plain: list[dict[str, Any]] = [{"engine": "torch", "dtype": d, "threads": 1, "device": "cuda"} for d in dtypes]
-        captured = choice(training or {}, "optimizer") == "adamw"  # torch's Muon reads its rate on the CPU
-        return [option | {"graphs": True} for option in plain if captured] + plain
+        return [option | {"graphs": True} for option in plain if capturable(training or {})] + plain
     if precision == "auto":
         fast = {"amx_bf16", "avx512_bf16"} & set(processor()["instructions"])
         dtypes = ["bfloat16", "float32"] if fast else ["float32"]

@@ -139,6 +139,11 @@ def native_cannot(model: Mapping[str, Any]) -> str | None:
     return None
 
 
+def capturable(training: Mapping[str, Any]) -> bool:
+    """Return whether a CUDA graph can take a recipe's steps: torch's Muon reads its rate on the CPU."""
+    return choice(training, "optimizer") == "adamw"
+
+
 # Words.
 
 def describe(training: Mapping[str, Any], model: Mapping[str, Any], machine: Mapping[str, Any]) -> str:

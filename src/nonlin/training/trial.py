@@ -74,14 +74,14 @@ class Run:
         self.devices.wrap(self.model)
         if self.devices.rank:  # the rows of each process have dropout of their own
             torch.manual_seed(streams.torch_seed(f"dropout of process {self.devices.rank}", config["seed"]))
-        captured = config["machine"].get("graphs", False) and self.devices.size == 1
+        captured = config["machine"].get("graphs", False) and self.devices.size == 1 and recipe.capturable(self.recipe)
         self.optimizer = make_optimizer(self.model, self.recipe, config["model"],
                                         native=config["machine"]["engine"] != "torch", captured=captured)
         self.parts = recipe.choice(self.recipe, "accumulation")
         self.device = next(self.model.parameters()).device
         self.tokens_a_step = self.recipe["batch"] * config["model"]["context"]
         self.index = 0
-        self.graph = StepGraph(self._update) if captured else None
+        self.graph = StepGraph() if captured else None
 
     def step(self, probe: bool = False) -> tuple[float, float, float, list[dict[str, float]] | None]:
         """Train on the next batch; return (loss in nats, learning rate, gradient norm, layer measures)."""
@@ -94,7 +94,7 @@ class Run:
         if self.graph is None or probe:  # a probe reads numbers back
             loss, norm, layers = self._update(inputs, targets, probe)
         else:
-            loss, norm, layers = self.graph(inputs, targets)
+            loss, norm, layers = self.graph(self._update, inputs, targets)
         self.index += 1
         return self.devices.mean(loss), rate, self.devices.whole_value(norm), layers
 

@@ -100,7 +100,7 @@ def handle(request: dict[str, Any]) -> Any:
     if do == "sample":
         keys = ("prompt", "length", "temperature", "seed")
         return trained.sample(Path(request["trial"]), Path(request["dataset"]),
-                            **{k: request[k] for k in keys if k in request})
+                              **{k: request[k] for k in keys if k in request})
     if do == "export":
         return trained.export_winner(Path(request["trial"]), Path(request["dataset"]), Path(request["out"]))
     raise NonlinError(f"unknown request {do!r}")

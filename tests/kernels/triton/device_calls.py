@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import nonlin
 from nonlin import functional, kernels
+from nonlin.errors import UserError
 from nonlin.functions import get
 from nonlin.functions.definition import pointwise
 from nonlin.functions.registry import serialize
@@ -40,7 +42,11 @@ def _found(definition, find=triton_backend.find):
 
 @pytest.fixture(autouse=True)
 def served(monkeypatch):
-    """The Triton kernels compute, in the interpreter those of the CPU too; tiles are small: every test has several."""
+    """The Triton kernels compute, in the interpreter those of the CPU too; tiles are small: every test has several.
+
+    No launch is ready that another test made.
+    """
+    monkeypatch.setattr(ready, "_READY", {})
     if INTERPRETED:
         monkeypatch.setattr(triton_backend, "DEVICES", ("cuda", "cpu"))
         monkeypatch.setattr(triton_backend, "find", _found)
@@ -142,6 +148,7 @@ def test_every_launch_computes_the_same(force, monkeypatch):
     expected = dispatch.backward(get("swiglu"), tensors[2], tensors[:2], want_value=True), \
         ops.packed("swiglu", [packed], True, True), dispatch.backward(get("prelu"), tensors[2], tensors[:1], [
             torch.tensor([0.3], device=DEVICE)])
+    ready._READY.clear()  # they would be made again, as they were
     if force == "64-bit offsets":
         real = triton_backend.launch
         monkeypatch.setattr(triton_backend, "launch", lambda *a: real(*a).__class__(
@@ -155,6 +162,91 @@ def test_every_launch_computes_the_same(force, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(expected[0][0], got[0][0], strict=True))
     assert torch.equal(expected[0][2], got[0][2]) and torch.equal(expected[1], got[1])
     torch.testing.assert_close(expected[2][1][0], got[2][1][0])
+
+
+def _columns(dtype=torch.float32):
+    """Return four tensors (5, 1) in two, gate and up of each beside one another."""
+    first, second = (torch.randn(5, 2, device=DEVICE).to(dtype) for _ in range(2))
+    return first[:, :1], first[:, 1:], second[:, :1], second[:, 1:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("before, now", [((0, 1), (0, 3)), ((1, 0), (1, 2)), ((0, 3), (0, 1)), ((0, 1), (1, 0))])
+def test_a_launch_is_ready_for_tensors_that_lie_alike_beside_one_another(before, now, dtype):
+    """A pair in one tensor is read at once; two tensors of the same strides and alignment are not."""
+    tensors, definition = _columns(dtype), get("swiglu")
+    for place in (before, now):
+        gate, up = (tensors[k] for k in place)
+        gradient, whole = torch.ones(5, 1, device=DEVICE, dtype=dtype), _columns(dtype)
+        into = [whole[k] for k in place]
+        dispatch.backward(definition, gradient, (gate, up), into=into)
+        value = dispatch.forward(definition, (gate, up))
+        outs, _, _ = dispatch.backward(definition, gradient, (gate.clone(), up.clone()))
+        assert torch.equal(value, dispatch.forward(definition, (gate.clone(), up.clone())))
+        assert all(torch.equal(a, b) for a, b in zip(into, outs, strict=True))
+
+
+def _apart(*shape):
+    """Return a tensor that the short way of the CPU refuses, in the interpreter: it has gaps."""
+    return torch.randn(*shape[:-1], shape[-1] + 1, device=DEVICE)[..., 1:].detach()
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Return the launches that Triton makes anew, by their passes."""
+    made = []
+    for each in ("forward", "backward"):
+        real = getattr(triton_backend, each)
+        monkeypatch.setattr(triton_backend, each, lambda *a, real=real, each=each, **k: made.append(each) or
+                            real(*a, **k))
+    return made
+
+
+@pytest.mark.parametrize("name", ["gelu", "swiglu"])
+def test_a_function_called_again_launches_again(name, made):
+    function, count = getattr(functional, name), len(get(name).variables)
+    inputs = [_apart(6, 9).requires_grad_() for _ in range(count)]
+    gradient, found = torch.randn(6, 9, device=DEVICE), []
+    for _ in range(3):
+        out = function(*inputs)
+        assert out.requires_grad and not function(*(x.detach() for x in inputs)).requires_grad
+        with torch.no_grad():
+            assert torch.equal(function(*inputs), out) and not function(*inputs).requires_grad
+        with torch.inference_mode():
+            assert function(*inputs).is_inference()
+        found.append([out.detach(), *torch.autograd.grad(out, inputs, gradient)])
+    assert made == ["forward", "backward"]
+    assert all(torch.equal(a, b) for one in found for a, b in zip(one, found[0], strict=True))
+    wide = [x.detach().double().requires_grad_() for x in inputs]
+    slopes = torch.autograd.grad(blocks.REFERENCE[name](*wide), wide, gradient.double(), create_graph=True)
+    got = torch.autograd.grad(function(*inputs), inputs, gradient, create_graph=True)
+    for first, want in zip((got, found[0][1:]), (slopes, slopes), strict=True):
+        assert all(torch.allclose(a.double(), b, atol=1e-5) for a, b in zip(first, want, strict=True))
+    second = torch.autograd.grad(sum(d.sum() for d in got), inputs)
+    wanted = torch.autograd.grad(sum(d.sum() for d in slopes), wide)
+    assert all(torch.allclose(a.double(), b, atol=1e-5) for a, b in zip(second, wanted, strict=True))
+    assert torch.equal(torch.func.vmap(function)(*inputs), found[0][0])
+    _, tangent = torch.func.jvp(function, tuple(x.detach() for x in inputs), tuple(torch.ones(6, 9, device=DEVICE)
+                                                                                  for _ in inputs))
+    ones = torch.autograd.grad(function(*inputs), inputs, torch.ones(6, 9, device=DEVICE))
+    assert torch.allclose(tangent, sum(ones), atol=1e-5)
+
+
+def test_a_function_called_again_refuses_what_it_refused():
+    gate, up = _apart(6, 9), _apart(6, 9)
+    for _ in range(2):
+        functional.swiglu(gate, up), functional.gelu(gate)
+    with pytest.raises(UserError, match="dense or jagged"):
+        functional.gelu(torch.nested.nested_tensor([gate[0], up[1, :3]]))
+    with pytest.raises(UserError, match="swiglu: inputs"):
+        functional.swiglu(gate)
+    with pytest.raises(UserError, match="dtype"):
+        functional.swiglu(gate, up.double())
+    with pytest.raises(UserError, match="tensor"):
+        functional.swiglu(gate, 3)
+    kept = []
+    torch.func.grad(lambda x: (kept.append(x[:, 1:]), x.sum())[1])(torch.randn(6, 10, device=DEVICE))
+    torch.testing.assert_close(functional.gelu(kept[0]), functional.gelu(kept[0] * 1))  # it outlives its transform
 
 
 def test_learned_gradients_are_the_same_bits_every_time():
@@ -296,6 +388,39 @@ def test_the_block_is_differentiated_again_where_its_graph_is_retained(memory, l
     last = torch.autograd.grad(out, list(leaves.values()), torch.ones_like(out))
     for key, gradient in zip(leaves, last, strict=True):
         assert torch.equal(kept[0][key], kept[1][key]) and torch.equal(kept[0][key], gradient), key
+
+
+@pytest.mark.parametrize("way", ["reentrant checkpoint", "checkpoint", "hooks", "create_graph", "tied", "in parts"])
+@pytest.mark.parametrize("name", ["swiglu", "xielu"])
+def test_gradients_over_what_was_saved_are_the_gradients(name, way):
+    """However torch keeps what is saved: nothing that is written over is read again."""
+    one = blocks.case(name, device=DEVICE)
+    if way == "tied" and one.tensors["gate"] is not None:
+        one.tensors["gate"] = one.tensors["up"]
+    leaves = {key: leaf for key, leaf in one.leaves().items() if (key, way) != ("gate", "tied")}
+    want = blocks.gradients(one.torchs(), leaves)
+
+    def call(x):
+        return kernels.feed_forward(**one.tensors | {"x": x}, activation=name, parameters=one.parameters)
+
+    x = one.tensors["x"]
+    if "checkpoint" in way:
+        out = checkpoint(call, x, use_reentrant="reentrant" in way)
+    else:
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t) if way == "hooks" else nullcontext():
+            out = call(x)
+    if way == "in parts":
+        for key in ("x", "down"):
+            (part,) = torch.autograd.grad(out, leaves[key], torch.ones_like(out), retain_graph=True)
+            torch.testing.assert_close(part, want[key])
+    if way == "create_graph":
+        got = torch.autograd.grad(out, list(leaves.values()), torch.ones_like(out), create_graph=True)
+        torch.autograd.grad(sum(d.sum() for d in got), x, retain_graph=True)
+    out.backward(torch.ones_like(out))
+    for key, leaf in leaves.items():
+        torch.testing.assert_close(leaf.grad, want[key])
+    with pytest.raises(RuntimeError, match=r"second time|already"):
+        out.backward(torch.ones_like(out))
 
 
 @pytest.mark.parametrize("transposed", [False, True])

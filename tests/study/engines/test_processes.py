@@ -13,7 +13,7 @@ import pytest
 
 from nonlin.errors import NonlinError, UserError
 from nonlin.study import ProcessEngine, Store, load, run_study
-from nonlin.study.engines import Request, ask, ask_all, processes
+from nonlin.study.engines import Request, ask, ask_all, opening, processes
 from nonlin.study.engines.choice import EngineChoice
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
 from nonlin.study.schedule import Schedule
@@ -76,6 +76,17 @@ def test_measuring_fills_all_workers_and_the_answer_is_by_name():
         assert machine["device"] == "cpu"
         speeds = measure_and_fit(engine, {"a": {}, "b": {}}, machine, {})
     assert list(speeds) == ["a", "b"] and all(s["tokens_per_second"] for s in speeds.values())
+
+
+def test_steps_on_several_devices_are_not_said_to_be_captured(monkeypatch):
+    found = {"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cuda", "graphs": True}
+    monkeypatch.setattr(opening, "ask", lambda *_: {"machine": found, "measured": [found]})
+    made = []
+    for devices in (1, 2):
+        engine = ProcessEngine("nowhere", devices_per_trial=devices)
+        engine.trials_per_gpu = 1
+        made.append(choose_machine(engine, {"machine": {}}, {"gpus": 2}))
+    assert made == [found, {**{k: v for k, v in found.items() if k != "graphs"}, "devices": 2, "parallel": "ddp"}]
 
 
 @pytest.mark.parametrize(("changes", "words"), [

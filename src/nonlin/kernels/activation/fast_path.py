@@ -28,6 +28,7 @@ _transforms = torch._C._functorch.peek_interpreter_stack
 _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
 _wrapped = torch._is_functional_tensor
+_outlived = torch._C._functorch.is_functorch_wrapped_tensor  # in no transform: it has no memory of its own
 _compiling, _recording = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
 
@@ -92,7 +93,9 @@ def again(definition: Definition, inputs: Sequence[Tensor]) -> Tensor | None:
 
     A launch that is ready takes less time than to look whether a call is right: this one was.
     """
-    if _compiling() or not plain(inputs) or not inputs[0].is_cuda:
+    first = inputs[0]
+    if (type(first) is not Tensor and type(first) is not nn.Parameter) or not dispatch.on_gpu(first) \
+            or not plain(inputs) or any(map(_outlived, inputs)):
         return None
     if not _recording() or not any(x.requires_grad for x in inputs):
         return triton_backend.forward_again(definition, inputs, ())

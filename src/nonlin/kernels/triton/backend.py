@@ -152,7 +152,9 @@ def launch(rows: int, columns: int, steps: Sequence[tuple[int, int]], block: int
     (False, True, True)
     """
     block = block or _BLOCK
-    across = min(block, 1 << max(columns - 1, 0).bit_length())
+    # At least a number for each thread: what two threads read, one may have written over where gradients are in place.
+    least = 32 * _OPTIONS["num_warps"] if rows == 1 else 1
+    across = min(block, max(least, 1 << max(columns - 1, 0).bit_length()))
     tile = (1 if rows == 1 else block // across, across)
     down, over = -(-rows // tile[0]), -(-columns // tile[1])
     row_axis = 1 if down <= _SECOND_AXIS else 0

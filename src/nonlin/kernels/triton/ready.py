@@ -1,7 +1,8 @@
 """Launches made before, ready to be made again: Triton's own call of a kernel takes longer than a small kernel.
 
 A call on tensors of the same dtypes, shapes, strides, alignment and device has the same compiled kernel, grid and
-numbers among its arguments. They are remembered, so that only the pointers are new.
+numbers among its arguments, if gate and up alternate in one tensor in both calls or in neither. They are remembered,
+so that only the pointers are new.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 _MOST = 4096  # a process may see shapes without end
+_WIDEST = 8  # bytes of a number
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,15 @@ _READY: dict[Any, Ready] = {}
 def facts(definition: Any, tensors: Sequence[Tensor], *rest: Any) -> Any:
     """Return what decides how a call is launched, hashable; None for tensors without strides."""
     told: list[Any] = [definition, *rest]
+    before = 0
     for x in tensors:
-        if x.layout is not torch.strided:
+        if x.layout is not torch.strided or x.is_nested:
             return None
-        told += (x.dtype, x.shape, x.stride(), x.data_ptr() & 15, x.get_device())
-    if len(tensors) > 1 and tensors[0].stride()[-1:] == (2,):  # gate and up may alternate in one tensor
-        told.append(tensors[1].data_ptr() - tensors[0].data_ptr())
+        at = x.data_ptr()
+        told += (x.dtype, x.shape, x.stride(), at & 15, x.get_device())
+        if -_WIDEST <= at - before <= _WIDEST:  # two tensors may alternate in one
+            told.append(at - before)
+        before = at
     return tuple(told)
 
 

@@ -55,7 +55,8 @@ def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mappi
     memory = max(option.get("peak_memory_bytes", 0) for option in answer["measured"])
     devices = getattr(engine, "devices_per_trial", 1)
     if devices > 1:
-        machine = machine | {"devices": devices, "parallel": parallel}
+        machine = {key: value for key, value in machine.items() if key != "graphs"}  # their steps are launched
+        machine |= {"devices": devices, "parallel": parallel}
     if machine["device"] != "cpu" and isinstance(engine, ProcessEngine) and not engine.trials_per_gpu:
         engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(engine, {**config, "machine": machine})
     engine.fit(machine["device"], environment, memory or None)
