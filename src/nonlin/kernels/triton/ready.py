@@ -1,8 +1,8 @@
 """Launches made before, ready to be made again: Triton's own call of a kernel takes longer than a small kernel.
 
 A call on tensors of the same dtypes, shapes, strides, alignment and device has the same compiled kernel, grid and
-numbers among its arguments, if gate and up alternate in one tensor in both calls or in neither. They are remembered,
-so that only the pointers are new.
+numbers among its arguments. Gate and up must alternate in one tensor in both calls, or in neither. All this is
+remembered, so that only the pointers are new.
 """
 
 from collections.abc import Callable, Sequence
