@@ -16,7 +16,7 @@ class StepGraph:
     Each call is one step, whichever way it is computed; the tensors returned are overwritten by the next call.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.calls = 0
         self.stream = torch.cuda.Stream()  # warm-up and capture share one: backward runs where forward did
         self.graph: torch.cuda.CUDAGraph | None = None
