@@ -1,5 +1,6 @@
 """An error is one line of bounded length that any terminal shows, whatever stands in the file that it speaks of."""
 
+import hashlib
 import json
 import pickle
 
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nonlin.cli import main
 from nonlin.errors import NonlinError, UserError, printable, rule, short, unknown_name
+from nonlin.files import Unreadable, read_bytes, read_json, sha256
 from nonlin.study import load
 
 ANYTHING = st.text(st.characters(codec=None), max_size=50)
@@ -42,3 +45,32 @@ def test_names_in_a_plan_are_shown_on_one_line(tmp_path, name, field):
     with pytest.raises(UserError) as caught:
         load(tmp_path)
     assert str(caught.value).isprintable() and len(str(caught.value)) <= 3000
+
+
+@pytest.mark.parametrize("call", [["check", "q" * 100_000], ["show", "q" * 100_000], ["compare", "--" + "q" * 100_000],
+                                  ["q" * 100_000], ["compare", "--precision", "q" * 100_000],
+                                  ["report", "q" * 100_000], ["compare", "--recipe", "q" * 100_000]],
+                         ids=lambda call: call[0][:9] + str(len(call)))
+def test_the_program_says_it_on_one_line_too(call, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(call)
+    told = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "Error" in told[-1] and all(len(line) <= 3100 for line in told)
+
+
+def test_a_file_that_is_empty_but_for_its_size_takes_no_memory(tmp_path):
+    for name in ("plan.json", "result.json"):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(1 << 40)
+        with pytest.raises(Unreadable, match="larger than 256 MiB"):
+            read_json(tmp_path / name)
+    with pytest.raises(UserError):
+        load(tmp_path)
+
+
+def test_a_file_of_any_size_has_its_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr("nonlin.files.LARGEST", 1000)
+    (tmp_path / "weights").write_bytes(b"w" * 5000)
+    assert sha256(tmp_path / "weights") == hashlib.sha256(b"w" * 5000).hexdigest()
+    with pytest.raises(Unreadable):
+        read_bytes(tmp_path / "weights")

@@ -6,7 +6,9 @@ Every message a user can cause reads *call: argument must rule; got value. One a
 from collections.abc import Iterable
 from typing import Any
 
-_VALUE, _MESSAGE = 300, 3000  # letters that are shown
+_VALUE = 300  # letters that are shown of a value
+MOST_SHOWN = 3000
+"""Letters of an error that are shown."""
 
 
 def printable(name: str) -> str:
@@ -50,7 +52,7 @@ class NonlinError(Exception):
     """
 
     def __init__(self, *args: Any):
-        super().__init__(*(short(arg, _MESSAGE) if isinstance(arg, str) else arg for arg in args))
+        super().__init__(*(short(arg, MOST_SHOWN) if isinstance(arg, str) else arg for arg in args))
 
 
 class UserError(NonlinError, ValueError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
@@ -10,11 +11,14 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from nonlin.errors import UserError, printable
 from nonlin.system import open_to_read, set_mode, sync, user_number
 
+LARGEST = 1 << 28
+"""Bytes that a file may have that is read as a whole: the largest of ours, of thousands of runs, have some tens of MB.
+"""
 DEEPEST = 64
 """Levels of brackets that JSON may have: no record of ours has ten."""
 
@@ -31,13 +35,32 @@ class Unreadable(Exception):
 # Reading.
 
 def read_bytes(path: Path) -> bytes:
-    """Return what is in a file. Unreadable where there is none, a folder, a pipe, or one that may not be read."""
+    """Return what is in a file. Unreadable where there is none, a folder, a pipe, or one that may not be read.
+
+    So is a file of over ``LARGEST`` bytes: one that is empty but for its size would take all memory.
+    """
+    with opened(path) as file:
+        found = file.read(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise Unreadable(f"{path.name} is larger than {LARGEST >> 20} MiB")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Return the hash of a file of any size. Unreadable as :func:`read_bytes`."""
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read it. Unreadable where there is none, a folder, a pipe, or one that may not be read."""
     try:
         handle = open_to_read(path)
         with open(handle, "rb") as file:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
                 raise Unreadable(f"{path.name} is not a file")
-            return file.read()
+            yield file
     except FileNotFoundError:
         raise Unreadable(f"{path.name} is missing") from None
     except (OSError, ValueError) as error:  # a name with a zero in it is a ValueError

@@ -263,3 +263,14 @@ def test_a_users_formula_has_all_of_it():
     nonlin.define("wavy", "x*sigmoid(3*x) + 0.1*tanh(x)**2")
     call, tensors = _draw("wavy")
     assert gradcheck(call, tensors, **FIRST) and gradgradcheck(call, tensors, **SECOND)
+
+
+@pytest.mark.parametrize("name", ["relu", "relu6", "leaky_relu", "hardtanh"])
+def test_a_second_derivative_that_is_zero_everywhere_is_given_as_torch_gives_it(name):
+    """A penalty on gradients asks for it; torch would say that the input was not used."""
+    found = []
+    for act in (F.activation(name), getattr(torch.nn.functional, name)):
+        x = torch.tensor([-4.0, -1.0, 0.0, 0.5, 3.0, 7.0], dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(act(x).sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(first.pow(2).sum(), x)[0])
+    assert torch.equal(*found) and not found[0].any()

@@ -1,6 +1,8 @@
 """Studies together: what agrees, what turned, what differs, against an independent test and by hand."""
 
 import io
+import shutil
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -143,6 +145,14 @@ def test_every_verdict_is_in_a_narrow_terminal(two, width, gone):
     (line,) = [line for line in told.splitlines() if line.startswith("arm-2")]
     assert "worse +0.0" in line and "better −0.0" in line and "turned" in line
     assert gone in told and ("Left out" in told) == bool(gone)
+
+
+def test_a_long_name_leaves_the_figure_its_room(two, tmp_path):
+    long = shutil.copytree(two[1], tmp_path / ("n" * 200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that the axes have no room
+        nonlin.compare_studies([two[0], long], out=tmp_path / "studies.html")
+    assert "(200 letters)" in (tmp_path / "studies.html").read_text()
 
 
 @NEEDS_CHROMIUM

@@ -13,7 +13,7 @@ import click
 
 from nonlin import __version__
 from nonlin.cli.output import plain, say
-from nonlin.errors import NonlinError, UserError, near
+from nonlin.errors import MOST_SHOWN, NonlinError, UserError, near, short
 
 _COMMANDS = {
     "advise": "Say which activation to use for a model of this size, with the reasons.",
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.ClickException as error:
         told = _near_option(error) if isinstance(error, click.NoSuchOption) else error
-        click.UsageError(plain(told.format_message()), getattr(told, "ctx", None)).show()
+        click.UsageError(plain(short(told.format_message(), MOST_SHOWN)), getattr(told, "ctx", None)).show()
         status = _USER
     except NonlinError as error:
         say(f"Error: {error}")
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nonlin.files import disk_full, disk_full_error
 
         where = error.filename or "your files"
-        say(f"Error: {disk_full_error(where) if disk_full(error) else error}")
+        say(f"Error: {disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
         status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()

@@ -1,6 +1,7 @@
 """What lies at a path that is to be loaded: everything that can be said of it without torch."""
 
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ class Location:
 
 def located(path: Path, trust: bool, call: str) -> Location:
     """Return what lies there; UserError where it is no model that can be loaded. Reads names and headers alone."""
-    if not path.exists():
+    if not os.path.exists(path):  # so is what no path can be
         raise UserError(rule(call, "MODEL", "be a folder or a .gguf file that exists", str(path),
                              "Download the model first, for example with: hf download NAME --local-dir FOLDER."))
     if path.is_dir() and (path / "nonlin.json").exists():

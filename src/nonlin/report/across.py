@@ -6,6 +6,7 @@ from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 
 from nonlin.columns import Column, print_columns
+from nonlin.errors import short
 from nonlin.files import write_atomically, writing
 from nonlin.numbers import number, places
 from nonlin.report import style
@@ -18,6 +19,7 @@ from nonlin.study.records import Across, AcrossActivation, AcrossPart
 
 OUTCOMES = {"agrees": "agree", "turned": "turned", "mixed": "differ", "partly": "decided in part", "open": "undecided"}
 _TITLE = "Differences to the baseline, by study"
+_LONGEST = 36  # letters of a study's name that a figure has room for
 
 
 def write(found: Across, path: str | Path) -> Path:
@@ -117,7 +119,7 @@ def _figure(found: Across):
     for place, (name, label, d) in enumerate(reversed(rows)):
         axes.plot([d.low, d.high], [place, place], color=colours[name], lw=2.4, solid_capstyle="butt")
         axes.plot(d.mean, place, shapes[label], ms=6, color=colours[name], mec=INK, mew=0.5)
-    axes.set_yticks(range(len(rows)), [f"{name}, {label}" for name, label, _ in reversed(rows)])
+    axes.set_yticks(range(len(rows)), [f"{name}, {short(label, _LONGEST)}" for name, label, _ in reversed(rows)])
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="y", visible=False)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v, "+.6g") if v else "0"))

@@ -19,8 +19,8 @@ from nonlin.files import (
     finite,
     lock,
     plain_name,
-    read_bytes,
     read_json,
+    sha256,
     sync,
     unwritable,
     write_atomically,
@@ -225,7 +225,7 @@ class Store:
         trial = folder.parent
         target = self.directory / "trials" / trial.name
         try:
-            files = {p.name: hashlib.sha256(read_bytes(p)).hexdigest() for p in sorted(folder.iterdir())
+            files = {p.name: sha256(p) for p in sorted(folder.iterdir())
                      if p.name[0] != "."}
             sealed = finite({**record, "files": files})
             sealed["checksum"] = _checksum(sealed)
@@ -256,7 +256,7 @@ class Store:
             if record["checksum"] != _checksum(record):
                 raise DamagedRecord("result.json was changed after it was written")
             for name, digest in record["files"].items():
-                if not plain_name(name) or hashlib.sha256(read_bytes(folder / name)).hexdigest() != digest:
+                if not plain_name(name) or sha256(folder / name) != digest:
                     raise DamagedRecord(f"{name} was changed after it was written")
             if config.get("purpose") in ("tune", "judge"):
                 must_be_run(config, record)

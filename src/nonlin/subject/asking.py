@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _is_module(model: Any) -> bool:
 
 def _path_or_name(given: str) -> dict[str, Any]:
     path = Path(given)
-    if path.exists():
+    if os.path.exists(given):  # False for what no path can be, too
         if path.is_dir() and not (path / "config.json").exists():
             raise UserError(rule("compare", "model", "be a folder with config.json, or that file", given,
                                  "Pass the folder of a Hugging Face model."))

@@ -155,7 +155,10 @@ def _save_backward(ctx: Any, needs: Any, args: Any, result: Any) -> None:
 
 def _backward_activation_backward(ctx: Any, needs: Any, *directions: Tensor | None) -> Any:
     gradient, *tensors = ctx.saved_tensors
-    return None, *second(ctx.definition, directions, gradient, tensors)
+    first, rest = second(ctx.definition, directions, gradient, tensors)
+    # As torch has it, what is piecewise linear has a second derivative, which is 0: it is no input that nobody used.
+    return None, first, [torch.zeros_like(x) if d is None and x.requires_grad else d
+                         for d, x in zip(rest, tensors, strict=True)]
 
 
 def gradients(definition: str, gradient: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
