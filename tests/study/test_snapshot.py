@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 
+import msgspec
 import pytest
 
 import nonlin
@@ -165,3 +166,12 @@ def test_a_progress_file_that_is_none_is_no_trouble(tmp_path):
 
         studies.run(tmp_path, plan(), stop)
         assert seen[0].state == "running"
+
+
+def test_a_stage_without_runs_is_not_shown(tmp_path):
+    """A rung whose rates are carried tunes nothing."""
+    Store(tmp_path / "study").create(plan())
+    now = next(nonlin.watch(tmp_path / "study"))
+    assert "Tuning learning rates: 0/" in snapshot_text(now)
+    carried = msgspec.structs.replace(now, tuning=msgspec.structs.replace(now.tuning, total=0))
+    assert "Tuning" not in snapshot_text(carried) and "Judging on fresh seeds: 0/" in snapshot_text(carried)

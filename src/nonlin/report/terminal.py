@@ -15,7 +15,7 @@ from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.palette import middle, paint
 from nonlin.report.tables import PAIR_WORDS
 from nonlin.study.advice import next_steps
-from nonlin.study.records import SeveralSnapshot, Snapshot
+from nonlin.study.records import Count, SeveralSnapshot, Snapshot
 
 STYLES = {"better": "bold green", "worse": "red", "tie": "cyan", "undecided": "yellow", "baseline": "bold"}
 _GRADES = {"serious": "bold red", "warning": "yellow", "info": "cyan"}
@@ -99,7 +99,7 @@ def snapshot_panel(now: Snapshot | SeveralSnapshot) -> Group:
         current = [snapshot_panel(now.current)] if now.current else []
         return Group(Text(_state_of_several(now), style="bold"), *current)
     bars = Table.grid(padding=(0, 1))
-    for stage, count in (("tune", now.tuning), ("judge", now.judging)):
+    for stage, count in _counts(now):
         bars.add_row(STAGES[stage], ProgressBar(total=max(1, count.total), completed=count.done, width=28),
                      f"{count.done}/{count.total}")
     words = [_state(now), ranking_text([row.as_dict() for row in now.ranking])]
@@ -111,11 +111,15 @@ def snapshot_text(now: Snapshot | SeveralSnapshot) -> str:
     """Return how far a study is, or several are, as lines of text."""
     if isinstance(now, SeveralSnapshot):
         return "\n".join([_state_of_several(now), *([snapshot_text(now.current)] if now.current else [])])
-    lines = [_state(now), *(f"{STAGES[stage]}: {count.done}/{count.total}"
-                            for stage, count in (("tune", now.tuning), ("judge", now.judging)))]
+    lines = [_state(now), *(f"{STAGES[stage]}: {count.done}/{count.total}" for stage, count in _counts(now))]
     lines += filter(None, (ranking_text([row.as_dict() for row in now.ranking]),
                            f"in flight: {in_flight(now)}" if now.running else ""))
     return "\n".join(lines)
+
+
+def _counts(now: Snapshot) -> list[tuple[str, Count]]:
+    """How many runs of each stage are done; a rung whose rates are carried has none to tune."""
+    return [(stage, count) for stage, count in (("tune", now.tuning), ("judge", now.judging)) if count.total]
 
 
 def _state_of_several(now: SeveralSnapshot) -> str:
