@@ -20,6 +20,7 @@ from nonlin import functional
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.kernels import arguments, dispatch, operands
+from nonlin.kernels.activation.fast_path import projections
 from nonlin.kernels.ffn import api as ffn
 from nonlin.nn.widths import matched_hidden
 
@@ -134,8 +135,10 @@ class FeedForward(nn.Module):
         """Return the block's output (..., dim) of x (..., dim)."""
         modules: Any = self._modules  # asked at each call: attribute by attribute would cost more than a small product
         activation, gate, up, down = modules["activation"], modules.get("gate"), modules["up"], modules["down"]
-        if self._untouched(modules) and (tensors := self._parameters_of(gate, up, down)) is not None \
-                and (out := ffn.inference((x, *tensors), activation.definition)) is not None:
+        if not torch.compiler.is_dynamo_compiling() and changed_everywhere() is None \
+                and (tensors := projections(_STOCK[0][1], gate, up, down)) is not None \
+                and _changed(activation, _STOCK[-1][1]) is None \
+                and (out := ffn.short((x, *tensors), activation.definition, self.memory)) is not None:
             return out
         altered = self._altered(x) is not None
         if altered or activation.definition.expr is None:
@@ -147,16 +150,6 @@ class FeedForward(nn.Module):
             up.bias, down.bias, activation=activation.definition, memory=self.memory,
             parameters={q.name: getattr(activation, q.name) for q in activation.definition.parameters} or None)
 
-    @staticmethod
-    def _parameters_of(gate: Any, up: Any, down: Any) -> tuple[Any, ...] | None:
-        """Return weights, then biases; None where one is no parameter, but a buffer or a tensor that was put there."""
-        first, second, third = None if gate is None else gate._parameters, up._parameters, down._parameters
-        try:
-            return (None if first is None else first["weight"], second["weight"], third["weight"],
-                    None if first is None else first["bias"], second["bias"], third["bias"])
-        except KeyError:
-            return None
-
     def _by_modules(self, x: Tensor, whole: bool) -> Tensor:
         """Call the modules one after the other; ``whole``: they are those that were made here, on a plain tensor."""
         gate, up, down, activation = self.gate, self.up, self.down, self.activation
@@ -167,17 +160,6 @@ class FeedForward(nn.Module):
                 return self._by_modules(x.unsqueeze(0), whole=False).squeeze(0)
         inputs = (up(x),) if gate is None else (gate(x), up(x))
         return down(activation(*inputs))
-
-    @staticmethod
-    def _untouched(modules: Any) -> bool:
-        """Return whether the modules are the stock ones and calling them runs nothing else; weights are not asked."""
-        if torch.is_grad_enabled() or changed_everywhere() is not None:
-            return False
-        for name, stock in _STOCK:
-            module = modules.get(name)  # gate may be None
-            if module is not None and _changed(module, stock) is not None:
-                return False
-        return True
 
     def explain(self) -> dispatch.Explanation:
         """Return whether the block runs as one operation or calls its modules, and why.

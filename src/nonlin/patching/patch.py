@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.functions import Definition, get, names
+from nonlin.kernels.activation.fast_path import projections
 from nonlin.kernels.ffn import api as ffn
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.ffn.sparse import Units
@@ -55,6 +56,10 @@ class Recipe:
         packed = self.layout in ("concatenated", "interleaved")
         object.__setattr__(self, "call", (functional.packed if packed else functional.activation)(self.definition))
         object.__setattr__(self, "stock", stock(*self.fused))
+        # Whether it is three linear layers and nothing else, each a child of the block.
+        object.__setattr__(self, "plain", not packed and not self.hidden_dropout and not self.out_dropout
+                           and not self.definition.parameters and self.definition.expr is not None
+                           and not any("." in (path or "") for path in (self.gate, self.up, self.down)))
 
     def __deepcopy__(self, memo: Any) -> "Recipe":
         return self  # nothing in it changes, and kernels are kept by the definition itself
@@ -225,6 +230,8 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     It is one operation where every projection is a plain matrix product. It goes through the projections' modules, with
     the activation fused, where an adapter, a hook, a shard or a dropout in the middle needs it.
     """
+    if recipe.plain and (out := _short(module, recipe, x)) is not None:  # type: ignore[attr-defined]
+        return out
     gate, up, down = _projections(module, recipe)
     dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
     if dropout is not None and not (dropout.training and dropout.p > 0):
@@ -244,6 +251,16 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
             hidden = hidden.to(stored.dtype)  # T5 keeps the last projection in float32
         out = down(hidden)
     return out if recipe.out_dropout is None else part(module, recipe.out_dropout)(out)
+
+
+def _short(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor | None:
+    """Return the output of a block of plain linear layers, as nonlin.nn.FeedForward computes its own, or None."""
+    if torch.compiler.is_dynamo_compiling() or _SPARSE in module.__dict__ or changed_everywhere() is not None:
+        return None
+    modules: Any = module._modules
+    found = projections(recipe.stock, modules.get(recipe.gate), modules.get(recipe.up),  # type: ignore[attr-defined]
+                        modules.get(recipe.down))
+    return None if found is None else ffn.short((x, *found), recipe.definition, recipe.memory)
 
 
 def _projections(module: nn.Module, recipe: Recipe) -> tuple[Any, Any, Any]:

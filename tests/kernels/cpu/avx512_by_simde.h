@@ -26,6 +26,29 @@ static inline __m512 nl_scalef(__m512 a, __m512 b) {
 }
 #define _mm512_scalef_ps(a, b) nl_scalef(a, b)
 
+// VFIXUPIMMPS: what the table says of the kind of each number in b, of the responses that our code asks for.
+static inline __m512 nl_fixup(__m512 b, int table) {
+  for (int i = 0; i < 16; i++) {
+    const float x = b[i];
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    const bool below = std::signbit(x);
+    const int kind = std::isnan(x) ? !(bits & 0x400000) : x == 0 ? 2 : x == 1 ? 3 :
+                     std::isinf(x) ? (below ? 4 : 5) : below ? 6 : 7;
+    bits |= 0x400000;
+    switch (table >> 4 * kind & 15) {
+      case 1: break;
+      case 2: std::memcpy(&b[i], &bits, 4); break;
+      case 8: b[i] = 0; break;
+      case 9: b[i] = -1; break;
+      case 10: b[i] = 1; break;
+      default: throw "a response that is not emulated";
+    }
+  }
+  return b;
+}
+#define _mm512_fixupimm_ps(a, b, c, flags) nl_fixup(b, static_cast<int>((c)[0]))
+
 // VFPCLASSPS, of which 0x20 asks for subnormal numbers.
 static inline __mmask16 nl_subnormal(__m512 a) {
   unsigned found = 0;

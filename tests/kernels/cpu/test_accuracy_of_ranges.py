@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from nonlin import functional
 from nonlin.functions import define, get, names
 from nonlin.functions.expression import fold, terms
 from nonlin.functions.numeric import TABLE
 from nonlin.kernels import dispatch
+from nonlin.kernels.codegen import cpp
 from nonlin.kernels.cpu import backend as cpu_backend
 from tests.kernels import exact
 
@@ -56,6 +58,35 @@ def test_float32_ten_times_denser(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_float32(name):
+    check_float32(name, _floats())
+
+
+@pytest.mark.parametrize("divisor,dtype", [(55, torch.bfloat16), (83, torch.float16)], ids=str)
+def test_a_division_by_a_constant_keeps_ties(divisor, dtype):
+    """By the rounded reciprocal alone, exact halves of a last place fall to the wrong side."""
+    x = torch.arange(1, 200, dtype=torch.float64) * divisor / 16
+    x = x[x.to(dtype).double() == x]
+    wanted = (x * x / divisor).to(dtype)
+    assert not torch.equal((x * x).float().mul(1 / torch.tensor(float(divisor))).to(dtype), wanted)
+    assert torch.equal(functional.activation(define(f"square_of_{divisor}", f"x*x/{divisor}"))(x.to(dtype)), wanted)
+    far = torch.tensor([-float("inf"), -3e38, -1e-39, float("inf")], dtype=torch.float64).to(dtype)
+    assert torch.equal(functional.leaky_relu(far), torch.where(far > 0, far.double(), far.double() / 100).to(dtype))
+
+
+PORTABLE = ("mish", "situ_glu", "gtu", "powlu")
+"""Where a product that is rounded before it is added would show: three sigmoids or more, or a power."""
+
+
+@pytest.mark.parametrize("name", [n if n in PORTABLE else pytest.param(n, marks=pytest.mark.slow) for n in NAMES])
+def test_float32_without_fused_multiply_adds(name, monkeypatch):
+    """The portable code of a processor of x86 has none."""
+    library = cpu_backend._installed()
+    if library is None or "portable" not in (tables := cpu_backend._tables(library)):
+        pytest.skip("no portable code was compiled when the package was installed")
+    entry = library.nl_find(tables["portable"], cpp.identity(get(name)).encode())
+    kernel = cpu_backend.Kernel(library, entry, "portable", "installed")
+    monkeypatch.setattr(cpu_backend, "find", lambda definition: (kernel, "portable"))
+    monkeypatch.setattr(cpu_backend, "dense_of", lambda *args: None)  # what it has found is remembered
     check_float32(name, _floats())
 
 

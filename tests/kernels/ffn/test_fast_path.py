@@ -32,7 +32,7 @@ def ways(monkeypatch):
             monkeypatch.setattr(ffn_fast_path, "serves", serves)
 
     serves, made = ffn_fast_path.serves, Ways()
-    for name in ("value", "recorded"):
+    for name in ("value", "recorded", "layers"):
         original = getattr(ffn_fast_path, name)
 
         def counted(*args, original=original):
@@ -182,16 +182,56 @@ def test_checkpointing_recomputes_by_the_short_way(ways):
         assert_close(got[key], grad, what=key)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (2, 4), (0, 3), ()])
+@pytest.mark.parametrize("name", NAMES)
+def test_few_tokens_are_recorded_by_layers(name, shape, dtype, ways):
+    made = case(name, shape=shape, dim=16, hidden=24).copy(dtype)
+    exact = made.copy(torch.float64)
+    out, wanted = made.ours(), exact.torchs()
+    assert ways.short == 1
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view(out.shape)
+    got, want = gradients(out, made.leaves(), upstream.to(dtype)), gradients(wanted, exact.leaves(), upstream)
+    assert_close(out, wanted, what=name)
+    for key, grad in want.items():
+        assert got[key].dtype == dtype
+        assert_close(got[key], grad, what=f"{name} {key}", least=1e-3)
+    ways.operation()
+    again = gradients(made.ours(), made.leaves(), upstream.to(dtype))
+    for key, grad in again.items():
+        assert_close(got[key], grad, what=f"{name} {key}", least=1e-3)
+
+
+def test_the_output_of_few_tokens_may_be_changed_in_place():
+    """Models add to it so."""
+    made = case("swiglu", shape=(2, 3))
+    out = made.ours()
+    out += 1
+    want = gradients(made.torchs(), made.leaves())
+    for key, grad in gradients(out, made.leaves()).items():
+        assert_close(grad, want[key], what=key)
+
+
+def test_few_tokens_are_differentiated_twice_and_in_batches():
+    made = case("swiglu", shape=(2,), dim=3, hidden=4, out=2)
+    leaves = list(made.leaves().values())
+
+    def run(*values):
+        return feed_forward(**dict(zip(made.leaves(), values, strict=True)), activation="swiglu")
+
+    assert torch.autograd.gradcheck(run, leaves, check_batched_grad=True) and torch.autograd.gradgradcheck(run, leaves)
+
+
 @pytest.mark.skipif(_catalog() is None, reason="the compiled module has no calls for this torch")
 def test_the_block_without_a_gradient_asks_once(monkeypatch):
     taken = []
-    short = api.inference
-    monkeypatch.setattr(api, "inference", lambda *args: taken.append(short(*args)) or taken[-1])
+    short = api.short
+    monkeypatch.setattr(api, "short", lambda *args: taken.append(short(*args)) or taken[-1])
     for activation, bias in (("swiglu", False), ("gelu", True), ("swiglu_oai", True)):
         block = FeedForward(6, 10, activation, bias=bias)
-        x = torch.randn(2, 3, 6)
+        x = torch.randn(2, 5, 6)
         wanted = block(x)
-        assert not taken
+        assert taken.pop() is None  # many tokens with a gradient
         with torch.no_grad():
             torch.testing.assert_close(block(x), wanted)
             assert taken.pop() is not None

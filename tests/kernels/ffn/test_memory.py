@@ -1,5 +1,6 @@
 """What is kept for backward in each mode, and what backward computes: counted, not believed."""
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -10,10 +11,11 @@ from torch.profiler import ProfilerActivity, profile
 from nonlin.functions import get
 from nonlin.functions.properties import derivative_from_output
 from nonlin.kernels import feed_forward
+from nonlin.kernels.ffn.fast_path import FEW
 from nonlin.nn import FeedForward
 from tests.kernels.ffn.blocks import case, gradients
 
-N, D, H, O = 5, 7, 64, 3
+N, D, H, O = FEW + 3, 7, 64, 3
 
 
 def _kept(call, known):
@@ -53,6 +55,20 @@ def test_the_modes_of_the_module_keep_the_same():
         x = torch.randn(N, D)
         sizes, _ = _kept(lambda block=block, x=x: block(x), list(block.parameters()))
         assert sizes[0] == N * D and sum(sizes[1:]) == hidden * N * H, (memory, sizes)
+
+
+@pytest.mark.parametrize("memory,plain,gated", [("minimal", 0, 0), ("lean", 2, 3), ("fast", 2, 3)])
+def test_of_few_tokens_as_much_as_by_fast_is_kept(memory, plain, gated):
+    """Torch's layers record by themselves then; "minimal" is what it says at any number."""
+    for count in (1, FEW):
+        for name, hidden in (("gelu", plain), ("relu", plain), ("swiglu", gated)):
+            block, x = FeedForward(D, H, name, memory=memory), torch.randn(1, count, D)
+            least = (memory != "minimal" or name == "relu") and hidden
+            tensors = [block.gate and block.gate.weight, block.up.weight, block.down.weight]
+            for call in (block, functools.partial(feed_forward, gate=tensors[0], up=tensors[1], down=tensors[2],
+                                                  activation=name, memory=memory)):
+                sizes, _ = _kept(functools.partial(call, x), list(block.parameters()))
+                assert sum(sizes) == count * (D + least * H), (name, count, sizes)
 
 
 @pytest.mark.parametrize("memory,hidden", [("minimal", 0), ("lean", 2)])
@@ -181,7 +197,7 @@ def test_the_page_states_what_is_kept():
     assert sorted(stated) == ["fast", "lean", "minimal", "torch, layer by layer"]
     for name, (gated, plain) in stated.items():
         for want, activation, hidden in ((gated, "swiglu", 2048), (plain, "gelu", 3072)):
-            one = case(activation, (2,), 768, hidden, 768, bias=False, dtype=torch.bfloat16)
+            one = case(activation, (2 * FEW,), 768, hidden, 768, bias=False, dtype=torch.bfloat16)
             call = one.torchs if name.startswith("torch") else lambda one=one, name=name: one.ours(memory=name)
             sizes, _ = _kept(call, [t for k, t in one.leaves().items() if k != "x"])
-            assert sum(sizes) == want, (name, activation)  # two bytes a number, two tokens
+            assert sum(sizes) == FEW * want, (name, activation)  # two bytes a number

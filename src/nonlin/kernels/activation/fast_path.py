@@ -7,7 +7,7 @@ of a gradient too, a batch of gradients, and forward-mode differentiation.
 
 import ctypes
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,9 +118,21 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     return not _watched()
 
 
-def agree(tensors: Sequence[Tensor | None]) -> bool:
-    """Return whether these are plain contiguous tensors of the CPU, of one dtype, and nothing watches; asked in C."""
-    return (catalog := _catalog()) is not None and catalog.agree(*tensors)
+def fit(tensors: Sequence[Tensor | None]) -> bool:
+    """Return whether a block's x, gate, up, down and their biases fit, and nothing watches; asked in C.
+
+    They are plain contiguous tensors of the CPU, of one dtype.
+    """
+    return (catalog := _catalog()) is not None and catalog.fit(*tensors)
+
+
+def projections(stock: Mapping[type, Any], *layers: Any) -> tuple[Any, ...] | None:
+    """Return the weights, then the biases, of linear layers; None where calling one may do more than its product.
+
+    ``stock`` are the classes whose computation is known, with their forwards. Asked in C: a layer's attributes cost
+    more in Python than a small product.
+    """
+    return None if (catalog := _catalog()) is None else catalog.projections(stock, *layers)
 
 
 def plain_gradient(gradient: Tensor, saved: Sequence[Tensor]) -> bool:

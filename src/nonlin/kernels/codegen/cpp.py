@@ -5,6 +5,7 @@ cpu/math64.h, the loops over memory in cpu/loops.h. Needs no torch: it also runs
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import math
@@ -22,7 +23,7 @@ from nonlin.kernels.codegen.emitter import Value, divisor, rooted
 
 _ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
 _CPU = Path(__file__).parents[1] / "cpu"
-HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "math", "math64", "loops", "driver"))
+HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "policy", "math", "math64", "loops", "driver"))
 """Headers that a generated file includes, in the order of inclusion."""
 
 
@@ -43,6 +44,15 @@ class _Cpp(emitter.Emitter):
 
     def quotient(self, a: str, b: str) -> str:
         return f"{a} / {b}"
+
+    def divided(self, a: str, b: Value) -> str:
+        # A constant's reciprocal saves 16 bits the division.
+        if b.number is None:
+            return super().divided(a, b)
+        return f"divided<W>({a}, {b.name}, {self.number(1 / b.number).name})"
+
+    def share(self, a: Value, number: Value) -> Value:
+        return self.mul(a, self.number(1 / number.number)) if a.whole else super().share(a, number)
 
     def root(self, a: str) -> str:
         return f"nl_sqrt({a})"
@@ -84,11 +94,29 @@ class _Cpp(emitter.Emitter):
         return f"nl_{name}({w}, {a.name}, {f'low_part<W>({low})' if low else 'None{}'})"
 
     def sigmoid(self, a: Value, of: Value, low: str | None) -> Value:
-        if a.name not in self.watched:
-            self.watched.add(a.name)
-            self.lines.append(f"w.small_exp({a.name});")
+        self.watch(a)
         pair = self.emit(self.primitive("sigmoids", of, low), "pair")
         return Value(pair + (".plus" if of is a else ".minus"))
+
+    def watch(self, a: Value) -> None:
+        """Have the argument of an exponential watched, once; with its negative, by their magnitude."""
+        if a.name in self.watched:
+            return
+        self.watched.add(a.name)
+        whole = a.negated or a
+        other = whole.name if a.negated else f"-{a.name}"
+        other = self.known.get(other, other)
+        if other in self.watched:
+            self.lines = [f"w.small_exp_either({whole.name});" if line == f"w.small_exp({other});" else line
+                          for line in self.lines]
+        else:
+            self.lines.append(f"w.small_exp({a.name});")
+
+    def mul(self, a: Value, b: Value) -> Value:
+        pair, _, side = a.name.partition(".")
+        if side and b.name == f"{pair}.{'minus' if side == 'plus' else 'plus'}":
+            return dataclasses.replace(super().mul(a, b), name=f"{pair}.product")
+        return super().mul(a, b)
 
     def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         return f"mended({text}, whole({', '.join(variables)}))"
@@ -155,8 +183,8 @@ def _one_sided(lines: list[str]) -> list[str]:
         pair = re.match(r"const Both<V> (t\d+) = nl_sigmoids\(w, ([^,]+), ", line)
         if not pair or f"nl_softplus(w, {pair[2]}, " in text:  # it shares softplus's exponential
             return line
-        plus, minus = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus"))
-        return line if plus and minus else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
+        plus, minus, product = (re.search(rf"\b{pair[1]}\.{side}\b", text) for side in ("plus", "minus", "product"))
+        return line if product or (plus and minus) else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
 
     return [marked(line) for line in lines]
 

@@ -34,11 +34,16 @@ class Value:
     scale: float = 0.0  # its value, if that is a power of two: a product with it is exact
     roundings: int = 0  # their number since the last primitive
     number: sympy.Expr | None = None
-    whole: bool = False  # it is 0, 1, -1 or nan: a product with it is exact
+    bound: int = 0  # it is nan or an integer, which is known to be at most this in magnitude; 0: not known to be one
     negated: "Value | None" = None  # the value that it negates
     factors: "tuple[Value, Value] | None" = None  # the factors of a product
     last: int = 0  # its last operation's roundings: a sum that fuses the product omits them
     inverted: "Value | None" = None  # the value that it is the reciprocal of
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a variable of 0, 1, 2, their negatives or nan: a product with it is exact."""
+        return self.number is None and 0 < self.bound <= 2
 
 
 class Emitter(abc.ABC):
@@ -73,6 +78,10 @@ class Emitter(abc.ABC):
     @abc.abstractmethod
     def quotient(self, a: str, b: str) -> str:
         """Return a / b, rounded once."""
+
+    def divided(self, a: str, b: Value) -> str:
+        """Return a / b, where a language may know better for a constant ``b``."""
+        return self.quotient(a, b.name)
 
     @abc.abstractmethod
     def root(self, a: str) -> str:
@@ -150,7 +159,8 @@ class Emitter(abc.ABC):
 
         power = math.frexp(float(e))[0] in (0.5, -0.5) and single == double == 0
         name = self.constant(self.literal(float32(e), float(e)))
-        return Value(name, low, float(e) if power else 0.0, int(bool(single)), e)
+        bound = max(1, abs(int(e))) if e.is_Integer and abs(e) <= 2 else 0
+        return Value(name, low, float(e) if power else 0.0, int(bool(single)), e, bound)
 
     def both(self, first: str | None, second: str | None) -> str | None:
         return self.emit(f"{first} + {second}") if first and second else first or second
@@ -159,6 +169,8 @@ class Emitter(abc.ABC):
         if a.factors and not b.factors:
             a, b = b, a
         out = self.emit(self.added(a.name, b.name, b.factors))
+        if a.bound and b.bound:
+            return Value(out, bound=a.bound + b.bound)
         roundings = max(a.roundings, b.roundings - b.last * self.fuses) + 1
         if not b.factors:
             return Value(out, lambda: self.both(self.emit(self.helper("sum_error", a.name, b.name, out)),
@@ -190,7 +202,8 @@ class Emitter(abc.ABC):
                 return self.mul(one.factors[0], self.mul(one.factors[1], other))
         out = self.emit(f"{a.name} * {b.name}")
         last = int(not (a.scale or b.scale or a.whole or b.whole))
-        made = Value(out, roundings=a.roundings + b.roundings + last, factors=(a, b), last=last)
+        made = Value(out, roundings=a.roundings + b.roundings + last, factors=(a, b), last=last,
+                     bound=a.bound * b.bound)
         return dataclasses.replace(made, low=lambda: self.both(self.own_error(made), self.inherited((a, b))))
 
     def negative(self, a: Value) -> Value:
@@ -201,11 +214,11 @@ class Emitter(abc.ABC):
             part = a.low()
             return self.emit(f"-{part}") if part else None
 
-        return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, whole=a.whole, negated=a)
+        return Value(self.emit(f"-{a.name}"), low, roundings=a.roundings, bound=a.bound, negated=a)
 
     def ratio(self, a: Value, b: Value) -> Value:
         """Emit a / b, rounded once: a quotient of few bits is exact."""
-        out = self.emit(self.quotient(a.name, b.name))
+        out = self.emit(self.divided(a.name, b))
 
         def low() -> str | None:
             total = self.emit(self.helper("remainder", a.name, b.name, out))
@@ -215,6 +228,10 @@ class Emitter(abc.ABC):
             return self.emit(self.quotient(self.both(total, a.low()) or total, b.name))
 
         return Value(out, low, roundings=a.roundings + b.roundings + 1)
+
+    def share(self, a: Value, number: Value) -> Value:
+        """Emit a / number for an integer."""
+        return self.ratio(a, number)
 
     def divide(self, b: Value) -> Value:
         # A product with a reciprocal becomes a division, and this statement is dead.
@@ -266,7 +283,7 @@ class Emitter(abc.ABC):
         low = of.low() if name in _AMPLIFYING else None
         if name == "sigmoid":
             return self.sigmoid(a, of, low)
-        return Value(self.emit(self.primitive(name, a, low)), whole=name in ("step", "nonnegative", "sign"))
+        return Value(self.emit(self.primitive(name, a, low)), bound=int(name in ("step", "nonnegative", "sign")))
 
     def term(self, term: sympy.Expr, leaves: dict[str, Value], table: dict[str, Any]) -> Value:
         """Emit one term. A sixth is a division by six, since 1/6 is not exact in binary."""
@@ -274,7 +291,7 @@ class Emitter(abc.ABC):
             return fold(term, leaves, table)
         factor, rest = term.as_coeff_Mul()
         number = self.number(sympy.Integer(factor.q))
-        value = self.ratio(fold(rest, leaves, table), number)
+        value = self.share(fold(rest, leaves, table), number)
         if rest.is_Mul:
             first, others = rest.as_two_terms()
             value = self.within_range(value, lambda: self.mul(self.ratio(fold(first, leaves, table), number),
@@ -288,7 +305,7 @@ class Emitter(abc.ABC):
         if self.divides_sums and len(parts) > 1 and divisors != {1} and len(divisors) == 1:
             number = sympy.Integer(divisors.pop())
             total = self.total(tuple(term * number for term in parts), leaves, table, variables)
-            return self.emit(self.quotient(total, self.number(number).name))
+            return self.emit(self.divided(total, self.number(number)))
         shared, rests = common(parts) if len(parts) > 1 else ((), parts)
         total = self.total(rests, leaves, table, variables)
         if not shared:

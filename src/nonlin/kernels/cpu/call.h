@@ -427,18 +427,5 @@ static PyObject* look(PyObject*, PyObject* x) {
   if (!torch.bound || !found.find(x)) Py_RETURN_NONE;
   return Py_BuildValue("LiN", static_cast<long long>(found.n), found.dtype, PyLong_FromVoidPtr(found.data));
 }
-// agree(*tensors): whether they are plain contiguous tensors of one dtype, and nothing watches what is called; None is
-// no tensor.
-static PyObject* agree(PyObject*, PyObject* const* args, Py_ssize_t count) {
-  bool right = torch.bound && !watched();
-  int32_t dtype = -1;
-  for (Py_ssize_t k = 0; right && k < count; k++) {
-    Plain x;
-    if (args[k] == Py_None) continue;
-    right = x.find(args[k]) && (dtype < 0 || dtype == x.dtype);
-    dtype = x.dtype;
-  }
-  return PyBool_FromLong(right);
-}
 
 }  // namespace

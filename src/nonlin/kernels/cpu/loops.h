@@ -17,6 +17,7 @@ NL_INLINE double number<double>(float, double exact) { return exact; }
 struct Wide {
   static constexpr bool exact = true;
   NL_INLINE void small_exp(double) {}
+  NL_INLINE void small_exp_either(double) {}
 };
 // For a primitive that is the result: correct for subnormal results too.
 template <class W>
@@ -33,7 +34,20 @@ static NL_INLINE std::conditional_t<W::exact, V, None> low_part(V low) {
 template <class W, bool ONCE, class V>
 static NL_INLINE V added(V a, V b, V f, V g) {
   if constexpr (std::is_same<V, double>::value || (W::exact && !ONCE)) return a + b;
+  else if constexpr (W::exact) return fused(f, g, a);
   else return fma(f, g, a);
+}
+
+// a / b for a constant b and 1 / b rounded: of normal numbers the bits of a division, by a product and its correction.
+template <class W, class V>
+static NL_INLINE V divided(V a, V b, V inverse) {
+#if defined(NL_FUSED)
+  if constexpr (!std::is_same<V, double>::value && !W::exact) {
+    const V quotient = a * inverse;
+    return fma(fma(-quotient, b, a), inverse, quotient);  // nan for infinity, which double precision repairs
+  }
+#endif
+  return a / b;
 }
 
 // Add a long product's error term, if results are exact.
@@ -59,7 +73,7 @@ static NL_INLINE V joined(V total, V part, V value, V low, V f, V g) {
 // (a + low) b, if results are exact. A nan in low marks the lane for recomputation in double precision.
 template <class W, class V>
 static NL_INLINE V magnified(V a, V b, V low) {
-  if constexpr (W::exact && std::is_same<V, vf>::value) return fma(a, b, low * b);
+  if constexpr (W::exact && std::is_same<V, vf>::value) return fused(a, b, low * b);
   else return a * b;
 }
 
@@ -114,88 +128,65 @@ __attribute__((noinline, cold)) static void repair_slopes(const vf* in, vf grad,
     for (int k = 0; k < K::inputs + K::parameters; k++) d[k][j] = static_cast<float>(grad[j] * slope[k]);
   }
 }
+static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
 
 // Powers and quotients of numbers this large overflow float32 in an intermediate step although the result fits; tiny
 // numbers underflow if they are scaled down or squared.
 template <class K, class W>
-static NL_INLINE vm far_out(const vf* in) {
-  vm far{};
-  if constexpr (K::scaled && W::exact)
-    for (int k = 0; k < K::inputs; k++) far = far | tiny(in[k], K::near);
-  if constexpr (K::powers)
-    for (int k = 0; k < K::inputs; k++) far = far | less(splat(K::far), vabs(in[k]));
-  return far;
-}
-static NL_INLINE vf ones(vm m) { return select(m, splat(1.0f), splat(0.0f)); }
-
-// Lanes whose float32 result may be wrong.
-template <class K, class W>
-static NL_INLINE vm doubtful(const W& w, const vf* in) {
-  if constexpr (W::exact) return w.small | far_out<K, W>(in);
-  else return far_out<K, W>(in);
-}
-
-// Recompute the marked lanes of one register. By copies: operands passed by address would live in memory from the start.
-template <class K>
-static NL_INLINE void mend_value(const vf* in, const double* par64, vm bad, vf* out) {
-  vf x[K::inputs], fixed = *out;
-  for (int k = 0; k < K::inputs; k++) x[k] = in[k];
-  const vf which = ones(bad);
-  repair_value<K>(x, par64, &which, &fixed);
-  *out = fixed;
-}
-template <class K>
-static NL_INLINE void mend_slopes(const vf* in, vf grad, const double* par64, vm bad, vf* made) {
-  constexpr int all = K::inputs + K::parameters;
-  vf x[K::inputs], fixed[all], value = made[all];
-  for (int k = 0; k < K::inputs; k++) x[k] = in[k];
-  for (int k = 0; k < all; k++) fixed[k] = made[k];
-  const vf which = ones(bad);
-  repair_slopes<K>(x, grad, par64, &which, fixed, &value);
-  for (int k = 0; k < all; k++) made[k] = fixed[k];
-  made[all] = value;
-}
+struct Range {
+  static constexpr bool large = K::powers, small = K::scaled && W::exact;
+  vf most{};
+  vm near{};
+  NL_INLINE void take(const vf* in) {
+    for (int k = 0; k < K::inputs; k++) {
+      if constexpr (large) most = vmax(vabs(in[k]), most);
+      if constexpr (small) near = near | tiny(in[k], K::near);
+    }
+  }
+  NL_INLINE vm outside() const {
+    if constexpr (large) return near | less(splat(K::far), most);
+    else return near;
+  }
+};
 
 // Broadcast a parameter. A nan becomes the canonical one: other payloads might not survive exponent arithmetic.
 static NL_INLINE vf learned(double par) { return splat(par == par ? static_cast<float>(par) : NAN); }
 
+// Arrays that a struct's functions read and write are aligned: as a template's argument, the type of a register loses
+// the attribute that it may lie anywhere.
 template <class K, class T>
 struct Loops {
-  template <bool CAREFUL>
-  using Policy = std::conditional_t<K::exact || std::is_same<T, float>::value, std::conditional_t<CAREFUL, Careful, Exact>,
+  static constexpr int R = TOGETHER, STEP = R * VL, all = K::inputs + K::parameters;
+  // Lanes: which lanes need double precision is asked of one register; Any: whether any of several registers does.
+  template <class Watch, bool CAREFUL>
+  using Policy = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact<Watch, CAREFUL>,
                                     Fast<std::is_same<T, bf16>::value ? 8 : 11>>;
-  static constexpr int R = TOGETHER, STEP = R * VL;
 
   static void value(int64_t n, const void* const* inputs, const double* par64, void* output) {
-    vf par[K::parameters + 1];
+    alignas(sizeof(vf)) vf par[K::parameters + 1];
     for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     const T* in[K::inputs];
     for (int k = 0; k < K::inputs; k++) in[k] = static_cast<const T*>(inputs[k]);
     T* out = static_cast<T*>(output);
     int64_t i = 0;
-    for (; i + STEP <= n; i += STEP) piece(in, i, par, par64, out + i);
-    if (i == n) return;
-    T rest[K::inputs + 1][STEP] = {};
-    const T* from[K::inputs];
-    for (int k = 0; k < K::inputs; k++) {
-      std::memcpy(rest[k], in[k] + i, (n - i) * sizeof(T));
-      from[k] = rest[k];
-    }
-    piece(from, 0, par, par64, rest[K::inputs]);
-    std::memcpy(out + i, rest[K::inputs], (n - i) * sizeof(T));
+    for (; i + STEP <= n; i += STEP)
+      if (__builtin_expect(!piece(in, i, par, out + i), 0)) checked_piece(STEP, in, i, par64, out + i);
+    if (i < n) checked_piece(n - i, in, i, par64, out + i);
   }
 
   // d: gradients by the inputs (each may be null), then the value (may be null); sums: gradients by the parameters.
   static void slopes(int64_t n, const void* const* inputs, const void* gradient, const double* par64, void* const* d,
                      double* sums) {
-    vf par[K::parameters + 1];
+    alignas(sizeof(vf)) vf par[K::parameters + 1];
     for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     double lanes[K::parameters + 1][VL] = {};
     const void* const same[2] = {gradient, gradient};
     if (K::linear && !d[K::inputs]) inputs = same;  // the derivatives are constants: the inputs need not be read
     int64_t i = 0;
-    for (; i + STEP <= n; i += STEP) block(STEP, i, inputs, gradient, par, par64, d, lanes);
-    if (i < n) tail(n - i, i, inputs, gradient, par64, d, lanes);
+    for (; i + STEP <= n; i += STEP)
+      if (__builtin_expect(!block(n - i, i, inputs, gradient, par, d, lanes), 0))
+        checked_block(STEP, i, inputs, gradient, par64, d, lanes);
+    if (i < n) checked_block(n - i, i, inputs, gradient, par64, d, lanes);
     for (int k = 0; k < K::parameters; k++)
       for (int j = 0; j < VL; j++) sums[k] += lanes[k][j];
   }
@@ -207,68 +198,120 @@ struct Loops {
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) x[r][k] = some[r];
   }
-  static NL_INLINE void piece(const T* const* in, int64_t i, const vf* par, const double* par64, T* out) {
-    vf x[R][K::inputs], y[R];
-    vm doubt[R], rare{};
+  // Ask for what will be read two pages on: the processor prefetches to the end of a page. Of two inputs it is slower.
+  static constexpr int64_t AHEAD = 8192 / sizeof(T);
+  static NL_INLINE void ahead(const T* from) {
+#pragma GCC unroll 4
+    for (size_t line = 0; line < STEP; line += 64 / sizeof(T)) __builtin_prefetch(from + AHEAD + line);
+  }
+  // STEP numbers; false, and nothing is written, if one of them may need double precision.
+  static NL_INLINE bool piece(const T* const* in, int64_t i, const vf* par, T* out) {
+    alignas(sizeof(vf)) vf x[R][K::inputs], y[R];
+    Policy<Any, K::careful_value> w;
+    Range<K, decltype(w)> range;
 #pragma GCC unroll 4
     for (int k = 0; k < K::inputs; k++) take(in[k] + i, k, x);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      Policy<K::careful_value> w;
       y[r] = K::template value<vf>(w, x[r], par);
-      doubt[r] = doubtful<K>(w, x[r]);
-      rare = rare | doubt[r];
+      range.take(x[r]);
     }
-    if (__builtin_expect(any(rare | nan_among<R>(y)), 0)) {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) mend_value<K>(x[r], par64, doubt[r] | is_nan(y[r]), &y[r]);
-      Lanes<T>::store(out, y, true);
-    } else {
-      Lanes<T>::store(out, y, false);
-    }
+    if (__builtin_expect(any(nan_among<R>(y) | w.doubt() | range.outside()), 0)) return false;
+    Lanes<T>::store(out, y, false);
+    return true;
   }
-  static NL_INLINE void block(int count, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
-                              const double* par64, void* const* d, double (*lanes)[VL]) {
-    constexpr int all = K::inputs + K::parameters;
-    vf x[R][K::inputs], made[R][all + 1], grad[R];  // made: gradients by inputs and parameters, then the value
-    vm doubt[R], rare{};
+  // At most STEP numbers, one register after the other, of which lanes are computed in double precision.
+  __attribute__((noinline)) static void checked_piece(int64_t count, const T* const* in, int64_t i, const double* par64,
+                                                      T* out) {
+    alignas(sizeof(vf)) vf par[K::parameters + 1], x[R][K::inputs], y[R] = {};
+    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
+    T held[STEP];
+    for (int k = 0; k < K::inputs; k++) take(whole_step(count, in[k] + i, held), k, x);
+    for (int r = 0; r < Lanes<T>::registers(count); r++) {
+      Policy<Each, K::careful_value> w;
+      Range<K, decltype(w)> range;
+      y[r] = K::template value<vf>(w, x[r], par);
+      range.take(x[r]);
+      const vm doubt = is_nan(y[r]) | w.doubt() | range.outside();
+      if (!any(doubt)) continue;
+      const vf which = ones(doubt);
+      repair_value<K>(x[r], par64, &which, &y[r]);
+    }
+    put(count, y, out);
+  }
+  // The same for derivatives.
+  static NL_INLINE bool block(int64_t left, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
+                              void* const* d, double (*lanes)[VL]) {
+    if (K::inputs == 1 && left > AHEAD + STEP) ahead(static_cast<const T*>(inputs[0]) + i),
+        ahead(static_cast<const T*>(gradient) + i);
+    alignas(sizeof(vf)) vf x[R][K::inputs], made[R][all + 1], grad[R];  // made: gradients, then the value
+    Policy<Any, K::careful> w;
+    Range<K, decltype(w)> range;
 #pragma GCC unroll 4
     for (int k = 0; k < K::inputs; k++) take(static_cast<const T*>(inputs[k]) + i, k, x);
-    Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-      Policy<K::careful> w;
       made[r][all] = K::template slopes<vf>(w, x[r], par, made[r]);
+      range.take(x[r]);
+    }
+    asm volatile("" ::: "memory");  // loaded earlier, the gradient would be spilled
+    Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
+    vm rare = w.doubt() | range.outside();
 #pragma GCC unroll 4
-      for (int k = 0; k < all; k++) made[r][k] = grad[r] * made[r][k];
-      doubt[r] = doubtful<K>(w, x[r]);
-      rare = rare | doubt[r] | nan_among<all>(made[r]);
+    for (int k = 0; k < all; k++) {
+      vf some[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) some[r] = made[r][k] = grad[r] * made[r][k];
+      rare = rare | nan_among<R>(some);
     }
     if (d[K::inputs]) {  // else the compiler moves the value's own operations here, which nobody needs
+      vf some[R];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; r++) rare = rare | is_nan(made[r][all]);
+      for (int r = 0; r < R; r++) some[r] = made[r][all];
+      rare = rare | nan_among<R>(some);
     }
-    auto put = [&](bool nan) {
+    if (__builtin_expect(any(rare), 0)) return false;
 #pragma GCC unroll 4
-      for (int k = 0; k <= K::inputs; k++) {
-        vf some[R];
+    for (int k = 0; k <= K::inputs; k++) {
+      vf some[R];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) some[r] = made[r][k < K::inputs ? k : all];
-        if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, some, nan);
-      }
-    };
-    if (__builtin_expect(any(rare), 0)) {
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++)
-        mend_slopes<K>(x[r], grad[r], par64, doubt[r] | nan_among<all + 1>(made[r]), made[r]);
-      put(true);
-    } else {
-      put(false);
+      for (int r = 0; r < R; r++) some[r] = made[r][k < K::inputs ? k : all];
+      if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, some, false);
     }
     for (int k = 0; k < K::parameters; k++) {
       vf part[R];
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) part[r] = made[r][K::inputs + k];
+      add_lanes(lanes[k], sum_of<R>(part));
+    }
+    return true;
+  }
+  __attribute__((noinline)) static void checked_block(int64_t count, int64_t i, const void* const* inputs,
+                                                      const void* gradient, const double* par64, void* const* d,
+                                                      double (*lanes)[VL]) {
+    alignas(sizeof(vf)) vf par[K::parameters + 1], x[R][K::inputs], grad[R], made[all + 1][R] = {};
+    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
+    T held[STEP];
+    for (int k = 0; k < K::inputs; k++) take(whole_step(count, static_cast<const T*>(inputs[k]) + i, held), k, x);
+    Lanes<T>::load(whole_step(count, static_cast<const T*>(gradient) + i, held), grad);
+    for (int r = 0; r < Lanes<T>::registers(count); r++) {
+      Policy<Each, K::careful> w;
+      Range<K, decltype(w)> range;
+      alignas(sizeof(vf)) vf one[all + 1];
+      one[all] = K::template slopes<vf>(w, x[r], par, one);
+      for (int k = 0; k < all; k++) one[k] = grad[r] * one[k];
+      range.take(x[r]);
+      const vm doubt = nan_among<all + 1>(one) | w.doubt() | range.outside();
+      if (any(doubt)) {
+        const vf which = ones(doubt);
+        repair_slopes<K>(x[r], grad[r], par64, &which, one, &one[all]);
+      }
+      for (int k = 0; k <= all; k++) made[k][r] = one[k];
+    }
+    for (int k = 0; k <= K::inputs; k++)
+      if (d[k]) put(count, made[k < K::inputs ? k : all], static_cast<T*>(d[k]) + i);
+    for (int k = 0; k < K::parameters; k++) {
+      const vf* part = made[K::inputs + k];
       if (count == STEP) add_lanes(lanes[k], sum_of<R>(part));
       else
         for (int r = 0; r < R; r++)
@@ -276,21 +319,18 @@ struct Loops {
             if (Lanes<T>::place(r, j) < count) lanes[k][j] += part[r][j];
     }
   }
-  __attribute__((noinline)) static void tail(int64_t count, int64_t i, const void* const* inputs, const void* gradient,
-                                             const double* par64, void* const* d, double (*lanes)[VL]) {
-    vf par[K::parameters + 1];
-    for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
-    T rest[2 * K::inputs + 2][STEP] = {};
-    const void* in[K::inputs];
-    void* to[K::inputs + 1];
-    for (int k = 0; k < K::inputs; k++) {
-      in[k] = std::memcpy(rest[k], static_cast<const T*>(inputs[k]) + i, count * sizeof(T));
-    }
-    std::memcpy(rest[K::inputs], static_cast<const T*>(gradient) + i, count * sizeof(T));
-    for (int k = 0; k <= K::inputs; k++) to[k] = rest[K::inputs + 1 + k];
-    block(static_cast<int>(count), 0, in, rest[K::inputs], par, par64, to, lanes);
-    for (int k = 0; k <= K::inputs; k++)
-      if (d[k]) std::memcpy(static_cast<T*>(d[k]) + i, to[k], count * sizeof(T));
+  // Where STEP numbers can be read: these, or a copy of fewer with zeros after them.
+  static NL_INLINE const T* whole_step(int64_t count, const T* from, T (&held)[STEP]) {
+    if (count == STEP) return from;
+    std::memset(held, 0, sizeof held);
+    std::memcpy(held, from, count * sizeof(T));
+    return held;
+  }
+  static NL_INLINE void put(int64_t count, const vf* y, T* out) {
+    if (count == STEP) return Lanes<T>::store(out, y, true);
+    T held[STEP];
+    Lanes<T>::store(held, y, true);
+    std::memcpy(out, held, count * sizeof(T));
   }
 };
 

@@ -7,7 +7,7 @@
 // Coefficients: exp and log are the Cephes library's; the others are minimax fits, noted beside them. Tests compare the
 // results with 50-digit tables.
 #pragma once
-#include "simd.h"
+#include "policy.h"
 
 namespace {
 
@@ -25,27 +25,6 @@ static NL_INLINE vf signed_like(vf low, vf x) { return (vf)((vi)low ^ ((vi)x & (
 static NL_INLINE None signed_like(None, vf) { return {}; }
 static NL_INLINE vf times(vf low, vf a) { return low * a; }
 static NL_INLINE None times(None, vf) { return {}; }
-
-// Significant bits of a result: 8 for bfloat16, 11 for float16, 24 for float32. Relative error of approximations: below
-// 2^-17 for 8 bits, a five-hundredth of the last place; below 2^-22 for 11.
-template <int B>
-struct Fast {
-  static constexpr bool exact = false, careful = false;
-  static constexpr int bits = B;
-  NL_INLINE void small_exp(vf) {}
-  NL_INLINE void small_gauss(vf) {}
-};
-struct Exact {
-  static constexpr bool exact = true, careful = false;
-  static constexpr int bits = 24;
-  vm small{};  // lanes with an argument of exp between -220 and -80
-  NL_INLINE void small_exp(vf x) { small = small | between(x, -220.0f, -80.0f); }
-  NL_INLINE void small_gauss(vf x) { small = small | between(x, -20.97f, -12.65f); }  // exp(-x^2 / 2) for x < 0
-};
-// For formulas that multiply three sigmoids or more: fully compensated.
-struct Careful : Exact {
-  static constexpr bool careful = true;
-};
 
 constexpr double power(double x, int n) { return n == 0 ? 1 : x * power(x, n - 1); }
 // Exponentials of the reduced argument r = (H / 2) s. H is a power of two, folded into the coefficients: no instruction
@@ -164,6 +143,20 @@ static NL_INLINE vf vexp(vf x) {
 template <class W>
 static NL_INLINE vf nl_abs(W&, vf x, None) { return vabs(x); }
 // Step and nonnegative: 1, 0 or nan. Sign: 1, -1, 0 of either sign, or nan.
+#if defined(NL_AVX512)
+// By one instruction, whose table has four bits for each kind of number, from the last: nan (quiet, signaling), 0, 1,
+// -infinity, infinity, negative, positive. 1 is the number itself, 2 the number as a quiet nan, 8 is 0, 9 is -1, a is 1.
+template <int TABLE>
+static NL_INLINE vf by_kind(vf x) {
+  return (vf)_mm512_fixupimm_ps((__m512)x, (__m512)x, (__m512i)(vi{} + TABLE), 0);
+}
+template <class W>
+static NL_INLINE vf nl_step(W&, vf x, None) { return by_kind<(int)0xa8a8a822>(x); }
+template <class W>
+static NL_INLINE vf nl_nonnegative(W&, vf x, None) { return by_kind<(int)0xa8a8aa22>(x); }
+template <class W>
+static NL_INLINE vf nl_sign(W&, vf x, None) { return by_kind<(int)0xa9a9a122>(x); }
+#else
 template <class W>
 static NL_INLINE vf nl_step(W&, vf x, None) {
   return (vf)((vi)by_mask(less(splat(0.0f), x), splat(1.0f)) | (vi)by_mask(is_nan(x), x));
@@ -174,6 +167,7 @@ template <class W>
 static NL_INLINE vf nl_sign(W&, vf x, None) {
   return select(differs(x, splat(0.0f)), copysign_from(splat(1.0f), x), x);
 }
+#endif
 // A nan in either argument is preserved.
 static NL_INLINE vf nl_max(vf a, vf b) { return select(is_nan(a), a, vmax(a, b)); }
 static NL_INLINE vf nl_min(vf a, vf b) { return select(is_nan(a), a, vmin(a, b)); }
@@ -186,14 +180,18 @@ static NL_INLINE vf low_of(vf taken, vf a, vf a_low, vf b_low) {
 }
 // Remainder: a - quotient * b exactly, for quotient = fl(a / b).
 static NL_INLINE vf remainder(vf a, vf b, vf quotient) {
+#if defined(NL_FUSED)
+  return fma(-quotient, b, a);
+#else
   const vf product = quotient * b;
   return (a - product) - product_error(quotient, b, product);
+#endif
 }
 
-// sigmoid(x) and sigmoid(-x).
+// sigmoid(x) and sigmoid(-x), and their product, which needs no choice of sides.
 template <class V>
 struct Both {
-  V plus, minus;
+  V plus, minus, product;
 };
 // From z = exp(-|x|), so the small side z / (1 + z) keeps its digits although exp(|x|) would overflow. Numerator and
 // denominator are scaled by 2^32. A caller that uses one of the two reports its argument to w. SIDE: only plus (1) or
@@ -203,29 +201,29 @@ static NL_INLINE Both<vf> nl_sigmoids(W&, vf x, L low) {
   const vf one = splat(1.0f), scale = splat(SCALE);
   if constexpr (SIDE != 0 && W::exact && !W::careful) {
     const vf side = one / one_and_exp<-2 * SIDE>(x, low);
-    return {side, side};
+    return {side, side, side};
   }
   vf lost;
   const vf z = decay<W, 2>(vmin(splat(104.0f), vabs(x)), signed_like(low, x), W::careful ? &lost : nullptr);
   const vf d = scale + z;
   if constexpr (SIDE != 0 && !W::exact) {
     const vf side = (SIDE > 0 ? by_sign(x, z, scale) : by_sign(x, scale, z)) / d;
-    return {side, side};
+    return {side, side, side};
   }
   const vf inverse = one / d;
   if constexpr (W::careful) {
     // Error terms of exp, the sum, the division and the product.
-    const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, fma(-inverse, d, one));
+    const vf inverse_low = inverse * fma(-inverse, (z - (d - scale)) + lost, remainder(one, d, inverse));
     vf small = z * inverse;
     small = small + fma(z, inverse_low, fma(lost, inverse, product_error(z, inverse, small)));
     const vf large = (inverse + inverse_low) * scale;
-    return {by_sign(x, small, large), by_sign(x, large, small)};
+    return {by_sign(x, small, large), by_sign(x, large, small), small * large};
   } else if constexpr (W::exact) {
     // One division, for the small side; the large one inherits little of its error.
     const vf small = z / d, large = one - small;
-    return {by_sign(x, small, large), by_sign(x, large, small)};
+    return {by_sign(x, small, large), by_sign(x, large, small), small * large};
   } else {
-    return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse};
+    return {by_sign(x, z, scale) * inverse, by_sign(x, scale, z) * inverse, (z * inverse) * (scale * inverse)};
   }
 }
 // 1 - 2z / (1 + z) for z = exp(-2|x|); an odd polynomial near 0.
@@ -249,7 +247,7 @@ static NL_INLINE vf nl_tanh(W&, vf x, L low) {
   if constexpr (W::careful) {
     // Error terms of exp, the sum, the quotient and the difference.
     const vf inverse = one / d, q = (z + z) * inverse;
-    const vf q_low = inverse * (fma(-q, d, z + z) + (lost + lost) - q * ((z - (d - scale)) + lost));
+    const vf q_low = inverse * (remainder(z + z, d, q) + (lost + lost) - q * ((z - (d - scale)) + lost));
     large = one - q;
     large = large + (((one - large) - q) - q_low);
   } else {

@@ -41,7 +41,7 @@ static NL_INLINE double nl_sqrt(double x) { return std::sqrt(x); }
 template <int SIDE = 0, class W, class L>
 static inline Both<double> nl_sigmoids(W& w, double x, L low) {
   const double z = nl_exp(w, -std::fabs(x), negated(signed_like(low, x))), small = z / (1.0 + z), large = 1.0 / (1.0 + z);
-  return {x < 0 ? small : large, x < 0 ? large : small};
+  return {x < 0 ? small : large, x < 0 ? large : small, small * large};
 }
 template <class W, class L>
 static inline double nl_expm1(W&, double x, L) { return std::expm1(x); }

@@ -21,6 +21,11 @@
 #define NL_AVX512BF16
 #endif
 
+// Whether fma rounds once.
+#if defined(NL_AVX512) || (defined(__AVX2__) && defined(__FMA__)) || defined(__aarch64__)
+#define NL_FUSED
+#endif
+
 #if defined(NL_AVX512)
 constexpr int VL = 16;
 #elif defined(__AVX__)
@@ -87,7 +92,7 @@ static NL_INLINE bool any(vm m) {
 static NL_INLINE vf vmax(vf a, vf b) { return select(a > b, a, b); }
 static NL_INLINE vf vmin(vf a, vf b) { return select(a < b, a, b); }
 static NL_INLINE vf vsqrt(vf a) {
-  vf out;
+  vf out{};
   for (int i = 0; i < VL; i++) out[i] = __builtin_sqrtf(a[i]);
   return out;
 }
@@ -109,11 +114,20 @@ static NL_INLINE vm nan_among(const vf* v) {
 
 // Two-product: a * b - product exactly, for product = fl(a * b).
 static NL_INLINE vf product_error(vf a, vf b, vf product) {
-#if defined(__FMA__) || defined(NL_AVX512) || defined(__aarch64__)
+#if defined(NL_FUSED)
   return fma(a, b, -product);
 #else
   const vd exact = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
   return __builtin_convertvector(exact - __builtin_convertvector(product, vd), vf);
+#endif
+}
+// a * b + c rounded once, where two roundings would show in the result; a sum in double is as good.
+static NL_INLINE vf fused(vf a, vf b, vf c) {
+#if defined(NL_FUSED)
+  return fma(a, b, c);
+#else
+  const vd product = __builtin_convertvector(a, vd) * __builtin_convertvector(b, vd);
+  return __builtin_convertvector(product + __builtin_convertvector(c, vd), vf);
 #endif
 }
 // Two-sum (Knuth): a + b - sum exactly, for sum = fl(a + b).
@@ -233,7 +247,7 @@ static inline uint16_t fp16_of(float x) {
   return sign | static_cast<uint16_t>((a + 0xfff + ((a >> 13) & 1) - 0x38000000) >> 13);
 }
 static inline vf load(const fp16* p) {
-  vf out;
+  vf out{};
   for (int i = 0; i < VL; i++) out[i] = fp16_value(p[i].bits);
   return out;
 }
@@ -251,6 +265,7 @@ constexpr int TOGETHER = 4;
 template <class T>
 struct Lanes {
   static constexpr int place(int r, int j) { return r * VL + j; }  // offset in memory of lane j of register r
+  static constexpr int registers(int64_t count) { return static_cast<int>((count + VL - 1) / VL); }  // that hold so many
   static NL_INLINE void load(const T* p, vf* out) {
 #pragma GCC unroll 4
     for (int r = 0; r < TOGETHER; r++) out[r] = ::load(p + r * VL);
@@ -266,13 +281,15 @@ typedef uint16_t vw __attribute__((vector_size(64)));
 static const vw ALTERNATE = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 #endif
+typedef uint32_t vu_halves __attribute__((vector_size(VL * 4), aligned(2), may_alias));
 template <>
 struct Lanes<bf16> {
   static constexpr int place(int r, int j) { return r / 2 * 2 * VL + 2 * j + r % 2; }
+  static constexpr int registers(int64_t count) { return static_cast<int>((count + 2 * VL - 1) / (2 * VL) * 2); }
   static NL_INLINE void load(const bf16* p, vf* out) {
 #pragma GCC unroll 4
     for (int r = 0; r < TOGETHER; r += 2) {
-      const vu both = *reinterpret_cast<const vu*>(p + r * VL);
+      const vu both = *reinterpret_cast<const vu_halves*>(p + r * VL);
       out[r] = (vf)(both << 16), out[r + 1] = (vf)(both & 0xffff0000u);
     }
   }
@@ -295,9 +312,9 @@ struct Lanes<bf16> {
     for (int r = 0; r < TOGETHER; r += 2) {
       const vu even = rounded_bits(v[r], nan) >> 16, odd = rounded_bits(v[r + 1], nan);
 #if defined(__AVX2__) && !defined(NL_AVX512)
-      *reinterpret_cast<vu*>(p + r * VL) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
+      *reinterpret_cast<vu_halves*>(p + r * VL) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);
 #else
-      *reinterpret_cast<vu*>(p + r * VL) = even | (odd & 0xffff0000u);
+      *reinterpret_cast<vu_halves*>(p + r * VL) = even | (odd & 0xffff0000u);
 #endif
     }
   }

@@ -11,7 +11,7 @@ from nonlin.functions import Definition, get
 from nonlin.functions.properties import derivative_from_output
 from nonlin.functions.registry import serialize
 from nonlin.kernels import arguments, operands
-from nonlin.kernels.activation.fast_path import agree
+from nonlin.kernels.activation.fast_path import fit
 from nonlin.kernels.ffn import composed, fast_path, ops
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.registration import vmapped
@@ -40,6 +40,9 @@ def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_
       the activation, in the pass that computes its gradients.
     * "fast": those and the activation's output, 3 H (plain: 2 H); backward then recomputes nothing.
     * "minimal": the input alone; backward recomputes the first matrix products.
+
+    Up to 8 tokens on a CPU "lean" saves as "fast" does: then torch's linear layers record by themselves, which takes
+    half of the time.
 
     If a plain activation's output determines its derivative (relu, leaky_relu, ...), "lean" and "fast" both save the
     output instead of its input, and backward recomputes nothing; see
@@ -89,34 +92,29 @@ def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
         return composed.forward(tensors, form, "nothing")[0]
     # A trace keeps what was so when it was made, and is checked without gradients: it saves the input alone.
     recorded = recorded and torch._C._get_tracing_state() is None
+    if direct and recorded and memory != "minimal" and tensors.parameters is None \
+            and form.layout in ("plain", "separate") and tensors.x is not None and fast_path.few(tensors.x):
+        return fast_path.layers(form.definition, *tensors[:7])
     keep = _keep(form.definition, memory, tensors[0].dtype) if recorded else "nothing"
     if direct:
         return fast_path.recorded(tensors, form, keep)
     return ops.forward_op(*tensors, _text(form.definition), form.layout, form.up_first, keep)[0]
 
 
-def inference(tensors: Sequence[Any], definition: Definition) -> Tensor | None:
+def short(tensors: Sequence[Any], definition: Definition, memory: str) -> Tensor | None:
     """Return the output of a block without learnable parameters in its activation, whose weights lie apart.
 
-    ``tensors`` are the first seven of :class:`Tensors`. None where a gradient may be recorded or anything is not plain:
-    such a call needs a closer look.
+    ``tensors`` are the first seven of :class:`Tensors`. None where anything is not plain, or many tokens may record a
+    gradient: such a call needs a closer look.
     """
-    x, gate, up, down = tensors[:4]
-    if torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling() or definition.expr is None \
-            or definition.parameters or (gate is not None) != definition.gated or up is None or down is None \
-            or torch.is_autocast_enabled("cpu") or not agree(tensors):
+    recorded = torch.is_grad_enabled()
+    if torch.compiler.is_dynamo_compiling() or definition.expr is None or definition.parameters \
+            or (recorded and memory == "minimal") or (tensors[1] is not None) != definition.gated \
+            or torch.is_autocast_enabled("cpu") or not fit(tensors) or tensors[0].dtype not in operands.DTYPES:
         return None
-    assert x is not None
-    if up.ndim != 2 or down.ndim != 2:
-        return None
-    shape, (hidden, inputs) = x.shape, up.shape
-    if not shape or shape[-1] != inputs or down.shape[1] != hidden or (gate is not None and gate.shape != up.shape) \
-            or x.dtype not in operands.DTYPES:
-        return None
-    for bias, size in zip(tensors[4:7], (hidden, hidden, down.shape[0]), strict=True):
-        if bias is not None and bias.shape != (size,):
-            return None
-    return fast_path.value(Tensors(*tensors), Form(definition, "separate" if definition.gated else "plain", False))
+    if not recorded:
+        return fast_path.apart(definition, *tensors)
+    return fast_path.layers(definition, *tensors) if fast_path.few(tensors[0]) else None
 
 
 def _differentiates(tensors: Tensors) -> bool:

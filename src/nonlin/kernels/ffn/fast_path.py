@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 
 from nonlin.functions import Definition
 from nonlin.kernels import dispatch
-from nonlin.kernels.activation.fast_path import plain, shortened
+from nonlin.kernels.activation.fast_path import apply, plain, shortened
 from nonlin.kernels.cpu.backend import PIECE
 from nonlin.kernels.ffn import ops
 from nonlin.kernels.ffn.layout import Form, Tensors, columns, pair, product_form, rows, split
@@ -53,6 +53,34 @@ def serves(tensors: Sequence[Tensor | None]) -> bool:
     return not torch.compiler.is_compiling() and plain([t for t in tensors if t is not None])
 
 
+FEW = 8
+"""Tokens up to which a recorded block is composed of layers: its products take less time than Python does."""
+
+
+def few(x: Tensor) -> bool:
+    """Return whether x (..., D) has few tokens."""
+    return x.ndim > 0 and x.numel() <= FEW * x.shape[-1]
+
+
+def layers(definition: Definition, x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
+           gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None) -> Tensor:
+    """Return the output of a block whose weights lie apart by torch's linear layers, which record by themselves.
+
+    They save gate, up and the activation's output, (G + 1) H numbers per token, and the input.
+    """
+    with ops.as_they_are(x):
+        inputs = [linear(x, up, up_bias)]
+        if gate is not None:
+            inputs.insert(0, linear(x, gate, gate_bias))
+        return linear(_differentiable(definition)(*inputs), down, down_bias)
+
+
+@functools.lru_cache(maxsize=1024)
+def _differentiable(definition: Definition) -> Callable[..., Tensor]:
+    """Return the activation of plain tensors, differentiable."""
+    return shortened(definition, lambda *inputs: apply(definition, inputs, ()))
+
+
 def recorded(tensors: Tensors, form: Form, keep: str) -> Tensor:
     """Return the block's output, its gradient recorded."""
     made: Any = _Direct.apply(form, keep, *tensors)
@@ -66,6 +94,17 @@ def _activation(definition: Definition) -> Callable[..., Tensor]:
         return dispatch.forward(definition, inputs, over=True)
 
     return shortened(definition, general)
+
+
+def apart(definition: Definition, x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor,
+          gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None) -> Tensor:
+    """Return the output of a block whose weights lie apart, where nothing records a gradient and autocast is off."""
+    first = linear(x, up if gate is None else gate, up_bias if gate is None else gate_bias)
+    inputs = (first,) if gate is None else (first, linear(x, up, up_bias))
+    if first.numel() <= PIECE:
+        return linear(_activation(definition)(*inputs), down, down_bias)
+    # In place: many numbers cost their memory.
+    return linear(dispatch.forward(definition, inputs, over=True), down, down_bias)
 
 
 def value(tensors: Tensors, form: Form) -> Tensor:
@@ -85,7 +124,7 @@ def value(tensors: Tensors, form: Form) -> Tensor:
                 inputs = columns(rows(inputs[0]), form)
         if parameters is None and inputs[0].numel() <= PIECE:
             hidden = _activation(form.definition)(*inputs)
-        else:  # in place: many numbers cost their memory
+        else:
             hidden = dispatch.forward(form.definition, inputs, split(parameters, x.dtype), over=True)
         out = linear(hidden, down, down_bias)
         return out if out.ndim == x.ndim else out.view(*x.shape[:-1], down.shape[0])
