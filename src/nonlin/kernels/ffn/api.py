@@ -93,7 +93,8 @@ def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
     # A trace keeps what was so when it was made, and is checked without gradients: it saves the input alone.
     recorded = recorded and torch._C._get_tracing_state() is None
     if direct and recorded and memory != "minimal" and tensors.parameters is None \
-            and form.layout in ("plain", "separate") and tensors.x is not None and fast_path.few(tensors.x):
+            and form.layout in ("plain", "separate") and tensors.x is not None and tensors.x.is_cpu \
+            and fast_path.few(tensors.x):
         return fast_path.layers(form.definition, *tensors[:7])
     keep = _keep(form.definition, memory, tensors[0].dtype) if recorded else "nothing"
     if direct:
