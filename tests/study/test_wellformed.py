@@ -99,6 +99,7 @@ def test_any_value_in_any_place_is_one_error_or_a_note(whole, tmp_path_factory, 
 @pytest.mark.parametrize(("at", "new"), [
     (("rule", "confidence"), "x"), (("rule", "margin"), 1e308), (("arms", 0, "name"), "swiglu"),
     (("baseline",), "mish"), (("judge_seeds",), [1, 1, 2, 3]), (("learning_rates",), []),
+    (("data", "train_bytes"), [1]), (("data", "train_bytes"), 0),
     (("budget", "timing", "trials"), {}), (("tune_seeds",), ""), (("arms",), []), (("workers",), 0)])
 def test_a_plan_of_wrong_values_is_no_plan_though_its_hash_fits(whole, tmp_path, at, new):
     folder = Path(shutil.copytree(whole, tmp_path / "study"))

@@ -98,6 +98,9 @@ class DataForm(Record, frozen=True, kw_only=True):
     tokenizer: Any = None
     description: str | UnsetType = UNSET
     train_tokens: Natural | UnsetType = UNSET
+    train_bytes: Positive | UnsetType = UNSET
+    validation_tokens: Natural | UnsetType = UNSET
+    validation_bytes: Positive | UnsetType = UNSET
 
 
 class TimingForm(Record, frozen=True, kw_only=True):
