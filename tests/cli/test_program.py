@@ -72,7 +72,7 @@ def test_show_prints_every_activation(nonlin, capsys):
         definition = package.get(name)
         assert definition.formula in told and f"name:        {name}" in told
         if definition.expr is not None:
-            assert "unit normal" in told and "-5" in told and any("\u2800" < c <= "\u28ff" for c in told)
+            assert "unit normal" in told and "−5" in told and any("\u2800" < c <= "\u28ff" for c in told)
         show.main([name, "--json"], standalone_mode=False)
         facts = json.loads(capsys.readouterr().out)
         assert facts["formula"] == definition.formula

@@ -137,7 +137,7 @@ def test_a_stopped_study_that_went_on_is_shown_by_its_records_without_an_alarm(f
     shutil.copytree(finished / "trials", folder / "trials", dirs_exist_ok=True)
     assert not load(folder).notes and load(folder).results["status"] == "complete"
     other = part_of(finished, tmp_path / "other", 5)
-    (other / "results.json").write_text(json.dumps(stopped | {"advice": "Use silu."}))
+    (other / "results.json").write_text(json.dumps(stopped | {"winner": "silu"}))
     assert "results.json does not say" in load(other).notes[0]
 
 
