@@ -215,6 +215,12 @@ def test_the_sizes_of_a_parquet_columns_pages_are_those_of_their_headers(texts, 
     assert 0 <= group.total_uncompressed_size - pages < 2000  # which counts the headers too
 
 
+@pytest.mark.parametrize("kind", [0x19, 0x1c])  # a list of lists, a struct in a struct
+def test_the_header_of_a_page_that_never_ends_is_refused_by_its_depth(kind):
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parquet_reading._Compact(bytes([kind]) * 60_000).struct()
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_damaged_parquet_file_is_one_error(tmp_path_factory, data):

@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from nonlin.report.page import _setting
 from nonlin.study.engines.worker_process import ENVIRONMENT
+from nonlin.training import worker
 
 
 def serve(*lines, code="from nonlin.training.worker import main; main()"):
@@ -77,3 +79,24 @@ def test_progress_comes_before_the_end_of_a_run(conversation):
     kinds = [next(iter(answer)) for answer in conversation[0]]
     assert kinds[:3] == ["progress", "progress", "done"]
     assert [a["progress"]["step"] for a in conversation[0][:2]] == [1, 21]
+
+
+def test_a_step_that_cannot_be_captured_is_launched_and_the_plan_says_why(monkeypatch):
+    plain = {"engine": "torch", "dtype": "float32", "threads": 1, "device": "cuda"}
+
+    def measure(config, *_):
+        if config["machine"].get("graphs"):
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+        return {"tokens_per_second": 1.0}
+
+    monkeypatch.setattr(worker.machine, "candidates", lambda *_: [plain | {"graphs": True}, plain])
+    monkeypatch.setattr(worker.trial, "measure", measure)
+    answer = worker._choose_machine({"config": {"model": {}, "training": {}}, "dataset": "."})
+    reason = answer["machine"].pop("not captured")
+    assert answer["machine"] == plain and reason.isprintable()
+    assert reason.startswith("RuntimeError: operation not permitted")
+    assert "since their capture as CUDA graphs raised RuntimeError" in _setting("not captured", reason)
+    monkeypatch.setattr(worker.machine, "candidates", lambda *_: [plain])
+    monkeypatch.setattr(worker.trial, "measure", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        worker._choose_machine({"config": {"model": {}, "training": {}}, "dataset": "."})

@@ -94,8 +94,6 @@ def _properties(p: dict) -> None:
 
     zero = ", ".join(map(_interval, p["zero_gradient"])) or "nowhere on an interval"
     lowest = "none" if p["minimum"] is None else " at ".join(number(p["minimum"][i], ".6g") for i in (1, 0))
-    # Odd functions: the sum's last bits are left.
-    p = p | {key: 0.0 for key in ("mean", "derivative_mean") if abs(p[key]) < 1e-12}
     of_normal = (f"output: mean {number(p['mean'], '.4g')}, mean square {number(p['second_moment'], '.4g')}; "
                  f"derivative: mean {number(p['derivative_mean'], '.4g')}, mean square "
                  f"{number(p['derivative_second_moment'], '.4g')}")

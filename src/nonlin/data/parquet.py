@@ -106,8 +106,6 @@ class _Compact:
         """Return the whole numbers of a struct by their fields, and where it ended; ValueError where it is none."""
         found: dict[int, Any] = {}
         field = 0
-        if depth > _DEEPEST:
-            raise ValueError("the header of a page is nested too deeply")
         while (head := self._byte()) != _STOP:
             field = field + (head >> 4) if head >> 4 else self._whole()
             value = self._value(head & 15, depth)
@@ -137,6 +135,8 @@ class _Compact:
         return (value >> 1) ^ -(value & 1)
 
     def _value(self, kind: int, depth: int) -> int | None:
+        if depth > _DEEPEST:
+            raise ValueError("the header of a page is nested too deeply")
         if kind in (_TRUE, _FALSE):
             return None
         if kind == _STRUCT:

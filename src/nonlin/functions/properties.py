@@ -120,7 +120,9 @@ def _moments(function: Any, cuts: list[float]) -> tuple[float, float]:
     density = half * weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     values = function(z)
     with np.errstate(all="ignore"):
-        return float((values * density).sum()), float((values**2 * density).sum())
+        terms = values * density
+        mean, rounding = float(terms.sum()), 1e-15 * float(np.abs(terms).sum())
+        return 0.0 if abs(mean) < rounding else mean, float((values**2 * density).sum())  # odd functions cancel
 
 
 def compute(formula: Formula) -> Properties | None:

@@ -35,15 +35,11 @@ class Explanation:
 
 def _choose(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Any, Any, str]:
     """Return (the backend's module, its kernel, where that comes from), or (None, None, why torch computes)."""
-    backend = cpu if _on_cpu(inputs) else triton_backend
+    backend = triton_backend if on_gpu(inputs[0]) else cpu
     if refused := backend.refusal(inputs, parameters):
         return None, None, refused
     kernel, reason = backend.find(definition)
     return (None, None, reason) if kernel is None else (backend, kernel, reason)
-
-
-def _on_cpu(inputs: Sequence[Tensor]) -> bool:
-    return not on_gpu(inputs[0])
 
 
 def on_gpu(x: Tensor) -> bool:
@@ -65,7 +61,7 @@ def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     ``parameters`` are the learnable ones, in the definition's order, each of shape (1,) or any that broadcasts, in
     the inputs' dtype or wider. Computed in float32 (float64 for float64) and rounded once.
     """
-    if not _on_cpu(inputs):
+    if on_gpu(inputs[0]):
         if (made := triton_backend.forward_again(definition, inputs, parameters, over)) is not None:
             return made
     elif (dense := cpu.dense_of(definition, inputs)) is not None:
@@ -90,7 +86,7 @@ def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor],
     of the inputs' common shape, with at most two strides, that take the inputs' gradients. On a GPU they may be the
     inputs. ``over`` says that the gradient is needed no more: on a GPU the value may be written over it.
     """
-    if not _on_cpu(inputs):
+    if on_gpu(inputs[0]):
         again = triton_backend.backward_again(definition, gradient, inputs, parameters, want_value, into, over)
         if again is not None:
             return again

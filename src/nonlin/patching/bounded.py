@@ -62,4 +62,3 @@ def as_stored(tensors: int, numbers: int) -> "contextlib.AbstractContextManager[
     """Return the limit of a model whose files hold so many tensors, and so many numbers."""
     return at_most(_TIMES * numbers + _SPARE_NUMBERS, _MODULES_A_TENSOR * tensors + _SPARE_MODULES,
                    _TIMES * numbers + _TABLES, f", since its files hold {numbers:,} in {tensors:,} tensors")
-

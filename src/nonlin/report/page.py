@@ -102,6 +102,8 @@ def _setting(key: str, value: Any) -> str:
     """
     if key == "graphs" and value is True:
         return "steps captured as CUDA graphs"
+    if key == "not captured":
+        return f"steps launched one by one, since their capture as CUDA graphs raised {value}"
     if key == "engine":
         return "by the transformer kernels" if value == "native" else f"by {value}"
     return f"{key.replace('_', ' ')} {value}"

@@ -30,9 +30,9 @@ def run_study(plan: Plan, store: Store, engine: Engine, listener: Listener | Non
 
     ``listener`` gets {"stage", "done", "total", "seconds_left", "ranking", "running", "message"}. Ctrl-C ends the
     workers and returns what is known, with "status": "interrupted". Raises UserError where the disk is full,
-    where another process runs the study, or where everything diverged. So it does for a model whose function was
-    not passed here. NonlinError is raised, after all else has run,
-    where runs fail by themselves. Whatever happens, finished runs stay, and the next call continues, on any engine.
+    where another process runs the study, or where everything diverged. A model that is a function not passed here is
+    one too. NonlinError is raised, after all else has run, where runs fail by themselves. Whatever happens, finished
+    runs stay, and the next call continues, on any engine.
     """
     store.must_go_on(plan)
     must_be_vouched(plan.model.get("own"), "compare", store.directory)

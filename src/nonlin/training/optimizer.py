@@ -94,8 +94,7 @@ def make_optimizer(model: nn.Module, training: Mapping[str, Any], shape: Mapping
     decayed = [p for name, p in named.items() if _decays(p) and name not in hidden]
     others = [p for p in named.values() if not _decays(p)]
     outer = _adamw([{"params": decayed, "weight_decay": training["weight_decay"]},
-                    {"params": others, "weight_decay": 0.0}], training, native and not muon,
-                   captured)
+                    {"params": others, "weight_decay": 0.0}], training, native and not muon, captured)
     return Optimizers(*_muon([named[name] for name in named if name in hidden], training), outer)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin import system
-from nonlin.errors import NonlinError, UserError
+from nonlin.errors import NonlinError, UserError, short
 from nonlin.training import machine, one_model, ranks, trained, trial
 from nonlin.training.config import Stopped
 from nonlin.training.resources import available_memory_bytes
@@ -31,16 +31,19 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     """Measure every candidate of this machine on the request's configuration; the fastest is "machine"."""
     config, precision = request["config"], request.get("precision", "auto")
     own = "own" in config.get("model", ())
-    options, measured = [], []
+    options, measured, why = [], [], {}
     for option in machine.own_candidates(precision) if own else machine.candidates(
             precision, config.get("model"), config.get("training")):
+        option |= why
         config = request["config"] | {"machine": option}
         try:
             measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
-        except Exception:
+        except Exception as error:
             if not option.get("graphs"):
                 raise
-            continue  # a step that cannot be captured is launched, as the next option does
+            # The next option launches the step, and the plan says why.
+            why = {"not captured": short(f"{type(error).__name__}: {error}", 160)}
+            continue
         options.append(option)
     best = _fastest(measured)
     forced = own and config["model"]["own"].get("compile") == "yes"
