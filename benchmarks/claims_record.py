@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -19,12 +20,22 @@ def trimmed(value):
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
+def needs(claim):
+    """At most those planned where there is one, else an estimate."""
+    minutes = claim.get("minutes")
+    if minutes is None:
+        return "–"
+    if claim["verdict"] != "not settled":
+        return f"at most {minutes['planned']:g}"
+    return "beyond reach" if minutes["needed"] is None else f"about {math.ceil(minutes['needed'])}"
+
+
 def table(results):
     """The verdicts as Markdown."""
-    lines = ["| | claim | verdict | what was found |", "| --- | --- | --- | --- |"]
+    lines = ["| | claim | verdict | what was found | minutes that a verdict needs |", "| --- | --- | --- | --- | --- |"]
     for c in results["claims"]:
         verdict = f"**{c['verdict'] or 'not run'}**" + (f" on {c['on']}" if c["on"] else "")
-        lines.append(f"| {c['number']} | {c['statement']} | {verdict} | {c['summary']} |")
+        lines.append(f"| {c['number']} | {c['statement']} | {verdict} | {c['summary']} | {needs(c)} |")
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from nonlin.claims.needs import Question
 from nonlin.study import results, statistics
 from nonlin.study.plan import Plan
 from nonlin.study.tuning import complete
@@ -81,7 +82,8 @@ class Claim:
 
     ``experiments`` gives the runs that a plan asks for, ``studies`` the plan's studies it reads. ``measure`` gives the
     numbers of finished runs, ``decide`` the verdict of numbers alone. ``missing`` says what must be installed first, or
-    None; the claim then runs without that part and says so.
+    None; the claim then runs without that part and says so. ``questions`` gives the effects that more seeds would
+    decide.
     """
 
     number: int
@@ -100,6 +102,7 @@ class Claim:
     studies: tuple[str, ...] = ()
     missing: Callable[[], str | None] = lambda: None
     literature: Callable[[Mapping[str, Any]], tuple[str, Table]] | None = None
+    questions: Callable[[Mapping[str, Any]], list[Question]] = lambda measures: []
 
 
 def combine(parts: Mapping[str, str], summary: str, on: str) -> Verdict:

@@ -1,5 +1,6 @@
 """The verdict on a claim in one sentence for a beginner; the numbers come after it."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,23 @@ def lesson(row: Row) -> str:
         return ""
     said = _LESSONS[row["number"]][_VERDICTS.index(row["verdict"])]
     return said(row) if callable(said) else said
+
+
+def budget(row: Row) -> str:
+    """Return what the verdict of a claim's row takes; empty where no run says.
+
+    >>> budget({"verdict": "not settled", "minutes": {"planned": 20.0, "needed": 57.3}})
+    'About 57 minutes would decide it (--minutes 57), if the effects are as they look here.'
+    """
+    minutes = row.get("minutes")
+    if minutes is None or not row["verdict"]:
+        return ""
+    if row["verdict"] != OPEN:
+        return f"Decided in a run of {minutes['planned']:g} minutes."
+    if minutes["needed"] is None:
+        return "More minutes would hardly decide it: what was seen lies at the rule's margin, or did not train."
+    needed = math.ceil(minutes["needed"])
+    return f"About {needed:,} minutes would decide it (--minutes {needed}), if the effects are as they look here."
 
 
 def _answers(row: Row, answer: str) -> list[str]:

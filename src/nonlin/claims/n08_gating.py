@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from nonlin.claims import draw, literature
 from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine
+from nonlin.claims.needs import Question
 
 MATCHES = {"width": "equal width", "params": "equal parameters", "time": "equal time"}
 _ANSWER = {"better": YES, "worse": NO, "tie": NO, "undecided": UNSURE}
@@ -44,6 +45,11 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
                f"{measures['block_parameters']:g} times as many parameters.")
     return combine(parts, summary, "what is held equal: " + ", ".join(
         f"{MATCHES[m]} ({row['verdict']})" for m, row in rows.items()))
+
+
+def questions(measures: Mapping[str, Any]) -> list[Question]:
+    """Better, worse or a tie, in each comparison."""
+    return [Question(row["difference"], row["margin"], 2) for row in measures["matches"].values() if row["difference"]]
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:
@@ -86,4 +92,4 @@ CLAIM = Claim(
     caption="Each dot is a seed, the diamond their mean, the bar its interval. In the shaded margin a difference "
     "counts as none.",
     studies=("gate-width", "gate-params", "gate-time", "core"), measure=measure, decide=decide, draw=figure,
-    table=table, literature=lambda measures: literature.beside(measures["core"]))
+    table=table, questions=questions, literature=lambda measures: literature.beside(measures["core"]))

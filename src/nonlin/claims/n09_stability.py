@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from nonlin.claims import draw
 from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.claims.needs import Question
 from nonlin.errors import UserError
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"
@@ -63,6 +64,11 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def questions(measures: Mapping[str, Any]) -> list[Question]:
+    """Less sensitive than ReLU, or not."""
+    return [Question.below(measures["differences"][name], measures["margin"]) for name in SMOOTH]
+
+
 def figure(measures: Mapping[str, Any]) -> Figure:
     """Loss against learning rate, and the paired differences of sensitivity."""
     made, (left, right) = draw.figure(3.5, 2, width_ratios=(1.3, 1))
@@ -103,4 +109,4 @@ CLAIM = Claim(
     "or at a scale where instabilities first appear.",
     caption="Left: loss at each learning rate. Right: how much less (or more) a wrong rate costs "
     "than with ReLU.",
-    studies=("core",), measure=measure, decide=decide, draw=figure, table=table)
+    studies=("core",), measure=measure, decide=decide, draw=figure, table=table, questions=questions)

@@ -9,6 +9,7 @@ from matplotlib.ticker import LogLocator
 
 from nonlin.claims import draw
 from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine, effects
+from nonlin.claims.needs import Question
 from nonlin.numbers import typeset
 
 SMOOTH, BASE = ("gelu", "silu"), "relu"
@@ -95,6 +96,11 @@ def _percent(effect: Mapping[str, float]) -> str:
     return typeset(f"{mean:+.1f} % ({low:+.1f} to {high:+.1f})")
 
 
+def questions(measures: Mapping[str, Any]) -> list[Question]:
+    """Faster than ReLU, or not."""
+    return [Question.below(measures["effects"][name], MARGIN) for name in SMOOTH]
+
+
 def figure(measures: Mapping[str, Any]) -> Figure:
     """Mean training curves, and the tokens saved."""
     made, (left, right) = draw.figure(3.4, 2, width_ratios=(1.2, 1))
@@ -133,4 +139,5 @@ CLAIM = Claim(
     change="Longer runs, where curves of different activations come together or cross; another schedule.",
     caption="Left: training loss, averaged over a tenth of the run and over seeds. Right: tokens to the same loss, as "
     "the logarithm of the ratio to ReLU's; SwiGLU is shown for comparison and not judged.",
-    studies=("core",), measure=measure, decide=decide, draw=figure, table=table)
+    studies=("core",), measure=measure, decide=decide, draw=figure, table=table,
+    questions=questions)

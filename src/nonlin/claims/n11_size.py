@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from nonlin.claims import draw, literature
 from nonlin.claims.definition import FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
+from nonlin.claims.needs import Question
 from nonlin.claims.plan import LADDER
 from nonlin.errors import UserError, rule
 from nonlin.ladder.folder import load_ladder
@@ -109,6 +110,12 @@ def _no_worse(effect: Mapping[str, float]) -> str:
     return {YES: NO, NO: YES}.get(_below(effect), UNSURE)
 
 
+def questions(measures: Mapping[str, Any]) -> list[Question]:
+    """Better in the smallest, better in the largest, and the trend: each below the margin or not."""
+    sizes = list(measures["sizes"].values())
+    return [Question.below(effect, MARGIN) for effect in (sizes[0]["gap"], sizes[-1]["gap"], measures["trend"])]
+
+
 def figure(measures: Mapping[str, Any]) -> Figure:
     """The gap against size with its interval and every seed, and the trend."""
     made, axes = draw.figure(3.5)
@@ -162,4 +169,5 @@ CLAIM = Claim(
     caption="SwiGLU less GELU in each of four sizes: every seed, the mean and its interval; the dashed line is the "
     "trend.",
     studies=tuple(f"ladder-{size}" for size in LADDER), measure=measure, decide=decide, draw=figure, table=table,
+    questions=questions,
     literature=lambda measures: literature.beside({k: measures["sizes"]["L"][k] for k in ("gelu", "swiglu")}))

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from nonlin.claims import draw
 from nonlin.claims.definition import DEPENDS, FAILS, HOLDS, NO, OPEN, UNSURE, YES, Claim, Found, Table, Verdict, effects
+from nonlin.claims.needs import Question
 from nonlin.claims.plan import ATTENTION, NORMS, TANDEM_ARMS
 from nonlin.report.style import narrow
 
@@ -91,6 +92,19 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     return Verdict(DEPENDS, summary, f"the pair: {yes} interact, the others do not", parts)
 
 
+def questions(measures: Mapping[str, Any]) -> list[Question]:
+    """Of each pair, the contrast that decides it soonest: the clearest beyond the margin, else the widest within."""
+    found = []
+    for pair in PAIRS:
+        rows = [e for key, e in measures["contrasts"].items() if key.startswith(pair)]
+        beyond = [e for e in rows if abs(e["mean"]) > MARGIN]
+        if beyond:
+            found.append(max(beyond, key=lambda e: abs(e["mean"]) / (e["high"] - e["low"])))
+        elif rows:
+            found.append(max(rows, key=lambda e: max(e["high"], -e["low"])))
+    return [Question(effect, MARGIN, 2) for effect in found]
+
+
 def figure(measures: Mapping[str, Any]) -> Figure:
     """Mean loss of every cell, and the contrasts."""
     made, (left, right) = draw.figure(5.4, 2, width_ratios=(1, 1.15))
@@ -149,4 +163,4 @@ CLAIM = Claim(
     caption="Left: the loss of all thirty variants; parallel lines would mean no interaction. Right: each interaction "
     "with its interval; inside the shaded margin it counts as none.",
     studies=tuple(f"tandem-{norm}-{attention}" for norm in NORMS for attention in ATTENTION), measure=measure,
-    decide=decide, draw=figure, table=table)
+    decide=decide, draw=figure, table=table, questions=questions)

@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape as escape_markup
 
-from nonlin.claims.lessons import lesson
+from nonlin.claims.definition import OPEN
+from nonlin.claims.lessons import budget, lesson
 from nonlin.claims.records import ClaimResult, ClaimsResults
 from nonlin.columns import Column, print_columns
 from nonlin.numbers import typeset
@@ -85,5 +86,6 @@ def print_table(values: Mapping[str, Any], numbers: Sequence[int], console: Cons
         Column("", [str(row["number"]) for row in rows], right=True),
         Column(_COLUMNS[0], [escape_markup(row["statement"]) for row in rows], fold=18),
         Column(_COLUMNS[1], [f"[{_MARKS.get(verdict, 'dim')}]{verdict}[/]" for verdict in verdicts]),
-        Column(_COLUMNS[2], [escape_markup(" ".join(filter(None, (lesson(row), typeset(row["summary"])))))
+        Column(_COLUMNS[2], [escape_markup(" ".join(filter(None, (
+            lesson(row), typeset(row["summary"]), budget(row) if row["verdict"] == OPEN else ""))))
                              for row in rows], fold=30)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.everything import all_claims
-from nonlin.claims.lessons import lesson
+from nonlin.claims.lessons import budget, lesson
 from nonlin.files import finite, printable, write_atomically, writing
 from nonlin.numbers import typeset
 from nonlin.report.explorer import environment, unbroken, with_its_scripts
@@ -34,6 +34,7 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     drawings = Drawings(OWN)
     # What was not asked for is not announced: a claim stands on the page when it has run.
     sections = [{"claim": known[row["number"]], "row": row, "lesson": unbroken(lesson(row)),
+                 "budget": unbroken(budget(row)),
                  **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target, drawings)}
                 for row in rows if row["verdict"]]
     counts = Counter(row["verdict"] for row in rows if row["verdict"])

@@ -53,8 +53,10 @@ class Extent:
     tandem_seeds: int
 
 
-#: From the most to the least; the first whose runs get the steps it names is taken.
-EXTENTS = ((150, Extent(7, 4, 6, 2, 3, 4)), (100, Extent(6, 3, 5, 1, 3, 4)), (0, Extent(5, 3, 4, 1, 2, 4)))
+#: From the most to the least; the first whose runs get the steps it names is taken. More minutes than the default's buy
+#: seeds before steps: what is left open there is open for want of seeds.
+EXTENTS = ((900, Extent(7, 24, 40, 3, 3, 24)), (500, Extent(7, 12, 20, 2, 3, 12)), (600, Extent(7, 8, 12, 2, 3, 8)),
+           (150, Extent(7, 4, 6, 2, 3, 4)), (100, Extent(6, 3, 5, 1, 3, 4)), (0, Extent(5, 3, 4, 1, 2, 4)))
 
 
 class _RequestForm(Record, frozen=True, kw_only=True):

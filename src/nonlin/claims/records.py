@@ -12,6 +12,16 @@ class ClaimTiming(Record, frozen=True, kw_only=True):
     experiments: float
 
 
+class ClaimMinutes(Record, frozen=True, kw_only=True):
+    """Minutes of a run of all claims: planned, and needed to decide what is open, as if this run's effects were true.
+
+    ``needed`` is None for what is decided, and for effects so near their margin that thousands of seeds would not tell.
+    """
+
+    planned: float
+    needed: float | None
+
+
 class ClaimResult(Record, frozen=True, kw_only=True):
     """One statement and what its rule says of the numbers; ``verdict`` is None until all its runs have ended.
 
@@ -30,6 +40,7 @@ class ClaimResult(Record, frozen=True, kw_only=True):
     measures: dict[str, Any] | None
     missing: str | None = None
     timing: ClaimTiming | None = None
+    minutes: ClaimMinutes | None = None
 
 
 class ClaimsResults(Record, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from nonlin.claims.definition import OPEN, Claim, Found, Verdict
+from nonlin.claims.needs import minutes_needed
 from nonlin.claims.plan import ClaimsPlan
 from nonlin.errors import UserError
 from nonlin.numbers import typeset
@@ -142,7 +143,15 @@ def _claim(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
     measures, verdict = answer(claim, found)
     seconds = sum(found.records[e.key]["timing"]["seconds"] for e in experiments)
     words = {"summary": typeset(verdict.summary), "on": typeset(verdict.on) if verdict.on else None}
-    return base | verdict.as_dict() | words | {"measures": measures, "timing": {"experiments": seconds}}
+    return base | verdict.as_dict() | words | {
+        "measures": measures, "timing": {"experiments": seconds}, "minutes": _minutes(claim, measures, verdict, plan)}
+
+
+def _minutes(claim: Claim, measures: Mapping[str, Any] | None, verdict: Verdict, plan: ClaimsPlan) -> dict[str, Any]:
+    """The minutes planned here, and those that would decide what is open: an estimate, None where there is none."""
+    planned, open_ = plan.request["minutes"], verdict.verdict == OPEN and measures is not None
+    questions = claim.questions(measures) if open_ and measures else []
+    return {"planned": planned, "needed": minutes_needed(questions, planned) if questions else None}
 
 
 def answer(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:

@@ -1,0 +1,100 @@
+"""How many minutes a verdict needs: the estimate is held against simulated runs of as many seeds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nonlin.claims import n08_gating, n09_stability, n10_convergence, n11_size, n12_tandem
+from nonlin.claims.definition import NO, OPEN, UNSURE, YES, above
+from nonlin.claims.lessons import budget
+from nonlin.claims.n12_tandem import interacts
+from nonlin.claims.needs import Question, minutes_needed
+from nonlin.claims.runner import results
+from nonlin.study.defaults import POWER
+from nonlin.study.statistics import effect_of
+from tests.claims import planted
+
+
+def seen(mean, sd, seeds, confidence=0.95):
+    """An effect as a run shows it."""
+    return vars(effect_of(mean, sd / seeds**0.5, seeds, confidence))
+
+
+def simulated(mean, sd, seeds, margin, sides, confidence, times=4000):
+    """The share of runs of so many seeds that the rule of the claims answers."""
+    random = np.random.default_rng(seeds)
+    drawn = mean + sd * random.standard_normal((times, seeds))
+    answers = []
+    for row in drawn:
+        effect = vars(effect_of(row.mean(), row.std(ddof=1) / seeds**0.5, seeds, confidence))
+        answers.append(above(effect, margin) if sides == 1 else interacts([effect]))
+    expected = YES if (mean if sides == 1 else abs(mean)) > margin else NO
+    return sum(a == expected for a in answers) / times
+
+
+@pytest.mark.parametrize(("mean", "sd", "margin", "sides", "confidence"), [
+    (0.001, 0.05, 0.02, 1, 0.95), (0.05, 0.06, 0.02, 1, 0.95), (-0.03, 0.08, 0.01, 1, 0.975),
+    (0.004, 0.02, 0.02, 2, 0.95), (-0.06, 0.05, 0.02, 2, 0.99)])
+def test_as_many_seeds_answer_with_the_stated_power_and_fewer_do_not(mean, sd, margin, sides, confidence):
+    needed = Question(seen(mean, sd, 6, confidence), margin, sides).seeds()
+    assert simulated(mean, sd, needed, margin, sides, confidence) > POWER - 0.03
+    assert simulated(mean, sd, max(2, needed // 2), margin, sides, confidence) < POWER + 0.03
+
+
+def test_an_effect_at_its_margin_is_beyond_reach_and_one_without_spread_needs_two_seeds():
+    assert Question(seen(0.02, 0.05, 6), 0.02, 2).seeds() is None
+    assert Question(seen(0.0, 0.0, 6), 0.02).seeds() == 2
+    assert minutes_needed([Question(seen(0.02, 0.05, 6), 0.02, 2), Question(seen(0.0, 0.1, 6), 0.2)], 20.0) is None
+
+
+def test_below_is_above_turned():
+    effect = seen(-0.05, 0.03, 8)
+    assert Question.below(effect, 0.02).seeds() == Question(seen(0.05, 0.03, 8), 0.02).seeds()
+    assert Question.below(effect, 0.02).effect["low"] == pytest.approx(-effect["high"])
+
+
+@pytest.mark.parametrize("module", [n08_gating, n09_stability, n10_convergence, n11_size, n12_tandem])
+def test_every_statistical_claim_has_its_questions(module):
+    claim = module.CLAIM
+    lines = (lambda key: [{"kind": "train", "tokens": 512 * i, "loss_nats": 3.0 - i / 200} for i in range(100)])
+    measures = claim.measure(planted.found(claim, lambda config: 0.0, lines=lines, scale=0.02))
+    asked = claim.questions(json.loads(json.dumps(measures)))  # as a page reads them
+    assert asked
+    verdict = claim.decide(measures)
+    if UNSURE not in verdict.parts.values():
+        assert all(q.seeds() is None or q.seeds() <= 4 * q.effect["seeds"] for q in asked)
+
+
+def test_a_pair_is_decided_by_its_clearest_contrast():
+    near, clear = seen(0.03, 0.2, 4), seen(-0.05, 0.03, 4)
+    measures = {"contrasts": {f"{pair}: a, b": near for pair in n12_tandem.PAIRS}
+                | {f"{n12_tandem.PAIRS[0]}: c, d": clear}}
+    first, second, _ = n12_tandem.questions(measures)
+    assert first.effect is clear
+    assert second.effect is near
+
+
+def test_a_row_says_what_is_needed_where_it_is_open(tmp_path):
+    from nonlin.study.store import Store  # noqa: PLC0415
+
+    claim = n09_stability.CLAIM
+    made = planted.plan()
+    store = Store(tmp_path, type(made))
+    row = results(made, [claim], store)["claims"][0]
+    assert row["verdict"] is None
+    assert budget(row) == ""
+    row = row | {"verdict": OPEN, "minutes": {"planned": 20.0, "needed": 57.3}}
+    assert "--minutes 58" in budget(row)
+    assert "hardly" in budget(row | {"minutes": {"planned": 20.0, "needed": None}})
+    assert budget(row | {"verdict": "holds"}) == "Decided in a run of 20 minutes."
+
+
+def test_more_minutes_buy_seeds_before_steps():
+    few, many = planted.plan(20), planted.plan(120)
+    assert len(many.study("core").tune_seeds) >= 3 * len(few.study("core").tune_seeds)
+    assert len(many.study("tandem-none-on").judge_seeds) >= 3 * len(few.study("tandem-none-on").judge_seeds)
+    seeds = {s for name in many.studies for s in many.study(name).tune_seeds}
+    judged = {s for name in many.studies for s in many.study(name).judge_seeds}
+    assert not seeds & judged
+    assert not (seeds | judged) & {s for s in range(1001, 2000)}  # of --seed 1
