@@ -17,7 +17,8 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.kernels.transformer.torch_engine import TorchEngine
 from nonlin.model.config import ModelConfig
-from nonlin.nn import FeedForward
+from nonlin.nn import Activation, FeedForward
+from nonlin.nn.modules import changed_everywhere, hooked
 
 ROPE_BASE = 10_000.0
 EMBEDDING_STD, HEAD_STD = 1.0, 0.02
@@ -60,11 +61,28 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config.dim, config.hidden, activation)
 
     def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine, watch: list | None) -> Tensor:
+        if watch is None and self._as_one() and (out := self._one(x_BTD, cos, sin, engine)) is not None:
+            return out
         if self.attention is not None:
             attention = self.attention
             x_BTD = self._residual(x_BTD, self.attention_norm, lambda x, to: attention(x, to, cos, sin, engine), engine)
         return self._residual(x_BTD, self.feed_forward_norm, lambda x, to: self._feed_forward(x, to, engine, watch),
                               engine)
+
+    def _as_one(self) -> bool:
+        """Return whether the layer is as an engine may know it: no variant, and nothing hooks or replaces its parts."""
+        return not self.config.variant and changed_everywhere() is None \
+            and type(self.feed_forward.activation) is Activation \
+            and not any(hooked(part) for part in (self.attention, self.feed_forward.activation) if part is not None)
+
+    def _one(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine) -> Tensor | None:
+        attention, block = self.attention, self.feed_forward
+        assert attention is not None and self.attention_norm is not None and self.feed_forward_norm is not None
+        weights = (self.attention_norm.weight, attention.q.weight, attention.k.weight, attention.v.weight,
+                   attention.q_norm.weight, attention.k_norm.weight, attention.o.weight, self.feed_forward_norm.weight,
+                   None if block.gate is None else block.gate.weight, block.up.weight, block.down.weight)
+        return engine.layer(x_BTD, weights, block.activation.definition, tuple(block.activation.parameters()),
+                            self.config.heads, cos, sin)
 
     def _residual(self, x_BTD: Tensor, norm: Norm | None, part: Callable[[Tensor, Tensor], Tensor],
                   engine: TorchEngine) -> Tensor:
@@ -159,8 +177,9 @@ class LanguageModel(nn.Module):
     def forward_blocks(self, x_BTD: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return what the head reads (B, T, D), of embeddings (B, T, D)."""
         time = x_BTD.shape[1]
+        cos, sin = self.cos[:time], self.sin[:time]
         for block in self.blocks:
-            x_BTD = block(x_BTD, self.cos[:time], self.sin[:time], self.engine, watch)
+            x_BTD = block(x_BTD, cos, sin, self.engine, watch)
         return normalized(x_BTD, self.norm, self.config, self.engine, narrow=True)
 
     def cross_entropy(self, logits_BTV: Tensor, targets_BT: Tensor) -> Tensor:

@@ -39,12 +39,11 @@ static NL_INLINE void put(bf16* c, vf v) {
 #endif
 }
 
-// Micro-kernel: one register tile of C, `columns` wide. R, if any, is added to it.
+// Micro-kernel: one register tile of C, `columns` wide. R, if any, is added to it. Its factor comes as three numbers: a
+// struct on the stack, written in halves and read as a whole, would wait until all stores of the tile before are done.
 template <int ROWS, class Out>
-static inline void pair_tile(int64_t pairs, Left a, const word* __restrict b, Out* c, const float* r, int64_t ldc,
-                             int columns) {
-  const word* __restrict at = a.at;
-  const int64_t rs = a.rs, cs = a.cs;
+static inline void pair_tile(const word* __restrict at, int64_t rs, int64_t cs, int64_t pairs, const word* __restrict b,
+                             Out* c, const float* r, int64_t ldc, int columns) {
   vf acc[ROWS][2];
 #pragma GCC unroll 16
   for (int i = 0; i < ROWS; i++) acc[i][0] = acc[i][1] = vf{};
@@ -77,10 +76,10 @@ static inline void pair_tile(int64_t pairs, Left a, const word* __restrict b, Ou
 }
 
 template <int ROWS = MR, class Out>
-static inline void pair_rows(int rows, int64_t pairs, Left a, const word* b, Out* c, const float* r, int64_t ldc,
-                             int columns) {
-  if (rows == ROWS) return pair_tile<ROWS>(pairs, a, b, c, r, ldc, columns);
-  if constexpr (ROWS > 1) pair_rows<ROWS - 1>(rows, pairs, a, b, c, r, ldc, columns);
+static inline void pair_rows(int rows, const word* at, int64_t rs, int64_t cs, int64_t pairs, const word* b, Out* c,
+                             const float* r, int64_t ldc, int columns) {
+  if (rows == ROWS) return pair_tile<ROWS>(at, rs, cs, pairs, b, c, r, ldc, columns);
+  if constexpr (ROWS > 1) pair_rows<ROWS - 1>(rows, at, rs, cs, pairs, b, c, r, ldc, columns);
 }
 
 // A sum's pairs: all are in B's panels, first…last are summed.
@@ -98,7 +97,7 @@ static void pair_gemm(int64_t m, int64_t n, Pairs k, Left a, const word* panels,
     for (int64_t j = 0; j < n; j += NR) {
       const int columns = static_cast<int>(std::min<int64_t>(NR, n - j));
       for (int64_t i = i0; i < std::min(i0 + 8 * MR, m); i += MR)
-        pair_rows(static_cast<int>(std::min<int64_t>(MR, m - i)), k.last - k.first, Left{a.at + i * a.rs, a.rs, a.cs},
+        pair_rows(static_cast<int>(std::min<int64_t>(MR, m - i)), a.at + i * a.rs, a.rs, a.cs, k.last - k.first,
                   panels + j * k.all + k.first * NR, c + i * ldc + j, r ? r + i * ldc + j : nullptr, ldc, columns);
     }
 }
@@ -181,6 +180,38 @@ static Left left_columns(const T* x, int64_t ld, int64_t m, int64_t k, word* roo
   return {room, 1, k};
 }
 
+#if defined(NL_AVX512BF16)
+static NL_INLINE __m512i sixteen_words(const bf16* x) { return _mm512_loadu_si512(x); }
+static NL_INLINE __m512i sixteen_words(const float* x) {
+  return (__m512i)_mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + 16), _mm512_loadu_ps(x));
+}
+// 16 x 16 words of 16 rows, transposed in registers.
+template <class T>
+static inline void transpose_words(const T* x, int64_t ld, word* out) {
+  __m512i a[16], b[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) a[i] = sixteen_words(x + i * ld);
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // a[i + j]: words j of each quarter, of rows i…i + 3
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]), a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]), a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    const __m512i low = _mm512_shuffle_i32x4(a[j], a[j + 4], 0x88), high = _mm512_shuffle_i32x4(a[j], a[j + 4], 0xdd);
+    const __m512i low2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0x88);
+    const __m512i high2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0xdd);
+    _mm512_storeu_si512(out + j * NR, _mm512_shuffle_i32x4(low, low2, 0x88));
+    _mm512_storeu_si512(out + (j + 4) * NR, _mm512_shuffle_i32x4(high, high2, 0x88));
+    _mm512_storeu_si512(out + (j + 8) * NR, _mm512_shuffle_i32x4(low, low2, 0xdd));
+    _mm512_storeu_si512(out + (j + 12) * NR, _mm512_shuffle_i32x4(high, high2, 0xdd));
+  }
+}
+#endif
+
 // The transpose of W (n x k), row-major: panels of pairs along its rows.
 template <class T>
 static void pack_transposed(const T* w, int64_t ld, int64_t k, int64_t n, word* out) {
@@ -189,11 +220,17 @@ static void pack_transposed(const T* w, int64_t ld, int64_t k, int64_t n, word* 
     const int64_t columns = std::min<int64_t>(NR, n - j);
     if (columns < NR) std::memset(out, 0, sizeof(word) * pairs * NR);
     word line[VL + 8];
-    for (int64_t p0 = 0; p0 < pairs; p0 += VL)  // short runs keep the strided writes in cache
-      for (int64_t jj = 0; jj < columns; jj++) {
+    for (int64_t p0 = 0; p0 < pairs; p0 += VL) {  // short runs keep the strided writes in cache
+      int64_t jj = 0;
+#if defined(NL_AVX512BF16)
+      if (2 * (p0 + VL) <= k)
+        for (; jj + VL <= columns; jj += VL) transpose_words(w + (j + jj) * ld + 2 * p0, ld, out + p0 * NR + jj);
+#endif
+      for (; jj < columns; jj++) {
         const int64_t run = std::min<int64_t>(VL, pairs - p0);
         row_as_words(w + (j + jj) * ld + 2 * p0, std::min(2 * run, k - 2 * p0), line);
         for (int64_t p = 0; p < run; p++) out[(p0 + p) * NR + jj] = line[p];
       }
+    }
   }
 }

@@ -49,20 +49,11 @@ static void linears_backward(int64_t rows, int64_t d, const bf16* x, int64_t cou
   }
 }
 
-// The sum of a register's numbers, in a tree.
-static inline float sum_of(vf v) {
-#if defined(NL_AVX512)
-  return _mm512_reduce_add_ps((__m512)v);
-#else
-  return total(v);
-#endif
-}
-
 static inline float mean_square(const float* x, int64_t n) {
   vf acc{};
   int64_t i = 0;
   for (; i + VL <= n; i += VL) acc += load(x + i) * load(x + i);
-  float s = sum_of(acc);
+  float s = total(acc);
   for (; i < n; i++) s += x[i] * x[i];
   return s / n;
 }
@@ -71,7 +62,18 @@ static inline float mean_square(const float* x, int64_t n) {
 static void rotated_rows(const bf16* x, int64_t ld, const float* w, const float* cos, const float* sin, float eps,
                          int64_t T, int64_t h, bf16* out, float* inverse) {
   float plain[512], turned[512];
-  for (int64_t t = 0; t < T; t++) {
+  const int64_t half = h / 2;
+  if (half % VL == 0)
+    for (int64_t t = 0; t < T; t++, cos += h, sin += h, x += ld, out += h) {
+      vf acc{};
+      for (int64_t i = 0; i < h; i += VL) acc += load(x + i) * load(x + i);
+      const vf s = splat(inverse[t] = 1.0f / std::sqrt(total(acc) / h + eps));
+      for (int64_t i = 0, j = half; i < half; i += VL, j += VL) {
+        const vf a = load(x + i) * s * load(w + i), b = load(x + j) * s * load(w + j);
+        put(out + i, a * load(cos + i) - b * load(sin + i)), put(out + j, b * load(cos + i) + a * load(sin + i));
+      }
+    }
+  else for (int64_t t = 0; t < T; t++) {
     widen(x + t * ld, h, plain);
     inverse[t] = 1.0f / std::sqrt(mean_square(plain, h) + eps);
     scale_rotate(plain, w, cos + t * h, sin + t * h, inverse[t], h, turned);
@@ -82,12 +84,39 @@ static void rotated_rows(const bf16* x, int64_t ld, const float* w, const float*
 static void rotated_rows_backward(const bf16* x, int64_t ld, const float* w, const float* cos, const float* sin,
                                   const float* inverse, int64_t T, int64_t h, const float* g, bf16* dx, float* dw) {
   float plain[512], made[512];
-  for (int64_t t = 0; t < T; t++) {
+  const int64_t half = h / 2;
+  if (half % VL == 0)
+    for (int64_t t = 0; t < T; t++, cos += h, sin += h, g += h, x += ld, dx += ld) {
+      vf acc{};
+      for (int64_t i = 0, j = half; i < half; i += VL, j += VL) {
+        const vf a = load(g + i) * load(cos + i) + load(g + j) * load(sin + j);
+        const vf b = load(g + j) * load(cos + j) - load(g + i) * load(sin + i);
+        store(made + i, a), store(made + j, b);
+        acc += load(w + i) * a * load(x + i) + load(w + j) * b * load(x + j);
+      }
+      const vf s = splat(inverse[t]), mean = splat(total(acc) * inverse[t] * inverse[t] / h);
+      for (int64_t i = 0; i < h; i += VL) {
+        const vf dn = load(made + i), xi = load(x + i);
+        store(dw + i, load(dw + i) + dn * xi * s), put(dx + i, s * (load(w + i) * dn - xi * mean));
+      }
+    }
+  else for (int64_t t = 0; t < T; t++) {
     widen(x + t * ld, h, plain);
     std::memset(made, 0, sizeof(float) * h);
     norm_rotate_backward(plain, w, cos + t * h, sin + t * h, inverse[t], h, g + t * h, made, dw);
     round_row(made, h, dx + t * ld);
   }
+}
+
+// The gradient by query i's scores, of that by its probabilities, of which only the keys that it may see are there.
+static void causal_softmax_backward(const bf16* p, float* dp, int64_t i, int64_t ld, float scale, bf16* ds) {
+  const int64_t last = i / VL * VL;
+  store(dp + last, first_of(load(dp + last), i + 1 - last, 0));
+  vf acc{};
+  for (int64_t j = 0; j <= last; j += VL) acc += load(p + j) * load(dp + j);
+  const vf mean = splat(total(acc)), by = splat(scale);
+  for (int64_t j = 0; j <= last; j += VL) put(ds + j, load(p + j) * (load(dp + j) - mean) * by);
+  for (int64_t j = last + VL; j < ld; j += VL) put(ds + j, vf{});
 }
 
 // Rows i0…i0 + MR of a causal product see the first i0 + MR columns alone.
@@ -102,10 +131,8 @@ static void probabilities_of(int64_t T, int64_t ld, int64_t h, const bf16* q, co
     const int64_t rows = std::min<int64_t>(MR, T - i0);
     pair_gemm(rows, seen(i0, T), Pairs(h), Left{left.at + i0 * left.rs, left.rs, 1}, k_panels, scores,
               static_cast<const float*>(nullptr), ld);
-    for (int64_t i = 0; i < rows; i++) {
-      causal_softmax(scores + i * ld, i0 + i, ld, scale);
-      round_row(scores + i * ld, ld, p + (i0 + i) * ld);
-    }
+    for (int64_t i = 0; i < rows; i++)
+      causal_softmax(scores + i * ld, i0 + i, ld, scale, p + (i0 + i) * ld);
   }
 }
 
@@ -150,9 +177,22 @@ void nl_bf16_rms_norm_backward(int64_t rows, int64_t d, const float* x, const fl
   }
 }
 
+}  // extern "C"
+
+static void rms_norm(int64_t rows, int64_t d, float eps, const float* x, const float* w, bf16* y, float* scale) {
+  nl_bf16_rms_norm(rows, d, eps, x, w, y, scale);
+}
+
+// dx = the norm's gradient + residual; dw is added to.
+static void rms_norm_backward(int64_t rows, int64_t d, const float* x, const float* w, const float* scale,
+                              const bf16* dy, const float* residual, float* dx, float* dw) {
+  nl_bf16_rms_norm_backward(rows, d, x, w, scale, dy, dx, dw);
+  for (int64_t i = 0; i < rows * d; i++) dx[i] += residual[i];
+}
+
 // The probabilities (batch, heads, time, ld) are saved for backward; ld is time, rounded up to whole registers.
-void nl_bf16_attention(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
-                       const float* wk, const float* cos, const float* sin, bf16* out, bf16* probabilities, int64_t ld) {
+static void attention(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
+                      const float* wk, const float* cos, const float* sin, bf16* out, bf16* probabilities, int64_t ld) {
   const int64_t T = s.time, h = s.width, group = s.heads / s.kv_heads, q_ld = s.heads * h, k_ld = s.kv_heads * h;
   bf16 *qr = reinterpret_cast<bf16*>(room(3, T * h)), *kr = reinterpret_cast<bf16*>(room(4, T * h));
   float* inverse = scratch(5, T);
@@ -177,7 +217,7 @@ void nl_bf16_attention(Shape s, float eps, const bf16* q, const bf16* k, const b
 }
 
 // The caller zeroes dwq and dwk.
-void nl_bf16_attention_backward(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
+static void attention_backward(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
                                 const float* wk, const float* cos, const float* sin, const bf16* probabilities,
                                 int64_t ld, const bf16* dout, bf16* dq, bf16* dk, bf16* dv, float* dwq, float* dwk) {
   const int64_t T = s.time, h = s.width, group = s.heads / s.kv_heads, q_ld = s.heads * h, k_ld = s.kv_heads * h;
@@ -185,7 +225,7 @@ void nl_bf16_attention_backward(Shape s, float eps, const bf16* q, const bf16* k
   const float* none = nullptr;
   bf16 *qr = reinterpret_cast<bf16*>(room(3, T * h)), *kr = reinterpret_cast<bf16*>(room(4, T * h)),
        *ds = reinterpret_cast<bf16*>(room(5, T * ld));
-  float *inverse = scratch(6, 2 * T), *dp = scratch(7, MR * ld), *line = scratch(8, ld), *dqr = scratch(9, T * h),
+  float *inverse = scratch(6, 2 * T), *dp = scratch(7, MR * ld), *dqr = scratch(9, T * h),
         *dkr = scratch(10, T * h), *dvr = scratch(11, T * h);
   word *v_panels = room(13, panel_words(h, T)), *k_panels = room(14, panel_words(T, h)),
        *q_panels = room(15, panel_words(T, h)), *o_panels = room(16, panel_words(T, h)),
@@ -207,15 +247,8 @@ void nl_bf16_attention_backward(Shape s, float eps, const bf16* q, const bf16* k
         for (int64_t i0 = 0; i0 < T; i0 += MR) {
           const int64_t rows = std::min<int64_t>(MR, T - i0);
           pair_gemm(rows, seen(i0, T), Pairs(h), Left{o_rows.at + i0 * o_rows.rs, o_rows.rs, 1}, v_panels, dp, none, ld);
-          for (int64_t i = 0; i < rows; i++) {
-            float* row = dp + i * ld;
-            const int64_t last = i0 + i + 1;
-            widen(p + (i0 + i) * ld, ld, line);
-            const float mean = dot(line, row, last);
-            for (int64_t j = last; j < ld; j++) row[j] = 0;
-            for (int64_t j = 0; j < last; j++) row[j] = line[j] * (row[j] - mean) * scale;
-            round_row(row, ld, ds + (i0 + i) * ld);
-          }
+          for (int64_t i = 0; i < rows; i++)
+            causal_softmax_backward(p + (i0 + i) * ld, dp + i * ld, i0 + i, ld, scale, ds + (i0 + i) * ld);
           pair_gemm(rows, h, Pairs(T, 0, seen(i0, T)), Left{ds_rows.at + i0 * ds_rows.rs, ds_rows.rs, 1}, k_panels,
                     dqr + i0 * h, none, h);
         }
@@ -232,5 +265,18 @@ void nl_bf16_attention_backward(Shape s, float eps, const bf16* q, const bf16* k
       rotated_rows_backward(k + ko, k_ld, wk, cos, sin, inverse + T, T, h, dkr, dk + ko, dwk);
       for (int64_t t = 0; t < T; t++) round_row(dvr + t * h, h, dv + ko + t * k_ld);
     }
+}
+
+extern "C" {
+
+void nl_bf16_attention(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
+                       const float* wk, const float* cos, const float* sin, bf16* out, bf16* probabilities, int64_t ld) {
+  attention(s, eps, q, k, v, wq, wk, cos, sin, out, probabilities, ld);
+}
+
+void nl_bf16_attention_backward(Shape s, float eps, const bf16* q, const bf16* k, const bf16* v, const float* wq,
+                                const float* wk, const float* cos, const float* sin, const bf16* probabilities,
+                                int64_t ld, const bf16* dout, bf16* dq, bf16* dk, bf16* dv, float* dwq, float* dwk) {
+  attention_backward(s, eps, q, k, v, wq, wk, cos, sin, probabilities, ld, dout, dq, dk, dv, dwq, dwk);
 }
 }  // extern "C"

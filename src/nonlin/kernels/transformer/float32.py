@@ -3,37 +3,17 @@
 Letters of shapes as in :mod:`nonlin.kernels.transformer.torch_engine`.
 """
 
-import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from nonlin.errors import UserError
-from nonlin.kernels.transformer import native
+from nonlin.functions import Definition
+from nonlin.kernels.transformer import layer, native
+from nonlin.kernels.transformer.linear import LinearAdd, Linears
+from nonlin.kernels.transformer.native import operations
 from nonlin.kernels.transformer.torch_engine import EPS, TorchEngine
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight):
-        ctx.save_for_backward(x, weight)
-        (n, d), rows = weight.shape, x.numel() // x.shape[-1]
-        out = x.new_empty(*x.shape[:-1], n)
-        operations().nl_gemm(rows, n, d, x.data_ptr(), d, 1, weight.data_ptr(), 1, d, out.data_ptr(), n, 0)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        (n, d), rows, grad = weight.shape, x.numel() // x.shape[-1], grad.contiguous()
-        dx = dw = None
-        if ctx.needs_input_grad[0]:
-            dx = torch.empty_like(x)
-            operations().nl_gemm(rows, d, n, grad.data_ptr(), n, 1, weight.data_ptr(), d, 1, dx.data_ptr(), d, 0)
-        if ctx.needs_input_grad[1]:
-            dw = torch.empty_like(weight)
-            operations().nl_gemm(n, d, rows, grad.data_ptr(), 1, n, x.data_ptr(), d, 1, dw.data_ptr(), d, 0)
-        return dx, dw
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -97,14 +77,6 @@ class _CrossEntropy(torch.autograd.Function):
         return gradient if float(grad) == 1 else gradient * grad, None
 
 
-def operations() -> ctypes.CDLL:
-    """Return the compiled operations; UserError where they cannot be built."""
-    made = native.library()
-    if made is None:
-        raise UserError(f"the transformer kernels are not available: {native.unavailable()}. Use the engine 'torch'.")
-    return made
-
-
 class NativeEngine(TorchEngine):
     """The same operations by our C++ on one thread, float32 on a CPU.
 
@@ -121,7 +93,22 @@ class NativeEngine(TorchEngine):
     def linear(self, x: Tensor, weight: Tensor) -> Tensor:
         if self.dtype != torch.float32:
             return super().linear(x, weight)
-        return _Linear.apply(*self._checked(x, weight))
+        return LinearAdd.apply(*self._checked(x, weight), None)
+
+    def linears(self, x: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        if self.dtype != torch.float32:
+            return super().linears(x, weights)
+        return Linears.apply(*self._checked(x, *weights))
+
+    def linear_add(self, x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
+        if self.dtype != torch.float32:
+            return super().linear_add(x, weight, residual)
+        return LinearAdd.apply(*self._checked(x, weight, residual))
+
+    def layer(self, x: Tensor, weights: Sequence[Tensor | None], activation: Definition, learned: Sequence[Tensor],
+              heads: int, cos: Tensor, sin: Tensor) -> Tensor | None:
+        return layer.apply(torch.float32, x, weights, activation, learned, heads, cos, sin) \
+            if self.dtype == torch.float32 else None
 
     def rms_norm(self, x: Tensor, weight: Tensor, narrow: bool = False) -> Tensor:
         return _RmsNorm.apply(*self._checked(x, weight))

@@ -12,17 +12,29 @@ from typing import Any
 
 from torch import Tensor
 
+from nonlin.errors import UserError
 from nonlin.kernels.codegen.cpp import HEADERS
 from nonlin.kernels.cpu import build
 
 _HERE = Path(__file__).parent
-SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "adamw.h", "ops.cpp")))
+SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "float32_ops.h", "layer.h",
+                                                  "adamw.h", "ops.cpp")))
 
 
 class Shape(ctypes.Structure):
     """The C++ struct of the same name: sizes of one attention call."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("batch", "time", "heads", "kv_heads", "width")]
+
+
+class Layer(ctypes.Structure):
+    """The C++ struct of the same name, with the one that it holds: a layer's sizes, weights and activation."""
+
+    _fields_ = [("shape", Shape), ("dim", ctypes.c_int64), ("hidden", ctypes.c_int64), ("eps", ctypes.c_float),
+                ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p), ("weights", ctypes.c_void_p * 11),
+                ("value", ctypes.c_void_p), ("derivatives", ctypes.c_void_p), ("entry", ctypes.c_void_p),
+                ("dtype", ctypes.c_int64), ("parameters", ctypes.c_int64), ("values", ctypes.c_void_p),
+                ("sums", ctypes.c_void_p)]
 
 
 class AdamW(ctypes.Structure):
@@ -41,21 +53,24 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     except build.FAILURES as error:
         return None, build.reason(error)
     i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-    made.nl_gemm.argtypes = [i, i, i, p, i, i, p, i, i, p, i, ctypes.c_int]
     made.nl_rms_norm.argtypes = [i, i, f, p, p, p, p]
     made.nl_rms_norm_backward.argtypes = [i, i, p, p, p, p, p, p]
     made.nl_cross_entropy.argtypes = [i, i, p, p, p]
     made.nl_cross_entropy.restype = ctypes.c_double
     made.nl_attention.argtypes = [Shape, f, *[p] * 9]
     made.nl_attention_backward.argtypes = [Shape, f, *[p] * 14]
-    made.nl_bf16_linears.argtypes = [i, i, p, i, p, p, p]
-    made.nl_bf16_linear_add.argtypes = [i, i, p, i, p, p, p]
-    made.nl_bf16_linears_backward.argtypes = [i, i, p, i, p, p, p, p, p]
-    made.nl_bf16_linear_add_backward.argtypes = [i, i, p, i, p, p, p, p]
+    for kind in ("nl_", "nl_bf16_"):
+        for name, types in {"linears": [i, i, p, i, p, p, p], "linear_add": [i, i, p, i, p, p, p],
+                            "linears_backward": [i, i, p, i, p, p, p, p, p],
+                            "linear_add_backward": [i, i, p, i, p, p, p, p]}.items():
+            getattr(made, kind + name).argtypes = types
     made.nl_bf16_rms_norm.argtypes = [i, i, f, p, p, p, p]
     made.nl_bf16_rms_norm_backward.argtypes = [i, i, p, p, p, p, p, p]
     made.nl_bf16_attention.argtypes = [Shape, f, *[p] * 9, i]
     made.nl_bf16_attention_backward.argtypes = [Shape, f, *[p] * 8, i, *[p] * 6]
+    made.nl_layer_bytes.restype, made.nl_layer_bytes.argtypes = i, [p, ctypes.c_int, ctypes.c_int]
+    made.nl_layer.argtypes = [p, ctypes.c_int, p, p, p]
+    made.nl_layer_backward.argtypes = [p, ctypes.c_int, *[p] * 6]
     made.nl_sum_of_squares.argtypes = [i, p, p]
     made.nl_sum_of_squares.restype = ctypes.c_double
     made.nl_adamw.argtypes = [i, *[p] * 6, AdamW, f]
@@ -75,3 +90,11 @@ def library() -> ctypes.CDLL | None:
 def unavailable() -> str:
     """Return why :func:`library` returned None, or an empty text."""
     return _load()[1]
+
+
+def operations() -> ctypes.CDLL:
+    """Return the compiled operations; UserError where they cannot be built."""
+    made = library()
+    if made is None:
+        raise UserError(f"the transformer kernels are not available: {unavailable()}. Use the engine 'torch'.")
+    return made

@@ -1,12 +1,40 @@
 // The small model's operations, each in one pass: matrix product, RMS normalization, attention with normalized and
 // rotated queries and keys, cross-entropy. Float32, one thread, C linkage, no torch.
+#include "bf16_gemm.h"
 #include "gemm.h"
 #include "math.h"
 
+// The sum, and the largest, of a register's numbers, in a tree.
 static inline float total(vf v) {
-  float s = 0;
-  for (int i = 0; i < VL; i++) s += v[i];
-  return s;
+#if defined(NL_AVX512)
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float line[VL];
+  store(line, v);
+  for (int n = VL / 2; n; n /= 2)
+    for (int i = 0; i < n; i++) line[i] += line[i + n];
+  return line[0];
+#endif
+}
+static inline float top_of(vf v) {
+#if defined(NL_AVX512)
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  float line[VL];
+  store(line, v);
+  for (int n = VL / 2; n; n /= 2)
+    for (int i = 0; i < n; i++) line[i] = line[i + n] > line[i] ? line[i + n] : line[i];
+  return line[0];
+#endif
+}
+
+// v, and from its n-th number on `other`.
+static NL_INLINE vf first_of(vf v, int64_t n, float other) {
+  static const int32_t numbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  vi lanes;
+  std::memcpy(&lanes, numbers, sizeof lanes);
+  const vi keep = lanes < (vi{} + static_cast<int32_t>(n));
+  return (vf)((keep & (vi)v) | (~keep & (vi)splat(other)));
 }
 
 static inline float dot(const float* a, const float* b, int64_t n) {
@@ -32,18 +60,12 @@ static inline float largest(const float* a, int64_t n) {
   vf top = splat(a[0]);
   int64_t i = 0;
   for (; i + VL <= n; i += VL) top = vmax(load(a + i), top);
-  float best = top[0];
-  for (int j = 1; j < VL; j++) best = top[j] > best ? top[j] : best;
+  float best = top_of(top);
   for (; i < n; i++) best = a[i] > best ? a[i] : best;
   return best;
 }
 
 extern "C" {
-
-void nl_gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_rs, int64_t a_cs, const float* b,
-             int64_t b_rs, int64_t b_cs, float* c, int64_t ldc, int accumulate) {
-  gemm(m, n, k, a, a_rs, a_cs, b, b_rs, b_cs, c, ldc, accumulate != 0);
-}
 
 // y = x * inverse_rms(x) * w by row; inverse_rms is saved for backward.
 void nl_rms_norm(int64_t rows, int64_t d, float eps, const float* x, const float* w, float* y, float* inverse_rms) {
@@ -133,18 +155,22 @@ struct Shape {
   int64_t batch, time, heads, kv_heads, width;  // width of one head
 };
 
-// Causal softmax of query i's scores: probabilities over the keys that it may see, zeros up to ld.
-static void causal_softmax(float* row, int64_t i, int64_t ld, float scale) {
-  const float top = largest(row, i + 1);
-  vf acc{};
-  for (int64_t j = i + 1; j < ld; j++) row[j] = -HUGE_VALF;
-  for (int64_t j = 0; j < ld; j += VL) {
-    const vf e = vexp((load(row + j) - splat(top)) * splat(scale));
+// Causal softmax of query i's scores: probabilities over the keys that it may see, zeros up to ld, in place or elsewhere.
+template <class T>
+static void causal_softmax(float* row, int64_t i, int64_t ld, float scale, T* out) {
+  const int64_t last = i / VL * VL;  // where the register of the last key begins
+  store(row + last, first_of(load(row + last), i + 1 - last, -HUGE_VALF));
+  vf top = load(row), acc{};
+  for (int64_t j = VL; j <= last; j += VL) top = vmax(load(row + j), top);
+  const vf most = splat(top_of(top)), by = splat(scale);
+  for (int64_t j = 0; j <= last; j += VL) {
+    const vf e = vexp((load(row + j) - most) * by);
     store(row + j, e);
     acc += e;
   }
   const vf inverse = splat(1.0f / total(acc));
-  for (int64_t j = 0; j < ld; j += VL) store(row + j, load(row + j) * inverse);
+  for (int64_t j = 0; j <= last; j += VL) put(out + j, load(row + j) * inverse);
+  for (int64_t j = last + VL; j < ld; j += VL) put(out + j, vf{});
 }
 
 // The probabilities (batch, heads, time, ld) are saved for backward.
@@ -162,7 +188,7 @@ extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k,
         norm_rotate(kh + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
       }
       gemm(T, T, h, qr, h, 1, kr, 1, h, p, ld, false);
-      for (int64_t i = 0; i < T; i++) causal_softmax(p + i * ld, i, ld, 1.0f / std::sqrt(static_cast<float>(h)));
+      for (int64_t i = 0; i < T; i++) causal_softmax(p + i * ld, i, ld, 1.0f / std::sqrt(static_cast<float>(h)), p + i * ld);
       gemm(T, h, T, p, ld, 1, vh, k_ld, 1, out + b * T * q_ld + n * h, q_ld, false);
     }
 }
@@ -206,3 +232,5 @@ extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const 
 
 #include "adamw.h"
 #include "bf16_ops.h"
+#include "float32_ops.h"
+#include "layer.h"

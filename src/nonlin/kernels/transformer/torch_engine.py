@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nonlin.functions import Definition
+
 EPS = 1e-6
 
 
@@ -35,6 +37,15 @@ class TorchEngine:
     def linear_add(self, x: Tensor, weight: Tensor, residual: Tensor) -> Tensor:
         """Return residual + x weight^T."""
         return residual + self.linear(x, weight)
+
+    def layer(self, x: Tensor, weights: Sequence[Tensor | None], activation: Definition, learned: Sequence[Tensor],
+              heads: int, cos: Tensor, sin: Tensor) -> Tensor | None:
+        """Return a whole layer's output (B, T, D), or None where it is to be computed operation by operation.
+
+        ``weights`` begin with attention's: its norm, q, k, v, the norms of q and k, o. Then come the block's: its norm,
+        gate (None where it is plain), up, down. ``learned`` are the activation's parameters.
+        """
+        return None
 
     def activation(self, module: Any, *inputs: Tensor) -> Tensor:
         """Return an activation module's output."""
