@@ -13,6 +13,7 @@ from nonlin.claims.needs import Question, minutes_needed
 from nonlin.claims.runner import results
 from nonlin.study.defaults import POWER
 from nonlin.study.statistics import effect_of
+from nonlin.study.store import Store
 from tests.claims import planted
 
 
@@ -57,8 +58,8 @@ def test_below_is_above_turned():
 @pytest.mark.parametrize("module", [n08_gating, n09_stability, n10_convergence, n11_size, n12_tandem])
 def test_every_statistical_claim_has_its_questions(module):
     claim = module.CLAIM
-    lines = (lambda key: [{"kind": "train", "tokens": 512 * i, "loss_nats": 3.0 - i / 200} for i in range(100)])
-    measures = claim.measure(planted.found(claim, lambda config: 0.0, lines=lines, scale=0.02))
+    curve = [{"kind": "train", "tokens": 512 * i, "loss_nats": 3.0 - i / 200} for i in range(100)]
+    measures = claim.measure(planted.found(claim, lambda config: 0.0, lines=lambda key: curve, scale=0.02))
     asked = claim.questions(json.loads(json.dumps(measures)))  # as a page reads them
     assert asked
     verdict = claim.decide(measures)
@@ -76,8 +77,6 @@ def test_a_pair_is_decided_by_its_clearest_contrast():
 
 
 def test_a_row_says_what_is_needed_where_it_is_open(tmp_path):
-    from nonlin.study.store import Store  # noqa: PLC0415
-
     claim = n09_stability.CLAIM
     made = planted.plan()
     store = Store(tmp_path, type(made))
@@ -97,4 +96,4 @@ def test_more_minutes_buy_seeds_before_steps():
     seeds = {s for name in many.studies for s in many.study(name).tune_seeds}
     judged = {s for name in many.studies for s in many.study(name).judge_seeds}
     assert not seeds & judged
-    assert not (seeds | judged) & {s for s in range(1001, 2000)}  # of --seed 1
+    assert not (seeds | judged) & set(range(1001, 2000))  # of --seed 1

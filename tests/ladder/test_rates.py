@@ -2,11 +2,14 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from nonlin.ladder import rates
 from nonlin.ladder.design import Settings, design
+from nonlin.ladder.rates import Check
+from nonlin.ladder.results import rates_that_moved
 from nonlin.training import transfer
 from tests.study import studies
 
@@ -134,3 +137,21 @@ def test_completeps_recipe_makes_a_study_at_every_rung():
         made = studies.plan(training=rule.training(one, base, 0.01), model=studies.MODEL | shape)
         assert transfer.ratios(made.training["transfer"], made.model) == (one.dim / base.dim, one.layers / base.layers)
         assert transfer.horizon(made.training["transfer"], one.tokens) == 1  # it is in the rung's own rate already
+
+
+def moved_check(drift):
+    """A check at which every arm's best rate surely fell to 0.6 of the carried one; the drift is no chance."""
+    return Check({arm: (math.log(0.6), 0.1) for arm in drift}, drift, 20, 0.02, 1e5, 2e5)
+
+
+def test_rates_that_moved_alike_change_no_difference_and_the_page_says_so():
+    plan = SimpleNamespace(arms=["gelu", "swiglu"], baseline="gelu", target=125e6, rule={"margin": 0.005})
+    alike = rates_that_moved(plan, moved_check({"gelu": -0.5, "swiglu": -0.5}))
+    assert len(alike) == 1
+    assert "moved alike within chance, which changes no difference" in alike[0]
+    assert "tune the rate there" in alike[0]  # 10 doublings of the movement: 0.02 · 5.1² bits
+    apart = rates_that_moved(plan, moved_check({"gelu": -0.5, "swiglu": -0.6}))
+    assert "swiglu moved otherwise than gelu by more than chance; the intervals are wider by it" in apart[0]
+    assert moved_check({"gelu": -0.5, "swiglu": -0.6}).widening("gelu", "swiglu", 125e6) > 0.0
+    still = Check({"gelu": (-0.01, 0.2), "swiglu": (0.02, 0.2)}, {"gelu": 0.0, "swiglu": 0.0}, 20, 0.02, 1e5, 2e5)
+    assert rates_that_moved(plan, still) == []

@@ -205,11 +205,25 @@ def notes(plan: LadderPlan, finished: Sequence[Finished], checked: Check | None)
     for arm, where in diverged(finished).items():
         made.append(f"{arm} diverged at {', '.join(where)}: it has no difference there.")
     if checked is not None:
-        moved = [arm for arm in checked.moved if checked.surely(arm)]
-        if moved:
-            made.append(f"The best rates of {', '.join(moved)} moved away from the carried ones at the checked rung; "
-                        "the intervals allow for it.")
+        made += rates_that_moved(plan, checked)
     return made + _longer(finished) + _changes(plan, horizon(plan, finished))
+
+
+def rates_that_moved(plan: LadderPlan, checked: Check) -> list[str]:
+    """Return what best rates that moved away from the carried ones mean for the differences and for the target."""
+    moved = [arm for arm in checked.moved if checked.surely(arm)]
+    if not moved:
+        return []
+    apart = [arm for arm in plan.arms if arm != plan.baseline and arm in checked.moved
+             and checked.widening(plan.baseline, arm, plan.target) > 0.0]
+    meaning = (f"Beside what all share, {', '.join(apart)} moved otherwise than {plan.baseline} by more than chance; "
+               "the intervals are wider by it." if apart else
+               "They moved alike within chance, which changes no difference.")
+    cost = max(checked.cost(arm, plan.target) for arm in moved)
+    tune = (f" At the target the carried rates would cost up to {cost:.2f} bits per byte: tune the rate there."
+            if cost > plan.rule["margin"] else "")
+    return [f"The best rates of {', '.join(moved)} moved away from the carried ones at the checked rung. "
+            f"{meaning}{tune}"]
 
 
 def _pairs(finished: Sequence[Finished]) -> list[tuple[design.Rung, Mapping[str, Any], Mapping[str, Any]]]:
