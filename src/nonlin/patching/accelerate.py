@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import nn
 
 from nonlin.errors import UserError, rule
+from nonlin.kernels.ffn import few
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.observing import asked_of
 from nonlin.patching.patch import install, recipe_of, uninstall
@@ -57,6 +58,9 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     on a projection keep working: such a block computes through its projections' modules and fuses the activation
     alone. Call it before FSDP2's ``fully_shard``.
 
+    On a CPU, products of our own compute a block's output for one token without a gradient (in float32 for two). They
+    take about half of the time of torch's. The first call compiles them, in some seconds.
+
     ``sparse=True`` is for decoding on a CPU: at 1 to 8 tokens without gradients, blocks leave out the weights of
     hidden units that are zero. Exact (float32 inside, one rounding) where the activation is zero on a set: relu,
     relu_squared, reglu, drelu, fatrelu. Others skip units below a threshold, as TEAL does (arXiv:2408.14690). They
@@ -88,9 +92,11 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     prepared = [] if asked is None else prepare(model, replacements, asked, run)
     for made in replacements:
         install(made.block.module, made.recipe)
+    on_cpu = any(p.device.type == "cpu" for made in replacements for p in made.block.module.parameters())
+    if on_cpu:
+        few.prepare()
     outcomes = () if asked is None else decide(prepared, asked)
     changed = tuple(change_of(made.block.module, made.block.name, made.recipe) for made in replacements)
-    on_cpu = any(p.device.type == "cpu" for made in replacements for p in made.block.module.parameters())
     return Report("accelerated", changed, tuple(left), _ON_CPU if on_cpu else "", outcomes)
 
 

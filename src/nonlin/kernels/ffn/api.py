@@ -12,7 +12,7 @@ from nonlin.functions.properties import derivative_from_output
 from nonlin.functions.registry import serialize
 from nonlin.kernels import arguments, operands
 from nonlin.kernels.activation.fast_path import fit
-from nonlin.kernels.ffn import composed, fast_path, ops
+from nonlin.kernels.ffn import composed, fast_path, few, ops
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.registration import vmapped
 
@@ -102,11 +102,11 @@ def run(tensors: Tensors, form: Form, memory: str) -> Tensor:
     return ops.forward_op(*tensors, _text(form.definition), form.layout, form.up_first, keep)[0]
 
 
-def short(tensors: Sequence[Any], definition: Definition, memory: str) -> Tensor | None:
+def short(tensors: Sequence[Any], definition: Definition, memory: str, own: bool = False) -> Tensor | None:
     """Return the output of a block without learnable parameters in its activation, whose weights lie apart.
 
     ``tensors`` are the first seven of :class:`Tensors`. None where anything is not plain, or many tokens may record a
-    gradient: such a call needs a closer look.
+    gradient: such a call needs a closer look. ``own``: our own products may serve where they are faster (few.py).
     """
     recorded = torch.is_grad_enabled()
     if torch.compiler.is_dynamo_compiling() or definition.expr is None or definition.parameters \
@@ -114,7 +114,8 @@ def short(tensors: Sequence[Any], definition: Definition, memory: str) -> Tensor
             or torch.is_autocast_enabled("cpu") or not fit(tensors) or tensors[0].dtype not in operands.DTYPES:
         return None
     if not recorded:
-        return fast_path.apart(definition, *tensors)
+        out = few.value(definition, *tensors) if own else None
+        return fast_path.apart(definition, *tensors) if out is None else out
     return fast_path.layers(definition, *tensors) if fast_path.few(tensors[0]) else None
 
 

@@ -1,10 +1,11 @@
-// The products of a feed-forward block for few tokens, hidden units that are zero left out.
+// The products of a feed-forward block for few tokens; hidden units that are zero may be left out.
 //
 // Accumulated in float32 and rounded once, when the output is stored. An output element is summed by one thread in the
 // order of the units, so results do not depend on the number of threads.
 #include "simd.h"
 
 #include <atomic>
+#include <vector>
 
 namespace {
 
@@ -154,6 +155,18 @@ static bool widen(int64_t tokens, int64_t inputs, int64_t padded, const T* x, in
   return !any(is_nan(rest));
 }
 
+template <class T>
+static void round_to(const float* x, int64_t n, T* out) {
+  int64_t i = 0;
+  for (; i + VL <= n; i += VL) store(out + i, load(x + i), true);
+  if (i == n) return;
+  float some[VL] = {};
+  T rest[VL];
+  std::memcpy(some, x + i, (n - i) * sizeof(float));
+  store(rest, load(some), true);
+  std::memcpy(out + i, rest, (n - i) * sizeof(T));
+}
+
 // out[n] = sum over units u of coefficient[u, n] weight[unit u] + bias, by stripes of the outputs.
 template <class T>
 struct Units {
@@ -241,6 +254,52 @@ struct Units {
   }
 };
 
+// Two products of the same rows, their tasks one after the other.
+template <class T>
+struct Two {
+  Rows<T> first, second;
+  int64_t tasks;  // of the first
+  void run(int64_t task) const { task < tasks ? first.run(task) : second.run(task - tasks); }
+};
+
+typedef void (*value_t)(int64_t n, const void* const* in, const double* parameters, void* out);
+
+// A whole block, dense: its output, rounded as its hidden values are. Returns 0 where these or the input are not finite.
+template <class T>
+static int block(const int64_t* w) {
+  const int64_t tokens = w[1], inputs = w[2], hidden = w[3], outputs = w[4], threads = w[14];
+  const auto at = [&](int k) { return reinterpret_cast<const T*>(w[k]); };
+  const auto parallel = reinterpret_cast<parallel_t>(w[15]);
+  const int64_t lines = tokens <= 2 ? tokens : tokens <= 4 ? 4 : 8;
+  const int64_t padded = padded_width(inputs), padded_hidden = padded_width(hidden), n = tokens * hidden;
+  thread_local std::vector<float> memory;
+  memory.assign(lines * (padded + padded_hidden) + 3 * n + tokens * outputs, 0.0f);
+  float *x = memory.data(), *h = x + lines * padded, *a = h + lines * padded_hidden, *b = a + n, *made = b + n;
+  float* out = made + n;
+  if (!widen(tokens, inputs, padded, at(5), inputs, x)) return 0;
+  const int64_t tasks = (hidden + ROWS - 1) / ROWS;
+  const Rows<T> up{tokens, inputs, padded, hidden, inputs, at(7), at(10), nullptr, x, b};
+  if (w[6]) {
+    Rows<T> gate = up;
+    gate.weight = at(6), gate.bias = at(9), gate.out = a;
+    distribute(Two<T>{gate, up, tasks}, 2 * tasks, threads, parallel);
+  } else {
+    distribute(up, tasks, threads, parallel);
+  }
+  const void* in[2] = {w[6] ? a : b, b};
+  reinterpret_cast<value_t>(w[13])(n, in, nullptr, made);
+  T* rounded = reinterpret_cast<T*>(a);
+  if constexpr (sizeof(T) == 4) rounded = made;
+  else round_to(made, n, rounded);
+  if (!widen(tokens, hidden, padded_hidden, rounded, hidden, h)) return 0;
+  T* to = reinterpret_cast<T*>(w[12]);
+  if constexpr (sizeof(T) == 4) out = to;
+  const Rows<T> down{tokens, hidden, padded_hidden, outputs, hidden, at(8), at(11), nullptr, h, out};
+  distribute(down, (outputs + ROWS - 1) / ROWS, threads, parallel);
+  if constexpr (sizeof(T) != 4) round_to(out, tokens * outputs, to);
+  return 1;
+}
+
 // Whether a few of the units' weights are bit for bit those of the original, (outputs, units) with these strides.
 template <class T>
 static bool current(const Units<T>& u, const T* original, int64_t row, int64_t column) {
@@ -303,6 +362,11 @@ int64_t nl_padded(int64_t inputs) { return padded_width(inputs); }
 // Returns 0, and computes nothing, where the input holds infinite numbers or nan.
 int nl_rows(const int64_t* w) {
   return w[0] == 0 ? rows<float>(w) : w[0] == 1 ? rows<bf16>(w) : rows<fp16>(w);
+}
+
+// Returns 0 where the block is to be computed otherwise: numbers on the way are not finite.
+int nl_block(const int64_t* w) {
+  return w[0] == 0 ? block<float>(w) : w[0] == 1 ? block<bf16>(w) : block<fp16>(w);
 }
 
 // The units above the threshold for any token: their indices, and the values of both (tokens, units) at them, dense.

@@ -32,7 +32,7 @@ from nonlin.kernels.ffn.layout import Form, Tensors, pair, rows, split
 
 TOKENS = 8
 """The most tokens of one call, as in sparse.cpp."""
-_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SOURCE = Path(__file__).with_name("sparse.cpp")
 
 
@@ -94,7 +94,7 @@ def library() -> tuple[Any, str]:
     except build.FAILURES as error:
         return None, build.reason(error)
     i, p, f = ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-    made.nl_rows.argtypes, made.nl_units.argtypes = [p], [p, f]
+    made.nl_rows.argtypes, made.nl_block.argtypes, made.nl_units.argtypes = [p], [p], [p, f]
     made.nl_padded.argtypes, made.nl_padded.restype = [i], i
     made.nl_choose.argtypes = [i, i, p, p, f, p, p, p]
     return made, ""
@@ -105,7 +105,7 @@ def refusal(tensors: Tensors, form: Form) -> str | None:
     weights = [w for w in (tensors.gate, tensors.up, tensors.down) if w is not None]
     if any(not w.is_cpu for w in weights):
         return f"its weights are on {weights[0].device}: sparse products are for the CPU"
-    if any(w.dtype not in _CODES or w.dtype is not weights[0].dtype for w in weights):
+    if any(w.dtype not in CODES or w.dtype is not weights[0].dtype for w in weights):
         return f"its weights are {weights[-1].dtype}: sparse products take one of float32, bfloat16, float16"
     if any(w is None or w.stride(1) != 1 for w in pair(tensors.gate, tensors.up, form)):
         return "its first weights are stored (inputs, outputs), with a unit's weights apart"
@@ -138,7 +138,7 @@ class Units:
         x, given = tensors.x, [t for t in tensors[:7] if t is not None]
         if torch.compiler.is_compiling() or x is None or x.ndim == 0 or not 0 < x.numel() <= self.tokens * x.shape[-1]:
             return False
-        if x.dtype not in _CODES or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+        if x.dtype not in CODES or not x.is_cpu or torch.is_autocast_enabled("cpu"):
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in given):
             return False
@@ -207,7 +207,7 @@ class _Call:
     """One call's scratch memory, and the library's functions on tensors."""
 
     def __init__(self, library_: Any, x_ND: Tensor):
-        self.library, self.x, self.code = library_, x_ND, _CODES[x_ND.dtype]
+        self.library, self.x, self.code = library_, x_ND, CODES[x_ND.dtype]
         self.threads = torch.get_num_threads()
         self.parallel = backend.parallel() if self.threads > 1 else 0
         count, width = 1 << (x_ND.shape[0] - 1).bit_length(), library_.nl_padded(x_ND.shape[1])  # 1, 2, 4 or 8

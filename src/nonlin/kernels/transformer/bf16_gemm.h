@@ -191,24 +191,9 @@ static inline void transpose_words(const T* x, int64_t ld, word* out) {
   __m512i a[16], b[16];
 #pragma GCC unroll 16
   for (int i = 0; i < 16; i++) a[i] = sixteen_words(x + i * ld);
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2)
-    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {  // a[i + j]: words j of each quarter, of rows i…i + 3
-    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]), a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
-    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]), a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; j++) {
-    const __m512i low = _mm512_shuffle_i32x4(a[j], a[j + 4], 0x88), high = _mm512_shuffle_i32x4(a[j], a[j + 4], 0xdd);
-    const __m512i low2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0x88);
-    const __m512i high2 = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0xdd);
-    _mm512_storeu_si512(out + j * NR, _mm512_shuffle_i32x4(low, low2, 0x88));
-    _mm512_storeu_si512(out + (j + 4) * NR, _mm512_shuffle_i32x4(high, high2, 0x88));
-    _mm512_storeu_si512(out + (j + 8) * NR, _mm512_shuffle_i32x4(low, low2, 0xdd));
-    _mm512_storeu_si512(out + (j + 12) * NR, _mm512_shuffle_i32x4(high, high2, 0xdd));
-  }
+  transpose_registers(a, b);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * NR, a[i]);
 }
 #endif
 

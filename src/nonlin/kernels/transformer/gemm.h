@@ -19,6 +19,30 @@ constexpr int MR = 6;
 constexpr int NR = 2 * VL;
 constexpr int64_t KC = 256, MC = 20 * MR;
 
+#if defined(NL_AVX512)
+// 16 x 16 words, a register a row, transposed; b is room.
+static NL_INLINE void transpose_registers(__m512i* a, __m512i* b) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2)
+    b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]), b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // a[i + j]: words j of each quarter, of rows i…i + 3
+    a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]), a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+    a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]), a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    b[j] = _mm512_shuffle_i32x4(a[j], a[j + 4], 0x88), b[j + 4] = _mm512_shuffle_i32x4(a[j], a[j + 4], 0xdd);
+    b[j + 8] = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0x88), b[j + 12] = _mm512_shuffle_i32x4(a[j + 8], a[j + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    a[j] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0x88), a[j + 4] = _mm512_shuffle_i32x4(b[j + 4], b[j + 12], 0x88);
+    a[j + 8] = _mm512_shuffle_i32x4(b[j], b[j + 8], 0xdd), a[j + 12] = _mm512_shuffle_i32x4(b[j + 4], b[j + 12], 0xdd);
+  }
+}
+#endif
+
 // Micro-kernel: one register tile of C. a(i, k) = a[i * rs + k * cs]; b is a packed panel; writes `columns` columns.
 template <int ROWS>
 static inline void micro(int64_t kc, const float* __restrict a, int64_t rs, int64_t cs, const float* __restrict b,
@@ -58,6 +82,38 @@ static inline void micro_rows(int rows, int64_t kc, const float* a, int64_t rs, 
   if constexpr (ROWS > 1) micro_rows<ROWS - 1>(rows, kc, a, rs, cs, b, c, ldc, accumulate, columns);
 }
 
+// VL x VL numbers, of rows `ld` apart, transposed into rows NR apart.
+static inline void transpose(const float* x, int64_t ld, float* out) {
+#if defined(NL_AVX512)
+  __m512i a[16], b[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) a[i] = _mm512_loadu_si512(x + i * ld);
+  transpose_registers(a, b);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(out + i * NR, a[i]);
+#elif defined(__AVX2__)
+  __m256 a[8], b[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(x + i * ld);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2)
+    b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]), b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {  // a[i + j]: numbers j and j + 4 of rows i…i + 3
+    a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44), a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44), a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    _mm256_storeu_ps(out + i * NR, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_storeu_ps(out + (i + 4) * NR, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
+#else
+  for (int i = 0; i < VL; i++)
+    for (int j = 0; j < VL; j++) out[j * NR + i] = x[i * ld + j];
+#endif
+}
+
 // Pack B (kc x n) into panels of NR columns, the last one padded with zeros.
 static void pack_b(const float* b, int64_t rs, int64_t cs, int64_t kc, int64_t n, float* out) {
   for (int64_t j = 0; j < n; j += NR, out += kc * NR) {
@@ -67,9 +123,13 @@ static void pack_b(const float* b, int64_t rs, int64_t cs, int64_t kc, int64_t n
       continue;
     }
     if (columns < NR) std::memset(out, 0, sizeof(float) * kc * NR);
-    for (int64_t k0 = 0; k0 < kc; k0 += 16)  // short runs of k keep the strided writes in cache
-      for (int jj = 0; jj < columns; jj++)
-        for (int64_t k = k0; k < std::min(k0 + 16, kc); k++) out[k * NR + jj] = b[k * rs + (j + jj) * cs];
+    for (int64_t k0 = 0; k0 < kc; k0 += VL) {  // short runs of k keep the strided writes in cache
+      int jj = 0;
+      if (rs == 1 && k0 + VL <= kc)
+        for (; jj + VL <= columns; jj += VL) transpose(b + k0 + (j + jj) * cs, cs, out + k0 * NR + jj);
+      for (; jj < columns; jj++)
+        for (int64_t k = k0; k < std::min<int64_t>(k0 + VL, kc); k++) out[k * NR + jj] = b[k * rs + (j + jj) * cs];
+    }
   }
 }
 
@@ -77,6 +137,10 @@ static void pack_b(const float* b, int64_t rs, int64_t cs, int64_t kc, int64_t n
 static void pack_a(const float* a, int64_t rs, int64_t cs, int64_t m, int64_t kc, float* out) {
   for (int64_t i = 0; i < m; i += MR, out += kc * MR) {
     const int rows = static_cast<int>(std::min<int64_t>(MR, m - i));
+    if (rs == 1 && rows == MR) {
+      for (int64_t k = 0; k < kc; k++) std::memcpy(out + k * MR, a + i + k * cs, MR * sizeof(float));
+      continue;
+    }
     for (int64_t k = 0; k < kc; k++)
       for (int ii = 0; ii < rows; ii++) out[k * MR + ii] = a[(i + ii) * rs + k * cs];
   }

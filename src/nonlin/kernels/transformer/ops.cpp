@@ -122,7 +122,12 @@ double nl_cross_entropy(int64_t rows, int64_t v, const float* logits, const int6
 static inline void scale_rotate(const float* __restrict x, const float* __restrict w, const float* __restrict cos,
                                 const float* __restrict sin, float s, int64_t h, float* __restrict out) {
   const int64_t half = h / 2;
-  for (int64_t i = 0; i < half; i++) {
+  int64_t i = 0;
+  for (int64_t j = half; i + VL <= half; i += VL, j += VL) {
+    const vf a = load(x + i) * splat(s) * load(w + i), b = load(x + j) * splat(s) * load(w + j);
+    store(out + i, a * load(cos + i) - b * load(sin + i)), store(out + j, b * load(cos + i) + a * load(sin + i));
+  }
+  for (; i < half; i++) {
     const float a = x[i] * s * w[i], b = x[i + half] * s * w[i + half];
     out[i] = a * cos[i] - b * sin[i];
     out[i + half] = b * cos[i] + a * sin[i];
@@ -140,12 +145,23 @@ static inline void norm_rotate_backward(const float* x, const float* w, const fl
                                         int64_t h, const float* g, float* dx, float* dw) {
   const int64_t half = h / 2;
   float dn[512];
-  for (int64_t i = 0; i < half; i++) {
+  int64_t i = 0;
+  for (int64_t j = half; i + VL <= half; i += VL, j += VL) {
+    store(dn + i, load(g + i) * load(cos + i) + load(g + j) * load(sin + i));
+    store(dn + j, load(g + j) * load(cos + i) - load(g + i) * load(sin + i));
+  }
+  for (; i < half; i++) {
     dn[i] = g[i] * cos[i] + g[i + half] * sin[i];
     dn[i + half] = g[i + half] * cos[i] - g[i] * sin[i];
   }
   const float mean = dot3(w, dn, x, h) * s * s / h;
-  for (int64_t i = 0; i < h; i++) {
+  i = 0;
+  for (; i + VL <= h; i += VL) {
+    const vf dni = load(dn + i), xi = load(x + i);
+    store(dw + i, load(dw + i) + dni * xi * splat(s));
+    store(dx + i, load(dx + i) + splat(s) * (load(w + i) * dni - xi * splat(mean)));
+  }
+  for (; i < h; i++) {
     dw[i] += dn[i] * x[i] * s;
     dx[i] += s * (w[i] * dn[i] - x[i] * mean);
   }
