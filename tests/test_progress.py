@@ -88,3 +88,28 @@ def test_time_left_of_batches_is_told_now_and_then(capsys, monkeypatch):
     assert capsys.readouterr().err.splitlines()[1:] == [
         "Running text: 2 of 8 batches, 18 s left", "Running text: 4 of 8 batches, 30 s left",
         "Running text: 8 of 8 batches"]
+
+
+def test_a_panel_that_begins_again_erases_nothing_above_it():
+    """A ladder shows one panel a rung, with words between; the second erased as many lines as the first had."""
+    file = io.StringIO()
+    told = progress.Terminal(Console(file=file, force_terminal=True, force_jupyter=False, width=80, _environ={}))
+    with told:
+        told(event())
+    told.say("words that stay")
+    before = len(file.getvalue())
+    with told:
+        told(event())
+    assert "\x1b[1A" not in file.getvalue()[before:].partition("Judging")[0]
+
+
+def test_words_in_a_terminal_are_broken_between_words():
+    file = io.StringIO()
+    told = progress.Terminal(Console(file=file, force_terminal=True, force_jupyter=False, width=40, color_system=None))
+    told.say("A sentence that is longer than the terminal is wide. nonlin extend runs/mine --seeds 12")
+    with told:
+        told(event(message="Another sentence that is longer than the terminal is wide."))
+    lines = file.getvalue().split("\n")
+    assert lines[:3] == ["A sentence that is longer than the", "  terminal is wide.",
+                         "  nonlin extend runs/mine --seeds 12"]
+    assert "Another sentence that is longer than the" in file.getvalue()

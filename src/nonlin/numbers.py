@@ -7,6 +7,7 @@ from collections.abc import Iterable
 _MINUS = re.compile(r"(?<![\w)\]^.−-])-(?=\d|\.\d|∞)|(?<=\w )-(?= \w)")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?)0*(\d+)(?!\w)")
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_NOTHING = 1e-8  # of a difference in bits per byte: what rounding, and the floors of variances, leave
 _PERCENT = re.compile(r"(?<=\d)%(?!\w)")
 
 
@@ -31,17 +32,43 @@ def _power(found: re.Match[str]) -> str:
 def number(value: float | None, form: str = "") -> str:
     """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
 
+    A difference that is exactly zero has no sign and no digits.
+
     >>> number(0.5, ".2f"), number(None), number(3065.4, ".3g"), number(-0.25, "+.1%"), number(2e-5, ".1e")
     ('0.50', '–', '3,070', '−25.0 %', '2.0 × 10⁻⁵')
+    >>> number(0.0, "+.4f"), number(0.00001, "+.4f"), number(0.0, ".4f")
+    ('0', '+0.0000', '0.0000')
     >>> number(0.7, "#.3g"), number(123.4, "#.3g"), number(3065.4, "#.3g")  # three digits each, zeros too
     ('0.700', '123', '3,070')
     """
     if value is None:
         return "–"
+    if form.startswith("+") and form[-1:] in ("f", "%") and nothing(value):
+        return "0 %" if form[-1] == "%" else "0"
     text = format(value, form)
     if form in (".3g", "#.3g") and 1000 <= abs(value) < 1e7:
         return typeset(f"{float(text):,.0f}")
     return typeset(text.removesuffix("."))
+
+
+def nothing(*values: float | None) -> bool:
+    """Return whether these differences are zero, but for rounding in double precision; None is not.
+
+    >>> nothing(0.0, -2e-17), nothing(0.0, 1e-5), nothing(None)
+    (True, False, False)
+    """
+    return all(value is not None and abs(value) < _NOTHING for value in values)
+
+
+def interval(low: float | None, high: float | None, form: str, between: str = " … ") -> str:
+    """Return an interval as text, a dash where there is none; that of equal runs, which has no width, as words.
+
+    >>> interval(-0.01, 0.02, "+.3f"), interval(0.0, -1e-17, "+.3f"), interval(None, None, "+.3f")
+    ('−0.010 … +0.020', 'exactly 0', '–')
+    """
+    if low is None or high is None:
+        return "–"
+    return "exactly 0" if nothing(low, high) else f"{number(low, form)}{between}{number(high, form)}"
 
 
 def counted(count: int, one: str, more: str = "") -> str:
@@ -77,7 +104,7 @@ def places(uncertainties: Iterable[float | None], default: int = 4) -> int:
     >>> places([0.014, 0.032]), places([0.0004]), places([None, 0.0])
     (3, 5, 4)
     """
-    known = [u for u in uncertainties if u]
+    known = [u for u in uncertainties if u and not nothing(u)]
     return min(6, max(0, 1 - math.floor(math.log10(min(known))))) if known else default
 
 

@@ -14,6 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nonlin.paragraphs import wrapped
+
 #: The stages of long work, in words.
 STAGES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
            "claims": "Running experiments"}
@@ -123,23 +125,32 @@ class Terminal:
 
     def __init__(self, console: Console):
         self.console = console
-        self.live = Live(console=console, refresh_per_second=4, transient=True)
+        self.live: Live | None = None
 
     def say(self, text: str) -> None:
-        """Print words."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """Print words, broken between them."""
+        self._print(text)
+
+    def _print(self, text: str, style: str | None = None) -> None:
+        self.console.print(wrapped(text, self.console.width), style=style, highlight=False, markup=False,
+                           soft_wrap=True)
 
     def __enter__(self) -> Self:
+        # Another each time: one that begins again would erase as many lines above as it had when it ended.
+        self.live = Live(console=self.console, refresh_per_second=4, transient=True)
         self.live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.live.stop()
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         if event["message"]:
-            self.console.print(event["message"], style="yellow", highlight=False, markup=False)
-        self.live.update(self._panel(event))
+            self._print(event["message"], "yellow")
+        if self.live is not None:
+            self.live.update(self._panel(event))
 
     def _panel(self, event: Mapping[str, Any]) -> Group:
         running = ", ".join(f"{r['name']} {r['step']}/{r['steps']}" for r in event["running"])

@@ -20,7 +20,7 @@ class Program:
 
     def call(self, *arguments, status=0, cwd=None, **environment):
         done = subprocess.run([*PROGRAM, *map(str, arguments)], capture_output=True, text=True,
-                              errors="surrogateescape", timeout=120, cwd=cwd, env=os.environ | environment)
+                              errors="surrogateescape", timeout=600, cwd=cwd, env=os.environ | environment)
         assert done.returncode == status, (done.returncode, done.stdout[-2000:], done.stderr[-4000:])
         assert "Traceback" not in done.stderr, done.stderr
         return done

@@ -1,6 +1,7 @@
 """``nonlin compare`` as a person runs it: real models, real processes, from the call to the page."""
 
 import csv
+import html
 import json
 import re
 import shutil
@@ -36,6 +37,28 @@ def test_a_twin_is_a_tie_to_the_last_bit(study):
     assert twin["verdict"] == "tie" and twin["difference"]["mean"] == twin["difference"]["high"] == 0.0
     assert [r["bits_per_byte"] for r in twin["judged"]] == [r["bits_per_byte"] for r in base["judged"]]
     assert twin["learning_rate"] == base["learning_rate"]
+
+
+def test_a_twin_has_no_interval_of_zeros(study):
+    """Where no run differs it is said, in the table, the page, the paper's table and the headline."""
+    from nonlin import load_study
+
+    there = load_study(study.folder)
+    tex, page = there.to_latex(), (study.folder / "report.html").read_text()
+    assert "twin is the same as gelu: no run differs." in study.results["remarks"]
+    assert "twin is the same in every run" in study.results["headline"] or "beats" in study.results["headline"]
+    assert re.search(r"twin +\S+ +0 +exactly 0 +tie", str(there)), str(there)
+    assert re.search(r"^twin & .* & \$0\$ & exactly 0 & tie", tex, re.M), tex
+    assert "<td>exactly 0</td>" in page and str(there.arms["twin"].difference) == "0 (exactly 0)"
+    for told in (str(there), study.done.stderr, tex, page.partition("<script")[0]):
+        assert not re.search(r"[+−]0\.0+(</td><td>|[ $]*(…|to)[ $]*)[+−]0\.0+\b", told), told
+
+
+def test_the_rule_is_a_sentence_in_a_terminal_and_whole_in_the_plan_and_on_the_page(study):
+    told, = re.findall(r"^Rule: .*$", study.done.stderr, re.M)
+    whole = json.loads((study.folder / "plan.json").read_text())["rule"]["text"]
+    assert len(told) < 250 < len(whole) and whole not in study.done.stderr and told.endswith("plan.json.")
+    assert " ".join(whole.split()) in " ".join(html.unescape((study.folder / "report.html").read_text()).split())
 
 
 def test_an_arm_of_a_persons_own_formula_is_trained_and_not_another(study):

@@ -1,6 +1,7 @@
 """The rungs of a ladder: what they are, what they cost, what is refused."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -99,8 +100,22 @@ def test_minutes_are_those_of_all_runs_over_the_workers():
 def test_the_plan_has_a_line_a_rung_and_counts_repeats():
     rungs = d.design([50e3, 100e3, 210e3, 900e3], SETTINGS)
     lines = d.describe(rungs, SETTINGS, lambda one: 30.0, 3, 2, {"train_tokens": 1_000_000})
-    assert len([line for line in lines if line.startswith(tuple(one.name for one in rungs))]) == len(rungs)
-    assert any("held out" in line for line in lines)
     top = rungs[-1]
+    table, below = lines[:len(rungs) + 1], lines[len(rungs) + 1:]
+    assert [line.split()[0] for line in table] == ["rung", *(one.name for one in rungs)]
+    assert [line.split()[-1] for line in table] == ["rates", *(one.role for one in rungs)]
+    assert all(len(line) <= 80 for line in table) and len({len(line.rsplit("  ", 1)[0]) for line in table}) == 1
+    assert all(f"{one.parameters_with_embeddings - one.parameters:,}" in line
+               for one, line in zip(rungs, table[1:], strict=True))
+    assert f"{top.name} is held out" in below[1]
+    assert {word for word in ("tuned", "checked", "carried") if f"{word}:" in below[0]} == {one.role for one in rungs}
     assert any(f"{top.name}: a run reads it {top.tokens / 1e6:.1f} times" in line for line in lines)
     assert top.tokens / 1e6 > defaults.MAXIMUM_EPOCHS
+
+
+def test_branches_are_named_in_the_plan():
+    rungs = [replace(one, branches=one.longer != 1) for one in d.design([50e3, 100e3, 210e3, 900e3], SETTINGS)]
+    lines = d.describe(rungs, SETTINGS, None, 3, 2, {})
+    assert [line.split()[-1] for line in lines[1:len(rungs) + 1]] == [
+        "branched" if one.branches else one.role for one in rungs]
+    assert "branched: those of the shorter runs" in lines[len(rungs) + 1]

@@ -89,7 +89,8 @@ def test_arms_that_train_the_same_runs_under_two_names_are_refused():
 
 
 def test_the_plan_in_words_names_the_rule_the_arms_and_the_time():
-    words = studies.plan().describe()
+    words, whole = studies.plan().describe(), studies.plan().describe(whole=True)
+    assert studies.plan().rule["text"] in whole and studies.plan().rule["text"] not in words
     for part in ("gelu, swiglu, silu, twin", "0.005", "95", "Holm", "4 fresh seeds", "minutes", "learning rates"):
         assert part in words
 

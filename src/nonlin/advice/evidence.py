@@ -24,6 +24,7 @@ from nonlin.ladder.forecast import FEWEST_RUNGS
 from nonlin.ladder.points import points
 from nonlin.ladder.rates import RULES
 from nonlin.ladder.results import forecast_from
+from nonlin.numbers import interval, number
 from nonlin.study import StudyFolder
 from nonlin.study.advice import winner
 
@@ -98,7 +99,7 @@ def from_study(folder: StudyFolder, params: float, tokens: float) -> Evidence | 
     for arm in arms:
         d = arm["difference"]
         found[arm["name"]] = "baseline" if arm["name"] == baseline else arm["verdict"] + (
-            f", {d['mean']:+.4f} ({d['low']:+.4f} … {d['high']:+.4f})" if d else "")
+            f", {number(d['mean'], '+.4f')} ({interval(d['low'], d['high'], '+.4f')})" if d else "")
     size = max(float(a["parameters"]) for a in arms)
     plan = folder.plan
     trained = float(min(a["judge_steps"] for a in plan.arms) * plan.training["batch"] * plan.model["context"])
@@ -119,7 +120,7 @@ def from_ladder(folder: LadderFolder, params: float, tokens: float) -> Evidence 
     top = max((one for one, _ in finished if one.longer == 1), key=lambda one: one.parameters)
     by = {v: [arm for arm, one in made.items() if one.verdict == v] for v in ("better", "tie", "worse")}
     found = {plan.baseline: "baseline"} | {arm: one.verdict + (
-        "" if one.mean is None else f", {one.mean:+.4f} ({one.low:+.4f} … {one.high:+.4f})")
+        "" if one.mean is None else f", {number(one.mean, '+.4f')} ({interval(one.low, one.high, '+.4f')})")
         for arm, one in made.items()}
     favours, rejects = (), tuple(by["worse"])
     if by["better"]:

@@ -10,6 +10,7 @@ from rich.text import Text
 from nonlin.advice.sizes import size_text
 from nonlin.columns import Column, print_columns
 from nonlin.numbers import number
+from nonlin.paragraphs import wrapped
 
 if TYPE_CHECKING:
     from nonlin.advice.records import Advice, Report, Source
@@ -49,7 +50,9 @@ def print_advice(found: "Advice", console: Console | None = None) -> None:
     if found["commands"]:
         _part(console, "What would tell more", [])
     for study in found["commands"]:
-        console.print(f"\n  {study['why']}:\n  {study['command']}", soft_wrap=True, markup=False)
+        why = f"  {study['why']}:"
+        console.print(f"\n{wrapped(why, console.width) if console.is_terminal else why}\n  {study['command']}",
+                      soft_wrap=True, markup=False)
 
 
 def _part(console: Console, title: str, lines: list[str]) -> None:

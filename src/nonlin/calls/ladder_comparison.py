@@ -275,7 +275,7 @@ def described(made: LadderPlan, workers: int) -> str:
         f"carried by the rule {made.transfer['name']}.",
         *own_ladder.lines(made),
         *design.describe(rungs, settings, seconds, len(made.arms), workers, made.data),
-        f"Rule: {made.rule['text']}",
+        f"Rule: {forecast.sentence(made.rule['margin'], made.rule['confidence'], made.baseline)}",
         f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, "
         f"{counted(workers, 'run')} at a time."])
 

@@ -12,7 +12,7 @@ import traceback
 import click
 
 from nonlin import __version__
-from nonlin.cli.output import plain, say
+from nonlin.cli.output import fitted, plain, say
 from nonlin.errors import MOST_SHOWN, NonlinError, UserError, near, short
 
 _COMMANDS = {
@@ -31,6 +31,7 @@ _COMMANDS = {
 }
 _USER, _FAILED, _INTERRUPTED = 2, 3, 130
 _PATIENCE = 3  # interrupts until the program ends at once
+_ERROR = "Error: "  # as click itself begins a message
 
 
 class _Commands(click.Group):
@@ -100,10 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
         status = program.main(arguments, prog_name="nonlin", standalone_mode=False) or 0
     except click.ClickException as error:
         told = _near_option(error) if isinstance(error, click.NoSuchOption) else error
-        click.UsageError(plain(short(told.format_message(), MOST_SHOWN)), getattr(told, "ctx", None)).show()
+        words = fitted(f"{_ERROR}{plain(short(told.format_message(), MOST_SHOWN))}").removeprefix(_ERROR)
+        click.UsageError(words, getattr(told, "ctx", None)).show()
         status = _USER
     except NonlinError as error:
-        say(f"Error: {error}")
+        say(f"{_ERROR}{error}")
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
@@ -116,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nonlin.files import disk_full, disk_full_error
 
         where = error.filename or "your files"
-        say(f"Error: {disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
+        say(f"{_ERROR}{disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
         status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()

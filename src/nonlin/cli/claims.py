@@ -10,7 +10,7 @@ from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_optio
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError, rule
-from nonlin.numbers import typeset
+from nonlin.numbers import interval, typeset
 
 # Options that claims may be resumed with: where they run is no part of a plan, and more of them may be added.
 _FREE = {"numbers", "out", "resume", "as_json", *ENGINE_OPTIONS}
@@ -72,5 +72,6 @@ def _by_ladder(numbers: tuple[int, ...], ladder: Path, as_json: bool) -> None:
     for part, answer in found["parts"].items():
         click.echo(f"  {part}: {answer}")
     if (aim := found["forecast"]) is not None and aim["mean"] is not None:
+        reach = interval(aim["low"], aim["high"], "+.3f", " to ")
         click.echo(typeset(f"Forecast for {aim['target']:,.0f} parameters: SwiGLU {aim['verdict']}, {aim['mean']:+.3f} "
-                           f"({aim['low']:+.3f} to {aim['high']:+.3f}) bits per byte."))
+                           f"({reach}) bits per byte."))

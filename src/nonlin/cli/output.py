@@ -1,9 +1,12 @@
 """Where things are printed: data on standard output, words on standard error."""
 
 import json
+import os
 from typing import Any
 
 import click
+
+from nonlin.paragraphs import wrapped
 
 
 def print_json(value: Any) -> None:
@@ -18,8 +21,16 @@ def show(text: object) -> None:
 
 
 def say(text: str) -> None:
-    """Print words on standard error."""
-    click.echo(plain(text), err=True)
+    """Print words on standard error, broken between words where that is a terminal."""
+    click.echo(fitted(plain(text)), err=True)
+
+
+def fitted(text: str) -> str:
+    """Return words in lines that fit the terminal which standard error is, or as they are."""
+    try:
+        return wrapped(text, os.get_terminal_size(2).columns)
+    except (OSError, ValueError):  # no terminal
+        return text
 
 
 def plain(text: object) -> str:

@@ -299,17 +299,27 @@ def too_little(rungs: Sequence[Rung], needed: float, given: float, unit: str) ->
 def describe(rungs: Sequence[Rung], settings: Settings, seconds: Seconds | None, arms: int, workers: int,
              data: Mapping[str, Any]) -> list[str]:
     """Return the rungs in words, a line each, and how often the text is read where that is more often than is usual."""
-    plain = [r for r in rungs if r.longer == 1]
-    lines = [f"{'rung':<12} {'parameters':>12} {'with embeddings':>16} {'tokens':>13} {'FLOPs':>9} {'runs':>6} "
-             f"{'minutes':>8}  learning rates"]
-    says = {"tuned": "tuned here", "checked": "carried, checked by three", "carried": "carried"}
-    for one in rungs:
-        time = "–" if seconds is None else f"{rung_minutes(one, seconds, settings, arms, workers):.1f}"
-        held = ", held out" if one is plain[-1] else ""
-        lines.append(f"{one.name:<12} {one.parameters:>12,} {one.parameters_with_embeddings:>16,} {one.tokens:>13,} "
-                     f"{one.flops:>9.1e} {one.runs(settings.seeds) * arms:>6} {time:>8}  "
-                     f"{'those of the shorter runs, which they branch from' if one.branches else says[one.role]}{held}")
-    return lines + repeats(rungs, data)
+    rows = [("rung", "parameters", "embeddings", "tokens", "FLOPs", "runs", "minutes", "rates")]
+    rows += [(one.name, f"{one.parameters:,}", f"{one.parameters_with_embeddings - one.parameters:,}",
+              f"{one.tokens:,}", f"{one.flops:.1e}", f"{one.runs(settings.seeds) * arms}",
+              "–" if seconds is None else f"{rung_minutes(one, seconds, settings, arms, workers):.1f}",
+              "branched" if one.branches else one.role) for one in rungs]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    form = "  ".join([f"{{:<{widths[0]}}}", *(f"{{:>{width}}}" for width in widths[1:-1]), "{}"])
+    lines = [form.format(*row) for row in rows]
+    return [*lines, *_legend(rungs), *repeats(rungs, data)]
+
+
+def _legend(rungs: Sequence[Rung]) -> list[str]:
+    """Return what the words of the last column mean, and which rung is held out."""
+    told = {"tuned": "tuned: by a grid at the rung itself", "carried": "carried: from the tuned rungs",
+            "checked": "checked: carried, and tried beside two others"}
+    roles = {one.role for one in rungs if not one.branches}
+    there = [words for role, words in told.items() if role in roles]
+    if any(one.branches for one in rungs):
+        there.append("branched: those of the shorter runs, from which the longer ones go on")
+    top = [one for one in rungs if one.longer == 1][-1]
+    return [f"Rates: {'; '.join(there)}.", f"{top.name} is held out: its forecast is written down before it runs."]
 
 
 def repeats(rungs: Sequence[Rung], data: Mapping[str, Any]) -> list[str]:

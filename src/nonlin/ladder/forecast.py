@@ -22,6 +22,7 @@ from typing import Any
 from scipy import special
 
 from nonlin.ladder.forms import FORMS, Fit, Noise, Point, fits, noises
+from nonlin.numbers import percent
 
 FEWEST_RUNGS = 3
 REACH = 10.0  # times the largest rung's compute
@@ -208,6 +209,14 @@ def half_width(rungs: Sequence[Point], noise: Noise, size: float, rule: Rule, ar
     widest = max(fits({"arm": flat}, {"arm": replace(noise, freedom=freedom)}, size)["arm"], key=lambda f: f.error)
     error = math.sqrt(widest.error**2 + noise.variance(size, rule.seeds))
     return -float(special.stdtrit(freedom, (1 - rule.confidence) / arms / 2)) * error
+
+
+def sentence(margin: float, confidence: float, baseline: str) -> str:
+    """Return the rule in short, for a terminal: what is forecast, what the verdicts mean, where all of it stands."""
+    return (f"three forms carry the difference to {baseline} to the target; its interval, at {percent(confidence)} for "
+            "all together, covers those that the rungs allow. Better or worse: it leaves out 0, and the difference "
+            f"exceeds {margin:g}. Tie: it lies within ±{margin:g}. Else undecided. All of the rule stands in "
+            "plan.json.")
 
 
 def text() -> str:

@@ -16,7 +16,7 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished, diverged, points
 from nonlin.ladder.rates import Carried, Check, carry, check, optima
 from nonlin.ladder.rates import Rule as Transfer
-from nonlin.numbers import percent
+from nonlin.numbers import interval, number, percent
 
 _DRAWN = 24  # sizes at which the forms are drawn
 _STEP_UP = math.sqrt(math.sqrt(10.0))  # from the top rung to the one that would come next
@@ -265,7 +265,7 @@ def horizon(plan: LadderPlan, finished: Sequence[Finished]) -> list[dict[str, An
 
 def _changes(plan: LadderPlan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence on the arms whose difference surely depends on the horizon, which the forecast does not know of."""
-    sure = [f"{row['arm']} {row['mean']:+.3f} ({row['low']:+.3f} … {row['high']:+.3f})" for row in rows
+    sure = [f"{row['arm']} {number(row['mean'], '+.3f')} ({interval(row['low'], row['high'], '+.3f')})" for row in rows
             if max(row["low"], -row["high"]) > 0 and abs(row["mean"]) > plan.rule["margin"]]
     return [f"With {rows[0]['longer']:g} times the tokens differences change: {', '.join(sure)}. The forecast is for "
             f"{plan.steady.tokens_per_parameter:g} tokens a parameter."] if sure else []
@@ -276,7 +276,8 @@ def _longer(finished: Sequence[Finished]) -> list[str]:
     made = []
     for one, found, before in _pairs(finished):
         short = {arm["name"]: arm["difference"] for arm in before["arms"]}
-        says = [f"{arm['name']} {arm['difference']['mean']:+.3f} (before {short[arm['name']]['mean']:+.3f})"
+        says = [f"{arm['name']} {number(arm['difference']['mean'], '+.3f')} "
+                f"(before {number(short[arm['name']]['mean'], '+.3f')})"
                 for arm in found["arms"] if arm["difference"] and short.get(arm["name"])]
         if says:
             made.append(f"{one.longer:g} times the tokens at {one.name.split('-')[0]}: {', '.join(says)}.")

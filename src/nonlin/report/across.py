@@ -8,7 +8,7 @@ from rich.console import Console
 from nonlin.columns import Column, print_columns
 from nonlin.errors import short
 from nonlin.files import write_atomically, writing
-from nonlin.numbers import number, places
+from nonlin.numbers import interval, number, places
 from nonlin.report import style
 from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.marks import Drawings
@@ -67,8 +67,8 @@ def _shown(found: Across) -> list[AcrossPart]:
 
 
 def _cell(part: AcrossPart | None, digits: int, ended: bool) -> str:
-    short, interval = _verdict(part, digits, ended), _interval(part, digits)
-    return short if interval == "–" else f"{short} ({interval})"
+    short, reach = _verdict(part, digits, ended), _interval(part, digits)
+    return short if reach == "–" else f"{short} ({reach})"
 
 
 def _verdict(part: AcrossPart | None, digits: int, ended: bool) -> str:
@@ -81,7 +81,7 @@ def _verdict(part: AcrossPart | None, digits: int, ended: bool) -> str:
 def _interval(part: AcrossPart | None, digits: int) -> str:
     if part is None or part.difference is None:
         return "–"
-    return " … ".join(number(part.difference[key], f"+.{digits}f") for key in ("low", "high"))
+    return interval(part.difference.low, part.difference.high, f"+.{digits}f")
 
 
 def print_across(found: Across, console: Console | None = None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from nonlin.numbers import alike, number, places
+from nonlin.numbers import alike, interval, number, places
 from nonlin.report import recovery
 from nonlin.report.palette import hidden
 from nonlin.report.records import Study, smooth, tuned
@@ -63,8 +63,8 @@ def digits(study: Study) -> int:
 
 def interval_words(study: Study, arm: Mapping[str, Any]) -> str:
     """Return an arm's difference and its interval, with the digits that they mean."""
-    mean, low, high = (number(arm["difference"][key], f"+.{digits(study)}f") for key in ("mean", "low", "high"))
-    return f"{mean} ({low} … {high})"
+    d, form = arm["difference"], f"+.{digits(study)}f"
+    return f"{number(d['mean'], form)} ({interval(d['low'], d['high'], form)})"
 
 
 def differences(study: Study) -> Figure:

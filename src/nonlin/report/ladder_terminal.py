@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from nonlin.columns import Column, print_columns
-from nonlin.numbers import counted, number, percent, places
+from nonlin.numbers import counted, interval, number, percent, places
 from nonlin.progress import span
 from nonlin.report.ladder_figures import size_text
 from nonlin.report.tables import Table
@@ -53,7 +53,7 @@ def _mean(one: Mapping[str, Any], arm: str, form: str) -> str:
 
 
 def _interval(row: Mapping[str, Any], form: str) -> str:
-    return "–" if row["low"] is None else f"{number(row['low'], form)} … {number(row['high'], form)}"
+    return interval(row["low"], row["high"], form)
 
 
 def _rate(results: Mapping[str, Any], arm: str) -> str:

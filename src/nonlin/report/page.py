@@ -7,7 +7,7 @@ from typing import Any
 
 from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
-from nonlin.numbers import counted, number
+from nonlin.numbers import counted, interval, number
 from nonlin.progress import span
 from nonlin.report import drawing, explorer, figures, interactive, tables, terminal
 from nonlin.report.palette import paint
@@ -57,7 +57,8 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         figures_data=interactive.data(study, {n: d["panels"] for n, d in drawn.items() if "panels" in d})
         if drawn else None, costs_words=figures.costs_words(study),
         slots={name: p.slot for name, p in paint(figures.names(study)).items()},
-        number=number, digits=figures.digits(study), plan_text=folder.plan.describe(), verdicts=_VERDICTS,
+        number=number, interval=interval, digits=figures.digits(study), plan_text=folder.plan.describe(whole=True),
+        verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
         pairs=tables.pairs(study), environment_=_environment(study.results),
         following=next_steps(study.results, printable(str(folder.directory))),

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.text import Text
 
 from nonlin.files import write_atomically, writing
-from nonlin.numbers import percent
+from nonlin.numbers import nothing, percent
 from nonlin.report import figures, style
 from nonlin.report.records import Study, read
 from nonlin.study import StudyFolder
@@ -82,9 +82,11 @@ def _row(arm: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     name = rf"\textbf{{{escaped(arm['name'])}}}" if arm["name"] == results["winner"] else escaped(arm["name"])
     bits = "--" if arm["bits_per_byte"] is None else f"{arm['bits_per_byte']:.4f}" + (
         f" ({std:.4f})" if std is not None else "")
-    interval = f"${d['low']:+.4f}$ to ${d['high']:+.4f}$" if d else "--"
-    return " & ".join([name, f"{arm['parameters']:,}".replace(",", r"\,"), bits,
-                       f"${d['mean']:+.4f}$" if d else "--", interval, arm["verdict"]]) + r" \\"
+    between = "--" if not d else "exactly 0" if nothing(d["low"], d["high"]) else (
+        f"${d['low']:+.4f}$ to ${d['high']:+.4f}$")
+    mean = "--" if not d else "$0$" if nothing(d["mean"]) else f"${d['mean']:+.4f}$"
+    return " & ".join([name, f"{arm['parameters']:,}".replace(",", r"\,"), bits, mean, between,
+                       arm["verdict"]]) + r" \\"
 
 
 def escaped(text: str) -> str:

@@ -1,6 +1,6 @@
 """The tables behind the figures: (header, rows) of text."""
 
-from nonlin.numbers import number, places
+from nonlin.numbers import interval, number, places
 from nonlin.report import figures, recovery
 from nonlin.report.records import Study, tuned
 
@@ -33,15 +33,15 @@ def paired(study: Study) -> Table:
     for name, band in bands.items():
         at = [max(i for i, t in enumerate(band.tokens) if i == 0 or t <= last * k / 5) for k in range(1, 6)]
         digits = places([(band.high[i] - band.low[i]) / 2 for i in at])
-        rows.append([name, *(f"{number(band.mean[i], f'+.{digits}f')} ({number(band.low[i], f'+.{digits}f')} … "
-                             f"{number(band.high[i], f'+.{digits}f')})" for i in at)])
+        rows.append([name, *(f"{number(band.mean[i], f'+.{digits}f')} "
+                             f"({interval(band.low[i], band.high[i], f'+.{digits}f')})" for i in at)])
     return ["activation", *(f"{last * k // 5:,} tokens" for k in range(1, 6))], rows
 
 
 def pairs(study: Study) -> Table:
     """The comparisons of those found better with each other."""
     rows = [[pair["first"], pair["second"], number(d["mean"], "+.4f"),
-             f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}",
+             interval(d["low"], d["high"], "+.4f"),
              number(d["p_value"], ".2g"), PAIR_WORDS[pair["verdict"]]]
             for pair in study.results.get("pairs") or () for d in [pair["difference"]]]
     return ["first", "second", "difference", "interval", "p, corrected", "verdict"], rows

@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from nonlin.columns import Column, print_columns
-from nonlin.numbers import number, percent, places, typeset
+from nonlin.numbers import interval, number, percent, places, typeset
+from nonlin.paragraphs import wrapped
 from nonlin.progress import STAGES, ranking_text, span
 from nonlin.report.palette import middle, paint
 from nonlin.report.tables import PAIR_WORDS
@@ -70,8 +71,8 @@ def _columns(results: Mapping[str, Any], dots: bool) -> list[Column]:
                style="bold"),
         numbers("bits/byte", [arm["bits_per_byte"] for arm in arms], f".{decimals}f", 0),
         numbers("difference", [d and d["mean"] for d in differences], f"+.{decimals}f", 0),
-        Column("interval", [" … ".join(number(d[end], f"+.{decimals}f") for end in ("low", "high")) if d else "–"
-                            for d in differences], 1, right=True),
+        Column("interval", [interval(d["low"], d["high"], f"+.{decimals}f") if d else "–" for d in differences], 1,
+               right=True),
         Column("verdict", [f"[{STYLES[arm['verdict']]}]{_shown(results, arm)}[/]" for arm in arms]),
         numbers("learning\nrate", [arm["learning_rate"] for arm in arms], ".3g", 3),
         numbers("sensi-\ntivity", [arm["learning_rate_sensitivity"] for arm in arms], ".3f", 5),
@@ -146,8 +147,7 @@ def _pairs(pairs: Sequence[Mapping[str, Any]]) -> list[Column]:
         Column("first", [pair["first"] for pair in pairs], style="bold"),
         Column("second", [pair["second"] for pair in pairs]),
         Column("difference", [number(d["mean"], "+.4f") for d in differences], right=True),
-        Column("interval", [f"{number(d['low'], '+.4f')} … {number(d['high'], '+.4f')}" for d in differences], 1,
-               right=True),
+        Column("interval", [interval(d["low"], d["high"], "+.4f") for d in differences], 1, right=True),
         Column("verdict", [f"[{STYLES[pair['verdict']]}]{PAIR_WORDS[pair['verdict']]}[/]" for pair in pairs])]
 
 
@@ -180,8 +180,12 @@ def print_health(record: Mapping[str, Any], console: Console | None = None) -> N
     print_columns(console, _blocks(record["blocks"]))
     console.print(f"\n{summary(record)}", style="bold", highlight=False)
     for f in record["findings"]:
-        console.print(f"[{_GRADES[f['grade']]}]{f['grade']:<8}[/]", end=" ")
-        console.print(typeset(f"{f['text']} {f['action']}"), highlight=False, markup=False, soft_wrap=True)
+        grade = f"{f['grade']:<8}"
+        told = typeset(f"{f['text']} {f['action']}")
+        if console.is_terminal:
+            told = wrapped(f"{grade} {told}", console.width).removeprefix(f"{grade} ")
+        console.print(f"[{_GRADES[f['grade']]}]{grade}[/]", end=" ")
+        console.print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _blocks(blocks: list[dict[str, Any]]) -> list[Column]:

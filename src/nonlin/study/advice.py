@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nonlin.numbers import number, percent
+from nonlin.numbers import nothing, number, percent
 from nonlin.progress import span
 from nonlin.study.plan import Plan
 
@@ -56,8 +56,10 @@ def headline(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mapp
         word = tied if _tied(leaders, pairs) else "not separated"
         return f"{_set_up(plan)}, {found}{f'; {_names(leaders)} are {word}' if known else ''}."
     parts = [f"no activation was found better than {base}"]
-    parts += [f"{_names(group)} {_are(group)} {word}" for verdict, word in (
-        ("tie", "as good"), ("worse", "worse"), ("undecided", "undecided")) if (group := _group(arms, verdict))]
+    same, ties = _same(_group(arms, "tie"))
+    parts += [f"{_names(group)} {_are(group)} {word}" for group, word in (
+        (same, "the same in every run"), (ties, "as good"), (_group(arms, "worse"), "worse"),
+        (_group(arms, "undecided"), "undecided")) if group]
     return f"{_set_up(plan)}, {'; '.join(parts)}."
 
 
@@ -116,7 +118,10 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mappi
     told = {arm["name"] for arm in best} if _tied(best, pairs) else set[str]()  # by the headline
     made += [pair_text(pair, plan.rule["margin"]) for pair in pairs if not {pair["first"], pair["second"]} <= told
              and (len(pairs) <= _TOLD or better[0]["name"] in (pair["first"], pair["second"]))]
-    if ties := _group(arms, "tie"):
+    same, ties = _same(_group(arms, "tie"))
+    if same:
+        made.append(f"{_names(same)} {_are(same)} the same as {base}: no run differs.")
+    if ties:
         made.append(f"{_names(ties)} {_are(ties)} as good as {base} within {plan.rule['margin']:g} bits per byte.")
     return made
 
@@ -124,6 +129,8 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mappi
 def pair_text(pair: Mapping[str, Any], margin: float) -> str:
     """Return what is known of two better arms, in a sentence."""
     d, first, second = pair["difference"], pair["first"], pair["second"]
+    if nothing(d["low"], d["high"]):
+        return f"{first} and {second} are the same: no run differs."
     mean, low, high = (number(-d[key], ".4f") for key in ("mean", "high", "low"))
     apart = f"{mean} bits per byte ({low} to {high})"
     if pair["verdict"] == "better":
@@ -179,6 +186,13 @@ def _at_other_sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _group(arms: Sequence[Mapping[str, Any]], verdict: str) -> list[Mapping[str, Any]]:
     """The arms of a verdict, the best first: by their differences, as verdicts are, then by their means."""
     return sorted((a for a in arms if a["verdict"] == verdict), key=_place)
+
+
+def _same(ties: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Return the ties whose runs are those of the baseline, and the others."""
+    equal = [bool(arm["difference"]) and nothing(arm["difference"]["low"], arm["difference"]["high"]) for arm in ties]
+    return ([arm for arm, one in zip(ties, equal, strict=True) if one],
+            [arm for arm, one in zip(ties, equal, strict=True) if not one])
 
 
 def _place(arm: Mapping[str, Any]) -> tuple[float, float]:

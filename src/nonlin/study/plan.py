@@ -17,7 +17,7 @@ from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
 from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
-from nonlin.study.verdict import rule_text
+from nonlin.study.verdict import rule_sentence, rule_text
 from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines
 from nonlin.training import recipe, transfer
@@ -224,8 +224,8 @@ class Plan(Sealed):
         return (f"Tune: {len(self.learning_rates)} learning rates ({rates}) each, {len(self.tune_seeds)} seeds, "
                 f"{length}; more where the best lies on the edge.")
 
-    def describe(self) -> str:
-        """Return the plan in words."""
+    def describe(self, whole: bool = False) -> str:
+        """Return the plan in words, the rule in a sentence or, ``whole``, as plan.json has it."""
         tokens = self.training["batch"] * self.model["context"]
         lengths = [arm["judge_steps"] * tokens for arm in self.arms]
         length = f"{min(lengths):,}" + (f" to {max(lengths):,}" if max(lengths) > min(lengths) else "")
@@ -244,7 +244,7 @@ class Plan(Sealed):
             *self.notes,
             self._tuning_text(),
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run{self._judged_by()}.",
-            f"Rule: {self.rule['text']}",
+            f"Rule: {self.rule['text'] if whole else rule_sentence(self.rule, self.baseline)}",
             *self._repeats(max(lengths)),
             f"Time: about {self.predicted_minutes:.1f} minutes, {counted(self.workers, 'run')} at a time."])
 

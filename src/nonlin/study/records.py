@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from nonlin.numbers import interval, number
 from nonlin.records import Record
 
 #: "better" and "worse" are of the difference to the baseline; an arm without enough evidence is "undecided".
@@ -29,7 +30,7 @@ class Difference(Record, frozen=True, kw_only=True):
         return self.mean
 
     def __str__(self) -> str:
-        return f"{self.mean:+.4f} ({self.low:+.4f} … {self.high:+.4f})"
+        return f"{number(self.mean, '+.4f')} ({interval(self.low, self.high, '+.4f')})"
 
 
 class PairVerdict(Record, frozen=True, kw_only=True):

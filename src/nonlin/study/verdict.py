@@ -46,6 +46,17 @@ def rule_text(margin: float, confidence: float, looks: Sequence[int]) -> str:
         + pairs + _stages_text(error, looks))
 
 
+def rule_sentence(rule_: Mapping[str, Any], baseline: str) -> str:
+    """Return the rule in short, for a terminal: what the verdicts mean, and where all of it stands.
+
+    >>> rule_sentence({"margin": 0.005, "confidence": 0.95}, "gelu")[:64]
+    'better or worse than gelu: the 95 % interval of the difference ('
+    """
+    return (f"better or worse than {baseline}: the {percent(rule_['confidence'])} interval of the difference (by "
+            f"Holm's method) leaves out 0, and the difference exceeds {rule_['margin']:g}. Tie: the interval lies "
+            f"within ±{rule_['margin']:g}. Else undecided. All of the rule stands in plan.json.")
+
+
 def _stages_text(error: float, looks: Sequence[int]) -> str:
     if len(looks) < 2:
         return ""

@@ -40,6 +40,9 @@ const FORMS = { // each with ``more`` digits than usual
   },
 };
 
+/** An interval in words; that of equal runs has no width. */
+const between = (form, low, high) => (Math.max(Math.abs(low), Math.abs(high)) < 1e-9 ? "exactly 0" : `${form(low)} … ${form(high)}`);
+
 /** Labels of the ticks of a scale: with as many digits as it takes to make them differ. */
 function labels(axis, places) {
   const said = (more) => places.map((v) => (v == null ? "" : FORMS[axis.format](v, more)));
@@ -233,7 +236,7 @@ function build(panel, host, figure) {
     if (v == null) return null;
     if (line.words) return line.words[line.x.indexOf(u.data[0][i])] ?? null;
     const form = FORMS[panel.y.format], [low, high] = line.low ? [u.data[line.at + 1][i], u.data[line.at + 2][i]] : [];
-    return form(v) + (low == null ? "" : ` (${form(low)} … ${form(high)})`);
+    return form(v) + (low == null ? "" : ` (${between(form, low, high)})`);
   };
   let speaking = 0;
   function tell(u) {

@@ -144,7 +144,7 @@ function wordsOf(panel, mark, index) {
     const row = placeOf(y, (mark.y[0] + mark.y[1]) / 2), column = placeOf(x, (mark.x[0] + mark.x[1]) / 2);
     return row != null ? `${row}: ${FORMS[x.format](mark.x[1])}` : `${column ?? name}: ${FORMS[y.format](mark.y[1])}`;
   }
-  const flat = mark.y[0] === mark.y.at(-1), range = (axis, v) => `${value(axis, Math.min(...v))} … ${value(axis, Math.max(...v))}`;
+  const flat = mark.y[0] === mark.y.at(-1), range = (axis, v) => between((one) => value(axis, one), Math.min(...v), Math.max(...v));
   const row = placeOf(y, mark.y[index]), column = placeOf(x, trueX(mark, index));
   if (isBar(mark)) return flat ? `${row ?? name}: ${range(x, mark.x)}` : `${[name, value(x, trueX(mark, 0))].filter(Boolean).join(", ")}: ${range(y, mark.y)}`;
   if (row != null && y.names) return [row, name && name !== row ? name : null].filter(Boolean).join(", ") + `: ${FORMS[x.format](trueX(mark, index))}`;
