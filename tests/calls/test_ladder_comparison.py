@@ -285,7 +285,7 @@ def test_a_branch_runs_at_the_rate_of_its_trunk_and_costs_less(short, finished):
     apart = replace(branch, branches=False)
     assert design.flops([branch], made.steady, 2) == pytest.approx(0.8 * design.flops([apart], made.steady, 2))
     lines = design.describe([one for one, _ in made.ordered()], made.steady, None, 2, 1, {})
-    assert [line.split()[0] for line in lines if "branch" in line] == [branch.name, made.ordered()[3][0].name]
+    assert [line.split()[0] for line in lines if line.endswith("branched")] == [branch.name, made.ordered()[3][0].name]
 
 
 @pytest.mark.slow
