@@ -154,6 +154,7 @@ def _umask() -> int:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to, and move what was written there; nothing, where that fails."""
     temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # a link there would be written through
     try:
         yield temporary
         sync(temporary)
@@ -161,6 +162,18 @@ def replacing(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def inside(path: Path) -> Path:
+    """Return a folder to write to, made where there is none; UserError where a link stands there.
+
+    A study's folder may come from anybody, and a link in it lead anywhere.
+    """
+    if path.is_symlink():
+        raise UserError(f"{printable(str(path))} must be a folder to be written to; it is a link. Put the folder that "
+                        "it leads to in its place.")
+    path.mkdir(exist_ok=True)
+    return path
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -20,7 +20,7 @@ import sympy
 from nonlin.calls.arguments import Asked
 from nonlin.calls.comparison import changes, measured, requested
 from nonlin.errors import UserError, rule, stopped_in, unknown_name
-from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.files import Unreadable, finite, inside, read_json, write_json
 from nonlin.functions import Definition, define, get
 from nonlin.functions.grammar import write
 from nonlin.numbers import counted, number, percent
@@ -101,7 +101,7 @@ def calibrate(asked: Asked, studies: int, out: Path | None = None, *, streams: s
         request = replace(request, minutes=None, steps=steps)
         for line in changes(machine.get("made_on", {}), environment):
             shown.say(line)
-        (root.directory / _STUDIES).mkdir(exist_ok=True)
+        inside(root.directory / _STUDIES)
         write_json(root.directory / _ASKED, {"studies": studies})
         found = []
         with _live(root.directory):

@@ -17,7 +17,7 @@ from nonlin.calls.arguments import Activations, Asked, Data
 from nonlin.calls.study import Study, best_trial
 from nonlin.data import Sources, intact
 from nonlin.errors import NonlinError, UserError, stopped_in
-from nonlin.files import finite, write_json
+from nonlin.files import finite, inside, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
@@ -364,6 +364,7 @@ def _export(directory: Path, key: str, engine: ProcessEngine) -> str:
     target, fresh = directory / "model", directory / ".new" / "model"
     shutil.rmtree(fresh.parent, ignore_errors=True)
     try:
+        inside(fresh.parent)
         described = ask(engine, {"do": "export", "trial": str(directory / "trials" / key), "out": str(fresh)})
     except NonlinError as error:
         return f"none: {error}"

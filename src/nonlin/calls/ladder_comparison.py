@@ -20,7 +20,7 @@ from nonlin.calls.comparison import changes, definitions_of, environment_of, pre
 from nonlin.calls.ladder import Ladder, ladder_of, transfer_of, watcher_of
 from nonlin.calls.own_ladder import Own
 from nonlin.errors import UserError, rule, stopped_in
-from nonlin.files import finite, write_json
+from nonlin.files import finite, inside, write_json
 from nonlin.functions import get
 from nonlin.ladder import design, folder, forecast, plan, results
 from nonlin.ladder.design import Rung, Settings
@@ -344,6 +344,7 @@ def _run_rung(there: LadderFolder, whole: Request, one: Rung, name: str, finishe
                        | _warmup(made, whole, one), made.subject(one))
     from nonlin.report import LivePage, build  # here, so that a ladder's look costs no library that draws
 
+    inside(inside(directory.parent) / name)
     store = Store(directory)
     _link_data(there.directory, directory)
     _take_over(there, name)
@@ -390,7 +391,7 @@ def _take_over(there: LadderFolder, name: str) -> None:
     if before is None:
         return
     source = there.directory / folder.RUNGS / before / "trials"
-    target = there.directory / folder.RUNGS / name / "trials"
+    target = inside(there.directory / folder.RUNGS / name / "trials")
     for trial in sorted(source.iterdir()) if source.is_dir() else ():
         if not os.path.lexists(target / trial.name):
             shutil.copytree(trial, target / f".{trial.name}", dirs_exist_ok=True)

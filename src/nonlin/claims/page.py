@@ -9,7 +9,7 @@ from typing import Any
 from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.everything import all_claims
 from nonlin.claims.lessons import budget, lesson
-from nonlin.files import finite, printable, write_atomically, writing
+from nonlin.files import finite, inside, printable, write_atomically, writing
 from nonlin.numbers import typeset
 from nonlin.report.explorer import environment, unbroken, with_its_scripts
 from nonlin.report.glossary import Glossary
@@ -27,8 +27,7 @@ def build(directory: str | Path, results: Mapping[str, Any]) -> Path:
 
 
 def _build(directory: Path, results: Mapping[str, Any]) -> Path:
-    target = directory / "figures"
-    target.mkdir(exist_ok=True)
+    target = inside(directory / "figures")
     known: dict[int, Claim] = {claim.number: claim for claim in all_claims()}
     words, rows = Glossary(), finite(results)["claims"]
     drawings = Drawings(OWN)

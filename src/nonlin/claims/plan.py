@@ -102,7 +102,10 @@ class ClaimsPlan(Sealed):
     format: int = 2
 
     def study(self, name: str) -> Plan:
-        """Return one of the language model's studies."""
+        """Return one of the language model's studies; UserError where the plan has none of that name."""
+        if name not in self.studies:
+            raise UserError(f"claims: plan.json must hold the study {name!r}; it was changed, or written by another "
+                            "version. Restore the file, or start in another folder.")
         return Plan.from_dict(self.studies[name])
 
     @property

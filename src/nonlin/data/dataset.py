@@ -10,8 +10,9 @@ import numpy as np
 
 from nonlin import streams
 from nonlin.data import tokenizing
+from nonlin.data.description import read_description
 from nonlin.errors import UserError, rule
-from nonlin.files import Unreadable, read_json
+from nonlin.files import Unreadable
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Dataset:
     def __init__(self, directory: Path | str):
         self.directory = Path(directory)
         try:
-            self.info: dict[str, Any] = read_json(self.directory / "dataset.json")
+            self.info = read_description(self.directory)
             dtype = np.dtype(self.info["dtype"])
             self.train, self.validation = (
                 np.memmap(self.directory / f"{name}.bin", dtype=dtype, mode="r") for name in ("train", "validation"))
@@ -70,8 +71,12 @@ def _spans(info: dict[str, Any], side: str) -> list[Span]:
     return spans
 
 
-def _windows(tokens: np.ndarray, offsets: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+def _windows(dataset: Dataset, tokens: np.ndarray, offsets: np.ndarray, context: int
+             ) -> tuple[np.ndarray, np.ndarray]:
     rows = tokens[offsets[:, None] + np.arange(context + 1)].astype(np.int64)
+    if rows.size and rows.max() >= dataset.info["vocabulary"]:
+        raise UserError(f"data: {dataset.directory} is damaged: it has the token {rows.max()}, and its vocabulary "
+                        f"{dataset.info['vocabulary']:,}. Start the study again: it writes them anew.")
     return np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
 
 
@@ -94,10 +99,10 @@ def batch(dataset: Dataset, step: int, batch: int, context: int, seed: int) -> t
     room = _room(spans, "training", context)
     random = streams.generator("data order", seed, counter=step)
     if len(spans) == 1:
-        return _windows(dataset.train, random.integers(0, room[0], size=batch), context)
+        return _windows(dataset, dataset.train, random.integers(0, room[0], size=batch), context)
     chosen = random.choice(len(spans), size=batch, p=[span.share for span in spans])
     offsets = np.array([span.start for span in spans])[chosen] + random.integers(0, room[chosen])
-    return _windows(dataset.train, offsets, context)
+    return _windows(dataset, dataset.train, offsets, context)
 
 
 def evaluation_batches(
@@ -117,4 +122,4 @@ def evaluation_batches(
         span.start + np.linspace(0, r - 1, max(1, min(round(span.share * wanted), m))).astype(np.int64)
         for span, r, m in zip(spans, room.tolist(), most.tolist(), strict=True)])
     for start in range(0, len(offsets), batch):
-        yield _windows(dataset.validation, offsets[start:start + batch], context)
+        yield _windows(dataset, dataset.validation, offsets[start:start + batch], context)

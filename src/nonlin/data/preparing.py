@@ -12,10 +12,11 @@ import numpy as np
 
 from nonlin.data import tokenizing
 from nonlin.data.corpus import Corpus, Progress
+from nonlin.data.description import read_description
 from nonlin.data.splitting import SEPARATOR, Part, left_out
 from nonlin.data.splitting import sides as both_sides
 from nonlin.errors import UserError, rule
-from nonlin.files import Unreadable, lock, plain_name, read_json, replacing, write_atomically, writing
+from nonlin.files import Unreadable, inside, lock, plain_name, replacing, write_atomically, writing
 
 SIDES = ("train", "validation")
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
@@ -44,7 +45,8 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path =
         else:
             raise UserError(f"data: {directory} holds other data ({info.get('description')}). Use another --out.")
     with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        inside(directory)
         with lock(directory / ".lock", wait=True):
             again = described(directory)  # another process may have written it meanwhile
             if again is not None and _is(again, wanted) and intact(directory):
@@ -216,10 +218,9 @@ def _sha256(path: Path) -> str:
 def described(directory: Path) -> dict[str, Any] | None:
     """Return dataset.json; None where there is none, or no whole one."""
     try:
-        info = read_json(directory / "dataset.json")
+        return read_description(directory)
     except Unreadable:
         return None
-    return info if isinstance(info, dict) and "corpus_sha256" in info else None
 
 
 def intact(directory: Path | str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import UserError
-from nonlin.files import Unreadable, finite, read_json, write_json
+from nonlin.files import Unreadable, finite, inside, read_json, write_json
 from nonlin.ladder.design import Rung
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
@@ -61,8 +61,7 @@ class LadderFolder:
 
     def add_forecast(self, made: Mapping[str, Any]) -> Path:
         """Write a forecast under the next number, and return its path."""
-        folder = self.directory / FORECASTS
-        folder.mkdir(exist_ok=True)
+        folder = inside(self.directory / FORECASTS)
         path = folder / next_name(folder)
         write_json(path, finite(dict(made)))
         return path
@@ -107,8 +106,7 @@ def keep_plan(directory: Path, plan: LadderPlan) -> None:
     """Write a plan; one that it extends stays under plans/."""
     old = plan_of(directory)
     if old is not None and old.hash != plan.hash:
-        kept = directory / PLANS
-        kept.mkdir(exist_ok=True)
+        kept = inside(directory / PLANS)
         write_json(kept / next_name(kept), old.as_dict())
     write_json(directory / "plan.json", plan.as_dict())
 

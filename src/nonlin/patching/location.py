@@ -9,11 +9,11 @@ from typing import Any
 
 from nonlin.errors import UserError, rule
 from nonlin.model import folder
+from nonlin.model.gguf_header import gguf_sizes
 
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _MUST_FLOAT = "be floating-point, not quantized to 8 or 4 bits"
 _UNQUANTIZED = "Load the checkpoint it was quantized from."
-_GGUF_ENTRY, _GGUF_PACKED = 32, 8  # bytes that name a tensor, at least; numbers in a byte, at most
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -44,9 +44,7 @@ def located(path: Path, trust: bool, call: str) -> Location:
         if path.suffix != ".gguf":
             raise UserError(rule(call, "MODEL", "be a folder, or a file that ends in .gguf", str(path),
                                  "Pass the folder that holds config.json."))
-        _check_gguf(path, call)
-        size = path.stat().st_size
-        return Location(path.parent, path.name, stored=(size // _GGUF_ENTRY, size * _GGUF_PACKED))
+        return Location(path.parent, path.name, stored=_stored_in_gguf(path, call))
     ggufs = sorted(path.glob("*.gguf"))
     if not (path / "config.json").exists():
         if len(ggufs) == 1:
@@ -129,11 +127,11 @@ def must_not_be_quantized(config: Mapping[str, Any], call: str) -> None:
         raise UserError(rule(call, "the model's weights", _MUST_FLOAT, method, _UNQUANTIZED))
 
 
-def _check_gguf(path: Path, call: str) -> None:
+def _stored_in_gguf(path: Path, call: str) -> tuple[int, int]:
+    """Return the (tensors, numbers) of a GGUF file; refuse in one line what its header cannot be."""
     for package in ("gguf", "accelerate"):
         _needs(package, call)
-    with path.open("rb") as opened:
-        magic = opened.read(4)
-    if magic != b"GGUF":
-        raise UserError(rule(call, str(path), "be a whole GGUF file, which begins with the letters GGUF", magic,
-                             "Download it again."))
+    try:
+        return gguf_sizes(path)
+    except (OSError, folder.Unfit) as error:
+        raise UserError(f"{call}: {path} must {error}. Download it again.") from error

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nonlin.files import write_atomically, writing
+from nonlin.files import inside, write_atomically, writing
 from nonlin.numbers import number, places
 from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.ladder import moment
@@ -31,8 +31,7 @@ def draw(directory: Path, results: Mapping[str, Any]) -> Drawn:
     """Write the figure and return it; none before the first study is complete."""
     if not results["results"]:
         return {}, None
-    target = directory / "figures"
-    target.mkdir(exist_ok=True)
+    target = inside(directory / "figures")
     drawings = Drawings({})
     svg = drawings.inline(lambda: differences(results), "differences", _TITLE, target)
     return {"differences": {"svg": svg, "title": _TITLE}}, drawings.data()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from nonlin.files import inside
 from nonlin.report import figures, interactive, style, tables
 from nonlin.report.marks import Drawings
 from nonlin.report.palette import paint
@@ -11,7 +12,7 @@ from nonlin.report.records import Study
 
 def drawn(study: Study, folder: Path) -> dict[str, dict[str, Any]]:
     """Write the study's figures into a folder as SVG and PNG; return them for the page, with their tables, by name."""
-    folder.mkdir(exist_ok=True)
+    inside(folder)
     found: dict[str, dict[str, Any]] = {}
     drawings = Drawings({name: p.slot for name, p in paint(figures.names(study)).items()})
     for name, (draw, title, applies) in figures.FIGURES.items():

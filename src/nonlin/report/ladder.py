@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.files import printable, write_atomically, writing
+from nonlin.files import inside, printable, write_atomically, writing
 from nonlin.progress import span
 from nonlin.report import ladder_figures, terminal
 from nonlin.report.explorer import environment, with_its_scripts
@@ -32,8 +32,7 @@ def draw(directory: Path, results: Mapping[str, Any]) -> Drawn:
     """Write the ladder's figures and return them; none before the first rung is complete."""
     if not results["rungs"]:
         return {}, None
-    target = directory / "figures"
-    target.mkdir(exist_ok=True)
+    target = inside(directory / "figures")
     drawn, drawings = {}, Drawings(_slots(results))
     for name, (make, title) in ladder_figures.FIGURES.items():
         if results["rates"] or name != "rates":

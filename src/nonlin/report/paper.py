@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib.text import Text
 
-from nonlin.files import write_atomically, writing
+from nonlin.files import inside, replacing, write_atomically, writing
 from nonlin.numbers import nothing, percent
 from nonlin.report import figures, style
 from nonlin.report.records import Study, read
@@ -30,7 +30,7 @@ def write(folder: StudyFolder, inches: float = COLUMN_INCHES) -> list[Path]:
     study = read(folder)
     target = folder.directory / "paper"
     with writing(folder.directory):
-        target.mkdir(exist_ok=True)
+        inside(target)
         paths = [target / "verdicts.tex"]
         write_atomically(paths[0], table(study.results))
         if any(arm["judged"] for arm in study.arms):
@@ -51,7 +51,8 @@ def _draw(study: Study, name: str, target: Path, inches: float) -> Path:
         style.label_axes(figure)
         style.repaint(figure)
         path = target / f"{name}.pdf"
-        figure.savefig(path, format="pdf", facecolor="white", metadata={"CreationDate": None})
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="pdf", facecolor="white", metadata={"CreationDate": None})
     return path
 
 

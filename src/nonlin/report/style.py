@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, MaxNLocator
 
-from nonlin.files import write_atomically
+from nonlin.files import replacing, write_atomically
 from nonlin.numbers import number
 from nonlin.report.palette import paint, slot_of
 
@@ -164,7 +164,8 @@ def write_files(figure: Figure, folder: Path, name: str) -> None:
         text = text.replace(role, paper)
     write_atomically(folder / f"{name}.svg", text)
     repaint(figure)
-    figure.savefig(folder / f"{name}.png", dpi=160, facecolor="white")
+    with replacing(folder / f"{name}.png") as temporary:
+        figure.savefig(temporary, format="png", dpi=160, facecolor="white")
 
 
 def _svg(figure: Figure, name: str, fonts: str) -> str:

@@ -36,6 +36,7 @@ class Pulse:
             return
         temporary = self.path.with_name(f".{PROGRESS}.tmp")
         with contextlib.suppress(OSError):  # not synced: nothing is lost with it
+            temporary.unlink(missing_ok=True)  # a link there would be written through
             temporary.write_text(json.dumps(finite(event)) + "\n")
             os.replace(temporary, self.path)
         self.written = time.monotonic()

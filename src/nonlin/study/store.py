@@ -17,6 +17,7 @@ from nonlin.errors import UserError
 from nonlin.files import (
     Unreadable,
     finite,
+    inside,
     lock,
     plain_name,
     read_json,
@@ -102,7 +103,7 @@ class Store:
         """
         running = self.directory / "running"
         with contextlib.suppress(OSError):
-            for trial in running.iterdir():
+            for trial in () if running.is_symlink() else running.iterdir():
                 if os.path.lexists(self.directory / "trials" / trial.name):
                     shutil.rmtree(trial, ignore_errors=True)
             running.rmdir()
@@ -159,7 +160,7 @@ class Store:
                             "Give the command again.")
         kept = self.directory / "plans"
         with writing(self.directory):
-            kept.mkdir(exist_ok=True)
+            inside(kept)
         self._write(kept / f"{len(stages)}.json", json.dumps(old.as_dict(), indent=1, allow_nan=False) + "\n")
         self._write(self.plan_path, json.dumps(plan.as_dict(), indent=1, allow_nan=False) + "\n")
 
@@ -183,9 +184,9 @@ class Store:
         """
         trial = self.directory / "running" / config_hash(dict(config))
         try:
-            trial.mkdir(parents=True, exist_ok=True)
+            inside(inside(trial.parent) / trial.name)
             before = self.attempts(trial.name)
-            number = before[-1][0] + 1 if before else 1
+            number = max((int(name) for name in os.listdir(trial) if name.isdecimal()), default=0) + 1
             folder = trial / str(number)
             folder.mkdir()
             if before:
@@ -198,7 +199,10 @@ class Store:
     def attempts(self, key: str) -> list[tuple[int, Path]]:
         """Return (number, folder) of every attempt at a trial that has not ended in a record, the first one first."""
         trial = self.directory / "running" / key
-        folders = [path for path in trial.iterdir() if path.name.isdecimal()] if trial.is_dir() else []
+        if trial.is_symlink() or trial.parent.is_symlink() or not trial.is_dir():
+            return []
+        folders = [path for path in trial.iterdir() if path.name.isdecimal() and path.is_dir()
+                   and not path.is_symlink()]  # what a link leads to is not emptied
         return sorted((int(path.name), path) for path in folders)
 
     def _hand_on(self, before: Path, folder: Path) -> None:
@@ -233,7 +237,7 @@ class Store:
             for name in (*files, "result.json"):  # whole on the disk before the rename shows them
                 sync(folder / name)
             sync(folder)
-            target.parent.mkdir(exist_ok=True)
+            inside(target.parent)
             try:
                 os.rename(folder, target)
             except OSError as error:

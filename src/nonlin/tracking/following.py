@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError
-from nonlin.files import Unreadable, read_json, write_json
+from nonlin.files import Unreadable, inside, read_json, write_json
 from nonlin.study import load
 from nonlin.tracking.records import Tracker, tracked_run, verdicts_of
 
@@ -96,7 +96,7 @@ class _Followed:
 
     def _open(self, study: str) -> Tracker:
         if self.tracker is None:
-            self.path.parent.mkdir(exist_ok=True)
+            inside(self.path.parent)
             module = importlib.import_module(f"nonlin.tracking.to_{self.name}")
             self.tracker = module.open_tracker(study, self.directory)
         assert self.tracker is not None

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
+from msgspec import UNSET, Meta, UnsetType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -53,6 +55,27 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
 
+class CourseForm(msgspec.Struct, forbid_unknown_fields=True):
+    """What a run measured so far, as :mod:`nonlin.training.trial` goes on with it."""
+
+    step: Annotated[int, Meta(ge=0)]
+    initial: float | None
+    best: float
+    final: float | None
+    layers: list[dict[str, float]] | None
+    seconds: float
+    training_seconds: float
+    evaluations: list[tuple[float, float]]
+
+
+class PositionForm(msgspec.Struct):
+    """The position of a checkpoint, or with "metrics" that of a trunk."""
+
+    course: CourseForm
+    log_bytes: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+    metrics: str | UnsetType = UNSET
+
+
 @dataclass(frozen=True)
 class State:
     """What a checkpoint holds: ``position`` and ``losses`` of a run, and its tensors, whole."""
@@ -60,6 +83,28 @@ class State:
     position: dict[str, Any]
     losses: list[float]
     tensors: Mapping[str, torch.Tensor]
+
+    def fits(self, devices: OneDevice, optimizer: Optimizers) -> bool:
+        """Whether this is the state of such a run: a file's seal says who it is for, not what is in it."""
+        wanted = {f"model.{name}": value.shape for name, value in devices.model.named_parameters()}
+        parameters, held = optimizer.parameters(), self.tensors
+        if any(name not in held or held[name].shape != shape for name, shape in wanted.items()):
+            return False
+        for name, value in held.items():
+            kind, _, rest = name.partition(".")
+            number = rest.partition(".")[0]
+            if kind == "optimizer" and not (
+                    number.isascii() and number.isdigit() and len(number) < 9 and int(number) < len(parameters)
+                    and (value.ndim == 0 or value.shape == parameters[int(number)].shape)):
+                return False
+            if kind in ("model", "optimizer") and not value.is_floating_point():
+                return False
+        generator = held.get("generator", torch.empty(0))
+        try:
+            torch.Generator().set_state(generator.view(devices.size, -1)[0][:torch.get_rng_state().numel()].clone())
+        except (RuntimeError, TypeError):
+            return False
+        return True
 
     @torch.no_grad()
     def put(self, devices: OneDevice, optimizer: Optimizers) -> None:
@@ -101,6 +146,11 @@ def read(path: Path, key: str, optimizer: Optimizers) -> State | None:
             if about.get("config_hash") != key or json.loads(about.get("arithmetic", "[]")) != optimizer.arithmetic:
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        return State(json.loads(about["position"]), tensors["losses"].tolist(), tensors)
-    except (OSError, SafetensorError, ValueError, KeyError):
+        position, losses = json.loads(about["position"]), tensors["losses"]
+        msgspec.convert(position, PositionForm)
+        if losses.dtype != torch.float64 or losses.shape != (position["course"]["step"],):
+            return None
+        return State(position, losses.tolist(), tensors)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError, RecursionError,
+            msgspec.ValidationError):
         return None

@@ -189,6 +189,10 @@ def run_trial(config: dict[str, Any], dataset_dir: Path, trial_dir: Path,
     if dataset.info["sha256"] != config["data"]["sha256"]:
         raise UserError(f"the data in {dataset_dir} is not what the trial was planned for: its hash differs. "
                         "Start a new study in another folder.")
+    if "own" not in config["model"] and dataset.info["vocabulary"] > config["model"]["vocabulary"]:
+        raise UserError(f"the data in {dataset_dir} is not what the trial was planned for: it has "
+                        f"{dataset.info['vocabulary']:,} tokens, and the model {config['model']['vocabulary']:,}. "
+                        "Start a new study in another folder.")
     trial_dir.mkdir(parents=True, exist_ok=True)
     machine.reset_peak_memory()
     outcome, run = _run(config, dataset, trial_dir, progress or (lambda _: None), checkpoints, trunks)
@@ -225,6 +229,8 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
     trunk = Trunks(trunks, config) if trunks and run.devices.size == 1 else None
     found = _found(checkpoints, config, run, metrics)
     begun = found or (trunk.read(run.optimizer) if trunk else None)
+    if begun and not found and not ("metrics" in begun.position and begun.fits(run.devices, run.optimizer)):
+        begun = None
     if run.devices.rank > 0:  # the first process alone writes
         metrics = Path(os.devnull)
     if found and run.devices.rank == 0:
@@ -250,7 +256,8 @@ def _found(checkpoints: Checkpoints | None, config: dict[str, Any], run: Run, me
     if checkpoints is None:
         return None
     found = checkpoints.read(config_hash(config), run.optimizer)
-    fits = found is not None and metrics.exists() and metrics.stat().st_size >= found.position["log_bytes"]
+    fits = (found is not None and "log_bytes" in found.position and metrics.is_file()
+            and metrics.stat().st_size >= found.position["log_bytes"] and found.fits(run.devices, run.optimizer))
     return found if run.devices.unanimous(fits) else None
 
 

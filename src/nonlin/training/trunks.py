@@ -12,6 +12,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from nonlin.errors import UserError
+from nonlin.files import inside
 from nonlin.training import checkpoint, recipe, transfer
 from nonlin.training.config import config_hash
 from nonlin.training.devices import OneDevice
@@ -45,8 +47,8 @@ class Trunks:
     def save(self, devices: OneDevice, optimizer: Optimizers, position: Mapping[str, Any],
              losses: list[float]) -> None:
         """Write the checkpoint of the step at which the decay begins; where that fails, the run goes on without."""
-        with contextlib.suppress(OSError, SafetensorError):
-            self.folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError, SafetensorError, UserError):
+            inside(self.folder)
             checkpoint.write(self._path(self.at), self.key, devices, optimizer, position, losses)
 
     def read(self, optimizer: Optimizers) -> checkpoint.State | None:
