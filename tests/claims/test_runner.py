@@ -3,8 +3,10 @@
 import json
 import re
 import shlex
+import shutil
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from nonlin.functions import get
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.model.language_model import LanguageModel
 from nonlin.study import ProcessEngine, Store
+from nonlin.study.store import _checksum
 from nonlin.study.tuning import complete, trials_of
 from tests.claims import planted
 
@@ -74,6 +77,35 @@ def test_a_damaged_record_runs_again_with_the_same_result(made):
     with ProcessEngine("nowhere", 1, WORKER) as engine:
         again = run_claims(planted.plan(), claims[:1], claims, Store(folder, ClaimsPlan), engine)
     assert without_timing(again) == without_timing(found)
+
+
+@pytest.mark.parametrize(("field", "new"), [("timing", {"seconds": "1"}), ("timing", 3), ("measured", [])])
+def test_a_record_of_another_form_runs_again_though_its_sum_fits(made, tmp_path, field, new):
+    folder = Path(shutil.copytree(made[0], tmp_path / "claims"))
+    changed(next(iter(sorted(folder.glob("trials/*/result.json")))), field, new)
+    assert results(planted.plan(), all_claims(), Store(folder, ClaimsPlan))["claims"][0]["verdict"] is None
+
+
+@pytest.mark.parametrize("new", [{}, {"x": 1}, {"depths": "x"}])
+def test_measures_of_another_form_are_one_error_though_their_sum_fits(made, tmp_path, new):
+    """Each experiment's measures have a form of its own, which its claim alone knows."""
+    folder = Path(shutil.copytree(made[0], tmp_path / "claims"))
+    for path in folder.glob("trials/*/result.json"):
+        changed(path, "measured", new)
+    with pytest.raises(UserError, match="the runs of claim 1 must hold what they measured"):
+        results(planted.plan(), all_claims(), Store(folder, ClaimsPlan))
+
+
+def changed(path, field, new):
+    record = json.loads(path.read_text()) | {field: new}
+    path.write_text(json.dumps(record | {"checksum": _checksum(record)}))
+
+
+def test_a_plan_without_one_of_its_studies_is_one_error():
+    plan = planted.plan()
+    plan.studies.pop("core")
+    with pytest.raises(UserError, match="must hold the study 'core'"):
+        plan.study("core")
 
 
 def test_another_plan_is_refused(made):

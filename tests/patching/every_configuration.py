@@ -1,6 +1,6 @@
 """Each size in each configuration of the installed transformers, changed: what the doors of nonlin say of it.
 
-    python -m tests.patching.every_configuration FIRST LAST [VALUES]
+    python -m tests.patching.every_configuration FIRST LAST
 
 prints what is neither built within its bounds nor refused in one line, of the families from FIRST to LAST.
 """
@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
+import torch
 from benchmarks.tiny_models import build, families
 
 from nonlin.errors import UserError
@@ -111,11 +112,10 @@ def swept(kind, values=VALUES, most=None, doors=DOORS):
 
 
 if __name__ == "__main__":
-    import torch
     torch.set_num_threads(1)
     total, number = Counter(), 0
     for kind in families()[int(sys.argv[1]):int(sys.argv[2])]:
-        counts, faults = swept(kind, eval(sys.argv[3]) if len(sys.argv) > 3 else VALUES)
+        counts, faults = swept(kind)
         total += counts
         number += bool(counts)
         for fault in faults:

@@ -9,6 +9,7 @@ from typing import Any
 from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.everything import all_claims
 from nonlin.claims.lessons import budget, lesson
+from nonlin.claims.runner import as_measured
 from nonlin.files import finite, inside, printable, write_atomically, writing
 from nonlin.numbers import typeset
 from nonlin.report.explorer import environment, unbroken, with_its_scripts
@@ -32,10 +33,13 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     words, rows = Glossary(), finite(results)["claims"]
     drawings = Drawings(OWN)
     # What was not asked for is not announced: a claim stands on the page when it has run.
-    sections = [{"claim": known[row["number"]], "row": row, "lesson": unbroken(lesson(row)),
-                 "budget": unbroken(budget(row)),
-                 **_told(known[row["number"]], row, words), **_drawn(known[row["number"]], row, target, drawings)}
-                for row in rows if row["verdict"]]
+    sections = list[dict[str, Any]]()
+    for row in (row for row in rows if row["verdict"]):
+        claim = known[row["number"]]
+        with as_measured(claim.number):
+            sections.append({
+                "claim": claim, "row": row, "lesson": unbroken(lesson(row)), "budget": unbroken(budget(row)),
+                **_told(claim, row, words), **_drawn(claim, row, target, drawings)})
     counts = Counter(row["verdict"] for row in rows if row["verdict"])
     page = environment("nonlin.claims").get_template("claims.html").render(
         sections=sections, results=results, counts=[(v, counts[v]) for v in VERDICTS if counts[v]], classes=CLASSES,

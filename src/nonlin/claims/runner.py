@@ -1,7 +1,8 @@
 """Running claims: what their experiments and studies still ask for, and what their records say."""
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nonlin.claims.definition import OPEN, Claim, Found, Verdict
@@ -134,7 +135,25 @@ def results(plan: ClaimsPlan, claims: Sequence[Claim], store: Store, environment
                        "run_seconds": sum(r["timing"]["seconds"] for r in found.records.values())}}
 
 
+@contextlib.contextmanager
+def as_measured(number: int) -> Iterator[None]:
+    """Raise UserError where the records of a claim's experiments, which each have a form of its own, hold others."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"claims: the runs of claim {number} must hold what they measured; {type(error).__name__}: "
+                        f"{' '.join(str(error).split())[:160]}. Remove trials/, or start in another folder: its runs "
+                        "are made anew.") from error
+
+
 def _claim(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
+    with as_measured(claim.number):
+        return _told(claim, plan, found)
+
+
+def _told(claim: Claim, plan: ClaimsPlan, found: Found) -> dict[str, Any]:
     base = {"number": claim.number, "slug": claim.slug, "statement": claim.statement, "rule": claim.rule,
             "missing": claim.missing()}
     experiments, studies = claim.experiments(plan), [plan.study(name) for name in claim.studies]

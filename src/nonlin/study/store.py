@@ -29,7 +29,7 @@ from nonlin.files import (
 )
 from nonlin.study.kinds import CALIBRATION, kind_of, must_hold
 from nonlin.study.plan import Plan
-from nonlin.study.wellformed import must_be_run
+from nonlin.study.wellformed import must_be_experiment, must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
 
 _PRESENT = 2  # the format of plans whose runs this version can add to
@@ -264,6 +264,8 @@ class Store:
                     raise DamagedRecord(f"{name} was changed after it was written")
             if config.get("purpose") in ("tune", "judge"):
                 must_be_run(config, record)
+            elif "experiment" in config:
+                must_be_experiment(record)
         except Unreadable as error:
             raise DamagedRecord(str(error)) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:

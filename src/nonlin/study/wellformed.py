@@ -270,6 +270,20 @@ class ConfigForm(Record, frozen=True, kw_only=True):
     seed: int
 
 
+class ExperimentForm(Record, frozen=True, kw_only=True):
+    """result.json of an experiment of claims; what it measured is its claim's to read."""
+
+    config_hash: str
+    measured: dict[str, Any]
+    timing: RunTimingForm
+    processor: str | None = None
+
+
+def must_be_experiment(record: Any) -> None:
+    """Raise BadForm where a record is not that of an experiment."""
+    must_be(ExperimentForm, record)
+
+
 def must_be_run(config: Any, record: Any) -> None:
     """Raise BadForm where a configuration and a record are not those of one run of a language model."""
     must_be(ConfigForm, config)
