@@ -156,7 +156,7 @@ def bounded():
 
 
 def call(*arguments):
-    """Return (status, standard output, standard error) of the program, called here."""
+    """Return the status, standard output and error of the program, called here; ``told``: its words as one line."""
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     registry._USER.clear()
     interrupt = signal.getsignal(signal.SIGINT)
@@ -168,7 +168,7 @@ def call(*arguments):
         finally:
             signal.signal(signal.SIGINT, interrupt)
     told = [stream.buffer.getvalue().decode("utf-8", "surrogateescape") for stream in (out, err)]
-    return SimpleNamespace(status=status, out=told[0], err=told[1])
+    return SimpleNamespace(status=status, out=told[0], err=told[1], told=" ".join(told[1].split()))
 
 
 def must_be_told(done):

@@ -108,7 +108,7 @@ def test_nothing_is_written_or_emptied_through_a_link(whole, place, name):
     done = called("extend by seeds", folder, whole)
     assert done.status == 2 or name == ".new" or name.startswith("running/")
     if done.status == 2:
-        assert "must be a folder to be written to; it is a link" in done.err or name == "trials"
+        assert "must be a folder to be written to; it is a link" in done.told or name == "trials"
 
 
 @pytest.mark.parametrize("name", [".progress.json.tmp", "data/.train.bin.tmp", "figures/curves.svg", "report.html",
@@ -142,7 +142,7 @@ def test_a_description_of_tokens_that_is_none_is_written_anew_or_said(whole, pla
     path = folder / "data" / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: new}))
     done = called("resume", folder, whole)
-    assert done.status == 0 or "is damaged: it has the token" in done.err
+    assert done.status == 0 or "is damaged: it has the token" in done.told
     if done.status == 0:
         assert json.loads(path.read_text()).get(name) != new and load(folder).results["status"] == "complete"
 
@@ -155,7 +155,7 @@ def test_tokens_beyond_the_models_vocabulary_are_one_error(whole, place):
     changed_folders.seal_plan(plan)
     (folder / "plan.json").write_text(json.dumps(plan))
     done = called("resume", folder, whole)
-    assert done.status == 2 and "256 tokens, and the model 3" in done.err
+    assert done.status == 2 and "256 tokens, and the model 3" in done.told
 
 
 @pytest.mark.parametrize("position", [
