@@ -14,6 +14,7 @@ from tests.patching.every_configuration import swept
 FEW = ["qwen3", "bert", "llava", "mamba"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FEW)
 def test_sizes_of_a_configuration(kind):
     counts, faults = swept(kind, values=(10**9, "x"), most=6)
