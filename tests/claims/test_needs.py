@@ -1,6 +1,7 @@
 """How many minutes a verdict needs: the estimate is held against simulated runs of as many seeds."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from nonlin.claims import n08_gating, n09_stability, n10_convergence, n11_size, 
 from nonlin.claims.definition import NO, OPEN, UNSURE, YES, above
 from nonlin.claims.lessons import budget
 from nonlin.claims.n12_tandem import interacts
-from nonlin.claims.needs import Question, minutes_needed
+from nonlin.claims.needs import Question, share_needed
+from nonlin.claims.plan import minutes_for
 from nonlin.claims.runner import results
 from nonlin.study.defaults import POWER
 from nonlin.study.statistics import effect_of
@@ -46,7 +48,7 @@ def test_as_many_seeds_answer_with_the_stated_power_and_fewer_do_not(mean, sd, m
 def test_an_effect_at_its_margin_is_beyond_reach_and_one_without_spread_needs_two_seeds():
     assert Question(seen(0.02, 0.05, 6), 0.02, 2).seeds() is None
     assert Question(seen(0.0, 0.0, 6), 0.02).seeds() == 2
-    assert minutes_needed([Question(seen(0.02, 0.05, 6), 0.02, 2), Question(seen(0.0, 0.1, 6), 0.2)], 20.0) is None
+    assert share_needed([Question(seen(0.02, 0.05, 6), 0.02, 2), Question(seen(0.0, 0.1, 6), 0.2)]) is None
 
 
 def test_below_is_above_turned():
@@ -74,6 +76,29 @@ def test_a_pair_is_decided_by_its_clearest_contrast():
     first, second, _ = n12_tandem.questions(measures)
     assert first.effect is clear
     assert second.effect is near
+
+
+def test_an_effect_just_beyond_the_margin_does_not_hide_one_that_is_decided_sooner():
+    near, far = seen(0.0201, 0.002, 4), seen(0.09, 0.05, 4)  # the nearer one is the clearer from zero
+    both = {"a, b": near, "c, d": far}
+    measures = {"contrasts": {f"{pair}: {k}": e for pair in n12_tandem.PAIRS for k, e in both.items()}}
+    assert all(q.effect is far for q in n12_tandem.questions(measures))
+
+
+def test_what_did_not_train_is_not_decided_by_minutes():
+    measures = {"contrasts": {f"{pair}: a, b": seen(0.03, 0.2, 4) for pair in n12_tandem.PAIRS[1:]}}
+    assert n12_tandem.questions(measures) == []
+    row = {"verdict": "better", "difference": seen(0.03, 0.01, 4), "margin": 0.005}
+    assert n08_gating.questions({"matches": {"width": row, "time": {"verdict": "undecided", "difference": None}}}) == []
+
+
+@pytest.mark.parametrize("share", [1.01, 1.5, 2.5, 5.0])
+def test_so_many_minutes_have_so_many_seeds(share):
+    before = planted.plan(20)
+    after = planted.plan(math.ceil(minutes_for(before, share)))
+    for name, which in (("core", "tune_seeds"), ("core", "judge_seeds"), ("tandem-none-on", "judge_seeds")):
+        assert len(getattr(after.study(name), which)) >= share * len(getattr(before.study(name), which))
+    assert minutes_for(before, 100.0) is None
 
 
 def test_a_row_says_what_is_needed_where_it_is_open(tmp_path):

@@ -33,7 +33,8 @@ def budget(row: Row) -> str:
     if row["verdict"] != OPEN:
         return f"Decided in a run of {minutes['planned']:g} minutes."
     if minutes["needed"] is None:
-        return "More minutes would hardly decide it: what was seen lies at the rule's margin, or did not train."
+        return ("More minutes would hardly decide it: what was seen lies too near the rule's margin for as many seeds "
+                "as a run has, or did not train.")
     needed = math.ceil(minutes["needed"])
     return f"About {needed:,} minutes would decide it (--minutes {needed}), if the effects are as they look here."
 

@@ -48,8 +48,12 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
 
 
 def questions(measures: Mapping[str, Any]) -> list[Question]:
-    """Better, worse or a tie, in each comparison."""
-    return [Question(row["difference"], row["margin"], 2) for row in measures["matches"].values() if row["difference"]]
+    """Better, worse or a tie, in each comparison; none where an open one has no difference: seeds would not decide it.
+    """
+    rows = measures["matches"].values()
+    if any(_ANSWER[row["verdict"]] == UNSURE and not row["difference"] for row in rows):
+        return []
+    return [Question(row["difference"], row["margin"], 2) for row in rows if row["difference"]]
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:

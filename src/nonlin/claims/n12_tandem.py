@@ -1,5 +1,6 @@
 """Claim 12: activation, normalization and attention work in tandem."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,16 +94,22 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
 
 
 def questions(measures: Mapping[str, Any]) -> list[Question]:
-    """Of each pair, the contrast that decides it soonest: the clearest beyond the margin, else the widest within."""
+    """Of each pair, the contrast that decides it: the first beyond the margin to be answered, else the last within.
+
+    None where a pair has no contrast: seeds would not decide it.
+    """
     found = []
     for pair in PAIRS:
-        rows = [e for key, e in measures["contrasts"].items() if key.startswith(pair)]
-        beyond = [e for e in rows if abs(e["mean"]) > MARGIN]
-        if beyond:
-            found.append(max(beyond, key=lambda e: abs(e["mean"]) / (e["high"] - e["low"])))
-        elif rows:
-            found.append(max(rows, key=lambda e: max(e["high"], -e["low"])))
-    return [Question(effect, MARGIN, 2) for effect in found]
+        rows = [Question(e, MARGIN, 2) for key, e in measures["contrasts"].items() if key.startswith(pair)]
+        if not rows:
+            return []
+        beyond = [q for q in rows if abs(q.effect["mean"]) > MARGIN]
+        found.append(min(beyond, key=_seeds) if beyond else max(rows, key=_seeds))
+    return found
+
+
+def _seeds(question: Question) -> float:
+    return math.inf if (seeds := question.seeds()) is None else seeds
 
 
 def figure(measures: Mapping[str, Any]) -> Figure:

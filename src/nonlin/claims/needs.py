@@ -1,4 +1,4 @@
-"""How many minutes a claim's verdict needs: from the spread over seeds that a run showed.
+"""How many seeds a claim's verdict needs: from the spread over seeds that a run showed.
 
 An estimate: as if the true effects were those seen, and their spread too.
 """
@@ -67,15 +67,14 @@ class Question:
         return float(special.ndtr(room / error)) if error else float(room > 0)
 
 
-def minutes_needed(questions: Sequence[Question], minutes: float) -> float | None:
-    """Return the minutes after which all questions have an answer, where a run of ``minutes`` showed these effects.
+def share_needed(questions: Sequence[Question]) -> float | None:
+    """Return how many times as many seeds answer all questions.
 
-    As many times the minutes as seeds. None where an effect lies so near its margin that thousands of seeds would not
-    tell.
+    None where an effect lies so near its margin that thousands of seeds would not tell.
 
     >>> seen = {"mean": 0.001, "low": -0.049, "high": 0.051, "confidence": 0.95, "seeds": 6}
-    >>> round(minutes_needed([Question(seen, 0.02)], 20.0), 1)
-    173.3
+    >>> round(share_needed([Question(seen, 0.02)]), 1)
+    8.7
     """
     times = [None if (n := q.seeds()) is None else n / q.effect["seeds"] for q in questions]
-    return None if None in times else minutes * max((t for t in times if t is not None), default=0.0)
+    return None if None in times else max((t for t in times if t is not None), default=0.0)

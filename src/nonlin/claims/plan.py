@@ -218,6 +218,34 @@ def _minutes(studies: Mapping[str, Plan], speeds: Mapping[str, Any], minutes: fl
     return (makespan(jobs, workers) + RESERVE_SECONDS) / 60
 
 
+def minutes_for(plan: ClaimsPlan, share: float) -> float | None:
+    """Return the fewest minutes whose plan has ``share`` times as many seeds in every study; None where none has.
+
+    Seeds come in steps, so that a little more time buys none.
+    """
+    core, tandem = plan.study("core"), plan.study(f"tandem-{next(iter(NORMS))}-on")
+    speeds = _costs(plan)
+    for least, extent in reversed(EXTENTS):
+        if extent.wide_seeds >= share * len(core.tune_seeds) and extent.judge_seeds >= share * len(core.judge_seeds) \
+                and extent.tandem_seeds >= share * len(tandem.judge_seeds):
+            studies = _studies(plan.seed, max(least, MINIMUM_STEPS), speeds, plan.machine, plan.data, extent)
+            planned: float = plan.request["minutes"]
+            return max(planned, _minutes(studies, speeds, planned, plan.workers))
+    return None
+
+
+def _costs(plan: ClaimsPlan) -> dict[str, dict[str, float]]:
+    """Return a plan's speeds with what a run costs beside its steps, which the trials' times tell."""
+    bare = {key: {"tokens_per_second": speed, "seconds_overhead": 0.0} for key, speed in plan.speeds.items()}
+    without = _studies(plan.seed, plan.steps, bare, plan.machine, plan.data, EXTENTS[-1][1])
+    for key, cost in bare.items():
+        size, arm = key.split(" ", 1)
+        name = {CORE: "core", "tandem": f"tandem-{next(iter(NORMS))}-on"}.get(size, f"ladder-{size}")
+        cost["seconds_overhead"] = max(0.0, plan.study(name).trial_seconds(arm, "judge")
+                                       - without[name].trial_seconds(arm, "judge"))
+    return bare
+
+
 def _studies(seed: int, steps: int, speeds: Mapping[str, Any], machine: Any, data: Any, extent: Extent
              ) -> dict[str, Plan]:
     """Return the language model's studies; trials with equal configurations are one run."""

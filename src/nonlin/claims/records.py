@@ -15,7 +15,8 @@ class ClaimTiming(Record, frozen=True, kw_only=True):
 class ClaimMinutes(Record, frozen=True, kw_only=True):
     """Minutes of a run of all claims: planned, and needed to decide what is open, as if this run's effects were true.
 
-    ``needed`` is None for what is decided, and for effects so near their margin that thousands of seeds would not tell.
+    ``needed`` is None for what is decided, and for effects so near their margin that a run's most seeds would not tell.
+    So it is where a part has no effect, since its runs did not train.
     """
 
     planned: float

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from nonlin.claims.definition import OPEN, Claim, Found, Verdict
-from nonlin.claims.needs import minutes_needed
-from nonlin.claims.plan import ClaimsPlan
+from nonlin.claims.needs import share_needed
+from nonlin.claims.plan import ClaimsPlan, minutes_for
 from nonlin.errors import UserError
 from nonlin.numbers import typeset
 from nonlin.study.budget import makespan
@@ -170,7 +170,8 @@ def _minutes(claim: Claim, measures: Mapping[str, Any] | None, verdict: Verdict,
     """The minutes planned here, and those that would decide what is open: an estimate, None where there is none."""
     planned, open_ = plan.request["minutes"], verdict.verdict == OPEN and measures is not None
     questions = claim.questions(measures) if open_ and measures else []
-    return {"planned": planned, "needed": minutes_needed(questions, planned) if questions else None}
+    share = share_needed(questions) if questions else None
+    return {"planned": planned, "needed": None if share is None else minutes_for(plan, share)}
 
 
 def answer(claim: Claim, found: Found) -> tuple[dict[str, Any] | None, Verdict]:

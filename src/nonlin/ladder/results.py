@@ -214,11 +214,10 @@ def rates_that_moved(plan: LadderPlan, checked: Check) -> list[str]:
     moved = [arm for arm in checked.moved if checked.surely(arm)]
     if not moved:
         return []
-    apart = [arm for arm in plan.arms if arm != plan.baseline and arm in checked.moved
-             and checked.widening(plan.baseline, arm, plan.target) > 0.0]
-    meaning = (f"Beside what all share, {', '.join(apart)} moved otherwise than {plan.baseline} by more than chance; "
-               "the intervals are wider by it." if apart else
-               "They moved alike within chance, which changes no difference.")
+    wider = max((checked.widening(plan.baseline, arm, plan.target) for arm in plan.arms if arm in checked.moved),
+                default=0.0)
+    meaning = (f"They moved more unlike than chance explains: the intervals are wider by up to {wider:.4f} at the "
+               "target." if wider > 0.0 else "They moved alike within chance, which changes no difference.")
     cost = max(checked.cost(arm, plan.target) for arm in moved)
     tune = (f" At the target the carried rates would cost up to {cost:.2f} bits per byte: tune the rate there."
             if cost > plan.rule["margin"] else "")

@@ -72,8 +72,8 @@ class Block(nn.Module):
     def _as_one(self) -> bool:
         """Return whether the layer is as an engine may know it: no variant, and nothing hooks or replaces its parts."""
         return not self.config.variant and changed_everywhere() is None \
-            and type(self.feed_forward.activation) is Activation \
-            and not any(hooked(part) for part in (self.attention, self.feed_forward.activation) if part is not None)
+            and type(self.attention) is Attention and type(self.feed_forward.activation) is Activation \
+            and not hooked(self.attention) and not hooked(self.feed_forward.activation)
 
     def _one(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, engine: TorchEngine) -> Tensor | None:
         attention, block = self.attention, self.feed_forward
@@ -168,15 +168,14 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens_BT: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return logits (B, T, V); into ``watch``, a list, go each block's (inputs, hidden, output)."""
-        time = tokens_BT.shape[1]
-        if time > self.config.context:
-            raise UserError(rule("forward", "tokens", f"fit the context of {self.config.context}", time,
-                                 "Pass fewer tokens."))
         return self.engine.linear(self.forward_blocks(self.embedding(tokens_BT), watch), self.head.weight)
 
     def forward_blocks(self, x_BTD: Tensor, watch: list[Any] | None = None) -> Tensor:
         """Return what the head reads (B, T, D), of embeddings (B, T, D)."""
         time = x_BTD.shape[1]
+        if time > self.config.context:  # compiled operations would read angles from beyond their table
+            raise UserError(rule("forward", "tokens", f"fit the context of {self.config.context}", time,
+                                 "Pass fewer tokens."))
         cos, sin = self.cos[:time], self.sin[:time]
         for block in self.blocks:
             x_BTD = block(x_BTD, cos, sin, self.engine, watch)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from nonlin.errors import UserError
 from nonlin.functions import define, get
 from nonlin.kernels.transformer import layer, native
 from nonlin.kernels.transformer.engine import engine
 from nonlin.model import ModelConfig
-from nonlin.model.language_model import LanguageModel
+from nonlin.model.language_model import Attention, LanguageModel
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason=f"no native engine: {native.unavailable()}")
 SMALL = {"layers": 2, "dim": 32, "heads": 2, "kv_heads": 1, "hidden": 47, "context": 17}
@@ -81,3 +82,31 @@ def test_a_second_backward_gives_the_same_again():
     loss = model.loss(tokens[:, :-1], tokens[:, 1:])
     first, second = (torch.autograd.grad(loss, list(model.parameters()), retain_graph=True) for _ in range(2))
     assert all(map(torch.equal, first, second))
+
+
+def test_a_replaced_attention_is_called():
+    class Nothing(Attention):
+        def forward(self, x_BTD, residual_BTD, *rest):
+            return residual_BTD
+
+    model, tokens = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native")), torch.tensor([[1, 2, 3]])
+    before = model(tokens)
+    model.blocks[0].attention.__class__ = Nothing
+    assert not torch.equal(model(tokens), before)
+
+
+def test_memory_lies_on_the_cpu_whatever_the_default_device_is():
+    model = LanguageModel(ModelConfig(**SMALL), get("prelu"), engine("native"))
+    x = torch.randn(1, 3, 32, requires_grad=True)
+    torch.set_default_device("meta")
+    try:
+        model.forward_blocks(x).backward(torch.ones(1, 3, 32, device="cpu"))
+    finally:
+        torch.set_default_device(None)
+    assert x.grad.isfinite().all()
+
+
+def test_embeddings_longer_than_the_context_are_refused():
+    model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native"))
+    with pytest.raises(UserError, match="context of 17"):
+        model.forward_blocks(torch.zeros(1, 18, 32))

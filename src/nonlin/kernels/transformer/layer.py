@@ -62,7 +62,7 @@ class _Form:
     def room(self, backward: bool) -> Tensor:
         """Return memory for what forward leaves, or for backward's gradients."""
         size = operations().nl_layer_bytes(ctypes.addressof(self.layer), self.narrow, backward)
-        return torch.empty(size, dtype=torch.uint8)
+        return torch.empty(size, dtype=torch.uint8, device="cpu")  # whatever the default device is
 
 
 class _Layer(torch.autograd.Function):
@@ -90,7 +90,7 @@ class _Layer(torch.autograd.Function):
         ctypes.memset(form.sums, 0, ctypes.sizeof(form.sums))
         operations().nl_layer_backward(address, form.narrow, x.data_ptr(), memory.data_ptr(), grad.data_ptr(),
                                        room.data_ptr(), dx.data_ptr(), (ctypes.c_void_p * len(addresses))(*addresses))
-        dq = [torch.tensor(s, dtype=torch.float64).to(q.dtype).reshape(q.shape)
+        dq = [torch.tensor(s, dtype=torch.float64, device="cpu").to(q.dtype).reshape(q.shape)
               for q, s in zip(learned, form.sums[:len(learned)], strict=True)]
         return None, None, dx, None, None, *dw, *dq
 
