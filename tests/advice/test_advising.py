@@ -153,7 +153,7 @@ def test_a_far_study_does_not_decide_but_makes_it_less_sure(plant):
 
 def test_where_only_far_evidence_is_left_the_nearest_decides(plant):
     folder = plant({"gelu": "baseline", "relu_squared": "better"}, params=10 * M, tokens=500 * M)
-    found = ask(300_000, 2 * M, study=folder)
+    found = ask(1 * M, 20 * B, study=folder)  # long training: far from the recorded ladder too
     assert (found["choice"], found["sureness"]) == ("relu_squared", "guess")
     farther = plant({"gelu": "baseline", "relu_squared": "better"}, params=900_000, tokens=5 * M)
     assert ask(70 * B, 15_000 * B, study=farther)["choice"] == "swiglu"
@@ -280,7 +280,7 @@ def test_the_suggested_study_is_one_that_compare_takes():
         for words in studies:
             assert words[:2] == ["nonlin", "compare"]
             asked = compare.make_context("compare", words[2:]).params
-            assert set(asked["activations"].split(",")) >= {"gelu", "swiglu", "relu_squared"}
+            assert set(asked["activations"].split(",")) >= {"gelu", "swiglu"}
             ModelConfig(asked["layers"], asked["dim"], asked["heads"], asked["heads"])
         assert command.make_context("advise", again[2:]).params["params"] == size_text(params)
 

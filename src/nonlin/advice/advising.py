@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.advice import runtimes
+from nonlin.advice import measured, runtimes
 from nonlin.advice.evidence import NEAR, REACH, Choice, Evidence, choose, from_ladder, from_papers, from_study
 from nonlin.advice.initialization import initialization
 from nonlin.advice.records import Advice, Hardware
@@ -43,6 +43,7 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
             raise UserError(rule("advise", name, "be cpu or gpu", kind, "Choose one, or leave it out."))
     shape_for(params, hardware or "cpu")  # what is wrong with the call is said before torch is loaded
     evidence = from_papers(params, tokens)
+    evidence += [e for e in from_papers(params, tokens, measured.tables()) if e.distance <= REACH]
     folder = None if study is None else load(study)
     climbed = None if ladder is None else load_ladder(ladder)
     hardware = hardware or ("gpu" if _gpu_here() else "cpu")
