@@ -25,7 +25,8 @@ from tests.study.engines.ray_cluster import three_nodes
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="ray is not installed")
 
-from nonlin.study.engines.ray import RayEngine, different_versions  # noqa: E402
+from nonlin.study.engines.ray import RayEngine  # noqa: E402
+from nonlin.study.engines.ray_nodes import Nodes, different_versions  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -303,19 +304,18 @@ def test_what_ray_says_of_a_task_is_lost_or_failed():
 
     made = RayEngine.__new__(RayEngine)
     made.ray, made._nodes, node = ray, {"a": None}, SimpleNamespace(id="a", host="somewhere")
-    made._alive = lambda: {"a": {}}
+    made._cluster = SimpleNamespace(alive=lambda: {"a": {}})
     kind, value = made._outcome(ray.exceptions.OutOfMemoryError("killed"), node)
     assert kind == "error" and value["type"] == "OutOfMemory" and "somewhere" in value["message"]
     kind, value = made._outcome(ray.exceptions.WorkerCrashedError(), node)
     assert kind == "lost" and value["cause"] == "worker"
-    made._alive = dict
+    made._cluster.alive = dict
     kind, value = made._outcome(ray.exceptions.WorkerCrashedError(), node)
     assert kind == "lost" and value["cause"] == "node" and made._nodes == {}
 
 
 def test_a_node_whose_memory_is_short_is_left_out_in_one_sentence():
-    made = RayEngine.__new__(RayEngine)
-    made.ray = ray
+    made = Nodes(ray, Path("data"), False)
     long = "Task was killed due to the node running low on memory.\n" + "Refer to the documentation. " * 50
     assert made._why(ray.exceptions.OutOfMemoryError(long)) == "it ran out of memory, and Ray ended the question to it"
     assert made._why(RuntimeError("no way\n" + "x" * 500)) == "x" * 160 + "…"

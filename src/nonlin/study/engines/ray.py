@@ -1,7 +1,6 @@
 """A Ray cluster: one task per trial, pinned to a node, and never tried again by Ray itself."""
 
 import contextlib
-import hashlib
 import itertools
 import os
 import queue
@@ -17,34 +16,18 @@ from typing import Any
 from nonlin.errors import NonlinError, UserError, rule
 from nonlin.study.engines import ray_tasks
 from nonlin.study.engines.protocol import Event, Handle, Request, Slot
+from nonlin.study.engines.ray_nodes import Node, Nodes
 from nonlin.study.engines.worker_process import COMMAND
 from nonlin.training.resources import workers_that_fit
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0  # between two looks at which nodes there are
-_WORDS = 160  # of Ray's own about a node
-_ADMIT_SECONDS = 120.0  # that a node may take to answer before it is left out
-
-
-@dataclass
-class _Node:
-    """A node that may be used: what it is, where its tokens lie, how many requests it takes and has."""
-
-    id: str
-    host: str
-    resources: Mapping[str, float]
-    memory_bytes: int | None
-    processor: str
-    dataset: str
-    copied: bool
-    slots: int = 1
-    running: int = 0
 
 
 @dataclass
 class _Task:
     generator: Any
-    node: _Node
+    node: Node
     request: Request
     mark: str
 
@@ -77,14 +60,13 @@ class RayEngine:
                  copy_tokens: bool = False):
         self.ray, self.dataset, self.command = _ray(), Path(dataset_dir), list(command or COMMAND)
         self.most, self.trials_per_gpu, self.devices_per_trial = workers, trials_per_gpu, devices_per_trial
-        self.copy_tokens = copy_tokens
+        self._cluster = Nodes(self.ray, self.dataset, copy_tokens)
         self._device, self._bytes = "cuda", None  # until it is known what trials run on: a worker may look at GPUs
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Node] = {}
         self._seen: set[str] = set()
-        self._versions: dict[str, str] = {}
         self._tasks: dict[Handle, _Task] = {}
         self._numbers = itertools.count()
-        self._news: queue.SimpleQueue[_Node | str | Exception] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Node | str | Exception] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._owns = not self.ray.is_initialized()
         if self._owns:
@@ -117,15 +99,12 @@ class RayEngine:
 
     # Nodes: found and admitted by a thread of their own, since tokens may travel for minutes.
 
-    def _alive(self) -> dict[str, Mapping[str, Any]]:
-        return {node["NodeID"]: node for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")}
-
     def _admit_first(self) -> None:
-        found = self._alive()
+        found = self._cluster.alive()
         self._seen |= set(found)
         problems = []
-        for outcome in self._admit(list(found.values())):
-            if isinstance(outcome, _Node):
+        for outcome in self._cluster.admit(list(found.values())):
+            if isinstance(outcome, Node):
                 self._add(outcome)
             else:
                 problems.append(outcome)
@@ -139,102 +118,15 @@ class RayEngine:
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK_SECONDS):
             try:
-                new = [node for key, node in self._alive().items() if key not in self._seen]
+                new = [node for key, node in self._cluster.alive().items() if key not in self._seen]
                 self._seen |= {node["NodeID"] for node in new}
-                for outcome in self._admit(new) if new else ():
+                for outcome in self._cluster.admit(new) if new else ():
                     self._news.put(outcome)
             except Exception as error:  # the cluster is gone: what waits for its tasks hears of it
                 self._news.put(NonlinError(f"Ray does not answer: {error}"))
                 return
 
-    def _admit(self, nodes: Sequence[Mapping[str, Any]]) -> list[_Node | Exception]:
-        """Return each node, ready for trials, or the reason why it is not used."""
-        described = (self.dataset / "dataset.json")
-        text = described.read_text(encoding="utf-8") if described.exists() else ""
-        answers = [(node, self._on(node["NodeID"], ray_tasks.probe, str(self.dataset), text)) for node in nodes]
-        outcomes: list[_Node | Exception] = []
-        ready = []
-        for node, answer in answers:
-            name = node.get("NodeManagerHostname") or node["NodeID"][:8]
-            try:
-                probed = self.ray.get(answer, timeout=_ADMIT_SECONDS)
-            except Exception as error:
-                outcomes.append(NonlinError(f"node {name} is left out: {self._why(error)}"))
-                continue
-            self._versions = self._versions or probed["versions"]
-            if probed["versions"] != self._versions or probed["versions"]["nonlin"] != ray_tasks.versions()["nonlin"]:
-                outcomes.append(UserError(different_versions(name, probed["versions"], self._versions)))
-            else:
-                ready.append((node, name, probed))
-        return outcomes + self._with_tokens(ready, text)
-
-    def _why(self, error: Exception) -> str:
-        """Return why a node did not answer, in a few words."""
-        if isinstance(error, self.ray.exceptions.OutOfMemoryError):
-            return "it ran out of memory, and Ray ended the question to it"
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        return last if len(last) <= _WORDS else f"{last[:_WORDS]}…"
-
-    def _with_tokens(self, ready: Sequence[tuple[Mapping[str, Any], str, Mapping[str, Any]]], text: str
-                     ) -> list[_Node | Exception]:
-        copied = [node["NodeID"] for node, _, probed in ready if text and (self.copy_tokens or not probed["shared"])]
-        folders = self._send_tokens(copied, text) if copied else {}
-        outcomes: list[_Node | Exception] = []
-        for node, name, probed in ready:
-            folder = folders.get(node["NodeID"], str(self.dataset))
-            if isinstance(folder, Exception):
-                outcomes.append(NonlinError(f"node {name} is left out, since the tokens do not reach it: {folder}"))
-            else:
-                outcomes.append(_Node(node["NodeID"], name, node["Resources"], probed["memory_bytes"],
-                                      probed["processor"], folder, node["NodeID"] in folders))
-        return outcomes
-
-    def _send_tokens(self, nodes: Sequence[str], text: str) -> dict[str, str | Exception]:
-        """Send the tokens, part by part: each is put into the object store once, for any number of nodes."""
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        folders: dict[str, str | Exception] = {}
-        wanting = []
-        for node in nodes:  # several nodes may be one machine: each has a folder of its own
-            with self._keeping(folders, node):
-                folders[node], there = self.ray.get(self._on(node, ray_tasks.begin_tokens, f"{digest}-{node[:12]}"))
-                if not there:
-                    wanting.append(node)
-        for path in sorted(p for p in self.dataset.iterdir() if p.is_file()) if wanting else ():
-            with path.open("rb") as file:
-                offset = 0
-                while chunk := file.read(ray_tasks.CHUNK_BYTES):
-                    part = self.ray.put(chunk)
-                    sent = [(node, self._on(node, ray_tasks.write_tokens, folders[node], path.name, offset, part))
-                            for node in wanting if isinstance(folders[node], str)]
-                    for node, answer in sent:
-                        with self._keeping(folders, node):
-                            self.ray.get(answer)
-                    offset += len(chunk)
-                    del part, sent
-        for node in wanting:
-            if isinstance(folders[node], str):
-                with self._keeping(folders, node):
-                    self.ray.get(self._on(node, ray_tasks.end_tokens, folders[node]))
-        return folders
-
-    @contextlib.contextmanager
-    def _keeping(self, folders: dict[str, str | Exception], node: str) -> Any:
-        try:
-            yield
-        except Exception as error:
-            folders[node] = error
-
-    def _on(self, node: str, function: Any, *arguments: Any) -> Any:
-        """Return a small task on a node, beside those that take its cores."""
-        return self.ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=self._pin(node)).remote(
-            *arguments)
-
-    def _pin(self, node: str) -> Any:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        return NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-
-    def _add(self, node: _Node) -> None:
+    def _add(self, node: Node) -> None:
         self._nodes[node.id] = node
         self._fit_node(node)
 
@@ -249,7 +141,7 @@ class RayEngine:
             raise UserError(rule("engine", "devices-per-trial", "fit on a node of the Ray cluster",
                                  self.devices_per_trial, "Take fewer."))
 
-    def _fit_node(self, node: _Node) -> None:
+    def _fit_node(self, node: Node) -> None:
         cores = int(node.resources.get("CPU", 0)) // self.devices_per_trial
         if self._on_gpu(node):
             node.slots = int(node.resources["GPU"]) // self.devices_per_trial * self.trials_per_gpu
@@ -259,10 +151,10 @@ class RayEngine:
         else:
             node.slots = 0  # trials need GPUs, which it has not
 
-    def _on_gpu(self, node: _Node) -> bool:
+    def _on_gpu(self, node: Node) -> bool:
         return self._device != "cpu" and node.resources.get("GPU", 0) >= self.devices_per_trial
 
-    def _slot(self, node: _Node) -> Slot:
+    def _slot(self, node: Node) -> Slot:
         gpu = self._on_gpu(node)
         return Slot(node.processor, self.devices_per_trial, node.memory_bytes, self.devices_per_trial if gpu else 0)
 
@@ -293,7 +185,7 @@ class RayEngine:
         # Ray tries nothing again: not on a crash, not for want of memory, which it would do without end.
         task = self._run.options(
             num_cpus=self.devices_per_trial, num_gpus=gpus, max_retries=0, num_returns="streaming",
-            scheduling_strategy=self._pin(node.id), name=f"nonlin {request.key}")
+            scheduling_strategy=self._cluster.pin(node.id), name=f"nonlin {request.key}")
         handle = f"ray-{next(self._numbers)}"
         mark = f"stop-{uuid.uuid4().hex}"
         generator = task.remote(dict(request.body), request.folder is not None, node.dataset, self.command, mark)
@@ -326,7 +218,7 @@ class RayEngine:
         with contextlib.suppress(queue.Empty):
             while True:
                 news = self._news.get_nowait()
-                if isinstance(news, _Node):
+                if isinstance(news, Node):
                     self._add(news)
                     events.append(Event("told", "", f"node {news.host} has joined: {news.slots} more at a time"))
                 else:
@@ -352,7 +244,7 @@ class RayEngine:
             self._forget(handle)
         return [Event(kind, handle, value)]
 
-    def _outcome(self, error: Exception, node: _Node) -> tuple[str, Any]:
+    def _outcome(self, error: Exception, node: Node) -> tuple[str, Any]:
         """Return the meaning of an error of Ray's for a task: failed by itself, or lost."""
         words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         exceptions = self.ray.exceptions
@@ -361,7 +253,7 @@ class RayEngine:
         if isinstance(error, exceptions.RayTaskError):
             cause = getattr(error, "cause", error)
             return "error", {"type": type(cause).__name__, "message": str(cause)}
-        if node.id in self._alive():
+        if node.id in self._cluster.alive():
             return "lost", {"cause": "worker", "reason": f"a worker on node {node.host} was lost ({words})"}
         self._nodes.pop(node.id, None)
         return "lost", {"cause": "node", "reason": f"node {node.host} was lost"}
@@ -376,7 +268,7 @@ class RayEngine:
             # Not by force: the task ends its worker process, and Ray keeps its own.
             task = self._tasks[handle]
             with contextlib.suppress(Exception):
-                self._on(task.node.id, ray_tasks.stop_request, task.mark)
+                self._cluster.on(task.node.id, ray_tasks.stop_request, task.mark)
                 self.ray.cancel(task.generator, force=False)
             self._forget(handle)
 
@@ -388,19 +280,11 @@ class RayEngine:
         for handle in list(self._tasks):
             self.stop(handle)
         with contextlib.suppress(Exception):
-            alive = self._alive()
-            removing = [self._on(node.id, ray_tasks.remove_tokens, node.dataset)
+            alive = self._cluster.alive()
+            removing = [self._cluster.on(node.id, ray_tasks.remove_tokens, node.dataset)
                         for node in self._nodes.values() if node.copied and node.id in alive]
             if removing:
                 self.ray.wait(removing, num_returns=len(removing), timeout=10)
         if self._owns:
             with contextlib.suppress(Exception):
                 self.ray.shutdown()
-
-
-def different_versions(node: str, versions: Mapping[str, str], others: Mapping[str, str]) -> str:
-    """Return the sentence for a node whose versions are not those of the others, or of this process."""
-    ours = {**others, "nonlin": ray_tasks.versions()["nonlin"]}
-    differing = [f"{name} {version} where {'this process has' if name == 'nonlin' else 'another has'} {ours[name]}"
-                 for name, version in versions.items() if version != ours.get(name)]
-    return f"node {node} has {' and '.join(differing)}: versions must be equal, since last bits differ between them"
