@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import nonlin
-from nonlin.calls import ladder_comparison
+from nonlin.calls import ladder_comparison, ladder_running
 from nonlin.calls.ladder_comparison import Wanted, _rungs
 from nonlin.cli import program
 from nonlin.errors import UserError
@@ -265,9 +265,9 @@ def test_a_longer_run_begins_where_the_shorter_ones_decay_did(short, finished, t
     rule, base = RULES["completep"], made.ordered()[0][0]
     trunks = {}
     for one in (made.ordered()[0][0], made.ordered()[2][0]):
-        training = rule.training(one, base, 0.01) | ladder_comparison._warmup(made, whole, one)
+        training = rule.training(one, base, 0.01) | ladder_running._warmup(made, whole, one)
         rates = {"gelu": 0.01, "swiglu": 0.02} if one.longer != 1 else None
-        request = ladder_comparison._of_rung(whole, one, made.steady, rates, 0.01, training)
+        request = ladder_running.of_rung(whole, one, made.steady, rates, 0.01, training)
         study = make_plan(request, {"gelu": 1e5, "swiglu": 1e5}, {"engine": "torch"})
         trunks[one.longer] = Trunks(tmp_path, study.config("swiglu", "judge", 0.02, 1))
     assert (trunks[1.0].key == trunks[4.0].key and trunks[4.0].shared) is shares
@@ -292,19 +292,19 @@ def test_a_branch_runs_at_the_rate_of_its_trunk_and_costs_less(short, finished):
 def test_a_ladder_of_branches_is_that_of_runs_from_the_start(short, text, tmp_path, monkeypatch):
     wanted = TINY | {"longer": 2, "schedule": "wsd", "tokens_per_parameter": 0.1}
     kept = []
-    real = ladder_comparison._forecast_target
+    real = ladder_running._forecast_target
 
     def looking(there, *others):
         kept.append([path.stem for path in (there.directory / folder.TRUNKS).iterdir()])
         return real(there, *others)
 
-    monkeypatch.setattr(ladder_comparison, "_forecast_target", looking)
+    monkeypatch.setattr(ladder_running, "_forecast_target", looking)
     branched = nonlin.ladder("1M", text, out=tmp_path / "branches", **wanted)
     keys = [stem.rpartition("-")[0] for stem in kept[0]]
     assert sum(keys.count(key) == 2 for key in set(keys)) == 12  # two sizes of two arms of three seeds
     assert not (tmp_path / "branches" / folder.TRUNKS).exists()
-    monkeypatch.setattr(ladder_comparison, "_forecast_target", real)
-    monkeypatch.setattr(ladder_comparison, "_trunks", lambda *_: None)
+    monkeypatch.setattr(ladder_running, "_forecast_target", real)
+    monkeypatch.setattr(ladder_running, "_trunks", lambda *_: None)
     alone = nonlin.ladder("1M", text, out=tmp_path / "alone", **wanted)
     assert without_timing(alone.results["rungs"]) == without_timing(branched.results["rungs"])
     assert {row["arm"] for row in branched.results["horizon"]} == {"swiglu"}

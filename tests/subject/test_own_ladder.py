@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 import nonlin
-from nonlin.calls import ladder_comparison, own_ladder, own_model
+from nonlin.calls import ladder_comparison, ladder_running, own_ladder, own_model
 from nonlin.errors import UserError
 from nonlin.ladder import design, folder
 from nonlin.ladder.architecture import Architecture
@@ -169,7 +169,7 @@ def here(short, monkeypatch):
     monkeypatch.setattr(ladder_comparison, "choose_machine", lambda *_: dict(machine))
     monkeypatch.setattr(ladder_comparison, "measure_and_fit", lambda engine, configs, *_: {
         key: {"tokens_per_second": 1e4, "seconds_overhead": 0.1} for key in configs})
-    monkeypatch.setattr(ladder_comparison, "_run", lambda there, whole, *_: (there, whole))
+    monkeypatch.setattr(ladder_comparison, "run", lambda there, whole, *_: (there, whole))
 
 
 @pytest.mark.parametrize("name, transfer", [("qwen3", "completep"), ("gpt2", "standard")])
@@ -185,7 +185,7 @@ def test_a_planned_ladder_and_a_run_of_its_largest_rung(here, text, tmp_path, na
     assert any(line.startswith("Replaced:") for line in lines)
     top, rule = made.ordered()[-1][0], RULES[transfer]
     base = made.ordered()[0][0]
-    request = ladder_comparison._of_rung(
+    request = ladder_running.of_rung(
         ladder_comparison._from_plan(made), top, made.steady, dict.fromkeys(made.arms, 1e-3), 1e-3,
         rule.training(top, base, 1e-3, made.subject(base)["own"]), made.subject(top))
     study = make_plan(request, dict.fromkeys(made.arms, 1e4), {"engine": "torch", "dtype": "float32", "threads": 1})
