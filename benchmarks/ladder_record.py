@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--command", required=True)
     given = parser.parse_args()
     there = load_ladder(given.folder)
-    found = there.results() or results(there.plan, there.finished(), there.forecasts(),
-                                       RULES[there.plan.transfer["name"]], "partial")
+    status = (there.results() or {"status": "partial"})["status"]
+    found = results(there.plan, there.finished(), there.forecasts(), RULES[there.plan.transfer["name"]], status)
     try:
         claim = by_ladder(given.folder)
     except UserError as error:

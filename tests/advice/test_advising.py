@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nonlin.advice import advise, parse_size, runtimes, size_text
+from nonlin.advice import advise, measured, parse_size, runtimes, size_text
 from nonlin.advice.costs import measure
 from nonlin.advice.evidence import Evidence, choose, from_papers, from_study
 from nonlin.advice.initialization import initialization, second_moment
@@ -65,6 +66,24 @@ def test_published_tables_say_what_the_papers_say():
         assert -0.055 < table.difference("swiglu", "gelu")[0] < -0.035
         assert max(abs(table.difference(n, "gelu")[0]) for n in ("relu", "silu")) < 0.0145
     assert {t.tokens for t in TABLES} == {65_536 * 80_128, 524_288 * 80_128}
+
+
+def test_the_recorded_ladder_is_evidence_near_its_sizes_and_is_what_the_record_has():
+    record = json.loads((Path(__file__).parents[2] / "benchmarks/records/ladder-python.json").read_text("utf-8"))
+    rungs = [rung for rung in record["rungs"] if rung["longer"] == 1]
+    assert [(t.params, t.tokens) for t in measured.tables()] == [(r["parameters"], r["tokens"]) for r in rungs]
+    for table, rung in zip(measured.tables(), rungs, strict=True):
+        assert list(table.losses) == list(rung["arms"])
+        for name, arm in rung["arms"].items():
+            difference, error = table.difference(name, "gelu")
+            if name != "gelu":
+                assert difference == pytest.approx(arm["difference"]["mean"] * math.log(2), abs=1e-4)
+                paired = [value * math.log(2) for value in arm["each"]]
+                assert error < 4 * statistics.stdev(paired)  # pooled over the activations
+    found = ask(1_200_000, 3 * M)
+    assert found["sureness"] == "likely" and "recorded ladder" in found["reasons"][0]
+    assert found["choice"] in ("swiglu", "geglu", "swiglu_clamped", "situ_glu")
+    assert not any("recorded ladder" in e["source"] for e in ask()["evidence"])  # 100 times larger: not shown
 
 
 def test_a_papers_longer_training_answers_a_longer_question():

@@ -1,7 +1,7 @@
 """What nonlin's own recorded ladder measured, as evidence beside the papers: decoders of Python's text by the byte.
 
 ``benchmarks/records/ladder-python.json`` has every seed. A rung's standard deviation is that of paired differences,
-pooled over its activations and shared out evenly: two losses' errors then add up to that of their difference.
+pooled over its activations. Each loss gets an even share: the errors of two add up to that of their difference.
 """
 
 import math
@@ -17,6 +17,7 @@ RUNGS = (
     (98_688, 246_784, 0.0191, (2.7813, 2.7583, 2.7766, 2.8045, 2.8132, 2.7581, 2.7637)),
     (231_056, 577_536, 0.0125, (2.2782, 2.2548, 2.2444, 2.3099, 2.3126, 2.2563, 2.2456)),
     (452_464, 1_131_008, 0.0085, (2.0179, 1.9912, 1.9814, 2.0356, 2.0365, 1.9963, 1.9859)),
+    (1_230_368, 3_076_096, 0.0035, (1.7744, 1.7572, 1.7555, 1.7983, 1.7679, 1.7556, 1.7532)),
 )
 
 
