@@ -110,3 +110,35 @@ def test_embeddings_longer_than_the_context_are_refused():
     model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native"))
     with pytest.raises(UserError, match="context of 17"):
         model.forward_blocks(torch.zeros(1, 18, 32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("width", [16, 33, 64])
+def test_vectors_of_another_width_are_refused_and_nothing_beyond_them_is_read(width, dtype):
+    model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native", dtype))
+    with pytest.raises(UserError, match="x must have 32 columns"):
+        model.forward_blocks(torch.randn(1, 4, width))
+    native_engine = engine("native", dtype)
+    with pytest.raises(UserError, match="residual"):
+        native_engine.linear_add(torch.randn(4, 8), torch.randn(width, 8), torch.randn(4, width - 1))
+
+
+def test_weights_that_do_not_fit_each_other_are_refused():
+    model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native", "float32"))
+    model.blocks[0].feed_forward.down.weight = torch.nn.Parameter(torch.randn(32, 12))
+    with pytest.raises(UserError, match="x must have 12 columns"):
+        model(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_second_derivatives_are_refused_and_never_left_out(dtype, whole, monkeypatch):
+    if not whole:
+        monkeypatch.setattr(layer, "apply", lambda *_: None)
+    model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native", dtype), seed=1)
+    tokens = torch.randint(0, 256, (2, 18), generator=torch.Generator().manual_seed(0))
+    weight = model.blocks[0].feed_forward.up.weight
+    loss = model.loss(tokens[:, :-1], tokens[:, 1:]) + (weight**3).sum()  # a part that can be differentiated twice
+    (first,) = torch.autograd.grad(loss, weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -280,7 +280,7 @@ def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tenso
     """
     shape = operands.common_shape(inputs)
     over = over and inputs[0].shape == shape and inputs[0].is_contiguous()
-    out = inputs[0] if over else torch.empty(shape, dtype=inputs[0].dtype)
+    out = inputs[0] if over else torch.empty(shape, dtype=inputs[0].dtype, device="cpu")
     if _flat(shape, inputs):
         kernel.library.nl_flat(kernel.entry, CODES[out.dtype], out.numel(), inputs[0].data_ptr(), inputs[-1].data_ptr(),
                                _numbers(parameters) if parameters else None, out.data_ptr())
@@ -303,8 +303,8 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
         outs, learned, value = backward(kernel, gradient.float(), [x.float() for x in inputs], parameters, want_value)
         return [d.to(dtype) for d in outs], learned, None if value is None else value.to(dtype)
     gradient = gradient.to(dtype)
-    outs = list(into) if into is not None else [torch.empty(shape, dtype=dtype) for _ in inputs]
-    value = torch.empty(shape, dtype=dtype) if want_value else None
+    outs = list(into) if into is not None else [torch.empty(shape, dtype=dtype, device="cpu") for _ in inputs]
+    value = torch.empty(shape, dtype=dtype, device="cpu") if want_value else None
     sums: Sequence[float] = [0.0] * len(parameters)
     if _flat(shape, (*inputs, gradient, *outs)):
         places = _numbers(sums)
@@ -315,6 +315,6 @@ def backward(kernel: Kernel, gradient: Tensor, inputs: Sequence[Tensor], paramet
         sums = places[:len(parameters)]
     elif shape.numel():
         sums = _run(kernel, True, shape, [*_two(inputs), gradient, *_two(outs), value], parameters)
-    learned = [torch.tensor(s, dtype=torch.float64).to(q.dtype).reshape(q.shape)
+    learned = [torch.tensor(s, dtype=torch.float64, device="cpu").to(q.dtype).reshape(q.shape)
                for q, s in zip(parameters, sums, strict=True)]
     return [reduce_to(d, x.shape) for d, x in zip(outs, inputs, strict=True)], learned, value

@@ -211,14 +211,14 @@ class _Call:
         self.threads = torch.get_num_threads()
         self.parallel = backend.parallel() if self.threads > 1 else 0
         count, width = 1 << (x_ND.shape[0] - 1).bit_length(), library_.nl_padded(x_ND.shape[1])  # 1, 2, 4 or 8
-        self.wide = torch.empty(count, width, dtype=torch.float32)
+        self.wide = torch.empty(count, width, dtype=torch.float32, device="cpu")
         self.wide[x_ND.shape[0]:].zero_()
         self.read = False
 
     def rows(self, weight: Any, bias: Tensor | None, index: Tensor | None) -> Tensor | None:
         """Return x weight^T + bias (N, rows) in float32, of all rows or those of ``index``; None if x is not finite."""
         (tokens, width), count = self.x.shape, weight.shape[0] if index is None else index.numel()
-        out = torch.empty(tokens, count, dtype=torch.float32)
+        out = torch.empty(tokens, count, dtype=torch.float32, device="cpu")
         bias = None if bias is None else bias.contiguous()
         words = (ctypes.c_int64 * 14)(
             self.code, tokens, width, count, weight.stride(0), weight.data_ptr(), _at(bias), _at(index),
@@ -229,8 +229,8 @@ class _Call:
 
     def choose(self, chosen: Tensor, first: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return the units above the threshold for any token (A,), and both tensors at them (N, A)."""
-        (tokens, units), index = chosen.shape, torch.empty(chosen.shape[1], dtype=torch.int32)
-        outs = [torch.empty(tokens * units, dtype=torch.float32) for _ in range(2)]
+        (tokens, units), index = chosen.shape, torch.empty(chosen.shape[1], dtype=torch.int32, device="cpu")
+        outs = [torch.empty(tokens * units, dtype=torch.float32, device="cpu") for _ in range(2)]
         count = self.library.nl_choose(tokens, units, chosen.data_ptr(), first.data_ptr(), threshold,
                                        index.data_ptr(), *(t.data_ptr() for t in outs))
         some = [t[:tokens * count].view(tokens, count) for t in outs]
@@ -241,7 +241,8 @@ class _Call:
         """Write hidden down^T + bias; return the number of units read, or -1 where the copy is of other weights."""
         (tokens, outputs), by_units = (self.x.shape[0], down.shape[0]), down.t() if copy is None else copy
         bias = None if bias is None else bias.contiguous()
-        unit, coefficient = torch.empty(count, dtype=torch.int32), torch.empty(count * tokens, dtype=torch.float32)
+        unit = torch.empty(count, dtype=torch.int32, device="cpu")
+        coefficient = torch.empty(count * tokens, dtype=torch.float32, device="cpu")
         words = (ctypes.c_int64 * 19)(
             self.code, tokens, outputs, count, by_units.stride(0), by_units.data_ptr(), _at(bias), _at(index),
             hidden.data_ptr(), chosen.data_ptr(), unit.data_ptr(), coefficient.data_ptr(), self.threads,

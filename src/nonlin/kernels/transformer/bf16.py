@@ -13,8 +13,9 @@ from torch import Tensor
 from nonlin.functions import Definition
 from nonlin.kernels.transformer import layer
 from nonlin.kernels.transformer.float32 import NativeEngine, buffers
-from nonlin.kernels.transformer.linear import LinearAdd, Linears, rows
+from nonlin.kernels.transformer.linear import LinearAdd, Linears, must_be_wide, rows
 from nonlin.kernels.transformer.native import operations
+from nonlin.kernels.transformer.once import once_differentiable
 from nonlin.kernels.transformer.torch_engine import EPS
 
 _BF16 = torch.bfloat16
@@ -23,12 +24,14 @@ _BF16 = torch.bfloat16
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
+        must_be_wide("rms_norm", x, weight.numel())
         y, scale = torch.empty_like(x, dtype=_BF16), x.new_empty(rows(x)[0])
         operations().nl_bf16_rms_norm(*rows(x), EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
         ctx.save_for_backward(x, weight, scale)
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
@@ -48,6 +51,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         *tensors, probabilities = ctx.saved_tensors
         q, k, v, wq, wk = tensors[:5]

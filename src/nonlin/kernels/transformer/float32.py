@@ -11,14 +11,16 @@ from torch import Tensor
 from nonlin.errors import UserError
 from nonlin.functions import Definition
 from nonlin.kernels.transformer import layer, native
-from nonlin.kernels.transformer.linear import LinearAdd, Linears
+from nonlin.kernels.transformer.linear import LinearAdd, Linears, must_be_wide
 from nonlin.kernels.transformer.native import operations
+from nonlin.kernels.transformer.once import once_differentiable
 from nonlin.kernels.transformer.torch_engine import EPS, TorchEngine
 
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
+        must_be_wide("rms_norm", x, weight.numel())
         d, rows = x.shape[-1], x.numel() // x.shape[-1]
         y, scale = torch.empty_like(x), x.new_empty(rows)
         operations().nl_rms_norm(rows, d, EPS, x.data_ptr(), weight.data_ptr(), y.data_ptr(), scale.data_ptr())
@@ -26,6 +28,7 @@ class _RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight, scale = ctx.saved_tensors
         dx, dw, grad = torch.empty_like(x), torch.zeros_like(weight), grad.contiguous()
@@ -52,6 +55,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         *tensors, probabilities = ctx.saved_tensors
         grads = [torch.zeros_like(x) for x in tensors[:5]]
@@ -72,6 +76,7 @@ class _CrossEntropy(torch.autograd.Function):
         return logits.new_tensor(loss)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         gradient = ctx.saved_tensors[0]
         return gradient if float(grad) == 1 else gradient * grad, None

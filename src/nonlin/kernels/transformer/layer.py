@@ -16,6 +16,7 @@ from nonlin.functions import Definition
 from nonlin.kernels.cpu import backend as cpu
 from nonlin.kernels.transformer import native
 from nonlin.kernels.transformer.native import operations
+from nonlin.kernels.transformer.once import once_differentiable
 from nonlin.kernels.transformer.torch_engine import EPS
 
 _SUMMED = (0, 4, 5, 7)  # of a layer's weights, the norms: their gradients are added to
@@ -76,6 +77,7 @@ class _Layer(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, cos, sin, memory, *tensors = ctx.saved_tensors
         form, count, grad = ctx.form, len(tensors) - ctx.learned, grad.contiguous()
@@ -105,11 +107,22 @@ def apply(dtype: torch.dtype, x: Tensor, weights: Sequence[Tensor | None], activ
     width = there[_Q_NORM].numel()
     if width % 2 or width > _MOST_WIDTH or not all(map(_plain, (x, cos, sin, *there, *learned))):
         return None
+    if not _fit(x, weights):
+        return None  # the operations say what is wrong
     kernel = None if activation.expr is None else _kernel(activation, dtype)
     if kernel is None:
         return None
     form = _Form(x, dtype == torch.bfloat16, heads, weights, kernel, learned)
     return _Layer.apply(form, len(learned), x, cos, sin, *there, *learned)  # type: ignore[return-value]
+
+
+def _fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
+    """Whether every matrix has the columns that its input has: C++ reads as many."""
+    dim, hidden = weights[_UP].shape[1], weights[_UP].shape[0]  # type: ignore[union-attr]
+    columns = (None, dim, dim, dim, None, None, weights[_Q].shape[0], None, dim, dim, hidden)  # type: ignore[union-attr]
+    return x.ndim == 3 and x.shape[2] == dim and all(
+        w.numel() == dim if place in (0, 7) else columns[place] is None or w.shape[1] == columns[place]
+        for place, w in enumerate(weights) if w is not None)
 
 
 def _plain(x: Tensor) -> bool:

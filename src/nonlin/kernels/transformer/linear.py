@@ -10,11 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nonlin.errors import UserError, rule
 from nonlin.kernels.transformer.native import operations, pointers
+from nonlin.kernels.transformer.once import once_differentiable
 
 
 def _of(x: Tensor, name: str) -> Callable[..., Any]:
     return getattr(operations(), f"nl_{'bf16_' if x.dtype == torch.bfloat16 else ''}{name}")
+
+
+def must_be_wide(call: str, x: Tensor, columns: int) -> None:
+    """Raise UserError for an x of other columns: C++ would read beyond it, or beyond the weight."""
+    if not x.ndim or x.shape[-1] != columns:
+        raise UserError(rule(call, "x", f"have {columns} columns, as the weight has", tuple(x.shape),
+                             "Pass what the layer before it returns."))
 
 
 def rows(x: Tensor) -> tuple[int, int]:
@@ -27,6 +36,8 @@ class Linears(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, *weights):
+        for w in weights:
+            must_be_wide("linears", x, w.shape[1])
         ctx.save_for_backward(x, *weights)
         ctx.sizes = (ctypes.c_int64 * len(weights))(*(w.shape[0] for w in weights))
         out = tuple(x.new_empty(*x.shape[:-1], w.shape[0]) for w in weights)
@@ -34,6 +45,7 @@ class Linears(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads):
         x, *weights = ctx.saved_tensors
         grads = [g.contiguous() for g in grads]
@@ -50,6 +62,10 @@ class LinearAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, residual):
+        must_be_wide("linear_add", x, weight.shape[1])
+        if residual is not None and residual.shape != (*x.shape[:-1], weight.shape[0]):
+            raise UserError(rule("linear_add", "residual", "have the shape of the product", tuple(residual.shape),
+                                 "Pass what is added to it."))
         ctx.save_for_backward(x, weight)
         out = x.new_empty(*x.shape[:-1], weight.shape[0], dtype=torch.float32)
         _of(x, "linear_add")(*rows(x), x.data_ptr(), weight.shape[0], weight.data_ptr(),
@@ -57,6 +73,7 @@ class LinearAdd(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous()
