@@ -25,7 +25,7 @@ def budget(row: Row) -> str:
     """Return what the verdict of a claim's row takes; empty where no run says.
 
     >>> budget({"verdict": "not settled", "minutes": {"planned": 20.0, "needed": 57.3}})
-    'About 57 minutes would decide it (--minutes 57), if the effects are as they look here.'
+    'About 58 minutes would decide it (--minutes 58), if the effects are as they look here.'
     """
     minutes = row.get("minutes")
     if minutes is None or not row["verdict"]:
