@@ -11,12 +11,12 @@ from pathlib import Path
 _LEFT_OUT = ("curves", "studies", "rules", "timing")  # long, or of no meaning once a run was stopped and resumed
 
 
-def trimmed(value):
-    """JSON values without drawn curves and the plans of single studies, numbers to six digits."""
+def trimmed(value, left_out=_LEFT_OUT):
+    """JSON values without some keys (drawn curves, the plans of single studies), numbers to six digits."""
     if isinstance(value, dict):
-        return {k: trimmed(v) for k, v in value.items() if k not in _LEFT_OUT}
+        return {k: trimmed(v, left_out) for k, v in value.items() if k not in left_out}
     if isinstance(value, list):
-        return [trimmed(v) for v in value]
+        return [trimmed(v, left_out) for v in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims_record import trimmed
 from nonlin.claims.n11_size import by_ladder
 from nonlin.errors import UserError
 from nonlin.ladder.folder import load_ladder
@@ -16,15 +17,6 @@ from nonlin.ladder.rates import RULES
 from nonlin.ladder.results import results
 
 _LEFT_OUT = ("curves", "studies", "rules", "directory", "paths", "ladder")  # long, or of the machine's folders
-
-
-def trimmed(value: Any) -> Any:
-    """Return JSON values without drawn curves and folders' names, numbers to six digits."""
-    if isinstance(value, dict):
-        return {key: trimmed(inner) for key, inner in value.items() if key not in _LEFT_OUT}
-    if isinstance(value, list):
-        return [trimmed(inner) for inner in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -80,7 +72,7 @@ def main() -> None:
         claim = {"verdict": None, "summary": str(error)}
     environment = there.finished()[0][1]["environment"]
     record = {"command": given.command, "environment": environment, "claim 11": claim, **found}
-    given.record.write_text(json.dumps(trimmed(record), indent=1, ensure_ascii=False) + "\n")
+    given.record.write_text(json.dumps(trimmed(record, _LEFT_OUT), indent=1, ensure_ascii=False) + "\n")
     for part in (differences, forecasts, rates):
         print(part(found), "\n")
     print(claim["verdict"], claim["summary"])

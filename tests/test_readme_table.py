@@ -56,6 +56,28 @@ def test_a_table_of_claims_is_the_record(document, heading, shown):
         assert statement == claim["statement"] and verdict.replace("**", "") == said and found == claim["summary"]
 
 
+def test_the_recorded_ladder_of_the_docs_is_the_record():
+    record = json.loads((RECORDS / "ladder-python.json").read_text())
+    text = (ROOT / "docs/how-to/ladder.md").read_text()
+    part = text[text.index("## A recorded ladder"):]
+    rungs = [rung for rung in record["rungs"] if rung["longer"] == 1]
+    for rung in rungs:
+        line = next(line for line in part.splitlines() if line.startswith(f"| {rung['parameters']:,} |"))
+        _, tokens, base, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        arms = {name: arm for name, arm in rung["arms"].items() if name != "gelu"}
+        assert tokens == f"{rung['tokens']:,}"
+        assert float(base) == pytest.approx(rung["arms"]["gelu"]["bits_per_byte"], abs=5.1e-4)
+        for cell, arm in zip(cells, arms.values(), strict=True):
+            difference, _, verdict = cell.partition(" ")
+            assert _number(difference) == pytest.approx(arm["difference"]["mean"], abs=5.1e-4)
+            assert verdict == (arm["verdict"] if arm["verdict"] in ("better", "worse") else "")
+    assert all(row["covered"] and row["before"] for row in record["comparisons"]) and len(record["comparisons"]) == 6
+    for row in record["comparisons"]:
+        assert f"| {row['arm']} | {row['mean']:+.4f} (".replace("-", "−") in part
+    for row in record["rates"]:
+        assert f"| {row['arm']} | {row['rate']:.4f} | {row['low']:.4f} to {row['high']:.4f} |" in part
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.replace("|", " ").split()) <= 900

@@ -2,16 +2,17 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nonlin.claims import n08_gating, n09_stability, n10_convergence, n11_size, n12_tandem
+from nonlin.claims import all_claims, n08_gating, n09_stability, n10_convergence, n11_size, n12_tandem
 from nonlin.claims.definition import NO, OPEN, UNSURE, YES, above
 from nonlin.claims.lessons import budget
 from nonlin.claims.n12_tandem import interacts
 from nonlin.claims.needs import Question, share_needed
-from nonlin.claims.plan import minutes_for
+from nonlin.claims.plan import make, minutes_for
 from nonlin.claims.runner import results
 from nonlin.study.defaults import POWER
 from nonlin.study.statistics import effect_of
@@ -122,3 +123,29 @@ def test_more_minutes_buy_seeds_before_steps():
     judged = {s for name in many.studies for s in many.study(name).judge_seeds}
     assert not seeds & judged
     assert not (seeds | judged) & set(range(1001, 2000))  # of --seed 1
+
+
+def test_the_minutes_of_the_claims_page_follow_from_the_record():
+    """At the record's speeds, with a second for what a run costs beside its steps."""
+    root = Path(__file__).parents[2]
+    record = json.loads((root / "benchmarks/records/claims.json").read_text(encoding="utf-8"))
+    page = (root / "docs/claims.md").read_text(encoding="utf-8")
+    said = {int(row.split("|")[1]): row.split("|")[5].strip() for row in page.splitlines()
+            if row.startswith("| ") and row.count("|") == 6 and row.split("|")[1].strip().isdigit()}
+    speeds = {key: {"tokens_per_second": speed, "seconds_overhead": 1.0}
+              for key, speed in record["plan"]["speeds"].items()}
+
+    def planned(minutes):
+        return make({"minutes": minutes, "seed": 0, "rules": {}}, speeds, record["plan"]["machine"],
+                    record["plan"]["data"], 2)
+
+    claims = {claim.number: claim for claim in all_claims()}
+    for row in record["claims"]:
+        if row["verdict"] == OPEN:
+            share = share_needed(claims[row["number"]].questions(row["measures"]))
+            needed = minutes_for(planned(20.0), share)
+            told = said[row["number"]]
+            assert ("ladder" in told) if needed is None else float(told.removeprefix("about ")) == pytest.approx(
+                needed, rel=0.05), row["number"]
+    assert [len(planned(minutes).study("core").judge_seeds) for minutes in (20.0, 40.0, 45.0)] == [6, 12, 20]
+    assert "40 have 12 judged seeds, 45 have 20" in page

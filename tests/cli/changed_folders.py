@@ -1,6 +1,5 @@
 """Changes of a study's, a ladder's or claims' folder that its writer could not have made, under seals that fit."""
 
-import copy
 import hashlib
 import json
 import os
@@ -11,37 +10,14 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.study import Plan
 from nonlin.study.store import _checksum
 from nonlin.training.config import config_hash
+from tests.changed_values import GONE, changed, places
 
-GONE = object()
 WRONG = [GONE, None, 3, -1, 0, 1e308, -1e308, 10**18, 2**62, "x", "", [], {}, True, [[]], [{}], {"a": 1}, "\ud800",
          [None, None], 0.5, "../../outside/x", "/../outside", "a/b", "..", "x" * 100_000, "\x1b[31m\n", [0] * 5000,
          "gelu", "1e999*x", ["gelu"], 1e-320, "0x10", "\0"]
 TEXTS = ["NaN", "-Infinity", "1e999", "1" + "0" * 400, "[" * 100_000, "[" * 70 + "]" * 70, '{"a": 1, "a": 2}',
          '"\\ud800"', "tru", ""]
 HELD = "held-place-of-a-value"
-
-
-def places(value, at=()):
-    """All places in JSON values; of a long list, its first and last."""
-    yield at
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*at, key))
-    elif isinstance(value, list):
-        for index in sorted({0, len(value) - 1} & set(range(len(value)))):
-            yield from places(value[index], (*at, index))
-
-
-def changed(values, at, new):
-    """The values with another one at a place."""
-    values = inner = copy.deepcopy(values)
-    for key in at[:-1]:
-        inner = inner[key]
-    if new is GONE:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = new
-    return values
 
 
 def seal_plan(values):

@@ -1,7 +1,6 @@
 """A study's files whose hashes fit but whose values are not of their kind: one error or a note, never a traceback."""
 
 import contextlib
-import copy
 import json
 import random
 import shutil
@@ -21,9 +20,9 @@ from nonlin.study.records import InFlight
 from nonlin.study.results import results
 from nonlin.study.snapshot import Watcher, snapshot
 from nonlin.study.store import _checksum
+from tests.changed_values import GONE, changed, places
 from tests.study import studies
 
-GONE = object()
 WRONG = [GONE, None, 3, -1, 0, 1e308, 10**18, "x", "", [], {}, True, [[]], [{}], {"a": 1}, "\ud800", [None, None], 0.5]
 
 
@@ -32,28 +31,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "study"
     studies.run(folder, studies.plan("gelu", "swiglu"))
     return folder
-
-
-def places(value, at=()):
-    """All places in JSON values; of a long list, its first and last."""
-    yield at
-    if isinstance(value, dict):
-        for key in value:
-            yield from places(value[key], (*at, key))
-    elif isinstance(value, list):
-        for index in sorted({0, len(value) - 1} & set(range(len(value)))):
-            yield from places(value[index], (*at, index))
-
-
-def changed(values, at, new):
-    values = inner = copy.deepcopy(values)
-    for key in at[:-1]:
-        inner = inner[key]
-    if new is GONE:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = new
-    return values
 
 
 def sealed(name, values):

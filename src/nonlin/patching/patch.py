@@ -260,8 +260,7 @@ def _short(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor | None:
     modules: Any = module._modules
     found = projections(recipe.stock, modules.get(recipe.gate), modules.get(recipe.up),  # type: ignore[attr-defined]
                         modules.get(recipe.down))
-    return None if found is None else ffn.short((x, *found), recipe.definition, recipe.memory,
-                                                  own=True)
+    return None if found is None else ffn.short((x, *found), recipe.definition, recipe.memory, own=True)
 
 
 def _projections(module: nn.Module, recipe: Recipe) -> tuple[Any, Any, Any]:

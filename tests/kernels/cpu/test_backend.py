@@ -344,3 +344,19 @@ def test_without_the_extension_module_ctypes_calls_the_same_kernels(name, count,
 def test_an_extension_module_of_an_old_build_is_not_called(monkeypatch):
     monkeypatch.setattr(cpu_backend, "_installed", lambda: None)  # the library lacks what this version calls
     assert cpu_backend.without_ctypes() is None
+
+
+@needs_kernels
+def test_results_lie_in_the_processors_memory_whatever_the_default_device():
+    """A result on another device, "meta" above all, would have no memory to be written to."""
+    kernel, _ = cpu_backend.find(get("silu"))
+    x = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))[:, ::2]
+    ones = torch.ones_like(x)
+    torch.set_default_device("meta")
+    try:
+        value = cpu_backend.forward(kernel, [x], [])
+        (gradient,), _, again = cpu_backend.backward(kernel, ones, [x], [], True)
+    finally:
+        torch.set_default_device(None)
+    assert torch.allclose(value, torch.nn.functional.silu(x)) and torch.allclose(value, again)
+    assert gradient.device.type == "cpu"

@@ -41,7 +41,7 @@ const FORMS = { // each with ``more`` digits than usual
 };
 
 /** An interval in words; that of equal runs has no width. */
-const between = (form, low, high) => (Math.max(Math.abs(low), Math.abs(high)) < 1e-9 ? "exactly 0" : `${form(low)} … ${form(high)}`);
+const between = (form, low, high) => (Math.max(Math.abs(low), Math.abs(high)) < 1e-8 ? "exactly 0" : `${form(low)} … ${form(high)}`);
 
 /** Labels of the ticks of a scale: with as many digits as it takes to make them differ. */
 function labels(axis, places) {
