@@ -88,6 +88,9 @@ def test_far_beyond_the_largest_rung_every_form_must_agree():
     assert near.verdict == "better"
     assert far.verdict == "undecided" and "times the compute of the largest rung, and the forms do not agree" in (
         far.reason or "")
+    vague = f.forecast({"arm": rungs(flat(-0.01), 0.05)}, 1e9, RULE)["arm"]
+    assert {form.verdict for form in vague.forms} == {"undecided"} == {vague.verdict}
+    assert (vague.reason or "").endswith("and no form decides it")  # they do agree
     strong = f.forecast({"arm": rungs(flat(-0.2), 5e-4)}, 2e6, RULE)["arm"]
     assert strong.verdict == "better" and "every form agrees" in (strong.reason or "")
     below = f.forecast(shrinking, 1e4, RULE)["arm"]

@@ -169,6 +169,8 @@ def _agreed(forms: Sequence[FormForecast], verdict: str, size: float, rungs: Seq
            f"1/{compute_ratio(least, size):,.0f} of the compute of the smallest rung")
     if all(form.verdict == verdict != "undecided" for form in forms):
         return verdict, f"{far}, and every form agrees"
+    if all(form.verdict == "undecided" for form in forms):
+        return "undecided", f"{far}, and no form decides it"
     says = ", ".join(f"{form.form} {form.verdict}" for form in forms)
     return "undecided", f"{far}, and the forms do not agree: {says}"
 
