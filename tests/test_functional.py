@@ -260,6 +260,7 @@ def test_inputs_on_two_devices_or_of_shapes_that_do_not_fit_are_one_error():
                        (lambda: functional.solu(x, x), "inputs must be x; got 2"),
                        (lambda: functional.solu(x, slope=1), "parameters must be among: none"),
                        (lambda: functional.solu(), "x must be a tensor; got None"),
+                       (lambda: functional.gelu(1.5), "x must be a tensor; got 1.5"),
                        (lambda: functional.swiglu_packed(), "x must be a tensor; got None")):
         with pytest.raises(UserError, match=must):
             call()

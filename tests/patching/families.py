@@ -48,6 +48,7 @@ FAMILIES = {
     "qwen3_moe": _of("Qwen3Moe", "swiglu", "concatenated", num_experts=4, num_experts_per_tok=2,
                      moe_intermediate_size=24),
     "gemma": _of("Gemma", "geglu_tanh", "separate"),
+    "seed_oss": _of("SeedOss", "swiglu", "separate"),
     "mistral": _of("Mistral", "swiglu", "separate"),
     "phi3": _of("Phi3", "swiglu", "concatenated"),
     "apertus": _of("Apertus", "xielu", "plain"),

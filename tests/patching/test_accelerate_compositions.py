@@ -24,10 +24,10 @@ def _pair(name, **changes):
     return model, twin
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "t5_v1_1", "modernbert"])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5_v1_1", "modernbert", "seed_oss"])
 def test_dropout_in_training_draws_the_same_mask(name):
     rates = {"bert": {"hidden_dropout_prob": 0.2}, "gpt2": {"resid_pdrop": 0.2}, "t5_v1_1": {"dropout_rate": 0.2},
-             "modernbert": {"mlp_dropout": 0.2}}[name]
+             "modernbert": {"mlp_dropout": 0.2}, "seed_oss": {"residual_dropout": 0.2}}[name]
     model, twin = _pair(name, **rates)
     model.train(), twin.train()
     torch.manual_seed(3)
@@ -38,6 +38,40 @@ def test_dropout_in_training_draws_the_same_mask(name):
     assert not torch.allclose(out, measured(model, FAMILIES[name])[0], rtol=1e-2), "no dropout took place"
     for key, grad in grads.items():
         assert float((twin_grads[key] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-6, key
+
+
+class _DropsByFunction(nn.Module):
+    """A block that calls torch's dropout with numbers of its own, as ProphetNet's does."""
+
+    def __init__(self, hidden=0.3, out=0.3):
+        super().__init__()
+        self.up, self.down, self.act = nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU()
+        self.unused, self.activation_dropout, self.dropout = hidden, hidden, out
+
+    def forward(self, x):
+        x = nn.functional.dropout(self.act(self.up(x)), p=self.activation_dropout, training=self.training)
+        return nn.functional.dropout(self.down(x), p=self.dropout, training=self.training)
+
+
+@pytest.mark.parametrize("numbers", [(0.3, 0.3), (0.5, 0.0), (0.0, 0.4), (0.0, 0.0), (0, 1)])
+def test_dropouts_of_numbers_are_placed_and_follow_their_numbers(numbers):
+    torch.manual_seed(0)
+    model = _DropsByFunction(*numbers).train()
+    twin = copy.deepcopy(model)
+    nonlin.accelerate(twin)
+    recipe = recipe_of(twin)
+    assert recipe is not None and (recipe.hidden_dropout, recipe.out_dropout) == ("activation_dropout", "dropout")
+    assert (twin.activation_dropout, twin.dropout, twin.unused) == (*numbers, numbers[0])
+    x = torch.randn(64, 8)
+    for changed in (numbers, (0.7, 0.1)):
+        for one in (model, twin):
+            one.activation_dropout, one.dropout = changed
+        for training in (True, False):
+            outs = []
+            for one in (model, twin):
+                torch.manual_seed(5)
+                outs.append(one.train(training)(x))
+            torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-6)
 
 
 def test_chunked_feed_forward_of_bert():

@@ -203,6 +203,21 @@ def test_a_field_of_an_odd_name_is_written(tmp_path):
     assert [name for name, _, _ in report.config] == ["afn"] and not report.note
 
 
+@pytest.mark.parametrize("name", ["XLM", "Flaubert"])
+@pytest.mark.parametrize(("activation", "field"), [("relu", ["gelu_activation"]), ("silu", [])])
+def test_a_field_that_knows_two_activations_is_written_or_the_note_says_so(name, activation, field, tmp_path):
+    config = getattr(transformers, f"{name}Config")(emb_dim=16, n_layers=2, n_heads=2, vocab_size=50, dropout=0.1)
+    model = getattr(transformers, f"{name}WithLMHeadModel")(config).eval()
+    tokens = torch.arange(8)[None] + 3
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        report = nonlin.swap(model, activation)
+        model.save_pretrained(tmp_path)
+        loaded = type(model).from_pretrained(tmp_path).eval()
+        same = torch.allclose(loaded(tokens).logits, model(tokens).logits, rtol=1e-4, atol=1e-5)
+    assert [written for written, _, _ in report.config] == field and same is bool(field)
+    assert bool(report.note) is not same and ("loads with the old activation" in report.note) is not same
+
+
 def test_the_note_of_prelu_is_true():
     with warnings.catch_warnings(action="ignore"):
         report = nonlin.swap(FAMILIES["nemotron"].build(), "prelu")

@@ -31,7 +31,8 @@ class Recipe:
     """How a block is computed; the parts are named by their paths within the block's module.
 
     ``layout`` is "plain", "separate", "concatenated" or "interleaved"; in the last two ``up`` names the packed
-    projection. ``activation`` names the module that holds the learnable parameters. ``fused`` lists the projections'
+    projection. ``activation`` names the module that holds the learnable parameters. A dropout is a module, or a number
+    that a part keeps (:mod:`nonlin.patching.dropouts`). ``fused`` lists the projections'
     classes that were proved to be a plain matrix product. ``swapped`` says that the block's own forward computes
     another function than the recipe.
     """
@@ -233,24 +234,38 @@ def compute(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor:
     if recipe.plain and (out := _short(module, recipe, x)) is not None:  # type: ignore[attr-defined]
         return out
     gate, up, down = _projections(module, recipe)
-    dropout = None if recipe.hidden_dropout is None else part(module, recipe.hidden_dropout)
-    if dropout is not None and not (dropout.training and dropout.p > 0):
-        dropout = None
+    drops = recipe.hidden_dropout is not None and _drops(module, recipe.hidden_dropout)
     tensors = None
-    if dropout is None and recipe.definition.expr is not None and changed_everywhere() is None \
+    if not drops and recipe.definition.expr is not None and changed_everywhere() is None \
             and type(x) in PLAIN:
         tensors = _tensors(x, (gate, up, down), recipe)
     if tensors is not None:
         out = _in_one(module, recipe, tensors)
     else:
         hidden = activate(module, recipe, *(p(x) for p in (gate, up) if p is not None))
-        if dropout is not None:
-            hidden = dropout(hidden)
+        if drops:
+            hidden = _dropped(module, recipe.hidden_dropout, hidden)
         stored = getattr(down, "weight", None)
         if isinstance(stored, Tensor) and stored.dtype.is_floating_point and _autocasts(hidden) is False:
             hidden = hidden.to(stored.dtype)  # T5 keeps the last projection in float32
         out = down(hidden)
-    return out if recipe.out_dropout is None else part(module, recipe.out_dropout)(out)
+    return out if recipe.out_dropout is None else _dropped(module, recipe.out_dropout, out)
+
+
+def _drops(module: nn.Module, path: str) -> bool:
+    """Whether the dropout at a path does anything now."""
+    found = part(module, path)
+    if isinstance(found, nn.Dropout):
+        return found.training and found.p > 0
+    return part(module, path.rpartition(".")[0]).training and found > 0
+
+
+def _dropped(module: nn.Module, path: str | None, x: Tensor) -> Tensor:
+    """Return x after the dropout at a path: a module, or the probability that a part keeps for torch's function."""
+    found = part(module, path or "")
+    if isinstance(found, nn.Module):
+        return found(x)
+    return nn.functional.dropout(x, found, part(module, (path or "").rpartition(".")[0]).training)
 
 
 def _short(module: nn.Module, recipe: Recipe, x: Tensor) -> Tensor | None:

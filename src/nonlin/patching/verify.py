@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nonlin.functions import Definition
 from nonlin.patching.blocks import Block, split
+from nonlin.patching.dropouts import set_to_zero, with_dropouts
 from nonlin.patching.identification import Match, evaluating
 from nonlin.patching.patch import Recipe, install, part, uninstall
 
@@ -72,6 +73,17 @@ def _replacement(block: Block, match: Match, memory: str) -> Replacement:
     kind = (type(module), recipe, tuple(
         (name, type(m), m.training, getattr(m, "p", None)) for name, m in module.named_modules()))
     return Replacement(block, recipe, kind)
+
+
+def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
+    def run() -> None:
+        with torch.no_grad(), evaluating(block.module):
+            _attempt(block, recipe, inputs(block, recipe, rows=1))
+
+    found = with_dropouts(recipe, block.module, [_within(block, p.name) for p in block.projections.values()], run)
+    if isinstance(found, str):
+        raise Refused(found)
+    return found
 
 
 def _within(block: Block, name: str) -> str:
@@ -311,11 +323,9 @@ def _compare_gradients(block: Block, recipe: Recipe) -> None:
 
 
 def _compare_training(block: Block, recipe: Recipe) -> None:
-    """Compare block and replacement in training mode, with the dropouts that we know of set to 0."""
+    """Compare block and replacement in training mode, with the dropouts that are known set to 0."""
     block.module.train()
-    for module in block.module.modules():
-        if type(module) is nn.Dropout:
-            module.p = 0.0
+    set_to_zero(block.module, recipe)
     x = inputs(block, recipe)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         expected = _run(block, recipe, x)
@@ -324,37 +334,8 @@ def _compare_training(block: Block, recipe: Recipe) -> None:
     try:
         _equal(got, expected, _SHARP, "")
     except Refused as error:
-        raise Refused("it computes something else in training mode than in evaluation, which is no dropout module"
+        raise Refused("it computes something else in training mode than in evaluation, which is no known dropout"
                       ) from error
-
-
-def _with_dropouts(block: Block, recipe: Recipe) -> Recipe:
-    """Return the recipe with its dropout modules placed, found by what passes through them."""
-    module, down = block.module, part(block.module, recipe.down)
-    inside = [_within(block, p.name) for p in block.projections.values()]
-    dropouts = [(path, m) for path, m in module.named_modules()
-                if isinstance(m, nn.Dropout) and not any(path.startswith(f"{p}.") for p in inside)]
-    seen: dict[str, Tensor] = {}
-    handles = [m.register_forward_pre_hook(lambda _, args, path=path: seen.__setitem__(path, args[0]))
-               for path, m in [*dropouts, ("down", down)]]
-    handles.append(down.register_forward_hook(lambda _, args, out: seen.__setitem__("out", out)))
-    try:
-        with torch.no_grad(), evaluating(module):
-            _attempt(block, recipe, inputs(block, recipe, rows=1))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for path, dropout in dropouts:
-        if path not in seen:
-            continue  # a layer's other dropouts
-        if "down" in seen and seen[path].shape == seen["down"].shape and torch.equal(seen[path], seen["down"]):
-            recipe = replace(recipe, hidden_dropout=path)
-        elif "out" in seen and seen[path].shape == seen["out"].shape and torch.equal(seen[path], seen["out"]):
-            recipe = replace(recipe, out_dropout=path)
-        elif dropout.p > 0:
-            raise Refused(f"its dropout {path} is neither on the hidden values nor on the output")
-    return recipe
-
 
 
 def activation_path(made: Replacement) -> str | None:
