@@ -16,7 +16,16 @@ from nonlin.ladder.folder import load_ladder
 from nonlin.ladder.rates import RULES
 from nonlin.ladder.results import results
 
-_LEFT_OUT = ("curves", "studies", "rules", "directory", "paths", "ladder")  # long, or of the machine's folders
+_LEFT_OUT = ("curves", "studies", "rules", "directory", "ladder")  # long, or of the machine's folders
+
+
+def portable(record: Any) -> str:
+    """Return a record as JSON, the files and folders of its text by their names alone."""
+    data = record["plan"]["data"]
+    text = json.dumps(trimmed(record, _LEFT_OUT), indent=1, ensure_ascii=False)
+    for path in sorted([*data.get("paths", ()), *data.get("validation", ())], key=len, reverse=True):
+        text = text.replace(json.dumps(path, ensure_ascii=False)[1:-1], Path(path).name)
+    return text + "\n"
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -72,7 +81,7 @@ def main() -> None:
         claim = {"verdict": None, "summary": str(error)}
     environment = there.finished()[0][1]["environment"]
     record = {"command": given.command, "environment": environment, "claim 11": claim, **found}
-    given.record.write_text(json.dumps(trimmed(record, _LEFT_OUT), indent=1, ensure_ascii=False) + "\n")
+    given.record.write_text(portable(record))
     for part in (differences, forecasts, rates):
         print(part(found), "\n")
     print(claim["verdict"], claim["summary"])

@@ -56,10 +56,13 @@ def test_a_table_of_claims_is_the_record(document, heading, shown):
         assert statement == claim["statement"] and verdict.replace("**", "") == said and found == claim["summary"]
 
 
-def test_the_recorded_ladder_of_the_docs_is_the_record():
-    record = json.loads((RECORDS / "ladder-python.json").read_text())
+@pytest.mark.parametrize(("name", "begins", "activations"), [
+    ("python", "## A recorded ladder", 6), ("english", "### The same on English prose", 1)])
+def test_the_recorded_ladders_of_the_docs_are_the_records(name, begins, activations):
+    record = json.loads((RECORDS / f"ladder-{name}.json").read_text())
     text = (ROOT / "docs/how-to/ladder.md").read_text()
-    part = text[text.index("## A recorded ladder"):]
+    part = text[text.index(begins):]
+    assert record["command"] in re.sub(r"\s+\\\n\s+", " ", part)
     rungs = [rung for rung in record["rungs"] if rung["longer"] == 1]
     for rung in rungs:
         line = next(line for line in part.splitlines() if line.startswith(f"| {rung['parameters']:,} |"))
@@ -71,8 +74,9 @@ def test_the_recorded_ladder_of_the_docs_is_the_record():
             difference, _, verdict = cell.partition(" ")
             assert _number(difference) == pytest.approx(arm["difference"]["mean"], abs=5.1e-4)
             assert verdict == (arm["verdict"] if arm["verdict"] in ("better", "worse") else "")
-    assert all(row["covered"] and row["before"] for row in record["comparisons"]) and len(record["comparisons"]) == 6
-    for row in record["comparisons"]:
+    compared = record["comparisons"]
+    assert all(row["covered"] and row["before"] for row in compared) and len(compared) == activations
+    for row in compared:
         assert f"| {row['arm']} | {row['mean']:+.4f} (".replace("-", "−") in part
     for row in record["rates"]:
         assert f"| {row['arm']} | {row['rate']:.4f} | {row['low']:.4f} to {row['high']:.4f} |" in part

@@ -68,11 +68,12 @@ def test_published_tables_say_what_the_papers_say():
     assert {t.tokens for t in TABLES} == {65_536 * 80_128, 524_288 * 80_128}
 
 
-def test_the_recorded_ladder_is_evidence_near_its_sizes_and_is_what_the_record_has():
-    record = json.loads((Path(__file__).parents[2] / "benchmarks/records/ladder-python.json").read_text("utf-8"))
-    rungs = [rung for rung in record["rungs"] if rung["longer"] == 1]
-    assert [(t.params, t.tokens) for t in measured.tables()] == [(r["parameters"], r["tokens"]) for r in rungs]
-    for table, rung in zip(measured.tables(), rungs, strict=True):
+@pytest.mark.parametrize("ladder", measured.LADDERS, ids=lambda one: one.name)
+def test_a_recorded_ladder_is_what_the_record_has(ladder):
+    path = Path(__file__).parents[2] / f"benchmarks/records/ladder-{ladder.name}.json"
+    rungs = [rung for rung in json.loads(path.read_text("utf-8"))["rungs"] if rung["longer"] == 1]
+    assert [(t.params, t.tokens) for t in ladder.tables()] == [(r["parameters"], r["tokens"]) for r in rungs]
+    for table, rung in zip(ladder.tables(), rungs, strict=True):
         assert list(table.losses) == list(rung["arms"])
         for name, arm in rung["arms"].items():
             difference, error = table.difference(name, "gelu")
@@ -80,8 +81,12 @@ def test_the_recorded_ladder_is_evidence_near_its_sizes_and_is_what_the_record_h
                 assert difference == pytest.approx(arm["difference"]["mean"] * math.log(2), abs=1e-4)
                 paired = [value * math.log(2) for value in arm["each"]]
                 assert error < 4 * statistics.stdev(paired)  # pooled over the activations
+
+
+def test_recorded_ladders_are_evidence_near_their_sizes():
     found = ask(1_200_000, 3 * M)
     assert found["sureness"] == "likely" and "recorded ladder" in found["reasons"][0]
+    assert sum("recorded ladder on English prose" in e["source"] for e in found["evidence"]) == 1
     assert found["choice"] in ("swiglu", "geglu", "swiglu_clamped", "situ_glu")
     assert not any("recorded ladder" in e["source"] for e in ask()["evidence"])  # 100 times larger: not shown
 
