@@ -47,8 +47,15 @@ def read_bytes(path: Path) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """Return the hash of a file of any size. Unreadable as :func:`read_bytes`."""
+    """Return the hash of a file of any size. Unreadable as :func:`read_bytes`.
+
+    So is a file of over ``LARGEST`` bytes of which a disk keeps less than a sixteenth. Reading it would have no end.
+    No file of ours is empty but for its size.
+    """
     with opened(path) as file:
+        about = os.fstat(file.fileno())
+        if about.st_size > LARGEST and 16 * 512 * getattr(about, "st_blocks", about.st_size) < about.st_size:
+            raise Unreadable(f"{path.name} is empty but for its size")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

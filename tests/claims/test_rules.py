@@ -274,6 +274,17 @@ def test_8_turns_with_planted_losses():
     assert verdict(claim, planted.activation(), scale=0.05).verdict == OPEN
 
 
+def test_8_says_nothing_at_equal_time_where_times_were_not_equal_in_favour_of_what_was_found():
+    claim = n08_gating.CLAIM
+    for effect, slow, fast in ((-0.05, OPEN, HOLDS), (0.05, FAILS, OPEN)):
+        for speed, expected in ((0.8, slow), (1.25, fast), (1.0, HOLDS if effect < 0 else FAILS)):
+            found = planted.found(claim, planted.activation(swiglu=effect))
+            for arm in found.study("gate-time")["arms"]:
+                arm["timing"]["tokens_per_second"] = speed if arm["name"] == "swiglu" else 1.0
+            told = n08_gating.decide(n08_gating.measure(found))
+            assert told.verdict == expected and ("nothing is said at equal time" in told.summary) == (expected == OPEN)
+
+
 def sensitivity(**far):
     return lambda config: far.get(config["activation"]["name"], 0.0) * math.log(
         config["training"]["learning_rate"] / 0.01) ** 2

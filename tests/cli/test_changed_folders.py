@@ -181,6 +181,57 @@ def test_a_checkpoint_of_another_form_is_none(whole, place, position):
     assert load(folder).results["status"] == "complete"
 
 
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "metrics.jsonl"])
+@pytest.mark.parametrize("made", ["folder", "pipe", "loop"])
+def test_a_stopped_run_whose_files_are_other_things_begins_anew(whole, place, name, made):
+    folder = copied(whole, "study", place)
+    path = next(folder.glob("running/*/1/checkpoint.safetensors")).with_name(name)
+    path.unlink()
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "loop": lambda: path.symlink_to(path)}[made]()
+    assert called("resume", folder, whole).status == 0
+    assert load(folder).results["status"] == "complete" and not (folder / "running").exists()
+
+
+@pytest.mark.parametrize(("name", "new"), [
+    ("threads", None), ("threads", "x"), ("threads", 0), ("threads", 10**18), ("engine", None), ("dtype", 3),
+    ("device", []), ("devices", "x")])
+def test_a_machine_that_is_none_is_one_error(whole, place, name, new):
+    folder = copied(whole, "study", place)
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["machine"] = {key: value for key, value in plan["machine"].items() if key != name} \
+        | ({} if new is None else {name: new})
+    changed_folders.seal_plan(plan)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    done = called("extend by seeds", folder, whole)
+    assert done.status == 2 and "plan.json" in done.told
+
+
+def test_a_run_without_a_width_is_put_aside_and_made_again(whole, place):
+    folder = copied(whole, "study", place)
+    path = next(folder.glob("trials/*/config.json"))
+    config = json.loads(path.read_text())
+    del config["model"]["hidden"]
+    path.write_text(json.dumps(config))
+    changed_folders.seal_run(path.parent)
+    assert called("extend by an activation", folder, whole).status == 0
+    assert load(folder).results["status"] == "complete"
+
+
+@pytest.mark.parametrize("name", ["trials/*/metrics.jsonl", "data/train.bin", "trials/*/model.safetensors"])
+def test_a_file_that_is_empty_but_for_its_size_is_not_read(whole, place, name):
+    folder = copied(whole, "study", place)
+    found = sorted(folder.glob(name))
+    if not found:
+        pytest.skip(f"no {name} in the study")
+    found[0].unlink()
+    with found[0].open("wb") as file:
+        file.truncate(1 << 40)
+    if os.stat(found[0]).st_blocks > 1000:
+        pytest.skip("this file system keeps no sparse files")
+    assert called("resume", folder, whole).status == 0
+    assert not found[0].is_file() or found[0].stat().st_size < 1 << 30
+
+
 def test_an_unknown_folder_is_still_one_error(place, whole):
     with pytest.raises(UserError):
         load(place / "outside")

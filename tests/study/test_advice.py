@@ -36,6 +36,21 @@ def test_only_what_was_settled_keeps_the_baseline_without_a_reservation():
     assert advice(PLAN, arms) == "Keep gelu: no other activation was found better."
 
 
+def test_times_that_were_to_be_equal_and_were_not_are_said():
+    plan = studies.plan("gelu", "swiglu", "silu", match="time")
+
+    def arms(**speeds):
+        return [_arm(name, "baseline" if name == "gelu" else "tie", 2.0, None if name == "gelu" else 0.0)
+                | {"timing": {"tokens_per_second": speed}} for name, speed in speeds.items()]
+
+    planned = {arm["name"]: float(arm["judge_steps"]) for arm in plan.arms}
+    assert not any("Times" in line for line in remarks(plan, arms(**planned)))
+    told = " ".join(remarks(plan, arms(**planned | {"swiglu": planned["swiglu"] / 1.26})))
+    assert "Times are not equal: of gelu's training time the runs took swiglu 1.26." in told
+    assert not any("Times" in line for line in remarks(PLAN, arms(gelu=1.0, swiglu=3.0)))
+    assert not any("Times" in line for line in remarks(plan, arms(gelu=None, swiglu=3.0)))
+
+
 def test_a_baseline_that_diverges_in_part_is_not_recommended():
     arms = [_arm("gelu", "baseline") | {"diverged_runs": 3}, _arm("swiglu", "undecided")]
     assert advice(PLAN, arms).startswith("No advice: 3 of 4 judged runs of the baseline gelu diverged")

@@ -1,6 +1,7 @@
 """The commands of the two recorded studies, on models that train in seconds."""
 
 import json
+from pathlib import Path
 
 import pytest
 from benchmarks import own_model_speed, own_model_studies
@@ -10,6 +11,7 @@ from tests.subject.test_study import text
 
 __all__ = ["text"]
 
+ROOT = Path(__file__).parents[2]
 TINY = ["--steps", "2", "--seeds", "4", "--learning-rates", "2"]
 
 
@@ -22,6 +24,18 @@ def test_qwen3_and_the_built_in_model_are_compared(text, tmp_path):
     # The same model by its sizes; plain blocks are rounded to a multiple of 8 there and to one of 4 here.
     assert record["widths"] == {"gelu": [256, 252], "swiglu": [168, 168]}
     assert (tmp_path / "agreement.html").exists()
+
+
+def test_with_our_first_weights_qwen3_gives_our_verdicts_and_the_docs_say_what_the_records_have():
+    records = {name: json.loads((ROOT / f"benchmarks/records/own-model-agreement{name}.json").read_text())["across"]
+               for name in ("-our-weights", "")}
+    of = {name: {one["name"]: one for one in found["activations"]} for name, found in records.items()}
+    page = (ROOT / "docs/how-to/own-model.md").read_text()
+    for name, one in of["-our-weights"].items():
+        assert one["outcome"] == "agrees" and one["spread_p_value"] > 0.05
+        parts = [*one["parts"], of[""][name]["parts"][1]]
+        cells = [f"{part['difference']['mean']:+.3f} {part['verdict']}".replace("-", "−") for part in parts]
+        assert f"| {name} | {' | '.join(cells)} |" in page
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 import nonlin
 from nonlin.errors import UserError
 from nonlin.study import load
+from nonlin.subject.words import small_first_weights
 from tests.subject.tiny import configuration, request
 
 SMALL = {"steps": 8, "seeds": 4, "learning_rates": 2, "context": 16, "batch": 4}
@@ -79,6 +80,15 @@ def test_the_configuration_and_its_hash_are_in_the_plan_and_in_every_run(study):
     assert all(config["model"]["own"] == own for config, _ in load(study.directory).trials().values())
     words = study.plan.describe()
     assert "Replaced: 2 × LlamaMLP" in words and "relu: hidden 60" in words and "MFLOPs" in words
+
+
+@pytest.mark.parametrize(("std", "dim", "said"), [(0.02, 64, "0.16"), (0.125, 64, ""), (0.02, 1024, ""), (0.0, 64, "")])
+def test_first_weights_that_begin_nearly_linear_are_said(std, dim, said):
+    own = {"blocks": [{"std": {"gate": std, "up": std, "down": 0.001}, "dim": dim}]}
+    told = " ".join(small_first_weights(own))
+    assert bool(told) is bool(said)
+    assert not said or (f"give pre-activations of {said}, where GELU" in told and "0.12 suits this width" in told)
+    assert not small_first_weights(own | {"checkpoint": {"folder": "x"}})
 
 
 def test_the_same_call_goes_on_and_a_run_made_again_is_the_same_run(study, text, config):

@@ -314,7 +314,8 @@ def measured(request: Request, engine: Engine, environment: Mapping[str, Any], p
     """Return the settings to train with on this engine, and each arm's speed with them."""
     first = request.measure_configs({"engine": "torch", "dtype": "float32", "threads": 1})[request.arms[0].name]
     machine = choose_machine(engine, first, environment, parallel, request.precision, request.steps)
-    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment)
+    speeds = measure_and_fit(engine, request.measure_configs(machine), machine, environment,
+                             equal_times=request.match == "time")
     return machine | {"made_on": environment_of(environment)}, speeds
 
 

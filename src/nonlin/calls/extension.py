@@ -89,7 +89,7 @@ def _planned(plan: Plan, store: Store, engine: Engine, seeds: int | None, arms: 
     if arms:
         words.say("Measuring the new activations …")
         configs = with_baseline(plan, arms).measure_configs(plan.machine)
-        speeds = measure_and_fit(engine, configs, plan.machine, environment)
+        speeds = measure_and_fit(engine, configs, plan.machine, environment, equal_times=plan.match == "time")
     records = {key: record for key, (_, record) in load(store.directory).trials().items()}
     if minutes is not None:
         seeds = seeds_in(plan, records, minutes, engine.total())

@@ -200,7 +200,7 @@ def _planned(wanted: Wanted, settings: Settings, whole: Request, transfer: Rule,
     configs = {f"{one.parameters} {arm}": config
                for i, (one, request) in enumerate(zip(measured, requests, strict=True))
                for arm, config in request.measure_configs(machine).items() if arm == whole.baseline or i == 0}
-    speeds = measure_and_fit(engine, configs, machine, environment, _SECONDS)
+    speeds = measure_and_fit(engine, configs, machine, environment, _SECONDS, whole.match == "time")
     machine |= {"made_on": environment_of(environment)}
     base = speeds[f"{measured[0].parameters} {whole.baseline}"]["tokens_per_second"]
     ratios = {arm.name: base / speeds[f"{measured[0].parameters} {arm.name}"]["tokens_per_second"]

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from nonlin.claims import draw, literature
 from nonlin.claims.definition import NO, UNSURE, YES, Claim, Found, Table, Verdict, combine
 from nonlin.claims.needs import Question
+from nonlin.study.advice import EQUAL_TIMES, over_baselines_time
 
 MATCHES = {"width": "equal width", "params": "equal parameters", "time": "equal time"}
 _ANSWER = {"better": YES, "worse": NO, "tie": NO, "undecided": UNSURE}
@@ -29,7 +30,8 @@ def measure(found: Found) -> dict[str, Any]:
             "silu": silu["bits_per_byte"], "swiglu": swiglu["bits_per_byte"], "hidden": swiglu["hidden"],
             "parameters": swiglu["parameters"], "more_parameters": swiglu["parameters_relative_error"],
             "steps": planned["swiglu"]["judge_steps"], "silu_steps": planned["silu"]["judge_steps"],
-            "rates": [silu["learning_rate"], swiglu["learning_rate"]], "margin": results["rule"]["margin"]}
+            "rates": [silu["learning_rate"], swiglu["learning_rate"]], "margin": results["rule"]["margin"],
+            "time": over_baselines_time(found.plan.study(f"gate-{match}"), results["arms"]).get("swiglu")}
     wide = {arm["name"]: arm["hidden"] for arm in found.plan.study("gate-width").arms}
     core = {arm["name"]: arm["bits_per_byte"] for arm in found.study("core")["arms"]}
     return {"matches": rows, "block_parameters": 3 * wide["swiglu"] / (2 * wide["silu"]), "core": core}
@@ -38,13 +40,24 @@ def measure(found: Found) -> dict[str, Any]:
 def decide(measures: Mapping[str, Any]) -> Verdict:
     """Apply the rule: each comparison by the study's own verdict."""
     rows = measures["matches"]
-    parts = {f"better at {MATCHES[m]}": _ANSWER[row["verdict"]] for m, row in rows.items()}
+    parts = {f"better at {MATCHES[m]}": UNSURE if m == "time" and _favoured(row) else _ANSWER[row["verdict"]]
+             for m, row in rows.items()}
     told = "; ".join(f"at {MATCHES[m]} {draw.span(row['difference'], '+.4f')}" if row["difference"] else
                      f"at {MATCHES[m]} {row['verdict']}" for m, row in rows.items())
     summary = (f"SwiGLU less SiLU in bits per byte: {told}. At equal width its blocks have "
                f"{measures['block_parameters']:g} times as many parameters.")
+    if _favoured(rows["time"]):
+        summary += (f" Its runs at equal time took {rows['time']['time']:.2f} times SiLU's, since speeds had been "
+                    "measured as others: nothing is said at equal time.")
     return combine(parts, summary, "what is held equal: " + ", ".join(
         f"{MATCHES[m]} ({row['verdict']})" for m, row in rows.items()))
+
+
+def _favoured(row: Mapping[str, Any]) -> bool:
+    """Whether training times that were to be equal were not, in favour of what was found."""
+    time = row.get("time")
+    return time is not None and ((time > 1 + EQUAL_TIMES and row["verdict"] == "better")
+                                 or (time < 1 - EQUAL_TIMES and row["verdict"] == "worse"))
 
 
 def questions(measures: Mapping[str, Any]) -> list[Question]:
@@ -90,7 +103,7 @@ CLAIM = Claim(
     rule="Each comparison by compare's rule: better or worse where the 95 % interval of the paired difference leaves "
     "out zero and its mean exceeds 0.005 bits per byte, a tie where the interval lies within ±0.005, else undecided. "
     "Better in all three: holds; in none (worse or tied): fails; in some: depends on what is held equal; one "
-    "undecided: not settled.",
+    "undecided: not settled. At equal time it counts only if the runs' times were equal within 5 %, or against it.",
     change="Larger models and longer training: published gains at equal parameters are about 0.04 nats per token. "
     "Faster kernels change what equal time means.",
     caption="Each dot is a seed, the diamond their mean, the bar its interval. In the shaded margin a difference "

@@ -16,7 +16,7 @@ from nonlin.data.description import read_description
 from nonlin.data.splitting import SEPARATOR, Part, left_out
 from nonlin.data.splitting import sides as both_sides
 from nonlin.errors import UserError, rule
-from nonlin.files import Unreadable, inside, lock, plain_name, replacing, write_atomically, writing
+from nonlin.files import Unreadable, inside, lock, plain_name, replacing, sha256, write_atomically, writing
 
 SIDES = ("train", "validation")
 SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 258, 65535
@@ -82,7 +82,10 @@ def identity(tokenizer: str | int | Path) -> str | int:
     if type(tokenizer) is int and SMALLEST_VOCABULARY <= tokenizer <= LARGEST_VOCABULARY:
         return tokenizer
     if isinstance(tokenizer, (str, Path)) and Path(tokenizer).is_file():
-        return f"sha256:{_sha256(Path(tokenizer))}"
+        try:
+            return f"sha256:{sha256(Path(tokenizer))}"
+        except Unreadable as error:
+            raise UserError(f"data: tokenizer must be a file that can be read: {error}. Choose another file.") from None
     raise UserError(rule("data", "tokenizer", f'be "bytes", a vocabulary of {SMALLEST_VOCABULARY} to '
                          f"{LARGEST_VOCABULARY}, or the path of a tokenizer.json", tokenizer, "Try 4096."))
 
@@ -210,11 +213,6 @@ def _file(path: Path) -> Iterator[Callable[[bytes], Any]]:
         yield file.write
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def described(directory: Path) -> dict[str, Any] | None:
     """Return dataset.json; None where there is none, or no whole one."""
     try:
@@ -228,6 +226,6 @@ def intact(directory: Path | str) -> bool:
     info = described(Path(directory))
     try:
         return info is not None and all(
-            plain_name(name) and _sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
-    except (OSError, KeyError, TypeError, AttributeError):
+            plain_name(name) and sha256(Path(directory) / name) == digest for name, digest in info["files"].items())
+    except (Unreadable, KeyError, TypeError, AttributeError):
         return False

@@ -9,6 +9,7 @@ from nonlin.numbers import nothing, number, percent
 from nonlin.progress import span
 from nonlin.study.plan import Plan
 
+EQUAL_TIMES = 0.05  # training times that differ by less count as equal: the loss falls with the logarithm of time
 _TOLD = 3  # pairs, and commands, that are told one by one
 
 
@@ -111,6 +112,7 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mappi
     if plan.model.get("own", {}).get("checkpoint"):
         made.append("The runs began with trained weights: a short run measures how the model recovers from another "
                     "activation, not the activation.")
+    made += _unequal_times(plan, arms)
     if better[1:]:
         alone = "" if pairs else "; this study does not compare the better ones with each other"
         made.append(f"{_names(better[1:])} {_are(better[1:])} better than {base} too{alone}.")
@@ -124,6 +126,25 @@ def remarks(plan: Plan, arms: Sequence[Mapping[str, Any]], pairs: Sequence[Mappi
     if ties:
         made.append(f"{_names(ties)} {_are(ties)} as good as {base} within {plan.rule['margin']:g} bits per byte.")
     return made
+
+
+def over_baselines_time(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return how many times as long as the baseline each arm trained, by the speeds of its judged runs."""
+    speeds = {arm["name"]: arm["timing"]["tokens_per_second"] for arm in arms}
+    seconds = {name: plan.arm(name)["judge_steps"] / speed for name, speed in speeds.items() if speed}
+    return {name: value / seconds[plan.baseline] for name, value in seconds.items() if plan.baseline in seconds}
+
+
+def _unequal_times(plan: Plan, arms: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence where arms that were to train equally long did not: their verdicts stand on other times."""
+    if plan.match != "time":
+        return []
+    off = {name: ratio for name, ratio in over_baselines_time(plan, arms).items() if abs(ratio - 1) > EQUAL_TIMES}
+    if not off:
+        return []
+    told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in off.items())
+    return [f"Times are not equal: of {plan.baseline}'s training time the runs took {told}. The steps were planned by "
+            "speeds measured before the first run; other work on the machine changes them. Repeat it on a quiet one."]
 
 
 def pair_text(pair: Mapping[str, Any], margin: float) -> str:

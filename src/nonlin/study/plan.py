@@ -19,7 +19,7 @@ from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_sentence, rule_text
 from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
-from nonlin.subject.words import headline, own_lines
+from nonlin.subject.words import headline, own_lines, small_first_weights
 from nonlin.training import recipe, transfer
 
 _WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
@@ -151,9 +151,6 @@ class Plan(Sealed):
         recipe.check(training)
         if "transfer" in training:
             transfer.check_model(training["transfer"], training, self.model)
-        for name in ("engine", "dtype"):
-            if not isinstance(self.machine.get(name, ""), str):
-                raise BadForm(f"machine.{name} is {self.machine.get(name)!r:.80}")
 
     @property
     def predicted_minutes(self) -> float:
@@ -187,6 +184,10 @@ class Plan(Sealed):
     def _transfer_text(self, tokens: int) -> list[str]:
         asked = self.training.get("transfer")
         return [transfer.describe(asked, self.model, tokens)] if asked else []
+
+    def _first_weights(self) -> list[str]:
+        """A word on a family's first weights where a width is too narrow for them; a transfer scales them."""
+        return small_first_weights(self.model["own"]) if "own" in self.model and "transfer" not in self.training else []
 
     def _repeats(self, tokens: int) -> list[str]:
         """A word on text that is read more often than new text is worth."""
@@ -239,6 +240,7 @@ class Plan(Sealed):
             f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
             f"(they differ by at most {number(worst, '.1%')}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
+            *self._first_weights(),
             recipe.describe(self.training, self.model, self.machine),
             *self._transfer_text(max(lengths)),
             *self.notes,

@@ -54,7 +54,7 @@ def plan(arms: int, seeds: int = 8) -> Plan:
     made = [Arm(f"arm-{i}", "pointwise", 192, 100_000, activation="gelu", stream=f"arm-{i}") for i in range(arms)]
     request = Request(made, "arm-0", model, {"sha256": "0" * 64, "tokenizer": "bytes"}, minutes=None, steps=300,
                       seeds=seeds)
-    return make_plan(request, {arm.name: 1e5 for arm in made}, {"engine": "torch"})
+    return make_plan(request, {arm.name: 1e5 for arm in made}, {"engine": "torch", "dtype": "float32", "threads": 1})
 
 
 class Runs:

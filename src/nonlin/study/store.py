@@ -207,14 +207,15 @@ class Store:
 
     def _hand_on(self, before: Path, folder: Path) -> None:
         """Give an attempt the checkpoint of the one before, and a copy of its measures: that one may still write."""
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(before / CHECKPOINT, folder / CHECKPOINT)
-            shutil.copyfile(before / METRICS, folder / METRICS)
+        if _whole_attempt(before):
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(before / CHECKPOINT, folder / CHECKPOINT)
+                shutil.copyfile(before / METRICS, folder / METRICS)
         self.clear(before)
 
     def clear(self, folder: Path) -> None:
         """Empty the folder of an attempt that came to nothing, but for its checkpoint. Its number stays taken."""
-        kept = {CHECKPOINT, METRICS} if (folder / CHECKPOINT).exists() else set()
+        kept = {CHECKPOINT, METRICS} if _whole_attempt(folder) else set[str]()
         for path in folder.iterdir() if folder.is_dir() else ():
             if path.name in kept:
                 continue
@@ -296,3 +297,8 @@ class Store:
             raise UserError(f"{folder} must be a folder; it is none. Move it away, and give the study's command again.")
         with writing(self.directory):
             return sorted(p.name for p in folder.iterdir() if _TRIAL.match(p.name)) if folder.is_dir() else []
+
+
+def _whole_attempt(folder: Path) -> bool:
+    """Whether a run can go on from an attempt's checkpoint and measures: both are files, and no links or pipes."""
+    return all(path.is_file() and not path.is_symlink() for path in (folder / CHECKPOINT, folder / METRICS))

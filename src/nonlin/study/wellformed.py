@@ -156,6 +156,19 @@ class RequestForm(Record, frozen=True, kw_only=True):
     training: dict[str, Any] | UnsetType = UNSET
 
 
+class MachineForm(Record, frozen=True, kw_only=True):
+    """Hold what runs are trained with; where a study began stands beside it."""
+
+    engine: str
+    dtype: str
+    threads: Annotated[int, Meta(ge=1, le=10_000)]
+    device: str | UnsetType = UNSET
+    devices: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    graphs: bool | UnsetType = UNSET
+    compile: bool | UnsetType = UNSET
+    parallel: str | UnsetType = UNSET
+
+
 class StageForm(Record, frozen=True, kw_only=True):
     """Hold what a study was before it was extended."""
 
@@ -173,6 +186,7 @@ class PlanForm(PlanRecord, frozen=True, kw_only=True):
     rule: RuleForm
     model: ModelForm  # type: ignore[assignment]
     training: TrainingForm  # type: ignore[assignment]
+    machine: MachineForm  # type: ignore[assignment]
     learning_rates: Annotated[list[Positive], Meta(min_length=1)]
     match: Literal["params", "time", "width", "flops"]
     workers: Size
@@ -260,12 +274,16 @@ class RunTrainingForm(Record, frozen=True, kw_only=True):
     steps: Size
 
 
+class RunModelForm(Record, frozen=True, kw_only=True):
+    hidden: Size
+
+
 class ConfigForm(Record, frozen=True, kw_only=True):
     """config.json of a run."""
 
     purpose: Literal["tune", "judge"]
     activation: ActivationForm
-    model: dict[str, Any]
+    model: RunModelForm
     training: RunTrainingForm
     seed: int
 

@@ -1,7 +1,10 @@
 """A subject in words: what of it is replaced, what stays and why, what each arm costs; no torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+_NEARLY_LINEAR = 0.25  # pre-activations of a norm's output, of 1; Qwen3's begin with 0.64 at its width of 1,024
 
 
 def headline(own: Mapping[str, Any]) -> str:
@@ -33,6 +36,19 @@ def own_lines(own: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list
         lines.append(f"  {arm['name']}: hidden {widths}, {arm['parameters']:,} parameters{cost}.")
     lines.append("Outside the blocks all arms begin with the same tensors, ties included: proved.")
     return lines
+
+
+def small_first_weights(own: Mapping[str, Any]) -> list[str]:
+    """Return a line where blocks begin nearly linear: a family's standard deviation belongs to its own width."""
+    if own.get("checkpoint"):
+        return []
+    drawn = [(max(group["std"].get(role) or 0.0 for role in ("gate", "up")), group["dim"]) for group in own["blocks"]]
+    std, dim = min(drawn, key=lambda one: one[0] * math.sqrt(one[1]))
+    if not 0 < std * math.sqrt(dim) < _NEARLY_LINEAR:
+        return []
+    return [f"Take care: first weights of standard deviation {std:.2g} at width {dim} give pre-activations of "
+            f"{std * math.sqrt(dim):.2g}, where GELU and SiLU are nearly linear. That alone can turn verdicts; an "
+            f"initializer_range of {1 / math.sqrt(dim):.2g} suits this width."]
 
 
 def packing_line(packing: Mapping[str, Any]) -> str:

@@ -347,10 +347,12 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
         return hashlib.sha256(temporary.read_bytes()).hexdigest()
 
 
-def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> dict[str, float]:
+def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, evaluate: bool = True
+            ) -> dict[str, float]:
     """Return a configuration's speed in tokens per second (median step), and a run's seconds beside its steps.
 
-    "seconds_overhead" is spent on building the model and its evaluations; "peak_memory_bytes" is the process' most.
+    "seconds_overhead" is spent on building the model and on its evaluations, none where it does not ``evaluate``;
+    "peak_memory_bytes" is the process' most.
     """
     machine.reset_peak_memory()
     begin = time.perf_counter()
@@ -364,7 +366,8 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5) -> 
         run.step()
         times.append(time.perf_counter() - begin)
     begin = time.perf_counter()
-    run.evaluate()
+    if evaluate:
+        run.evaluate()
     evaluation = time.perf_counter() - begin
     times.sort()
     return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],

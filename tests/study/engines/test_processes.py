@@ -13,7 +13,7 @@ import pytest
 
 from nonlin.errors import NonlinError, UserError
 from nonlin.study import ProcessEngine, Store, load, run_study
-from nonlin.study.engines import Request, ask, ask_all, opening, processes
+from nonlin.study.engines import Request, ask, ask_all, asking, opening, processes
 from nonlin.study.engines.choice import EngineChoice
 from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
 from nonlin.study.schedule import Schedule
@@ -76,6 +76,22 @@ def test_measuring_fills_all_workers_and_the_answer_is_by_name():
         assert machine["device"] == "cpu"
         speeds = measure_and_fit(engine, {"a": {}, "b": {}}, machine, {})
     assert list(speeds) == ["a", "b"] and all(s["tokens_per_second"] for s in speeds.values())
+
+
+def test_speeds_that_decide_training_times_are_medians_of_turns(monkeypatch):
+    asked, disturbed = [], iter([1, 0, 0, 1, 0, 0, 0, 0, 1, 0])  # other work comes and goes
+
+    def answers(engine, bodies):
+        asked.extend(body["config"]["name"] for body in bodies)
+        return [{"tokens_per_second": {"a": 100.0, "b": 80.0}[body["config"]["name"]] / (1 + next(disturbed)),
+                 "seconds_overhead": 1.0 if body["evaluates"] else 0.0, "peak_memory_bytes": 7} for body in bodies]
+
+    monkeypatch.setattr(asking, "ask_all", answers)
+    engine = ProcessEngine("nowhere", 2)
+    speeds = measure_and_fit(engine, {name: {"name": name} for name in "ab"}, {"device": "cpu"}, {}, equal_times=True)
+    assert asked == ["a", "b"] * 5
+    assert {name: one["tokens_per_second"] for name, one in speeds.items()} == {"a": 100.0, "b": 80.0}
+    assert all(one["seconds_overhead"] == 1.0 and one["peak_memory_bytes"] == 7 for one in speeds.values())
 
 
 def test_steps_on_several_devices_are_not_said_to_be_captured(monkeypatch):

@@ -1,5 +1,6 @@
 """Single questions to an engine's workers: what the machine is, how fast it trains."""
 
+import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,12 +48,23 @@ def ask(engine: Engine, body: Mapping[str, Any]) -> Any:
     return ask_all(engine, [body])[0]
 
 
-def measure(engine: Engine, configs: Mapping[str, Mapping[str, Any]], seconds: float = 1.5) -> dict[str, Any]:
+def measure(engine: Engine, configs: Mapping[str, Mapping[str, Any]], seconds: float = 1.5, rounds: int = 1
+            ) -> dict[str, Any]:
     """Return each arm's speed and memory while the whole engine is busy.
 
     {"tokens_per_second", "seconds_overhead", "peak_memory_bytes"} by arm, as :func:`nonlin.study.make_plan` takes it.
+    The arms take turns in so many ``rounds``, of so many ``seconds`` each; a speed is the median of its rounds. Speeds
+    decide the verdict where arms train for equal times, and other work on the machine comes and goes.
     """
-    requests = [{"do": "measure", "config": config, "seconds": seconds} for config in configs.values()]
-    # Filled up to a multiple of the workers: the last arm, alone, would be measured on an idle machine.
-    extra = [requests[i % len(requests)] for i in range(-len(requests) % engine.total())]
-    return dict(zip(configs, ask_all(engine, [*requests, *extra]), strict=False))
+    found: dict[str, list[Any]] = {name: [] for name in configs}
+    for number in range(rounds):
+        requests = [{"do": "measure", "config": config, "seconds": seconds, "evaluates": number == 0}
+                    for config in configs.values()]
+        # Filled up to a multiple of the workers: the last arm, alone, would be measured on an idle machine.
+        extra = [requests[i % len(requests)] for i in range(-len(requests) % engine.total())]
+        for name, answer in zip(configs, ask_all(engine, [*requests, *extra]), strict=False):
+            found[name].append(answer)
+    return {name: answers[0] | {
+        "tokens_per_second": statistics.median(answer["tokens_per_second"] for answer in answers),
+        "peak_memory_bytes": max(answer.get("peak_memory_bytes", 0) for answer in answers)}
+        for name, answers in found.items()}

@@ -15,6 +15,7 @@ from nonlin.training.resources import usable_cores
 
 _SHARING = (1, 2, 4, 8)  # trials on one GPU that are tried
 _WORTH_IT = 1.05  # a gain in speed below it is noise, and each trial more takes memory
+_ROUNDS = 5  # of a measurement that decides how long arms train
 _RECORDS = 20  # finished runs that are asked for their memory
 
 
@@ -84,9 +85,13 @@ def _measure_sharing(engine: ProcessEngine, config: Mapping[str, Any]) -> int:
 
 
 def measure_and_fit(engine: Engine, configs: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any],
-                    environment: Mapping[str, Any], seconds: float = 1.5) -> dict[str, Any]:
-    """Return every configuration's speed, as :func:`measure`; the engine runs as many at once as the largest allows."""
-    speeds = measure(engine, configs, seconds)
+                    environment: Mapping[str, Any], seconds: float = 1.5, equal_times: bool = False
+                    ) -> dict[str, Any]:
+    """Return every configuration's speed, as :func:`measure`; the engine runs as many at once as the largest allows.
+
+    ``equal_times``: the speeds decide how long each trains, so they are measured in several rounds.
+    """
+    speeds = measure(engine, configs, seconds / 3, _ROUNDS) if equal_times else measure(engine, configs, seconds)
     engine.fit(machine["device"], environment, max(s.get("peak_memory_bytes", 0) for s in speeds.values()) or None)
     return speeds
 
