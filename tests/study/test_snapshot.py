@@ -101,11 +101,19 @@ def test_a_page_of_a_study_that_runs_says_so_and_refreshes_and_one_of_a_stopped_
     assert "refresh" not in whole and "not yet" not in whole and 'class="warn"' not in whole
 
 
-def test_a_page_before_the_first_judged_run_has_no_figures(finished, tmp_path):
+def test_a_page_before_the_first_judged_run_shows_what_tuning_found_so_far(finished, tmp_path):
     folder = part_of(finished, tmp_path / "study", 0)
     page = build(folder).read_text()
-    assert "<figure" not in page and "Judging on fresh seeds: 0 of 12 runs" in page
-    assert "#differences" not in page and not (folder / "figures").exists()
+    assert page.count("<figure") == 1 and 'data-figure="learning_rates"' in page
+    assert "Judging on fresh seeds: 0 of 12 runs" in page and 'href="#rates"' in page
+    assert not any(f'id="{part}"' in page for part in ("differences", "layers", "costs", "curves", "quality"))
+    assert {path.stem for path in (folder / "figures").iterdir()} == {"learning_rates"}
+
+
+def test_a_page_before_the_first_run_has_no_figures(tmp_path):
+    Store(tmp_path / "study").create(plan())
+    page = build(tmp_path / "study").read_text()
+    assert "<figure" not in page and "#rates" not in page and not (tmp_path / "study" / "figures").exists()
 
 
 def test_the_page_is_there_while_the_study_runs_and_ends_with_it(finished, tmp_path, monkeypatch):
@@ -115,7 +123,7 @@ def test_the_page_is_there_while_the_study_runs_and_ends_with_it(finished, tmp_p
     with LivePage(folder), Store(folder).lock():
         until(page.exists)
         first = page.read_text()
-        until(lambda: page.read_text() != first and "<figure" in page.read_text())
+        until(lambda: page.read_text() != first and 'data-figure="differences"' in page.read_text())
         assert "This study runs" in page.read_text()
     after = page.read_text()
     assert "it was stopped" in after and "refresh" not in after and after.count("<figure") >= 5

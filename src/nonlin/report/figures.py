@@ -357,18 +357,22 @@ def costs(study: Study) -> Figure:
     return figure
 
 
+def _judged(study: Study) -> bool:
+    return any(arm["judged"] for arm in study.arms)
+
+
 def _has_costs(study: Study) -> bool:
-    return any(name != "parameters" for name, *_ in differing_costs(study))
+    return _judged(study) and any(name != "parameters" for name, *_ in differing_costs(study))
 
 
 FIGURES: dict[str, tuple[Callable[[Study], Figure], str, Callable[[Study], bool]]] = {
-    "differences": (differences, "Differences to the baseline", lambda study: True),
+    "differences": (differences, "Differences to the baseline", _judged),
     "paired": (paired, "Difference during training", lambda study: bool(study.bands())),
     "curves": (curves, "Loss during training", lambda study: bool(study.means())),
     "recovery": (recovery.figure, recovery.TITLE, recovery.has),
-    "learning_rates": (learning_rates, "Loss against learning rate", lambda study: True),
-    "layers": (layers, "Gradients and dead units by layer", lambda study: True),
-    "quality": (quality, "Quality against cost", lambda study: bool(differing_costs(study))),
+    "learning_rates": (learning_rates, "Loss against learning rate", lambda study: True),  # an early look has it first
+    "layers": (layers, "Gradients and dead units by layer", _judged),
+    "quality": (quality, "Quality against cost", lambda study: _judged(study) and bool(differing_costs(study))),
     "costs": (costs, "Speed and memory", _has_costs),
 }
 """Draws a figure; its title; whether this study has it."""

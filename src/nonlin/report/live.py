@@ -87,7 +87,8 @@ class LivePage(_Live):
             return
         study = read(folder)
         with writing(self.directory):
-            self._figures = self._drawing(now.judging.done, ended, lambda: page.draw(folder, study), self._figures)
+            done = now.tuning.done + now.judging.done
+            self._figures = self._drawing(done, ended, lambda: page.draw(folder, study), self._figures)
             page.write_page(folder, study, self._figures, now)
 
 

@@ -37,8 +37,8 @@ def build(directory: str | Path | StudyFolder) -> Path:
 
 
 def draw(folder: StudyFolder, study: Study) -> dict[str, dict[str, Any]]:
-    """Write the study's figures and return them with their tables, by name; none before the first judged run."""
-    if not any(arm["judged"] for arm in study.arms):
+    """Write the study's figures and return them with their tables, by name; none before the first run."""
+    if not any(arm["judged"] or arm["tuning"] for arm in study.arms):
         return {}
     return drawing.drawn(study, folder.directory / "figures")
 
