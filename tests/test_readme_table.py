@@ -56,6 +56,23 @@ def test_a_table_of_claims_is_the_record(document, heading, shown):
         assert statement == claim["statement"] and verdict.replace("**", "") == said and found == claim["summary"]
 
 
+def test_the_longer_run_of_the_claims_page_is_the_record():
+    record = json.loads((RECORDS / "claims-longer.json").read_text())
+    text = (ROOT / "docs/claims.md").read_text()
+    part = text[text.index("## With more seeds"):]
+    claims = {claim["number"]: claim for claim in record["claims"]}
+    for number, claim in claims.items():
+        assert f"* **{number}: {claim['verdict']}.**" in part
+    for match in ("width", "params"):
+        found = claims[8]["measures"]["matches"][match]["difference"]
+        assert "{mean:.4f} ({low:.4f} to {high:.4f})".format(**found).replace("-", "−") in part
+    bounds = {}
+    for name, one in claims[12]["measures"]["contrasts"].items():
+        pair = name.partition(":")[0]
+        bounds[pair] = max(bounds.get(pair, 0), abs(one["low"]), abs(one["high"]))
+    assert set(map("{:.3f}".format, bounds.values())) <= set(part.split())
+
+
 @pytest.mark.parametrize(("name", "begins", "activations"), [
     ("python", "## A recorded ladder", 6), ("english", "### The same on English prose", 1)])
 def test_the_recorded_ladders_of_the_docs_are_the_records(name, begins, activations):

@@ -281,6 +281,7 @@ def test_8_says_nothing_at_equal_time_where_times_were_not_equal_in_favour_of_wh
             found = planted.found(claim, planted.activation(swiglu=effect))
             for arm in found.study("gate-time")["arms"]:
                 arm["timing"]["tokens_per_second"] = speed if arm["name"] == "swiglu" else 1.0
+            assert bool(n08_gating.questions(n08_gating.measure(found))) is (expected != OPEN)
             told = n08_gating.decide(n08_gating.measure(found))
             assert told.verdict == expected and ("nothing is said at equal time" in told.summary) == (expected == OPEN)
 

@@ -61,10 +61,13 @@ def _favoured(row: Mapping[str, Any]) -> bool:
 
 
 def questions(measures: Mapping[str, Any]) -> list[Question]:
-    """Better, worse or a tie, in each comparison; none where an open one has no difference: seeds would not decide it.
+    """Better, worse or a tie, in each comparison.
+
+    None where seeds would not decide: an open one has no difference, or times were not equal.
     """
     rows = measures["matches"].values()
-    if any(_ANSWER[row["verdict"]] == UNSURE and not row["difference"] for row in rows):
+    unequal = _favoured(measures["matches"].get("time", {}))
+    if unequal or any(_ANSWER[row["verdict"]] == UNSURE and not row["difference"] for row in rows):
         return []
     return [Question(row["difference"], row["margin"], 2) for row in rows if row["difference"]]
 

@@ -83,9 +83,13 @@ class RunOfArm(Record, frozen=True, kw_only=True):
 
 
 class ArmTiming(Record, frozen=True, kw_only=True):
-    """The time and memory of the arm's judged runs, on the machine that ran them."""
+    """The time and memory of the arm's judged runs, on the machine that ran them.
+
+    ``tokens_per_processor_second`` counts the time that a processor worked on the steps, whatever else ran beside.
+    """
 
     tokens_per_second: float | None = None
+    tokens_per_processor_second: float | None = None
     peak_memory_bytes: int | None = None
 
 

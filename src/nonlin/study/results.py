@@ -134,6 +134,7 @@ def _arm(plan: Plan, arm: Mapping[str, Any], state: Tuning, found: verdict.Verdi
         "flops_per_token": judged[0]["flops_per_token"] if judged else None, "layers": layers,
         **_recovery(plan, finished),
         "timing": {"tokens_per_second": _mean(r["timing"].get("tokens_per_second") for r in judged),
+                   "tokens_per_processor_second": _mean(r["timing"].get("tokens_per_processor_second") for r in judged),
                    "peak_memory_bytes": max((r["timing"].get("peak_memory_bytes") or 0 for r in judged),
                                             default=None)}}
 

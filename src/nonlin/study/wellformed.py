@@ -215,6 +215,7 @@ class ResultsForm(Results, frozen=True, kw_only=True):
 class RunTimingForm(Record, frozen=True, kw_only=True):
     seconds: Natural
     tokens_per_second: Natural | None = None
+    tokens_per_processor_second: Natural | None = None
     peak_memory_bytes: Annotated[int, Meta(ge=0)] | None = None
 
 

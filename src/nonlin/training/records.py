@@ -10,6 +10,7 @@ class RunTiming(Record, frozen=True, kw_only=True):
 
     seconds: float | None = None
     tokens_per_second: float | None = None
+    tokens_per_processor_second: float | None = None
     peak_memory_bytes: float | None = None
 
 

@@ -272,6 +272,7 @@ class _Course:
     layers: list[dict[str, float]] | None = None
     seconds: float = 0.0
     training_seconds: float = 0.0
+    processor_seconds: float = 0.0  # of the steps, by all threads: other work on the machine does not count
     losses: list[float] = field(default_factory=list)
     evaluations: list[list[float]] = field(default_factory=list)  # [tokens, bits per byte]
 
@@ -292,10 +293,11 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
     evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
     status = "finished"
     for index in range(course.step, steps):
-        begin = time.perf_counter()
+        begin, processor = time.perf_counter(), time.process_time()
         probe = (index + 1) % recipe_["probe_every"] == 0 or index + 1 == steps
         loss, rate, norm, measured = run.step(probe)
         course.training_seconds += time.perf_counter() - begin
+        course.processor_seconds += time.process_time() - processor
         course.losses.append(loss)
         course.step = done = index + 1
         tokens = done * run.tokens_a_step
@@ -333,6 +335,8 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
         **({"before_bits_per_byte": run.before, "evaluations": course.evaluations}
            if run.trained and run.config["purpose"] == "judge" else {}),
         "timing": {"tokens_per_second": len(course.losses) * run.tokens_a_step / max(course.training_seconds, 1e-9),
+                   "tokens_per_processor_second": len(course.losses) * run.tokens_a_step / course.processor_seconds
+                   if run.config["machine"].get("device", "cpu") == "cpu" and course.processor_seconds > 0 else None,
                    "seconds": before + time.perf_counter() - start},
     }
 
