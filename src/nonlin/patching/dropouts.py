@@ -71,8 +71,10 @@ def _observed(module: nn.Module, down: str, modules: list[tuple[str, nn.Dropout]
     def through(_: Any, args: Any, out: Tensor) -> None:
         at_down.update(hidden=args[0], out=out)
 
-    handles = [m.register_forward_pre_hook(lambda _, args, path=path: passed.__setitem__(path, args[0]))
-               for path, m in modules]
+    def noted(path: str) -> Callable[[Any, Any], None]:
+        return lambda _, args: passed.__setitem__(path, args[0])
+
+    handles = [m.register_forward_pre_hook(noted(path)) for path, m in modules]
     handles.append(part(module, down).register_forward_hook(through))
     calls = _Calls()
     try:
