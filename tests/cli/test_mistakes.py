@@ -222,3 +222,14 @@ def test_a_shell_completes_names_of_activations(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"arms": [{"name": "gelu"}, {"name": "mine"}]}))
     assert offered(f"nonlin sample {tmp_path} --arm m") == ["mine"]
     assert offered("nonlin sample nowhere --arm m") == []
+
+
+@pytest.mark.parametrize("call", ["compare --data nowhere", "compare --validation nowhere", "claims --data nowhere",
+                                  "ladder --target 1M --data nowhere", "ladder --target 1M --validation nowhere"])
+def test_a_text_that_is_not_there_is_said_before_the_library_of_formulas_is_loaded(call, tmp_path):
+    code = ("import sys\nfrom nonlin.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as ended:\n"
+            "    print(ended.code, {'sympy', 'torch', 'matplotlib'} & set(sys.modules))\n")
+    done = subprocess.run([sys.executable, "-c", code, *call.split()], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120)
+    assert done.stdout.split(maxsplit=1) == ["2", "set()\n"] and "'nowhere'" in done.stderr
+    assert not list(tmp_path.iterdir())

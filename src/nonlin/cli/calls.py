@@ -32,6 +32,13 @@ def must_stand_alone(ctx: click.Context, option: str, free: Collection[str]) -> 
                         f"nothing. Leave {'it' if len(given) == 1 else 'them'} out.")
 
 
+def must_be_texts(data: Collection[str], validation: Collection[str] = ()) -> None:
+    """Raise UserError for a --data or --validation that is not there, before what takes a second to load."""
+    from nonlin.data import Sources
+
+    Sources(list(data), validation=list(validation)).check()
+
+
 def shares(call: str, text: str | None) -> list[float] | None:
     """Return the numbers of --weights, "3,1"; UserError for anything else."""
     try:

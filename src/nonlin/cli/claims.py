@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from nonlin.cli.calls import must_stand_alone, only_out
+from nonlin.cli.calls import must_be_texts, must_stand_alone, only_out
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
@@ -35,8 +35,6 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     Every rule is fixed before the first run. It can be stopped at any time: the same command continues, and more
     claims can be added to the same folder later.
     """
-    from nonlin.claims import call
-    from nonlin.claims.outcome import print_table
     from nonlin.errors import Interrupted
     from nonlin.progress import listener, span
 
@@ -45,6 +43,10 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
         return _by_ladder(numbers, ladder, as_json)
     if resume:
         only_out(ctx, out, _FREE)
+    must_be_texts(options["data"])
+    from nonlin.claims import call
+    from nonlin.claims.outcome import print_table
+
     stopped = False
     try:
         found = call.put_to_the_test(call.asked(numbers, options["minutes"], options["seed"], options["data"]), out,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.calls import only_out, others, shares
+from nonlin.cli.calls import must_be_texts, only_out, others, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
@@ -90,11 +90,13 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     The study is planned, and its rule fixed, before the first run. It can be stopped at any time: the same command
     continues it.
     """
-    from nonlin.calls.comparison import compare, resume_study
     from nonlin.errors import Interrupted
 
     if resume:
         only_out(ctx, out, _FREE)
+    must_be_texts(options["data"], options["validation"])
+    from nonlin.calls.comparison import compare, resume_study
+
     options["weights"] = shares("compare", options["weights"])
     if aa is None and "--aa-streams" in others(ctx, ()):
         raise UserError("compare: --aa-streams must come with --aa; got none. Add --aa 20.")

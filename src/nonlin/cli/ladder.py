@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.calls import only_out, shares
+from nonlin.cli.calls import must_be_texts, only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
@@ -83,6 +83,7 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
         only_out(ctx, out, _FREE)
     elif target is None:
         raise UserError("ladder: --target must be given; got none. Name the size asked about: --target 125M.")
+    must_be_texts(options["data"], options["validation"])
     from nonlin.calls import ladder_comparison
     from nonlin.errors import Interrupted
     from nonlin.progress import listener
