@@ -106,7 +106,7 @@ def test_blocks_run(path, tmp_path, studies):
     wrapper.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{ROOT / "tests" / "small_nonlin.py"}" "$@"\n')
     wrapper.chmod(0o755)
     done = subprocess.run(
-        [sys.executable, "-c", script(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-c", script(blocks)], cwd=tmp_path, capture_output=True, text=True, timeout=900,
         env=os.environ | {"PYTHONIOENCODING": "utf-8", "PATH": f"{wrapper.parent}:{os.environ['PATH']}",
                           "HF_HUB_OFFLINE": "1", "SMALL_STUDIES": str(studies)})
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
