@@ -17,6 +17,7 @@ from nonlin.errors import UserError, printable
 from nonlin.system import open_to_read, set_mode, sync, user_number
 
 LARGEST = 1 << 28
+_HOLES = 10_000  # of a file that are looked at
 """Bytes that a file may have that is read as a whole: the largest of ours, of thousands of runs, have some tens of MB.
 """
 DEEPEST = 64
@@ -53,10 +54,31 @@ def sha256(path: Path) -> str:
     No file of ours is empty but for its size.
     """
     with opened(path) as file:
-        about = os.fstat(file.fileno())
-        if about.st_size > LARGEST and 16 * 512 * getattr(about, "st_blocks", about.st_size) < about.st_size:
+        if os.fstat(file.fileno()).st_size > LARGEST and _is_empty(file.fileno()):
             raise Unreadable(f"{path.name} is empty but for its size")
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_empty(handle: int) -> bool:
+    """Whether a file is empty but for its size, by both its blocks and its holes; no file where holes are unknown.
+
+    Blocks alone do not say it: some file systems count those of a new file later.
+    """
+    size = os.fstat(handle).st_size
+    if not hasattr(os, "SEEK_DATA") or 16 * 512 * os.fstat(handle).st_blocks >= size:
+        return False
+    at = held = 0
+    for _ in range(_HOLES):
+        try:
+            data = os.lseek(handle, at, os.SEEK_DATA)
+        except OSError:  # no data from there on
+            break
+        at = os.lseek(handle, data, os.SEEK_HOLE)
+        held += at - data
+        if 16 * held >= size:
+            break
+    os.lseek(handle, 0, os.SEEK_SET)
+    return 16 * held < size
 
 
 @contextlib.contextmanager

@@ -88,6 +88,10 @@ def test_recorded_ladders_are_evidence_near_their_sizes():
     assert found["sureness"] == "likely" and "recorded ladder" in found["reasons"][0]
     assert sum("recorded ladder on English prose" in e["source"] for e in found["evidence"]) == 1
     assert found["choice"] in ("swiglu", "geglu", "swiglu_clamped", "situ_glu")
+    # The English ladder did not try the other gates: it says nothing against them.
+    for params, tokens in ((231_000, 578_000), (1_230_000, 3_076_000)):
+        choice = choose(from_papers(params, tokens, measured.tables()), {}, {})
+        assert {"swiglu", "geglu", "situ_glu"} <= set(choice.favoured) and choice.sureness == "likely"
     assert not any("recorded ladder" in e["source"] for e in ask()["evidence"])  # 100 times larger: not shown
 
 

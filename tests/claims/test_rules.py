@@ -276,7 +276,7 @@ def test_8_turns_with_planted_losses():
 
 def test_8_says_nothing_at_equal_time_where_times_were_not_equal_in_favour_of_what_was_found():
     claim = n08_gating.CLAIM
-    for effect, slow, fast in ((-0.05, OPEN, HOLDS), (0.05, FAILS, OPEN)):
+    for effect, slow, fast in ((-0.05, OPEN, HOLDS), (0.05, FAILS, OPEN), (0.0, FAILS, OPEN)):
         for speed, expected in ((0.8, slow), (1.25, fast), (1.0, HOLDS if effect < 0 else FAILS)):
             found = planted.found(claim, planted.activation(swiglu=effect))
             for arm in found.study("gate-time")["arms"]:

@@ -74,6 +74,57 @@ def test_dropouts_of_numbers_are_placed_and_follow_their_numbers(numbers):
             torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-6)
 
 
+class _Drops(nn.Module):
+    """A block that drops hidden values, and its output, as two functions of the block say."""
+
+    def __init__(self, hidden=None, out=None, **values):
+        super().__init__()
+        self.up, self.down, self.act = nn.Linear(8, 32), nn.Linear(32, 8), nn.GELU()
+        self.hidden, self.out = hidden or (lambda m, x: x), out or (lambda m, x: x)
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    def forward(self, x):
+        return self.out(self, self.down(self.hidden(self, self.act(self.up(x)))))
+
+
+def _drop(m, x):
+    return nn.functional.dropout(x, m.p, m.training)
+
+
+@pytest.mark.parametrize("made", [
+    lambda: _Drops(lambda m, x: _drop(m, _drop(m, x)), p=0.3),
+    lambda: _Drops(out=lambda m, x: _drop(m, _drop(m, x)), p=0.3),
+    lambda: _Drops(lambda m, x: m.b(m.a(x)), a=nn.Dropout(0.3), b=nn.Dropout(0.3)),
+    lambda: _Drops(out=lambda m, x: m.a(m.a(x)), a=nn.Dropout(0.3)),
+    lambda: _Drops(lambda m, x: _drop(m, m.a(x)), a=nn.Dropout(0.3), p=0.3),
+    lambda: _Drops(lambda m, x: m.a(x) if m.training else x, a=nn.Dropout(0.3)),
+    lambda: _Drops(out=lambda m, x: nn.functional.dropout(x, m.known["p"], m.training), known={"p": 0.3}),
+    lambda: nn.Sequential(*(_Drops(out=lambda m, x: nn.functional.dropout(x, m.known["p"], m.training), known={"p": p})
+                            for p in (0.0, 0.3)))[1:]])
+def test_what_drops_otherwise_than_once_in_a_known_place_is_refused(made):
+    torch.manual_seed(0)
+    with pytest.raises(UserError, match=r"dropout|drops|training mode"):
+        nonlin.accelerate(made().train())
+
+
+def test_a_number_that_only_a_later_block_drops_by_is_not_lost():
+    torch.manual_seed(0)
+    out = lambda m, x: nn.functional.dropout(x, m.known["p"], m.training)  # noqa: E731
+    model = nn.Sequential(_Drops(out=out, known={"p": 0.0}), _Drops(out=out, known={"p": 0.3})).train()
+    report = nonlin.accelerate(model)
+    assert recipe_of(model[0]) is not None and recipe_of(model[1]) is None and len(report.changed) == 1
+
+
+@pytest.mark.parametrize("others", [{"size": 0}, {"size": 0.0}])
+def test_another_number_of_the_same_value_is_no_trouble(others):
+    torch.manual_seed(0)
+    model = _Drops(lambda m, x: _drop(m, x.reshape(*x.shape[:-1], (32, 16)[m.size * 4 > 0])), **others, p=0.0)
+    assert len(nonlin.accelerate(model).changed) == 1
+    recipe = recipe_of(model)
+    assert recipe is not None and recipe.hidden_dropout == "p"
+
+
 def test_chunked_feed_forward_of_bert():
     model, twin = _pair("bert", chunk_size_feed_forward=1)
     calls = []

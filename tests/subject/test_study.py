@@ -84,7 +84,8 @@ def test_the_configuration_and_its_hash_are_in_the_plan_and_in_every_run(study):
 
 @pytest.mark.parametrize(("std", "dim", "said"), [(0.02, 64, "0.16"), (0.125, 64, ""), (0.02, 1024, ""), (0.0, 64, "")])
 def test_first_weights_that_begin_nearly_linear_are_said(std, dim, said):
-    own = {"blocks": [{"std": {"gate": std, "up": std, "down": 0.001}, "dim": dim}]}
+    own = {"blocks": [{"std": {"gate": std, "up": 0.5, "down": 0.001}, "dim": dim},
+                      {"std": {"up": 0.0, "down": 0.0}, "dim": 64}, {"std": {"up": 0.5, "down": 0.001}, "dim": 64}]}
     told = " ".join(small_first_weights(own))
     assert bool(told) is bool(said)
     assert not said or (f"give pre-activations of {said}, where GELU" in told and "0.12 suits this width" in told)

@@ -14,6 +14,7 @@
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,8 +177,11 @@ def choose(evidence: Sequence[Evidence], places: Mapping[str, int], step_ms: Map
 
 
 def _shared(deciding: Sequence[Evidence]) -> tuple[str, ...]:
-    every = [n for n in deciding[0].favours if all(n in e.favours for e in deciding)]
-    return tuple(every or dict.fromkeys(n for e in deciding for n in e.favours))
+    """Return what all deciding evidence favours that measured it, or else all that is favoured; what most favour first.
+    """
+    times = Counter(n for e in deciding for n in e.favours)
+    every = sorted(times, key=lambda n: -times[n])
+    return tuple([n for n in every if all(n in e.favours or n not in e.found for e in deciding)] or every)
 
 
 def _reasons(name: str, favoured: Sequence[str], deciding: Sequence[Evidence], against: Sequence[Evidence],

@@ -47,8 +47,8 @@ def decide(measures: Mapping[str, Any]) -> Verdict:
     summary = (f"SwiGLU less SiLU in bits per byte: {told}. At equal width its blocks have "
                f"{measures['block_parameters']:g} times as many parameters.")
     if _favoured(rows["time"]):
-        summary += (f" Its runs at equal time took {rows['time']['time']:.2f} times SiLU's, since speeds had been "
-                    "measured as others: nothing is said at equal time.")
+        summary += (f" Its runs at equal time took {rows['time']['time']:.2f} times SiLU's, since speeds were "
+                    "measured wrongly before the runs: nothing is said at equal time.")
     return combine(parts, summary, "what is held equal: " + ", ".join(
         f"{MATCHES[m]} ({row['verdict']})" for m, row in rows.items()))
 
@@ -57,7 +57,7 @@ def _favoured(row: Mapping[str, Any]) -> bool:
     """Whether training times that were to be equal were not, in favour of what was found."""
     time = row.get("time")
     return time is not None and ((time > 1 + EQUAL_TIMES and row["verdict"] == "better")
-                                 or (time < 1 - EQUAL_TIMES and row["verdict"] == "worse"))
+                                 or (time < 1 - EQUAL_TIMES and row["verdict"] in ("worse", "tie")))
 
 
 def questions(measures: Mapping[str, Any]) -> list[Question]:

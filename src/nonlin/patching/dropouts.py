@@ -4,7 +4,7 @@ A recipe names either by its path within the block: the module's, or the number'
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,77 +14,110 @@ from torch.overrides import TorchFunctionMode
 from nonlin.patching.patch import Recipe, part
 
 
-class _Calls(TorchFunctionMode):
-    """Notes each call of torch's dropout: its input and its probability."""
+@dataclass
+class _Dropped:
+    """One value that a block drops from: where its probability is (None: unknown), that, and what passes."""
 
-    def __init__(self) -> None:
+    path: str | None
+    p: float
+    x: Tensor
+
+
+@dataclass
+class _Seen(TorchFunctionMode):
+    """Notes what a block drops in one call, in order, and what the down projection got and gave."""
+
+    within: int = 0  # of modules whose calls of torch's function are their own
+    dropped: list[_Dropped] = field(default_factory=list[_Dropped])
+    hidden: Tensor | None = None
+    out: Tensor | None = None
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.seen: list[tuple[Tensor, float]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is functional.dropout:
-            self.seen.append((args[0], kwargs["p"]))
+        if func is functional.dropout and not self.within:
+            self.dropped.append(_Dropped(None, kwargs["p"], args[0]))
         return func(*args, **(kwargs or {}))
+
+    def enter(self, *_: Any) -> None:
+        """Enter a module that drops by itself."""
+        self.within += 1
+
+    def leave(self, *_: Any) -> None:
+        """Leave it."""
+        self.within -= 1
+
+    def through(self, path: str) -> Callable[[Any, Any], None]:
+        """Return a hook that notes a dropout module's input."""
+        return lambda module, args: self.dropped.append(_Dropped(path, module.p, args[0]))
+
+    def at_down(self, _: Any, args: Any, out: Tensor) -> None:
+        """Note what the down projection got and gave."""
+        self.hidden, self.out = args[0], out
 
 
 def with_dropouts(recipe: Recipe, module: nn.Module, inside: list[str], run: Callable[[], Any]) -> Recipe | str:
     """Return the recipe with the block's dropouts placed, found by what passes through them; or why it cannot be.
 
     ``inside`` are the projections' paths, whose own dropouts stay theirs. ``run`` calls the block in evaluation mode,
-    where a dropout returns its input. A probability whose place is not found shows in training mode.
+    where a dropout returns its input. Dropouts that only training mode has are compared there.
     """
-    modules = [(path, m) for path, m in module.named_modules()
-               if isinstance(m, nn.Dropout) and not any(path.startswith(f"{p}.") for p in inside)]
-    passed, calls, hidden, out = _observed(module, recipe.down, modules, run)
-    found = [(path, m.p, passed[path]) for path, m in modules if path in passed]  # not a layer's other dropouts
-    for place, (x, p) in enumerate(calls):
-        path = _kept_at(module, p, lambda place=place: _observed(module, recipe.down, modules, run)[1][place][1])
-        if path is not None:
-            found.append((path, p, x))
-    for path, p, x in found:
-        if _same(x, hidden):
-            recipe = replace(recipe, hidden_dropout=path)
-        elif _same(x, out):
-            recipe = replace(recipe, out_dropout=path)
-        elif p > 0:
-            return f"its dropout {path} is neither on the hidden values nor on the output"
-    return recipe
+    seen = _observed(module, recipe.down, inside, run)
+    placed: dict[str, _Dropped] = {}
+    for number, one in enumerate(seen.dropped):
+        if one.path is None:
+            def again(number: int = number) -> float:
+                return _observed(module, recipe.down, inside, run).dropped[number].p
+
+            one.path = _kept_at(module, one.p, again)
+        place = "hidden_dropout" if _same(one.x, seen.hidden) else "out_dropout" if _same(one.x, seen.out) else None
+        if one.p > 0 and one.path is None:
+            return f"it drops values in training mode with a probability of {one.p:g} that no part keeps as a number"
+        if one.p > 0 and place is None:
+            return f"its dropout {one.path} is neither on the hidden values nor on the output"
+        if one.path is None or place is None:
+            continue  # of probability 0
+        if one.p > 0 and place in placed and placed[place].p > 0:
+            return f"it drops from the same values twice, by {placed[place].path} and {one.path}"
+        if place not in placed or one.p > 0:
+            placed[place] = one
+    return replace(recipe, **{place: one.path for place, one in placed.items()})
 
 
 def set_to_zero(module: nn.Module, recipe: Recipe) -> None:
-    """Let the dropouts of a block, and those that its recipe names by their number, keep every value."""
-    for one in module.modules():
-        if type(one) is nn.Dropout:
-            one.p = 0.0
+    """Let the dropouts that a block's recipe names keep every value, and those of the projections."""
+    for path in (recipe.gate, recipe.up, recipe.down):
+        for one in part(module, path).modules() if path else ():
+            if isinstance(one, nn.Dropout):
+                one.p = 0.0
     for path in (recipe.hidden_dropout, recipe.out_dropout):
-        if path is not None and not isinstance(part(module, path), nn.Module):
-            owner, _, name = path.rpartition(".")
+        if path is None:
+            continue
+        found, (owner, _, name) = part(module, path), path.rpartition(".")
+        if isinstance(found, nn.Dropout):
+            found.p = 0.0
+        else:
             setattr(part(module, owner), name, 0.0)
 
 
-def _observed(module: nn.Module, down: str, modules: list[tuple[str, nn.Dropout]], run: Callable[[], Any]
-              ) -> tuple[dict[str, Tensor], list[tuple[Tensor, float]], Tensor | None, Tensor | None]:
-    """Run the block; return what passed its dropout modules, other calls of dropout, and what ``down`` got and gave."""
-    passed: dict[str, Tensor] = {}
-    at_down: dict[str, Tensor] = {}
-
-    def through(_: Any, args: Any, out: Tensor) -> None:
-        at_down.update(hidden=args[0], out=out)
-
-    def noted(path: str) -> Callable[[Any, Any], None]:
-        return lambda _, args: passed.__setitem__(path, args[0])
-
-    handles = [m.register_forward_pre_hook(noted(path)) for path, m in modules]
-    handles.append(part(module, down).register_forward_hook(through))
-    calls = _Calls()
+def _observed(module: nn.Module, down: str, inside: list[str], run: Callable[[], Any]) -> _Seen:
+    """Run the block and return what it drops from."""
+    seen, handles = _Seen(), []
+    for path, one in module.named_modules():
+        own = any(path.startswith(f"{p}.") for p in inside)
+        if isinstance(one, nn.Dropout) and not own:
+            handles.append(one.register_forward_pre_hook(seen.through(path)))
+        if path in inside or (isinstance(one, nn.Dropout) and not own):
+            handles += [one.register_forward_pre_hook(seen.enter), one.register_forward_hook(seen.leave)]
+    handles.append(part(module, down).register_forward_hook(seen.at_down))
     try:
-        with calls:
+        with seen:
             run()
     finally:
         for handle in handles:
             handle.remove()
-    own = [(x, p) for x, p in calls.seen if not any(x is value for value in passed.values())]
-    return passed, own, at_down.get("hidden"), at_down.get("out")
+    return seen
 
 
 def _kept_at(module: nn.Module, p: float, again: Callable[[], float]) -> str | None:
@@ -96,6 +129,8 @@ def _kept_at(module: nn.Module, p: float, again: Callable[[], float]) -> str | N
                 setattr(owner, name, other)
                 try:
                     changed = again() == other
+                except Exception:  # a number that the block needs as it is, for something else
+                    changed = False
                 finally:
                     setattr(owner, name, value)
                 if changed:

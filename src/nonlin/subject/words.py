@@ -42,13 +42,14 @@ def small_first_weights(own: Mapping[str, Any]) -> list[str]:
     """Return a line where blocks begin nearly linear: a family's standard deviation belongs to its own width."""
     if own.get("checkpoint"):
         return []
-    drawn = [(max(group["std"].get(role) or 0.0 for role in ("gate", "up")), group["dim"]) for group in own["blocks"]]
-    std, dim = min(drawn, key=lambda one: one[0] * math.sqrt(one[1]))
-    if not 0 < std * math.sqrt(dim) < _NEARLY_LINEAR:
+    activated = [(group["std"].get("gate", group["std"].get("up")), group["dim"]) for group in own["blocks"]]
+    drawn = [one for one in activated if one[0]]
+    std, dim = min(drawn, key=lambda one: one[0] * math.sqrt(one[1]), default=(math.inf, 1))
+    if std * math.sqrt(dim) >= _NEARLY_LINEAR:
         return []
     return [f"Take care: first weights of standard deviation {std:.2g} at width {dim} give pre-activations of "
-            f"{std * math.sqrt(dim):.2g}, where GELU and SiLU are nearly linear. That alone can turn verdicts; an "
-            f"initializer_range of {1 / math.sqrt(dim):.2g} suits this width."]
+            f"{std * math.sqrt(dim):.2g}, where GELU and SiLU are nearly linear. That alone can turn verdicts; "
+            f"{1 / math.sqrt(dim):.2g} suits this width (initializer_range in most configurations)."]
 
 
 def packing_line(packing: Mapping[str, Any]) -> str:

@@ -66,7 +66,7 @@ class CourseForm(msgspec.Struct, forbid_unknown_fields=True):
     seconds: float
     training_seconds: float
     evaluations: list[tuple[float, float]]
-    processor_seconds: float = 0.0
+    processor_seconds: float | None = None
 
 
 class PositionForm(msgspec.Struct):

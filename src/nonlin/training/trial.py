@@ -237,7 +237,8 @@ def _run(config: dict[str, Any], dataset: Dataset, trial_dir: Path, progress: Pr
         log = _Log(metrics, found.position["log_bytes"])
     else:
         log = _Log(metrics, begin=begun.position["metrics"] if begun and not found else "")
-    course = _Course(**begun.position["course"], losses=begun.losses) if begun else _Course()
+    course = _Course(**{"processor_seconds": None} | begun.position["course"], losses=begun.losses) if begun \
+        else _Course()
     if begun:
         begun.put(run.devices, run.optimizer)
     run.index = course.step
@@ -272,7 +273,7 @@ class _Course:
     layers: list[dict[str, float]] | None = None
     seconds: float = 0.0
     training_seconds: float = 0.0
-    processor_seconds: float = 0.0  # of the steps, by all threads: other work on the machine does not count
+    processor_seconds: float | None = 0.0  # of the steps, by all threads; None: not known from before
     losses: list[float] = field(default_factory=list)
     evaluations: list[list[float]] = field(default_factory=list)  # [tokens, bits per byte]
 
@@ -297,7 +298,8 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
         probe = (index + 1) % recipe_["probe_every"] == 0 or index + 1 == steps
         loss, rate, norm, measured = run.step(probe)
         course.training_seconds += time.perf_counter() - begin
-        course.processor_seconds += time.process_time() - processor
+        if course.processor_seconds is not None:
+            course.processor_seconds += time.process_time() - processor
         course.losses.append(loss)
         course.step = done = index + 1
         tokens = done * run.tokens_a_step
@@ -336,7 +338,7 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
            if run.trained and run.config["purpose"] == "judge" else {}),
         "timing": {"tokens_per_second": len(course.losses) * run.tokens_a_step / max(course.training_seconds, 1e-9),
                    "tokens_per_processor_second": len(course.losses) * run.tokens_a_step / course.processor_seconds
-                   if run.config["machine"].get("device", "cpu") == "cpu" and course.processor_seconds > 0 else None,
+                   if run.config["machine"].get("device", "cpu") == "cpu" and course.processor_seconds else None,
                    "seconds": before + time.perf_counter() - start},
     }
 

@@ -1,6 +1,7 @@
 """Single questions to an engine's workers: what the machine is, how fast it trains."""
 
 import statistics
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from nonlin.errors import NonlinError
 from nonlin.study.engines.protocol import Engine, Handle, Request, error_of, first_slot
 
 _TRIES = 3
+_LONGEST = 60.0  # seconds of measuring after which no other round begins
 
 
 def ask_all(engine: Engine, bodies: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -54,10 +56,14 @@ def measure(engine: Engine, configs: Mapping[str, Mapping[str, Any]], seconds: f
 
     {"tokens_per_second", "seconds_overhead", "peak_memory_bytes"} by arm, as :func:`nonlin.study.make_plan` takes it.
     The arms take turns in so many ``rounds``, of so many ``seconds`` each; a speed is the median of its rounds. Speeds
-    decide the verdict where arms train for equal times, and other work on the machine comes and goes.
+    decide the verdict where arms train for equal times, and other work on the machine comes and goes. No round begins
+    after ``_LONGEST`` seconds: each builds every model again, which takes long for large ones.
     """
     found: dict[str, list[Any]] = {name: [] for name in configs}
+    began = time.monotonic()
     for number in range(rounds):
+        if number and time.monotonic() - began > _LONGEST:
+            break
         requests = [{"do": "measure", "config": config, "seconds": seconds, "evaluates": number == 0}
                     for config in configs.values()]
         # Filled up to a multiple of the workers: the last arm, alone, would be measured on an idle machine.
