@@ -1,7 +1,7 @@
 """Two recorded studies inside a user's own model. Both go on where they were stopped, by the same command.
 
     python -m benchmarks.own_model_studies agreement [--seeds 8] [--steps 1000] [--first-weights ours] [--record FILE]
-    python -m benchmarks.own_model_studies smollm2 [--steps 60] [--seeds 4] [--record FILE]
+    python -m benchmarks.own_model_studies smollm2 [--steps 60] [--seeds 4] [--precision P] [--record FILE]
 
 "agreement": Qwen3's configuration at the size of nonlin's small model, and that model, on the same text, seeds, rates
 and length. Gated blocks are of one width in both, plain ones of 252 and 256, which are rounded differently. Says which
@@ -111,8 +111,8 @@ def recovery(given: Any) -> dict[str, Any]:
     study = nonlin.compare(
         activations=given.activations or SMOLLM2, baseline="silu", model=given.model or smollm2(given.out / "smollm2"),
         from_checkpoint=True, seeds=given.seeds, steps=given.steps or 60, learning_rates=given.learning_rates,
-        context=given.context, batch=given.batch, evaluation_tokens=given.evaluation_tokens, out=given.out / "study",
-        **more)
+        context=given.context, batch=given.batch, evaluation_tokens=given.evaluation_tokens,
+        precision=given.precision, out=given.out / "study", **more)
     found: dict[str, Any] = {}
     for name, arm in study.arms.items():
         assert arm.recovery is not None
@@ -142,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in (("seeds", None), ("steps", None), ("learning-rates", 3), ("context", _SENTENCES), ("batch", 4),
                         ("evaluation-tokens", 8192), ("check-tokens", 4096)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--precision", default=defaults.PRECISION, help="smollm2: that of the matrix products")
     parser.add_argument("--first-weights", help="agreement: a standard deviation, or ours")
     parser.add_argument("--record", type=Path)
     given = parser.parse_args(arguments)

@@ -84,7 +84,7 @@ def test_speeds_that_decide_training_times_are_medians_of_turns(monkeypatch):
     def answers(engine, bodies):
         asked.extend(body["config"]["name"] for body in bodies)
         return [{"tokens_per_second": {"a": 100.0, "b": 80.0}[body["config"]["name"]] / (1 + next(disturbed)),
-                 "seconds_overhead": 1.0 if body["evaluates"] else 0.0, "peak_memory_bytes": 7} for body in bodies]
+                 "seconds_overhead": 1.0 if body["evaluate"] else 0.0, "peak_memory_bytes": 7} for body in bodies]
 
     monkeypatch.setattr(asking, "ask_all", answers)
     engine = ProcessEngine("nowhere", 2)

@@ -64,7 +64,7 @@ def measure(engine: Engine, configs: Mapping[str, Mapping[str, Any]], seconds: f
     for number in range(rounds):
         if number and time.monotonic() - began > _LONGEST:
             break
-        requests = [{"do": "measure", "config": config, "seconds": seconds, "evaluates": number == 0}
+        requests = [{"do": "measure", "config": config, "seconds": seconds, "evaluate": number == 0}
                     for config in configs.values()]
         # Filled up to a multiple of the workers: the last arm, alone, would be measured on an idle machine.
         extra = [requests[i % len(requests)] for i in range(-len(requests) % engine.total())]
