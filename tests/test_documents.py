@@ -90,6 +90,13 @@ def test_every_fence_has_a_language(path):
     assert [(language, body) for language, body in of(path) if language not in LANGUAGES] == []
 
 
+@named(DOCUMENTS)
+def test_a_per_cent_sign_stands_after_a_space(path):
+    """As on the pages that nonlin writes; fences and code are as they are."""
+    prose = re.sub(r"`[^`]*`", "", FENCE.sub("", path.read_text(encoding="utf-8")))
+    assert re.findall(r".{0,20}\d%.{0,20}", prose) == []
+
+
 RUN = [path for path in DOCUMENTS if any(language in PYTHON + SHELL and runs(body) for language, body in of(path))]
 
 

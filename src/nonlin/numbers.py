@@ -7,6 +7,7 @@ from collections.abc import Iterable
 _MINUS = re.compile(r"(?<![\w)\]^.−-])-(?=\d|\.\d|∞)|(?<=\w )-(?= \w)")
 _EXPONENT = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([-+]?)0*(\d+)(?!\w)")
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_FEW, _WRITTEN_OUT = re.compile(r"[#,]*\.[1-4]g"), 1e7
 _NOTHING = 1e-8  # of a difference in bits per byte: what rounding, and the floors of variances, leave
 _PERCENT = re.compile(r"(?<=\d)%(?!\w)")
 
@@ -30,7 +31,7 @@ def _power(found: re.Match[str]) -> str:
 
 
 def number(value: float | None, form: str = "") -> str:
-    """Return a number as text, a dash where there is none; thousands to three digits in full, not as a power of ten.
+    """Return a number as text, a dash where there is none; one of up to four digits is in full below ten million.
 
     A difference that is exactly zero has no sign and no digits.
 
@@ -40,13 +41,15 @@ def number(value: float | None, form: str = "") -> str:
     ('0', '+0.0000', '0.0000')
     >>> number(0.7, "#.3g"), number(123.4, "#.3g"), number(3065.4, "#.3g")  # three digits each, zeros too
     ('0.700', '123', '3,070')
+    >>> number(134.5, ".2g"), number(134515.0, ",.4g"), number(2.5e7, ".2g")  # no power of ten before it says more
+    ('130', '134,500', '2.5 × 10⁷')
     """
     if value is None:
         return "–"
     if form.startswith("+") and form[-1:] in ("f", "%") and nothing(value):
         return "0 %" if form[-1] == "%" else "0"
     text = format(value, form)
-    if form in (".3g", "#.3g") and 1000 <= abs(value) < 1e7:
+    if _FEW.fullmatch(form) and "e+" in text and abs(value) < _WRITTEN_OUT:
         return typeset(f"{float(text):,.0f}")
     return typeset(text.removesuffix("."))
 
@@ -69,6 +72,15 @@ def interval(low: float | None, high: float | None, form: str, between: str = " 
     if low is None or high is None:
         return "–"
     return "exactly 0" if nothing(low, high) else f"{number(low, form)}{between}{number(high, form)}"
+
+
+def short(value: float) -> str:
+    """Return a size in two digits, in three from 10 on.
+
+    >>> short(0.2716), short(134.515), short(1540.0)
+    ('0.27', '135', '1,540')
+    """
+    return number(value, ".3g" if value >= 10 else ".2g")
 
 
 def counted(count: int, one: str, more: str = "") -> str:

@@ -138,6 +138,7 @@ def test_scale_far_outside_is_said_and_no_more_than_a_guess():
     assert "Nothing within a factor of 30" in found["missing"][0] and "factor of " in found["missing"][0]
     assert {e["nearness"] for e in found["evidence"]} == {"far"}
     assert found["commands"]
+    assert "e+" not in " ".join([*found["reasons"], *found["missing"], *(c["why"] for c in found["commands"])])
 
 
 def test_between_it_is_plausible():

@@ -1,6 +1,7 @@
 """Mistakes are found before torch is loaded, and before anything is measured or written; help states what is taken."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,10 @@ from click.testing import CliRunner
 
 from nonlin.cli import _COMMANDS, main, program
 from nonlin.cli.numbers import Number
+from nonlin.errors import UnknownName, UserError
+from nonlin.functions import parse_arms
+from nonlin.functions.catalog import CATALOG
+from nonlin.functions.catalog_names import canonical_names, catalog_names, must_be_known
 from nonlin.study import Store
 from tests.study import studies
 
@@ -105,16 +110,16 @@ MISTAKES = [
     ("advise --params 1B --tokens 1B --ladder study", ["it holds a study"]),
 ]
 
-# In one process: each call by the program's own main, with torch out of reach.
+# In one process: each call by the program's own main, with the libraries that are named out of reach.
 CODE = """
 import contextlib, io, json, sys
 
-class NoTorch:
+class OutOfReach:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torch":  # transformers is looked for, not loaded
+        if name.split(".")[0] in sys.argv[2:]:
             raise AssertionError(f"{name} is imported before the mistake is found")
 
-sys.meta_path.insert(0, NoTorch())
+sys.meta_path.insert(0, OutOfReach())
 from nonlin.cli import main
 
 for call in json.loads(sys.argv[1]):
@@ -131,6 +136,16 @@ for call in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
+    # transformers is looked for, not loaded
+    return _told(tmp_path_factory, [call for call, _ in MISTAKES], "torch")
+
+
+@pytest.fixture(scope="module")
+def told_lightly(tmp_path_factory):
+    return _told(tmp_path_factory, LIGHT, "torch", "sympy", "scipy", "matplotlib")
+
+
+def _told(tmp_path_factory, calls, *out_of_reach):
     here = tmp_path_factory.mktemp("mistakes")
     (here / "empty").mkdir()
     (here / "notes.txt").write_text("a note\n" * 20000)
@@ -146,7 +161,7 @@ def told(tmp_path_factory):
         (here / name / "plan.json").write_text(json.dumps({field: []}))
     (here / "aa" / "studies").mkdir(parents=True)
     (here / "aa" / "machine.json").write_text("{}")
-    done = subprocess.run([sys.executable, "-c", CODE, json.dumps([call for call, _ in MISTAKES])], cwd=here,
+    done = subprocess.run([sys.executable, "-c", CODE, json.dumps(calls), *out_of_reach], cwd=here,
                           capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     assert not (here / "runs").exists()
@@ -224,12 +239,41 @@ def test_a_shell_completes_names_of_activations(tmp_path):
     assert offered("nonlin sample nowhere --arm m") == []
 
 
-@pytest.mark.parametrize("call", ["compare --data nowhere", "compare --validation nowhere", "claims --data nowhere",
-                                  "ladder --target 1M --data nowhere", "ladder --target 1M --validation nowhere"])
-def test_a_text_that_is_not_there_is_said_before_the_library_of_formulas_is_loaded(call, tmp_path):
-    code = ("import sys\nfrom nonlin.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as ended:\n"
-            "    print(ended.code, {'sympy', 'torch', 'matplotlib'} & set(sys.modules))\n")
-    done = subprocess.run([sys.executable, "-c", code, *call.split()], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
-    assert done.stdout.split(maxsplit=1) == ["2", "set()\n"] and "'nowhere'" in done.stderr
-    assert not list(tmp_path.iterdir())
+# Calls whose mistake is found without the library of formulas, too, which takes a second to load.
+LIGHT = [
+    "check nowhere", "check empty", "check notes.txt", "advise --params abc --tokens 1B",
+    "advise --params 5 --tokens 1B", "advise --params 1B --tokens 1B --study nowhere",
+    "advise --params 1B --tokens 1B --ladder nowhere", "compare --data nowhere", "compare --validation nowhere",
+    "compare --resume --out nowhere", "compare --aa 2 --weights 3,b", "compare --activations gelu,nowhere",
+    "compare --activations gelu,nowhere(a=1)", "compare --activations gelu,nowhere*x", "compare --baseline nowhere",
+    "claims --data nowhere", "ladder --target 1M --data nowhere", "ladder --target 1M --validation nowhere",
+    "ladder --target 1M --activations gelu,nowhere", "ladder --resume --out nowhere", "extend nowhere --seeds 9",
+    "extend study --activations +nowhere", "report nowhere", "sample nowhere", "show nowhere", "watch nowhere",
+    "compare-studies study nowhere",
+]
+
+
+@pytest.mark.parametrize("call", LIGHT)
+def test_a_name_or_path_that_is_not_there_is_said_before_the_library_of_formulas_is_loaded(told_lightly, call):
+    status, out, err, _ = told_lightly[call]
+    assert status == 2 and out == "" and "Traceback" not in err, err
+    assert any(word in err for word in ("nowhere", "MODEL", "advise: --", "weights")), err
+
+
+def test_the_names_that_are_known_without_the_catalog_are_the_catalogs():
+    assert catalog_names() == {name: d.name for d in CATALOG for name in (d.name, *d.aliases)}
+    assert canonical_names() == [d.name for d in CATALOG]
+
+
+@pytest.mark.parametrize("text", ["gelu,silu", "swish,mine=max(x, 0)*x", "leaky_relu(slope=0.5)", "", "f(x)=x*x"])
+def test_lists_of_known_names_and_of_formulas_go_on_to_the_grammar(text, monkeypatch):
+    monkeypatch.delitem(sys.modules, "nonlin.functions.registry")
+    must_be_known(text, "mine" if "mine" in text else None)
+    with pytest.raises(UnknownName, match="Did you mean gelu"):
+        must_be_known(text, "gleu")
+
+
+@pytest.mark.parametrize("text", ["x*sigmoid(x)", "silu(x)", "nothing(x)", "max(x, 0)"])
+def test_a_formula_without_a_name_is_told_to_have_one(text):
+    with pytest.raises(UserError, match=re.escape(f"rite a formula with a name: mine={text}.")):
+        parse_arms(f"gelu,{text}")

@@ -4,6 +4,11 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
+
+from nonlin.health.findings import grade
+from nonlin.numbers import typeset
+
 ROOT = Path(__file__).parents[2]
 TEXT = " ".join((ROOT / "docs" / "check.md").read_text().split())
 
@@ -38,7 +43,13 @@ def test_smollm2():
             f"is {gradients[0] / min(gradients):.0f} times larger",
             f"largest attention logit is {max(made['attention']['largest_logits']):.0f}.",
             f"costs {others['geglu']:.2f} nats per token more, with ReGLU {others['reglu']:.2f}"):
-        assert said in TEXT, said
+        assert typeset(said) in TEXT, said
+
+
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_the_recorded_findings_are_those_that_its_measures_give_today(name):
+    made = record(name)
+    assert json.loads(json.dumps(grade(made))) == made["findings"]
 
 
 def test_minilm():
@@ -51,7 +62,8 @@ def test_minilm():
 def test_overhead():
     made = record("overhead")
     assert made["overhead_at_interval"] < 0.03  # recorded on a quiet machine, not measured here
-    assert f"that is {made['overhead_at_interval']:.2%}, or {made['overhead_at_interval_with_gradients']:.2%}" in TEXT
+    shares = made["overhead_at_interval"], made["overhead_at_interval_with_gradients"]
+    assert typeset(f"that is {shares[0]:.2%}, or {shares[1]:.2%}") in TEXT
 
 
 def test_every_finding_is_explained():

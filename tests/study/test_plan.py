@@ -95,6 +95,14 @@ def test_the_plan_in_words_names_the_rule_the_arms_and_the_time():
         assert part in words
 
 
+@pytest.mark.parametrize(("parameters", "said"), [
+    (128_345, "0.13 M"), (134_515_008, "135 M"), (999_400_000, "999 M"), (7_240_000_000, "7.2 B")])
+def test_the_plan_says_the_models_size_as_the_headline_does(parameters, said):
+    arms = [Arm(name, "pointwise", 128, parameters) for name in ("gelu", "silu")]
+    words = studies.plan(arms=arms, baseline="gelu").describe()
+    assert f"about {said} parameters;" in words and "e+" not in words
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.1, 100), min_size=1, max_size=7), st.integers(1, 4))
 def test_makespan_lies_between_its_bounds(seconds, workers):

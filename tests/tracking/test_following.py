@@ -1,4 +1,4 @@
-"""A study's runs in the real trackers: one run a trial, grouped by arm, curves, the table of verdicts."""
+"""A study's runs in the real trackers: one run per trial, grouped by arm, curves, the table of verdicts."""
 
 import json
 import os

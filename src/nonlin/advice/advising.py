@@ -16,6 +16,7 @@ from nonlin.advice.sizes import size_text
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
 from nonlin.ladder.folder import load_ladder
+from nonlin.numbers import number
 from nonlin.study import load
 from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION, TUNE_SEEDS
 
@@ -147,8 +148,9 @@ def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, stu
     lines: list[str] = []
     nearest = min(evidence, key=lambda e: e.distance)
     if choice.sureness == "guess":
+        away = number(nearest.distance, ".2g")
         lines.append(f"Nothing within a factor of {REACH:g} of this size and length was found: the nearest is "
-                     f"{nearest.source}, a factor of {nearest.distance:.2g} away. Take the choice as a place to begin.")
+                     f"{nearest.source}, a factor of {away} away. Take the choice as a place to begin.")
     if not any(e.own and e.favours for e in evidence):
         lines.append("No study of yours was given (--study): none of the evidence is from your text."
                      if not any(e.own for e in evidence) else
@@ -182,11 +184,11 @@ def _commands(choice: Choice, evidence: Sequence[Evidence], shape: Shape, params
               "--seeds 6 --minutes 60 --out runs/within-reach")
     trained = steps * _BATCH * small.context
     runs = len(arms) * (6 + LEARNING_RATES * TUNE_SEEDS * TUNE_FRACTION)
-    flops = 6 * small.parameters(True) * trained * runs
+    flops = number(6 * small.parameters(True) * trained * runs, ".1e")
     again = f"nonlin advise --params {size_text(params)} --tokens {size_text(tokens)} --study FOLDER"
     return [{"command": begin, "why": "an hour on this machine: too small to decide, but it makes the advice more sure "
                                       "or less"},
             {"command": decide, "why": f"within reach ({size_text(small.parameters(True))} parameters, "
                                        f"{size_text(trained)} tokens), so that it decides where nothing near does; "
-                                       f"about {flops:.1e} operations: it says how many --minutes it needs here"},
+                                       f"about {flops} operations: it says how many --minutes it needs here"},
             {"command": again, "why": "the advice with what they found"}]

@@ -190,13 +190,13 @@ def _reasons(name: str, favoured: Sequence[str], deciding: Sequence[Evidence], a
     verb = "decides" if len(deciding) == 1 else "decide"
     they = "it is" if len(deciding) == 1 else "they are"
     lines = [f"{said} {verb}: {they} the nearest evidence ({deciding[0].bucket}, a factor of "
-             f"{max(e.distance for e in deciding):.2g} away)."]
+             f"{number(max(e.distance for e in deciding), '.2g')} away)."]
     rest = [n for n in favoured if n != name]
     if rest:
         why = ("it runs in more places" if places.get(name, 0) > max(places.get(n, 0) for n in rest) else
                "its training step was the fastest here" if name in step_ms else "it was found best")
         lines.append(f"{', '.join(rest)} {'is' if len(rest) == 1 else 'are'} as good within the noise; {name} because "
                      f"{why}.")
-    lines += [f"{e.source} says otherwise ({e.found[name]} {e.unit}; {e.bucket}, a factor of {e.distance:.2g} away)."
-              for e in against]
+    lines += [f"{e.source} says otherwise ({e.found[name]} {e.unit}; {e.bucket}, a factor of "
+              f"{number(e.distance, '.2g')} away)." for e in against]
     return tuple(lines)

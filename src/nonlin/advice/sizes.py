@@ -4,6 +4,7 @@ import math
 import re
 
 from nonlin.errors import UserError, rule
+from nonlin.numbers import number
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 _SIZE = re.compile(r"(\d+(?:[._,]\d+)*(?:e\+?\d+)?)\s*([a-z]?)\Z")
@@ -36,5 +37,5 @@ def size_text(value: float) -> str:
     """
     for unit, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
         if value >= scale * 0.9995:
-            return f"{value / scale:.3g}{unit}"
+            return f"{number(value / scale, '.3g')}{unit}"
     return f"{value:.3g}"

@@ -58,7 +58,7 @@ class Calibration:
     results: list[dict[str, Any]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the numbers as JSON values, a row a study."""
+        """Return the numbers as JSON values, a row per study."""
         return {"format": 1, "studies": self.studies, "false": self.false, "low": self.low, "high": self.high,
                 "half_width": self.half_width, "detectable": self.detectable, "stated": self.stated,
                 "results": self.results}

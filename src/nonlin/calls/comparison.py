@@ -88,10 +88,10 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     in your model's sequences. "stream" puts a blank line between them, "end-token" the configuration's end token.
     "documents" puts that token with attention inside each document alone.
 
-    ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens a sequence) are the model's sizes. ``steps`` is
-    the length of judged runs: 1,000, the same on every machine, or as many as the ``minutes`` allow here where those
-    are given. ``seeds`` is the number of judged runs an arm. ``learning_rates`` rates around ``learning_rate`` are
-    tried. Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
+    ``layers``, ``dim``, ``heads``, ``kv_heads`` and ``context`` (tokens per sequence) are the model's sizes. ``steps``
+    is the length of judged runs: 1,000, the same on every machine, or as many as the ``minutes`` allow here where
+    those are given. ``seeds`` is the number of judged runs per arm. ``learning_rates`` rates around ``learning_rate``
+    are tried. Differences below ``margin``, in bits per byte, count as none; intervals are of ``confidence``.
 
     The recipe is the same for all arms: ``batch`` of so many sequences, or of ``"4096tokens"``, computed in
     ``accumulation`` parts; ``optimizer`` "adamw" or "muon"; ``weight_decay``. ``schedule`` is "linear", "cosine" or

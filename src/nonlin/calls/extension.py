@@ -1,6 +1,5 @@
 """``nonlin.extend_study``: a study grows by seeds, by activations, by minutes; its finished runs are kept."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from nonlin.calls.arguments import Activations
 from nonlin.calls.comparison import arms_of, check_defined, definitions_of, prepare_again, run
 from nonlin.calls.study import Study
 from nonlin.errors import UserError, rule
+from nonlin.functions.catalog_names import without_pluses
 from nonlin.numbers import counted
 from nonlin.progress import Progress, listener, span
 from nonlin.study import Arm, Plan, Store, load
@@ -16,8 +16,6 @@ from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import fit_to_records, measure_and_fit, open_engine
 from nonlin.study.extension import extended, looked_at, seeds_in, with_baseline
 from nonlin.study.folder import plan_in
-
-_PLUS = re.compile(r"(^|,)\s*\+\s*(?=[A-Za-z_])")  # "+mine=..." is read as "mine=..."
 
 
 def extend_study(directory: str | Path, *, seeds: int | None = None, activations: Activations | None = None,
@@ -75,7 +73,7 @@ def _arms(plan: Plan, activations: Activations | None) -> list[Arm]:
     if "own" in plan.model or plan.request.get("role"):
         raise UserError(rule("extend", "activations", "be added to studies of nonlin's own model, tuned by themselves",
                              activations, "Begin a study of these activations in another folder."))
-    definitions = definitions_of(_PLUS.sub(r"\1", activations) if isinstance(activations, str) else activations)
+    definitions = definitions_of(without_pluses(activations) if isinstance(activations, str) else activations)
     for definition in definitions:
         check_defined(definition)
     return arms_of(definitions, plan.model, plan.match)

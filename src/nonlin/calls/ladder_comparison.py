@@ -23,7 +23,7 @@ from nonlin.ladder.design import Rung, Settings
 from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.rates import Rule
-from nonlin.numbers import counted
+from nonlin.numbers import counted, number
 from nonlin.progress import Progress, listener
 from nonlin.study import Arm, Request, Store, defaults
 from nonlin.study.engines import Engine, EngineChoice, ask
@@ -263,10 +263,10 @@ def described(made: LadderPlan, workers: int) -> str:
     return "\n".join([
         f"Compare {others} with {made.baseline} as the baseline, for {made.target:,.0f} parameters.",
         f"Data: {made.data.get('description', made.data['sha256'][:16])}.",
-        f"{settings.tokens_per_parameter:g} tokens a parameter (without embeddings), {settings.seeds} seeds; rates "
+        f"{settings.tokens_per_parameter:g} tokens per parameter (without embeddings), {settings.seeds} seeds; rates "
         f"carried by the rule {made.transfer['name']}.",
         *own_ladder.lines(made),
         *design.describe(rungs, settings, seconds, len(made.arms), workers, made.data),
         f"Rule: {forecast.sentence(made.rule['margin'], made.rule['confidence'], made.baseline)}",
-        f"In all {design.flops(rungs, settings, len(made.arms)):.1e} FLOPs; about {minutes:.0f} minutes, "
+        f"In all {number(design.flops(rungs, settings, len(made.arms)), '.1e')} FLOPs; about {minutes:.0f} minutes, "
         f"{counted(workers, 'run')} at a time."])

@@ -34,7 +34,7 @@ MODELS = {"nothing else": {}, "attention": {"attention": False}, "normalization"
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation, and one of the language model."""
+    """One run per activation, and one of the language model."""
     runs = [experiment("n01_linear", "depths", f"depths, {name}", 0.5, activation=name, seeds=plan.seeds[:4])
             for name in ACTIVATIONS]
     return [*runs, experiment("n01_linear", "language_model", "language model", 0.5, seed=plan.seeds[0])]

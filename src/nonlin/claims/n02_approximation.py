@@ -16,7 +16,7 @@ POINTS, RIDGE = 1600, 1e-7
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation that has a formula of its own input."""
+    """One run per activation that has a formula of its own input."""
     seeds = plan.seeds[:3] if plan.short else plan.seeds[:5]
     return [experiment("n02_approximation", "errors", f"approximation, {d.name}", 0.6, activation=d.name,
                        seeds=seeds) for d in CATALOG if d.expr is not None]

@@ -42,7 +42,7 @@ def missing() -> str | None:
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation and task; none where scikit-learn is missing."""
+    """One run per activation and task; none where scikit-learn is missing."""
     if missing():
         return []
     steps = STEPS // 2 if plan.short else STEPS

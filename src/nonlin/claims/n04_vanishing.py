@@ -37,7 +37,7 @@ def gradient_run(plan: Any, activation: str, gain: str) -> Experiment:
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation and initialization."""
+    """One run per activation and initialization."""
     return [gradient_run(plan, name, gain) for name in ACTIVATIONS for gain in GAINS]
 
 

@@ -33,7 +33,7 @@ PROBES = 6
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation: all learning rates and seeds at once."""
+    """One run per activation: all learning rates and seeds at once."""
     seeds, steps = (plan.seeds[:4], STEPS // 2) if plan.short else (plan.seeds[:6], STEPS)
     return [experiment("n05_dying", "dead", f"dead units, {name}", 12.0, activation=name, seeds=seeds, steps=steps,
                        engine=plan.machine["engine"]) for name in ACTIVATIONS]

@@ -31,7 +31,7 @@ MARGIN = 0.05  # of ln(error)
 
 
 def experiments(plan: Any) -> list[Experiment]:
-    """One run an activation and width: all rates and seeds at once."""
+    """One run per activation and width: all rates and seeds at once."""
     steps = STEPS // 2 if plan.short else STEPS
     return [experiment("n07_silu", "fits", f"fits, {name}, width {width}", 4.0 if width < 32 else 8.0,
                        activation=name, width=width, seeds=plan.seeds, steps=steps, engine=plan.machine["engine"])

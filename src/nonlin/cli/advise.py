@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nonlin.cli.output import json_option, print_json
+from nonlin.study.kinds import LADDER, STUDY, must_be
 
 if TYPE_CHECKING:
     from nonlin.advice.records import Hardware
@@ -28,10 +29,16 @@ def advise(params: str, tokens: str, hardware: "Hardware | None", inference: "Ha
     The evidence is what papers published and what your own study measured; the nearest in size and length decides.
     Where evidence is missing, it says which study to run.
     """
-    from nonlin.advice import advise as decide
     from nonlin.advice import parse_size
+    from nonlin.advice.shape import shape_for
+
+    sizes = parse_size(params, "params"), parse_size(tokens, "tokens")
+    shape_for(sizes[0], hardware or "cpu")
+    for directory, kind in ((study, STUDY), (ladder, LADDER)):
+        if directory is not None:
+            must_be(directory, kind)
+    from nonlin.advice import advise as decide  # what is wrong with the call has been said before SymPy is loaded
     from nonlin.advice.terminal import print_advice
 
-    found = decide(parse_size(params, "params"), parse_size(tokens, "tokens"), hardware, inference, study, measure,
-                   ladder)
+    found = decide(*sizes, hardware, inference, study, measure, ladder)
     print_json(found.as_dict()) if as_json else print_advice(found)

@@ -8,8 +8,8 @@ import click
 from nonlin.errors import UserError
 
 
-def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> None:
-    """Raise UserError for a --resume without --out, or with an option that is not among the ``free`` ones."""
+def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> Path:
+    """Return --out; UserError for a --resume without it, or with an option that is not among the ``free`` ones."""
     call, given = ctx.command.name, others(ctx, free)
     if out is None:
         raise UserError(f"{call}: --resume must come with --out; got none. Add --out and the folder to continue.")
@@ -17,6 +17,7 @@ def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> Non
         raise UserError(f"{call}: --resume must stand with --out alone, since the plan is fixed; got "
                         f"{', '.join(given)}. Leave {'it' if len(given) == 1 else 'them'} out, or begin anew in "
                         "another folder.")
+    return out
 
 
 def others(ctx: click.Context, free: Collection[str]) -> list[str]:
@@ -37,6 +38,13 @@ def must_be_texts(data: Collection[str], validation: Collection[str] = ()) -> No
     from nonlin.data import Sources
 
     Sources(list(data), validation=list(validation)).check()
+
+
+def must_be_names(activations: str | None, baseline: str | None = None) -> None:
+    """Raise UserError for a name that no activation has, before SymPy is loaded, which takes a second."""
+    from nonlin.functions.catalog_names import must_be_known
+
+    must_be_known(activations or "", baseline)
 
 
 def shares(call: str, text: str | None) -> list[float] | None:

@@ -14,7 +14,7 @@ from nonlin.cli.output import json_option, print_json, say
 @click.option("--text", type=click.Path(path_type=Path), metavar="FILE",
               help="Text to run through the model, or token ids (.json, .npy). Default: Python's standard library.")
 @number("--tokens", 2, "Tokens to run.", default=4096, show_default=True)
-@number("--context", 2, "Tokens a sequence.", default=512, show_default=True)
+@number("--context", 2, "Tokens per sequence.", default=512, show_default=True)
 @click.option("--gradients", is_flag=True, help="Also run one batch backward: gradients, attention logits.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", metavar="NAME", help="The device to run on, such as cuda. Default: the CPU.")
@@ -30,10 +30,11 @@ def check(model: str, text: Path | None, tokens: int, context: int, gradients: b
     unpickled. Exit status 1 if a finding is serious.
     """
     from nonlin.calls.checkup import check as look
-    from nonlin.report.terminal import print_health
 
     found = look(model, text, tokens=tokens, context=context, gradients=gradients, dtype=dtype, device=device,
                  trust_remote_code=trust_remote_code)
+    from nonlin.report.terminal import print_health  # after the check, which a mistake ends
+
     path = found.write_page(page)
     if as_json:
         print_json(dict(found.values))

@@ -45,7 +45,6 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
         only_out(ctx, out, _FREE)
     must_be_texts(options["data"])
     from nonlin.claims import call
-    from nonlin.claims.outcome import print_table
 
     stopped = False
     try:
@@ -53,6 +52,8 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
                                      listener(), engine, resume)
     except Interrupted as interruption:
         found, stopped = interruption.found, True
+    from nonlin.claims.outcome import print_table
+
     print_json(found.values) if as_json else print_table(found.values, found.numbers)
     say(f"Took {span(found.values['timing']['seconds'])}.\nPage: {found.report}")
     if stopped:

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.calls import must_be_texts, only_out, others, shares
+from nonlin.cli.calls import must_be_names, must_be_texts, only_out, others, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
 from nonlin.errors import UserError
 from nonlin.study import defaults
+from nonlin.study.kinds import STUDY, must_be
 from nonlin.tracking.names import TRACKERS
 
 if TYPE_CHECKING:
@@ -57,11 +58,11 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
         "--model.")
 @number("--heads", 1, f"Default: {defaults.HEADS}, or those of --model.")
 @number("--kv-heads", 1, "A divisor of --heads; default: as many.")
-@number("--context", 1, f"Tokens a sequence. Default: {defaults.CONTEXT}; in a --model of your own as many as it has "
+@number("--context", 1, f"Tokens per sequence. Default: {defaults.CONTEXT}; in a --model of your own as many as it has "
         "positions, 512 at most.")
 @number("--steps", 1, f"Length of a judged run. Default: {defaults.STEPS} on every machine, or as long as --minutes "
         "allow.")
-@number("--seeds", defaults.MINIMUM_SEEDS, "Judged runs an arm.", most=defaults.FIRST_TUNE_SEED - 1,
+@number("--seeds", defaults.MINIMUM_SEEDS, "Judged runs per arm.", most=defaults.FIRST_TUNE_SEED - 1,
         default=defaults.JUDGE_SEEDS, show_default=True)
 @number("--learning-rate", 0, f"Middle of the grid of learning rates. Default: {defaults.LEARNING_RATE:g}; in a "
         "--model of your own 0.001, from a checkpoint 0.0001.", above=True, whole=False)
@@ -93,16 +94,17 @@ def compare(ctx: click.Context, out: Path | None, resume: bool, as_json: bool, e
     from nonlin.errors import Interrupted
 
     if resume:
-        only_out(ctx, out, _FREE)
+        must_be(only_out(ctx, out, _FREE), STUDY)
     must_be_texts(options["data"], options["validation"])
-    from nonlin.calls.comparison import compare, resume_study
-
+    must_be_names(options["activations"], options["baseline"])
     options["weights"] = shares("compare", options["weights"])
     if aa is None and "--aa-streams" in others(ctx, ()):
         raise UserError("compare: --aa-streams must come with --aa; got none. Add --aa 20.")
     if aa is not None and track:
         raise UserError("compare: --track must stand without --aa, whose studies are logged nowhere else. "
                         "Leave it out.")
+    from nonlin.calls.comparison import compare, resume_study
+
     try:
         if aa is not None:
             return _calibrate(aa, out, aa_streams, engine, as_json, options)

@@ -6,6 +6,7 @@ import click
 
 from nonlin.cli import completion
 from nonlin.cli.output import json_option, print_json, say
+from nonlin.study.kinds import STUDY, must_be
 
 _PAGE = "studies.html"
 
@@ -22,10 +23,13 @@ def compare_studies(directories: tuple[Path, ...], baseline: str | None, out: Pa
 
     DIRECTORIES are the folders of two studies or more, which may differ in size, text, recipe or machine.
     """
+    for directory in directories:
+        must_be(directory, STUDY)
     import nonlin
-    from nonlin.report.across import print_across, words
 
     found = nonlin.compare_studies(directories, baseline=baseline, out=out)
+    from nonlin.report.across import print_across, words
+
     print_json(found.as_dict()) if as_json else print_across(found)
     for line in words(found):
         say(line)

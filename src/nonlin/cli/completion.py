@@ -5,22 +5,18 @@ from pathlib import Path
 import click
 from click.shell_completion import CompletionItem
 
-
-def _names() -> list[str]:
-    from nonlin.functions import names
-
-    return names()
+from nonlin.functions.catalog_names import canonical_names
 
 
 def activation(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return the activations that begin with what is written."""
-    return [CompletionItem(name) for name in _names() if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in canonical_names() if name.startswith(incomplete)]
 
 
 def activations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Return a list "gelu,sw" with its last name completed; names that stand in it already are not offered."""
     *first, last = incomplete.split(",")
-    return [CompletionItem(",".join([*first, name])) for name in _names()
+    return [CompletionItem(",".join([*first, name])) for name in canonical_names()
             if name.startswith(last) and name not in first]
 
 

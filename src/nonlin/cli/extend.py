@@ -5,11 +5,14 @@ from pathlib import Path
 import click
 
 from nonlin.cli import completion
+from nonlin.cli.calls import must_be_names
 from nonlin.cli.compare import print_study
 from nonlin.cli.engine_options import EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option
+from nonlin.functions.catalog_names import without_pluses
 from nonlin.study import defaults
+from nonlin.study.kinds import STUDY, must_be
 
 
 @click.command()
@@ -29,6 +32,8 @@ def extend(directory: Path, seeds: int | None, activations: str | None, minutes:
     Seeds that are added after a look are a further stage. Its tests have a level of their own, so that looking again
     finds no winners where there are none. New activations join the others in Holm's correction.
     """
+    must_be(directory, STUDY)
+    must_be_names(None if activations is None else without_pluses(activations))
     from nonlin.calls.extension import extend_study
     from nonlin.errors import Interrupted
 

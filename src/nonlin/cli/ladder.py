@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.calls import must_be_texts, only_out, shares
+from nonlin.cli.calls import must_be_names, must_be_texts, only_out, shares
 from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
 from nonlin.study import defaults
+from nonlin.study.kinds import LADDER, must_be
 
 if TYPE_CHECKING:
     from nonlin.calls.ladder import Ladder
@@ -27,7 +28,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               "or more: 125M.")
 @number("--tokens-per-parameter", 0, "Length of every run, for each parameter of its model.", above=True, whole=False,
         default=TOKENS_PER_PARAMETER, show_default=True)
-@click.option("--activations", default=_ARMS, show_default=True, metavar="LIST", shell_complete=completion.activations,
+@click.option("--activations", default=_ARMS, show_default=", ".join(ACTIVATIONS), metavar="LIST",
+              shell_complete=completion.activations,
               help='Names, and formulas of your own: "gelu,mine=x*sigmoid(2*x)".')
 @click.option("--baseline", metavar="NAME", shell_complete=completion.activation,
               help="The arm to compare the others with. Default: gelu, or the first.")
@@ -36,7 +38,7 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
 @number("--minutes", 1, "Time that the ladder may take. Default: 120, without --sizes.", whole=False)
 @number("--budget", 0, "Floating-point operations of all runs, in place of --minutes: 1e15.", above=True, whole=False,
         metavar="FLOPS")
-@number("--seeds", defaults.MINIMUM_RUNG_SEEDS, "Judged runs an arm at every rung.",
+@number("--seeds", defaults.MINIMUM_RUNG_SEEDS, "Judged runs per arm at every rung.",
         most=defaults.FIRST_TUNE_SEED - 1, default=SEEDS, show_default=True)
 @number("--longer", 0, "The horizon of two more rungs, as a multiple of the others'; 0: none.", whole=False,
         default=LONGER, show_default=True)
@@ -53,8 +55,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               "bytes, or the tokenizer.json beside your --model.")
 @click.option("--match", type=click.Choice(["params", "width"]), default="params", show_default=True,
               help="The quantity that all arms share.")
-@number("--context", 1, "Tokens a sequence.", default=defaults.CONTEXT, show_default=True)
-@number("--batch", 1, "Sequences a step.", default=defaults.BATCH, show_default=True)
+@number("--context", 1, "Tokens per sequence.", default=defaults.CONTEXT, show_default=True)
+@number("--batch", 1, "Sequences per step.", default=defaults.BATCH, show_default=True)
 @click.option("--precision", type=click.Choice(["float32", "bfloat16", "auto"]), default=defaults.PRECISION,
               show_default=True, help="Numbers to train with; auto: those that are faster here.")
 @click.option("--schedule", type=click.Choice(["linear", "cosine", "wsd"]), default="linear", show_default=True,
@@ -80,10 +82,11 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
     continues it, and more --seeds or --sizes extend it.
     """
     if resume:
-        only_out(ctx, out, _FREE)
+        must_be(only_out(ctx, out, _FREE), LADDER)
     elif target is None:
         raise UserError("ladder: --target must be given; got none. Name the size asked about: --target 125M.")
     must_be_texts(options["data"], options["validation"])
+    must_be_names(options["activations"], options["baseline"])
     from nonlin.calls import ladder_comparison
     from nonlin.errors import Interrupted
     from nonlin.progress import listener

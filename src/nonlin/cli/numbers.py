@@ -19,7 +19,7 @@ class Number(click.ParamType):
         """Words for what is taken."""
         if self.most < math.inf:
             low, high = ("above", "and below") if self.above else ("from", "to")
-            return f"{low} {self.least:.20g} {high} {self.most:.20g}"
+            return f"{low} {self.least} {high} {self.most}"  # a whole number is an int, and has all of its digits
         return f"above {self.least:g}" if self.above else f"{self.least:g} or more"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

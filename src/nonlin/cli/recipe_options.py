@@ -24,7 +24,7 @@ def _number(name: str, least: float, text: str, default: Any, whole: bool = Fals
 _OPTIONS = (
     click.option("--recipe", type=click.Path(path_type=Path), metavar="FILE",
                  help="JSON of transformers.TrainingArguments: it says what the options leave open."),
-    _choice("--batch", str, "Sequences a step, or its tokens.", defaults.BATCH, "N|Ntokens"),
+    _choice("--batch", str, "Sequences per step, or its tokens.", defaults.BATCH, "N|Ntokens"),
     _number("--accumulation", 1, "Parts that a batch is computed in.", DEFAULTS["accumulation"], whole=True),
     _number("--evaluation-tokens", 1, "Tokens of held-out text that give a run's loss.",
             f"{defaults.TRAINING['evaluation_tokens']:,}", whole=True),

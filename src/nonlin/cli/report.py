@@ -7,7 +7,7 @@ import click
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say, show
 from nonlin.errors import UserError
-from nonlin.study.kinds import STUDY, kind_of
+from nonlin.study.kinds import CALIBRATION, LADDER, STUDY, kind_of, must_be
 
 
 @click.command()
@@ -21,12 +21,13 @@ def report(directory: Path, latex: bool, inches: float, as_json: bool) -> None:
 
     The study may run or have been stopped: the page says how far it is. While it runs, it writes its page itself.
     """
-    from nonlin.calls.looking import build_report
-    from nonlin.calls.study import load_study
-
+    must_be(directory, STUDY, LADDER, CALIBRATION)
     kind = kind_of(directory)
     if latex and kind not in (None, STUDY):
         raise UserError(f"report: --latex must be given for a study; {directory} holds {kind}. Leave it out.")
+    from nonlin.calls.looking import build_report
+    from nonlin.calls.study import load_study
+
     study = load_study(directory) if kind in (None, STUDY) else None
     for note in study.folder.notes if study else ():
         say(f"Take care: {note}")

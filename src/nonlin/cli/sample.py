@@ -7,6 +7,7 @@ import click
 from nonlin.cli import completion
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, show
+from nonlin.study.kinds import STUDY, must_be
 
 
 @click.command()
@@ -15,11 +16,12 @@ from nonlin.cli.output import json_option, print_json, show
 @click.option("--arm", metavar="NAME", shell_complete=completion.arm, help="Whose model writes. Default: the winner's.")
 @number("--length", 1, "Tokens to write.", default=200, show_default=True)
 @number("--temperature", 0, "0 always takes the likeliest token.", whole=False, default=0.8, show_default=True)
-@number("--seed", 0, most=2**63 - 1, default=0, show_default=True)
+@number("--seed", 0, "Another one writes another text.", most=2**63 - 1, default=0, show_default=True)
 @json_option
 def sample(directory: Path, prompt: str, arm: str | None, length: int, temperature: float, seed: int,
            as_json: bool) -> None:
     """Continue a prompt with a model that the study in DIRECTORY trained."""
+    must_be(directory, STUDY)
     from nonlin.calls.study import load_study
 
     study = load_study(directory)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nonlin.cli import completion
+from nonlin.cli.calls import must_be_names
 from nonlin.cli.output import json_option, print_json
 from nonlin.cli.output import show as print_text
 from nonlin.errors import UserError
@@ -30,6 +31,7 @@ def show(name: str | None, as_page: bool, out: Path | None, as_json: bool) -> No
     """
     if out is not None and not as_page:
         raise UserError("show: --out must come with --html; got --out alone. Add --html.")
+    must_be_names(name)
     from nonlin.functions import describe, get, names, parse_arms
 
     definition = None if name is None else parse_arms(name)[0] if "=" in name else get(name)

@@ -7,6 +7,7 @@ import click
 
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
+from nonlin.study.kinds import CALIBRATION, LADDER, STUDY, must_be
 
 
 @click.command()
@@ -18,6 +19,7 @@ def watch(directory: Path, seconds: float, as_json: bool) -> None:
 
     With --json, or where standard output is no terminal, it is shown once. Ctrl-C ends the watching, not the study.
     """
+    must_be(directory, STUDY, LADDER, CALIBRATION)
     import nonlin
 
     if as_json:

@@ -15,11 +15,11 @@ import sympy
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.functions.catalog import CATALOG, bounded_power
+from nonlin.functions.catalog_names import CALLED, unknown_activation
 from nonlin.functions.definition import GATE, UP, Definition, X
 from nonlin.functions.primitives import Phi, Tanh, clip, expm1, maximum, minimum, sigmoid, step
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*\Z", re.ASCII)
-_CALL = re.compile(r"([A-Za-z]\w*)\s*\(([^()]*)\)\s*\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ def with_constants(name: str | Definition, given: Mapping[str, Any]) -> Definiti
     'swiglu_clamped'
     """
     if isinstance(name, str) and name not in _BY_NAME:
-        raise unknown_name("activation", name, list(_BY_NAME))
+        raise unknown_activation(name, _BY_NAME)
     found = _BY_NAME[name] if isinstance(name, str) else name
-    if (own := _CALL.match(found.name)) is not None:
+    if (own := CALLED.match(found.name)) is not None:
         raise UserError(f"get: {found.name} has its constants already; got {', '.join(given)} too. Write "
                         f"get({own[1]!r}, ...) with all of them.")
     family = None if found.user_defined else FAMILIES.get(found.name)
@@ -140,7 +140,7 @@ def called(text: str) -> Definition | None:
     >>> called("leaky_relu(slope=0.5)").name, called("gelu") is None
     ('leaky_relu(slope=0.5)', True)
     """
-    found = _CALL.match(text.strip())
+    found = CALLED.match(text.strip())
     if found is None:
         return None
     given = {}
@@ -148,7 +148,7 @@ def called(text: str) -> Definition | None:
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"activation: constants must be written with their names; got {text!r}. "
-                            "Write leaky_relu(slope=0.5).")
+                            f"Write leaky_relu(slope=0.5); write a formula with a name: mine={text.strip()}.")
         if key.strip() in given:
             raise UserError(rule("activation", "constants", "be given once", text, f"Leave out one {key.strip()}."))
         given[key.strip()] = value.strip()

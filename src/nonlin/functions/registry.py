@@ -8,8 +8,9 @@ import functools
 import math
 import re
 
-from nonlin.errors import UserError, rule, unknown_name
+from nonlin.errors import UserError, rule
 from nonlin.functions.catalog import CATALOG
+from nonlin.functions.catalog_names import split, unknown_activation
 from nonlin.functions.constants import called, finite_number, with_constants
 from nonlin.functions.definition import Definition, Parameter, gated
 from nonlin.functions.grammar import parse, reserved, visible
@@ -53,7 +54,7 @@ def get(name: str | Definition, **constants: float) -> Definition:
         raise UserError(rule("get", "name", "be a name or a definition", name, 'Write it as "gelu".'))
     found = _BY_NAME.get(name) or _USER.get(name) or called(name)
     if found is None:
-        raise unknown_name("activation", name, [*_BY_NAME, *_USER])
+        raise unknown_activation(name, [*_BY_NAME, *_USER])
     return found
 
 
@@ -170,15 +171,8 @@ def parse_arms(text: str) -> list[Definition]:
     >>> [d.name for d in parse_arms("gelu, other=max(x, 0), swiglu_oai(alpha=1, limit=5)")]
     ['gelu', 'other', 'swiglu_oai(alpha=1,limit=5)']
     """
-    parts: list[str] = []
-    depth, start = 0, 0
-    for i, char in enumerate(text + ","):
-        depth += (char == "(") - (char == ")")
-        if char == "," and (depth <= 0 or i == len(text)):
-            parts.append(text[start:i].strip())
-            start = i + 1
     found: list[Definition] = []
-    for part in filter(None, parts):
+    for part in split(text):
         name, equals, formula = part.partition("=")
         arm = called(part) or (define(name.strip(), formula) if equals else get(part))
         if arm.name in {a.name for a in found}:

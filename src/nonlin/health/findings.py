@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from nonlin.numbers import number
+
 Record = dict[str, Any]
 Finding = dict[str, Any]
 GRADES = ("serious", "warning", "info")
@@ -176,13 +178,14 @@ def _outliers(record: Record) -> Iterator[Finding]:
             groups.setdefault(far[0]["unit"], []).append((far[0], b))
     for unit, seen in groups.items():
         c, b = max(seen, key=lambda pair: pair[0]["ratio"])
+        kurtosis = b["outliers"]["kurtosis"]
         yield _finding("warning" if c["ratio"] > OUTLIER_GRAVE else "info", "outlier", b,
                        f"{_span([b for _, b in seen])}: channel {unit} of the layer's output is up to "
-                       f"{c['ratio']:,.0f} times the median channel (root mean square {c['rms']:,.4g} in {b['name']}); "
-                       f"kurtosis over channels {b['outliers']['kurtosis']:.3g} of at most {b['dim']:,}.",
+                       f"{c['ratio']:,.0f} times the median channel (root mean square {number(c['rms'], ',.4g')} in "
+                       f"{b['name']}); kurtosis over channels {number(kurtosis, '.3g')} of at most {b['dim']:,}.",
                        "Quantize with a scale per channel, or rotate; in training, a lower learning rate or more "
                        "warmup makes fewer of them.", [unit], blocks=[b["name"] for _, b in seen],
-                       kurtosis=b["outliers"]["kurtosis"], largest=c)
+                       kurtosis=kurtosis, largest=c)
 
 
 def _range(record: Record) -> Iterator[Finding]:
@@ -229,8 +232,8 @@ def _gradients(record: Record) -> Iterator[Finding]:
     what, at = ("vanishing", blocks[0]) if ratio < 1 else ("exploding", blocks[0])
     verb = "shrink" if ratio < 1 else "grow"
     yield _finding(grade, what, at, f"{at['name']}: gradients {verb} on their way from {blocks[-1]['name']} "
-                   f"({last:.2g}) to it ({first:.2g}), by a factor of {a_layer if ratio > 1 else 1 / a_layer:.3g} a "
-                   f"block, {max(ratio, 1 / ratio):,.0f} in all.",
+                   f"({number(last, '.2g')}) to it ({number(first, '.2g')}), by a factor of "
+                   f"{number(max(a_layer, 1 / a_layer), '.3g')} per block, {max(ratio, 1 / ratio):,.0f} in all.",
                    "Scale the initial weights by the square root of their inputs (and the activation's gain), put a "
                    "norm before each part and a residual connection around it, or use fewer layers.",
                    ratio=ratio, factor_a_block=a_layer, rms=rms)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from nonlin.errors import UserError, rule
 from nonlin.model.config import ModelConfig, flops_per_token, parameter_count
 from nonlin.nn.widths import matched_hidden
+from nonlin.numbers import number
 from nonlin.study import defaults
 from nonlin.study.budget import makespan
 from nonlin.training.recipe import DEFAULTS
@@ -55,7 +56,7 @@ class Rung:
         return 1 - (1 - DEFAULTS["decay_fraction"]) / self.longer if self.branches else 1.0
 
     def runs(self, seeds: int) -> int:
-        """Return how many runs an arm has, those of grids that grow not counted."""
+        """Return the runs of each arm, those of grids that grow not counted."""
         rates = {"tuned": defaults.LEARNING_RATES, "checked": defaults.CHECKED_RATES}.get(self.role, 0)
         return seeds + rates * defaults.TUNE_SEEDS
 
@@ -301,7 +302,7 @@ def describe(rungs: Sequence[Rung], settings: Settings, seconds: Seconds | None,
     """Return the rungs in words, a line each, and how often the text is read where that is more often than is usual."""
     rows = [("rung", "parameters", "embeddings", "tokens", "FLOPs", "runs", "minutes", "rates")]
     rows += [(one.name, f"{one.parameters:,}", f"{one.parameters_with_embeddings - one.parameters:,}",
-              f"{one.tokens:,}", f"{one.flops:.1e}", f"{one.runs(settings.seeds) * arms}",
+              f"{one.tokens:,}", number(one.flops, ".1e"), f"{one.runs(settings.seeds) * arms}",
               "–" if seconds is None else f"{rung_minutes(one, seconds, settings, arms, workers):.1f}",
               "branched" if one.branches else one.role) for one in rungs]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -13,7 +13,7 @@ from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.ladder.wellformed import must_be_forecast
 from nonlin.study import StudyFolder, load
-from nonlin.study.kinds import LADDER, holds_none, must_hold
+from nonlin.study.kinds import LADDER, must_be, must_hold
 from nonlin.study.store import Store
 from nonlin.study.wellformed import BadForm
 
@@ -89,11 +89,10 @@ def plan_of(directory: Path) -> LadderPlan | None:
 
 def load_ladder(directory: str | Path) -> LadderFolder:
     """Return the ladder in a folder; UserError where there is none."""
-    directory = Path(directory)
-    plan = plan_of(directory)
-    if plan is None:
-        raise holds_none(directory, LADDER)
-    return LadderFolder(directory, plan)
+    must_be(directory, LADDER)
+    plan = plan_of(Path(directory))
+    assert plan is not None
+    return LadderFolder(Path(directory), plan)
 
 
 def next_name(folder: Path) -> str:

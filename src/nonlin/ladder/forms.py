@@ -62,7 +62,7 @@ class Fit:
 def noises(points: Mapping[str, Sequence[Point]]) -> dict[str, Noise]:
     """Return each arm's noise, from its standard errors at all rungs.
 
-    Its change with size is common to the arms, and held near none: a few seeds a rung tell little of it.
+    Its change with size is common to the arms, and held near none: a few seeds per rung tell little of it.
     """
     reference = math.exp(np.mean([math.log(p.parameters) for arm in points.values() for p in arm]))
     exponent = _exponent(points)

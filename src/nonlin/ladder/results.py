@@ -267,7 +267,7 @@ def _changes(plan: LadderPlan, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     sure = [f"{row['arm']} {number(row['mean'], '+.3f')} ({interval(row['low'], row['high'], '+.3f')})" for row in rows
             if max(row["low"], -row["high"]) > 0 and abs(row["mean"]) > plan.rule["margin"]]
     return [f"With {rows[0]['longer']:g} times the tokens differences change: {', '.join(sure)}. The forecast is for "
-            f"{plan.steady.tokens_per_parameter:g} tokens a parameter."] if sure else []
+            f"{plan.steady.tokens_per_parameter:g} tokens per parameter."] if sure else []
 
 
 def _longer(finished: Sequence[Finished]) -> list[str]:

@@ -108,7 +108,7 @@ def words(found: Across) -> list[str]:
 
 
 def _figure(found: Across):
-    """Each activation's differences, a row a study, with their intervals."""
+    """Each activation's differences, a row per study, with their intervals."""
     rows = [(row.name, study.label, part.difference) for row in found.activations
             for study, part in zip(found.studies, row.parts, strict=True) if part and part.difference]
     colours = style.colours([row.name for row in found.activations])

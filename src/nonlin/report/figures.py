@@ -161,7 +161,7 @@ def _token_axis(axes: Any) -> None:
 
 
 def _tokens(value: float, _: int) -> str:
-    return f"{value / 1e6:.4g} M" if value >= 1e6 else f"{value / 1e3:.4g} k" if value else "0"
+    return f"{number(value / 1e6, '.4g')} M" if value >= 1e6 else f"{value / 1e3:.4g} k" if value else "0"
 
 
 def paired(study: Study) -> Figure:

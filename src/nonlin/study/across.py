@@ -207,7 +207,7 @@ def _set_up(folder: StudyFolder) -> dict[str, str]:
         "text": str(plan.data.get("description", "")), "text's hash": str(plan.data["sha256"])[:16],
         "tokenizer": str(plan.data["tokenizer"]), "steps": f"{base['judge_steps']:,}",
         "tokens a judged run": f"{base['judge_steps'] * plan.training['batch'] * plan.model['context']:,}",
-        "sequences a step": f"{plan.training['batch']:,}", "judged seeds": str(len(plan.judge_seeds)),
+        "sequences per step": f"{plan.training['batch']:,}", "judged seeds": str(len(plan.judge_seeds)),
         "same in all arms": plan.match, "learning rates tried": ", ".join(f"{r:g}" for r in plan.learning_rates),
         "own baseline": plan.baseline, **_named("rule", plan.rule),
         "numbers": str(plan.machine.get("dtype", "")), "engine": str(plan.machine.get("engine", "")),

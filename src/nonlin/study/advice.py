@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nonlin.numbers import nothing, number, percent
+from nonlin.numbers import nothing, number, percent, short
 from nonlin.progress import span
 from nonlin.study.plan import Plan
 
@@ -80,19 +80,8 @@ def _set_up(plan: Plan) -> str:
     amount = f"{tokens:,} tokens"
     if "train_bytes" in data:
         size = tokens * data["train_bytes"] / data["train_tokens"]
-        amount = f"{_short(size / 1e6)} MB" if size >= 5e4 else f"{_short(size / 1e3)} kB"
-    parameters = plan.arm(plan.baseline)["parameters"]
-    size = f"{_short(parameters / 1e6)} M" if parameters < 1e9 else f"{_short(parameters / 1e9)} B"
-    return f"At {size} parameters on {amount} of {data.get('description', 'text')}"
-
-
-def _short(value: float) -> str:
-    """Two digits, three from 10 on.
-
-    >>> _short(0.2716), _short(135.2), _short(1540.0)
-    ('0.27', '135', '1,540')
-    """
-    return f"{float(f'{value:.3g}'):,.0f}" if value >= 10 else f"{value:.2g}"
+        amount = f"{short(size / 1e6)} MB" if size >= 5e4 else f"{short(size / 1e3)} kB"
+    return f"At {plan.size} parameters on {amount} of {data.get('description', 'text')}"
 
 
 def _gain(arm: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_bytes, read_json
 from nonlin.numbers import typeset
-from nonlin.study.kinds import STUDY, holds_none, must_hold
+from nonlin.study.kinds import STUDY, must_be
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store
@@ -92,11 +92,8 @@ def load(directory: str | Path) -> StudyFolder:
 
 def plan_in(directory: str | Path) -> Plan:
     """Return the plan of the study in a folder, without a look at its runs. UserError where there is none."""
-    must_hold(directory, STUDY)
-    plan = Store(directory).plan() if os.path.lexists(Path(directory) / "plan.json") else None
-    if plan is None:
-        raise holds_none(directory, STUDY)
-    return plan
+    must_be(directory, STUDY)
+    return Store(directory).plan()
 
 
 def _made(plan: Plan, trials: Mapping[str, tuple[Any, dict[str, Any]]], interrupted: bool) -> dict[str, Any]:

@@ -44,7 +44,17 @@ def must_hold(directory: str | Path, wanted: str, call: str = "", also: Collecti
         raise UserError(f"{call}{where} must hold {wanted}; it holds {found}. {_NEXT[found].format(where)}")
 
 
-def holds_none(directory: str | Path, wanted: str) -> UserError:
+def must_be(directory: str | Path, wanted: str, *also: str) -> None:
+    """Raise UserError where a folder holds nothing of the wanted kinds; it is told by the plan's fields alone.
+
+    A damaged plan passes: whoever reads it says what is wrong with it.
+    """
+    must_hold(directory, wanted, also=also)
+    if not os.path.lexists(Path(directory) / "plan.json") and kind_of(directory) is None:
+        raise _holds_none(directory, wanted)
+
+
+def _holds_none(directory: str | Path, wanted: str) -> UserError:
     """Return the error of a folder that holds nothing of ours; it names those beside it that hold what is wanted."""
     directory = Path(directory)
     problem = "it has no plan.json" if os.path.lexists(directory) else "it does not exist"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
 from nonlin.files import printable
-from nonlin.numbers import counted, number
+from nonlin.numbers import counted, number, short
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
@@ -205,6 +205,12 @@ class Plan(Sealed):
             return f"{counted(self.model['layers'], 'layer')}, width {self.model['dim']}"
         return headline(self.model["own"])
 
+    @property
+    def size(self) -> str:
+        """The baseline's parameters, in words: 0.27 M, 135 M, 7 B."""
+        parameters = self.arm(self.baseline)["parameters"]
+        return f"{short(parameters / 1e6)} M" if parameters < 1e9 else f"{short(parameters / 1e9)} B"
+
     def tuning_rates(self, name: str) -> list[float]:
         """Return the rates that an arm is tuned at before its grid grows, around its own where that was carried."""
         own = self.arm(name).get("learning_rate")
@@ -237,7 +243,7 @@ class Plan(Sealed):
             f"Compare {', '.join(arm['name'] for arm in self.arms)} with {self.baseline} as the baseline.",
             f"Data: {self.data.get('description', self.data['sha256'][:16])}.",
             f"Model: {self._model()}, context {self.model['context']}, "
-            f"about {self.arm(self.baseline)['parameters'] / 1e6:.2g} M parameters; each activation gets {widths} "
+            f"about {self.size} parameters; each activation gets {widths} "
             f"(they differ by at most {number(worst, '.1%')}).",
             *(own_lines(self.model["own"], self.arms) if "own" in self.model else ()),
             *self._first_weights(),
@@ -319,5 +325,5 @@ def _too_small(request: Request, minutes: float, steps: int) -> UserError:
     needed = math.ceil(1.15 * minutes)  # the next call measures the speed again
     return UserError(
         f"compare: minutes must be enough for {len(request.arms)} activations on {request.seeds} seeds; got "
-        f"{request.minutes:g}, and {steps:,} steps a run need about {needed} minutes on this machine. "
+        f"{request.minutes:g}, and {steps:,} steps per run need about {needed} minutes on this machine. "
         f"Use --minutes {needed}, or fewer activations, or a smaller model.")

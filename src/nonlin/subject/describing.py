@@ -37,7 +37,7 @@ _SAMPLING = 4.5  # standard errors that two samples of one std may lie apart
 _CONSTANT = 1e-8  # std of a bias that is one number everywhere
 _UNUSED = "tokens alone do not pass through it"
 _BYTES = {"kind": "bytes", "ends": [0]}
-_CONTEXT = 512  # tokens a sequence, where nobody says how many and the model has the positions
+_CONTEXT = 512  # tokens per sequence, where nobody says how many and the model has the positions
 
 
 def describe(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _reasons(left: Iterable[tuple[str, str, str]]) -> list[dict[str, Any]]:
 def _must_fit_memory(parameters: int | None, own: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     """Raise UserError for a model whose training takes more memory than there is, before it is built.
 
-    In float32 that is 16 bytes a parameter (weight, gradient, two moments), and the logits with their gradient.
+    In float32 that is 16 bytes per parameter (weight, gradient, two moments), and the logits with their gradient.
     """
     free = request.get("memory_bytes")
     if parameters is None or free is None:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nonlin.numbers import number
+
 _NEARLY_LINEAR = 0.25  # pre-activations of a norm's output, of 1; Qwen3's begin with 0.64 at its width of 1,024
 
 
@@ -32,7 +34,7 @@ def own_lines(own: Mapping[str, Any], arms: Sequence[Mapping[str, Any]]) -> list
     for arm in arms:
         widths = ", ".join(f"{width:,}" for width in arm["own"]["widths"])
         flops = arm["own"]["flops_per_token"]
-        cost = f", {flops / 1e6:,.4g} MFLOPs a token" if flops else ""
+        cost = f", {number(flops / 1e6, ',.4g')} MFLOPs per token" if flops else ""
         lines.append(f"  {arm['name']}: hidden {widths}, {arm['parameters']:,} parameters{cost}.")
     lines.append("Outside the blocks all arms begin with the same tensors, ties included: proved.")
     return lines

@@ -1,4 +1,4 @@
-"""Trackio: a run a trial in a group per activation, in the project of the study's name; TRACKIO_DIR applies."""
+"""Trackio: a run per trial in a group per activation, in the project of the study's name; TRACKIO_DIR applies."""
 
 from pathlib import Path
 from typing import Any

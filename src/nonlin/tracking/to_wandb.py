@@ -1,4 +1,4 @@
-"""Weights & Biases: a run a trial in a group per activation; ``WANDB_MODE=offline`` and all its settings apply."""
+"""Weights & Biases: a run per trial in a group per activation; ``WANDB_MODE=offline`` and all its settings apply."""
 
 import os
 from pathlib import Path

@@ -85,7 +85,7 @@ class _Reading:
 def read_training_arguments(path: Path, given: Collection[str] = ()) -> tuple[dict[str, Any], list[str]]:
     """Return (words, lines): what a file of TrainingArguments asks for, and lines that name each field not used.
 
-    The words are those of ``nonlin compare``: "learning_rate", "batch" (sequences a step), "accumulation", "steps",
+    The words are those of ``nonlin compare``: "learning_rate", "batch" (sequences per step), "accumulation", "steps",
     "optimizer", "schedule", "warmup", "decay", "final_fraction", "weight_decay", "clip", "precision", "beta1", "beta2",
     "epsilon". A word in ``given`` is decided elsewhere, and its field is named as not used. Raises UserError for a file
     that is no such JSON and for a value of a wrong kind. An optimizer, a schedule or a precision that nonlin does not
