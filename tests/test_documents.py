@@ -184,3 +184,9 @@ def test_the_map_of_the_readme_names_folders_that_are_there():
         assert any(path.is_dir() for path in places), name
     for name in re.findall(r"\b\w+\.(?:py|h)\b", drawn):
         assert list((ROOT / "src").rglob(name)), name
+
+
+def test_every_record_has_the_command_that_made_it():
+    records = ROOT / "benchmarks" / "records"
+    listed = (records / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in sorted(records.glob("*.json")) if f"`{path.name}`" not in listed] == []

@@ -64,8 +64,16 @@ def test_without_a_compiler_it_is_said_once_and_torch_computes(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     first, *rest = done.stdout.splitlines()
     assert first == "1 serious False", done.stdout
-    text = "\n".join(rest)
+    text = " ".join(" ".join(rest).split())
     assert "✗ compiler" in text and doctor.compiler_advice() in text
+
+
+def test_it_fits_80_columns_and_keeps_commands_whole(monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name, *_: None)
+    told = str(nonlin.doctor())
+    assert max(len(line) for line in told.splitlines() if not line.startswith(("✓", "✗"))) <= 80, told
+    for extra in doctor.EXTRAS:
+        assert f"To get it: pip install 'nonlin[{extra}]'\n" in f"{told}\n"
 
 
 @pytest.mark.parametrize("system", ["Linux", "Darwin", "Windows", "Plan9"])

@@ -34,6 +34,22 @@ def test_a_study_at_this_width(width, gone):
     assert ("Left out" in told) == bool(gone) and "…" not in told.replace("−0.066 … −0.032", "")
 
 
+def test_best_rates_on_an_edge_come_with_what_to_call():
+    def arm(name, rate, tried=(0.01, 0.02, 0.04)):
+        return ARM | {"name": name, "learning_rate": rate, "learning_rate_at_edge": rate in (tried[0], tried[-1]),
+                      "tuning": [{"learning_rate": one} for one in tried]}
+
+    def told(*arms):
+        return terminal.reasons(RESULTS | {"arms": arms})
+
+    assert told(arm("gelu", 0.02)) == []
+    assert told(arm("gelu", 0.04), arm("silu", 0.08, (0.04, 0.08)), arm("relu", 0.01)) == [
+        "gelu, silu: the best learning rate, 0.04 or 0.08, lies on the edge of what was tried. A study in another "
+        "folder with --learning-rate 0.08 tries higher ones.",
+        "relu: the best learning rate, 0.01, lies on the edge of what was tried. A study in another folder with "
+        "--learning-rate 0.01 tries lower ones."]
+
+
 @pytest.mark.parametrize("width", [40, 60, 120])
 def test_pairs_at_this_width(width):
     pair = {"first": "swiglu_clamped", "second": "relu_squared", "verdict": "undecided",

@@ -159,6 +159,7 @@ def test_a_long_name_leaves_the_figure_its_room(two, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}])
 def test_its_figure_is_live_in_a_browser(two, tmp_path, options):
     nonlin.compare_studies(two, out=tmp_path / "studies.html")
+    assert (tmp_path / "studies.html").stat().st_size < 1_500_000
     with browser() as made, opened(made, tmp_path / "studies.html", **options) as tab:
         assert tab.evaluate("document.documentElement.scrollWidth") <= tab.evaluate("innerWidth")
         assert tab.locator("figure .f-live:visible").count() == tab.locator("figure").count() == 1

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from typing import Literal
 
 from nonlin.errors import near
+from nonlin.paragraphs import wrapped
 from nonlin.records import Record
 
+_WIDTH = 80
 _PACKAGES = {"sklearn": "scikit-learn", "mlflow": "mlflow-skinny"}  # that have another name than their module
 #: By extra: the modules that it brings, and what it is for.
 EXTRAS = {
@@ -68,8 +70,9 @@ class Doctor(Record, frozen=True, kw_only=True):
         for p in self.parts:
             lines.append(f"{'✓' if p.here else '✗'} {p.name:<{width}}  {p.found}")
             if not p.here:
-                lines.append(f"  {'':<{width}}  for {p.serves}" + (f". To get it: {p.remedy}" if p.remedy else ""))
-        return "\n".join(lines)
+                said = [f"For {p.serves}.", *([f"To get it: {p.remedy}"] if p.remedy else [])]
+                lines += [f"  {'':<{width}}  {line}" for line in said]
+        return wrapped("\n".join(lines), _WIDTH)
 
 
 def doctor() -> Doctor:

@@ -60,7 +60,7 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         number=number, interval=interval, digits=figures.digits(study), plan_text=folder.plan.describe(whole=True),
         verdicts=_VERDICTS,
         calibration=calibration_text(), now=now, refresh=REFRESH_SECONDS, written=time.strftime("%H:%M:%S"),
-        pairs=tables.pairs(study), environment_=_environment(study.results),
+        pairs=tables.pairs(study), edges=list(terminal.edges(study.results)), environment_=_environment(study.results),
         following=next_steps(study.results, printable(str(folder.directory))),
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
         directory=printable(str(folder.directory)),

@@ -1,7 +1,7 @@
 """A study's results, and a check's, as tables of text."""
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console, Group
@@ -155,9 +155,19 @@ def reasons(results: Mapping[str, Any]) -> list[str]:
     """Return what is to be said beside the table: why undecided, which rates lie on an edge."""
     early = results["status"] != "complete"
     lines = [f"{arm['name']}: {arm['reason']}" for arm in results["arms"] if arm["reason"] and not early]
-    lines += [f"{arm['name']}: its best learning rate, {arm['learning_rate']:g}, lies on the edge of what was tried"
-              for arm in results["arms"] if arm["learning_rate_at_edge"] and arm["learning_rate"] is not None]
-    return lines
+    return [*lines, *edges(results)]
+
+
+def edges(results: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which arms' best rates lie on an edge of what was tried, and what to call to look beyond it."""
+    arms = [arm for arm in results["arms"] if arm["learning_rate_at_edge"] and arm["learning_rate"] is not None]
+    upper = [arm for arm in arms if arm["learning_rate"] >= max(run["learning_rate"] for run in arm["tuning"])]
+    for found, furthest, further in ((upper, max, "higher"), ([a for a in arms if a not in upper], min, "lower")):
+        if found:
+            rates = sorted({arm["learning_rate"] for arm in found})
+            yield (f"{', '.join(arm['name'] for arm in found)}: the best learning rate, "
+                   f"{' or '.join(f'{rate:g}' for rate in rates)}, lies on the edge of what was tried. A study in "
+                   f"another folder with --learning-rate {furthest(rates):g} tries {further} ones.")
 
 
 def health_text(record: Mapping[str, Any]) -> str:
