@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from rich.cells import cell_len
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -28,13 +29,16 @@ class Column:
 
 
 def print_columns(console: Console, columns: Sequence[Column], elsewhere: str = "--json has them",
-                  header: str = "bold", rows: Sequence[str] = ()) -> None:
-    """Print a table as far as the console is wide, and name what is left out; ``rows`` are the rows' styles."""
+                  header: str = "bold", rows: Sequence[str] = (), indent: int = 0) -> None:
+    """Print a table as far as the console is wide, and name what is left out.
+
+    ``rows`` are the rows' styles; ``indent`` spaces stand before each line of the table.
+    """
     kept = list(columns)
-    while not (fits := _needed(kept) <= console.width) and (most := max(c.rank for c in kept)) > 0:
+    while not (fits := _needed(kept) + indent <= console.width) and (most := max(c.rank for c in kept)) > 0:
         kept = [column for column in kept if column.rank < most]
     if fits:
-        console.print(_table(kept, header, rows))
+        console.print(Padding(_table(kept, header, rows), (0, 0, 0, indent), expand=False))
     else:
         _print_rows(console, kept)
     left_out = [" ".join(c.header.replace("-\n", "").split()) for c in columns if c not in kept]

@@ -98,7 +98,7 @@ def test_recorded_ladders_are_evidence_near_their_sizes():
 def test_a_papers_longer_training_answers_a_longer_question():
     short, long = from_papers(223 * M, 5 * B), from_papers(223 * M, 40 * B)
     assert {e.bucket for e in short + long} == {"near"}
-    assert short[0].found["relu"].startswith("+0.014") and long[0].found["relu"].startswith("-0.002")
+    assert short[0].found["relu"].startswith("+0.014") and long[0].found["relu"].startswith("−0.002")
 
 
 # Reports without seeds.

@@ -78,6 +78,9 @@ def test_an_advice_at_80_columns():
     from nonlin.advice.terminal import print_advice
 
     told = at(80, lambda found, console: print_advice(found, console), advise(125e6, 2.5e9, "cpu", measure=False))
+    reported = told.split("decides nothing\n")[1].split("\nOptions")[0]
+    assert all(line.startswith("  ") for line in reported.splitlines() if line.strip() and "Left out" not in line)
+    assert not re.search(r"(?<![\w-])-\d", told)  # the sign is a minus
     table = told.split("Options")[1].split("How")[0]
     assert not re.search(r"[\d.]…", table) and "Left out at this width" in table
     assert re.search(r"swiglu .*\d,\d\d\d", table) or "hidden" in table.split("Left out")[1]

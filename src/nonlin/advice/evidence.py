@@ -82,7 +82,7 @@ def _from_table(table: Table, far: float) -> Evidence:
     found = {}
     for name in table.losses:
         change, error = table.difference(name, REFERENCE)
-        found[name] = f"{change:+.3f} ± {error:.3f}" if name != REFERENCE else "reference"
+        found[name] = f"{number(change, '+.3f')} ± {error:.3f}" if name != REFERENCE else "reference"
     note = f"; {table.note}" if table.note else ""
     return Evidence(f"{table.paper} ({table.source})", False, table.params, table.tokens, far, favours,
                     tuple(n for n in table.losses if n not in favours), found, table.what + note)

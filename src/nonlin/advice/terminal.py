@@ -68,30 +68,30 @@ def _evidence(console: Console, evidence: "list[Source]") -> None:
     console.print("\n[bold]Evidence[/], the nearest decides")
     shown = sorted(evidence, key=lambda e: e["distance"])
     print_columns(console, [
-        Column("  source", [f"  {e['source']}" for e in shown], fold=20),
+        Column("source", [e["source"] for e in shown], fold=20),
         Column("params", [size_text(e["params"]) for e in shown], 1),
         Column("tokens", [size_text(e["tokens"]) for e in shown], 1),
         Column("how far", [f"{e['nearness']} (× {number(e['distance'], '.2g')})" for e in shown]),
-        Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim")
+        Column("favours", [", ".join(e["favours"]) or "nothing" for e in shown], fold=18)], header="dim", indent=2)
 
 
 def _reports(console: Console, reports: "list[Report]") -> None:
     console.print("\n[bold]Reported[/], without seeds of its own: it decides nothing")
     print_columns(console, [
-        Column("  source", [f"  {r['source']}" for r in reports], fold=20),
+        Column("source", [r["source"] for r in reports], fold=20),
         Column("compared", [r["compared"] for r in reports], fold=22),
         Column("found", [r["found"] or "–" for r in reports], fold=22),
         Column("size", [r["size"] or "–" for r in reports], 1, fold=14),
         Column("tokens", [r["tokens"] or "–" for r in reports], 2),
-        Column("seeds", [r["seeds"] or "–" for r in reports], 1, fold=12)], header="dim")
+        Column("seeds", [r["seeds"] or "–" for r in reports], 1, fold=12)], header="dim", indent=2)
 
 
 def _options(console: Console, found: "Advice") -> None:
     costs = found["costs"]
-    where = (f"not measured: {found['not_measured']}" if costs is None else
-             f"one block, {costs['tokens']} tokens, float32 on this {costs['device']}, {costs['threads']} threads"
-             + (", scaled from a narrower block" if costs["scaled"] else ""))
-    console.print(f"\n[bold]Options[/] at equal parameters; step and memory: {where}")
+    where = (f"step and memory are not measured ({found['not_measured']})" if costs is None else
+             f"step and memory: one block, {costs['tokens']} tokens, float32 on this {costs['device']}, "
+             f"{costs['threads']} threads" + (", scaled from a narrower block" if costs["scaled"] else ""))
+    console.print(f"\n[bold]Options[/] at equal parameters; {where}")
     options, evidence = found["options"], found["evidence"]
     columns = [
         Column("  activation", [f"{'▸' if o['name'] == found['choice'] else ' '} {o['name']}" for o in options]),
