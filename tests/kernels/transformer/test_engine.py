@@ -5,6 +5,7 @@ import torch
 
 from nonlin.errors import UserError
 from nonlin.kernels.transformer import native
+from nonlin.kernels.transformer.engine import engine
 from nonlin.kernels.transformer.float32 import NativeEngine
 from nonlin.kernels.transformer.torch_engine import TorchEngine
 
@@ -85,3 +86,22 @@ def test_refuses_what_it_cannot_read():
         NativeEngine().linear(torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, 2))
     with pytest.raises(UserError, match="target must lie"):
         NativeEngine().cross_entropy(torch.zeros(1, 4), torch.tensor([4]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("place", range(7), ids=["q", "k", "v", "wq", "wk", "cos", "sin"])
+@pytest.mark.parametrize("dim", [0, -1])
+def test_attention_does_not_read_beyond_a_tensor_that_is_too_small(place, dim, dtype):
+    tensors = [torch.randn(2, 6, 4, 8), torch.randn(2, 6, 2, 8), torch.randn(2, 6, 2, 8), torch.randn(8), torch.randn(8),
+               torch.randn(6, 8), torch.randn(6, 8)]
+    assert engine("native", dtype).attention(*tensors).shape == (2, 6, 32)
+    tensors[place] = tensors[place].narrow(dim, 0, tensors[place].shape[dim] // 2)
+    with pytest.raises(UserError, match="fit each other"):
+        engine("native", dtype).attention(*tensors)
+
+
+@pytest.mark.parametrize("target", [torch.zeros(9, dtype=torch.long), torch.zeros(2, 4, dtype=torch.int32),
+                                    torch.zeros(4, 2, dtype=torch.long)], ids=["more", "int32", "turned"])
+def test_cross_entropy_takes_one_target_a_row(target):
+    with pytest.raises(UserError, match="int64 \\(2, 4\\)"):
+        engine("native").cross_entropy(torch.randn(2, 4, 5), target)

@@ -123,6 +123,19 @@ def test_vectors_of_another_width_are_refused_and_nothing_beyond_them_is_read(wi
         native_engine.linear_add(torch.randn(4, 8), torch.randn(width, 8), torch.randn(4, width - 1))
 
 
+@pytest.mark.parametrize("name", ["attention.q", "attention.k", "attention.v", "attention.o", "feed_forward.gate",
+                                  "feed_forward.up", "feed_forward.down", "attention_norm", "attention.k_norm"])
+def test_a_layer_with_a_weight_of_fewer_rows_is_not_read_beyond_it(name, monkeypatch):
+    model = LanguageModel(ModelConfig(**SMALL), get("swiglu"), engine("native", "float32"))
+    part = model.blocks[1].get_submodule(name)
+    part.weight = torch.nn.Parameter(part.weight[:len(part.weight) // 2].clone())
+    found, apply = [], layer.apply
+    monkeypatch.setattr(layer, "apply", lambda *args: found.append(apply(*args)) or found[-1])
+    with pytest.raises((UserError, RuntimeError)):
+        model(torch.zeros(1, 4, dtype=torch.long))
+    assert [out is None for out in found] == [False, True]
+
+
 def test_weights_that_do_not_fit_each_other_are_refused():
     model = LanguageModel(ModelConfig(**SMALL), get("gelu"), engine("native", "float32"))
     model.blocks[0].feed_forward.down.weight = torch.nn.Parameter(torch.randn(32, 12))

@@ -85,7 +85,7 @@ class Bf16Engine(NativeEngine):
         return _RmsNorm.apply(*self._checked(x, weight)) if narrow else super().rms_norm(x, weight)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        self._check_width(q)
+        self._check_heads(q, k, v, wq, wk, cos, sin)
         return _Attention.apply(*(self._narrow(x) for x in (q, k, v)), *self._checked(wq, wk, cos, sin))
 
     def layer(self, x: Tensor, weights: Sequence[Tensor | None], activation: Definition, learned: Sequence[Tensor],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nonlin.errors import UserError
+from nonlin.errors import UserError, rule
 from nonlin.functions import Definition
 from nonlin.kernels.transformer import layer, native
 from nonlin.kernels.transformer.linear import LinearAdd, Linears, must_be_wide
@@ -119,11 +119,14 @@ class NativeEngine(TorchEngine):
         return _RmsNorm.apply(*self._checked(x, weight))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        self._check_width(q)
+        self._check_heads(q, k, v, wq, wk, cos, sin)
         return _Attention.apply(*self._checked(q, k, v, wq, wk, cos, sin))
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         (logits,) = self._checked(logits)
+        if target.shape != logits.shape[:-1] or target.dtype != torch.int64:
+            raise UserError(rule("cross_entropy", "target", f"be int64 {tuple(logits.shape[:-1])}, a number a row of logits",
+                                 f"{target.dtype} {tuple(target.shape)}", "Pass the tokens that follow."))
         if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[-1]:
             raise UserError(f"cross_entropy: target must lie in 0…{logits.shape[-1] - 1}. Check the vocabulary.")
         return _CrossEntropy.apply(logits, target.contiguous())
@@ -138,7 +141,15 @@ class NativeEngine(TorchEngine):
         return tuple(x.contiguous() for x in tensors)
 
     @staticmethod
-    def _check_width(q: Tensor) -> None:
-        if q.shape[-1] > 512 or q.shape[-1] % 2:
-            raise UserError(f"attention: the width of a head must be even and at most 512; got {q.shape[-1]}. "
+    def _check_heads(q: Tensor, k: Tensor, v: Tensor, wq: Tensor, wk: Tensor, cos: Tensor, sin: Tensor) -> None:
+        width = q.shape[-1]
+        if width > 512 or width % 2:
+            raise UserError(f"attention: the width of a head must be even and at most 512; got {width}. "
                             "Choose other heads or another dim.")
+        fit = q.ndim == 4 and k.shape == v.shape == (*q.shape[:2], k.shape[-2], width) and k.shape[-2] \
+            and q.shape[2] % k.shape[2] == 0 and wq.shape == wk.shape == (width,) \
+            and cos.shape == sin.shape == (q.shape[1], width)
+        if not fit:  # the C++ would read beyond the smaller one
+            raise UserError(rule("attention", "queries, keys, values, scales and angles", "fit each other",
+                                 [tuple(x.shape) for x in (q, k, v, wq, wk, cos, sin)],
+                                 "Pass (B, T, H, W), twice (B, T, K, W), twice (W,) and twice (T, W)."))

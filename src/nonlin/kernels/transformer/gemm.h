@@ -43,33 +43,35 @@ static NL_INLINE void transpose_registers(__m512i* a, __m512i* b) {
 }
 #endif
 
-// Micro-kernel: one register tile of C. a(i, k) = a[i * rs + k * cs]; b is a packed panel; writes `columns` columns.
-template <int ROWS>
+// Micro-kernel: one register tile of C, WIDE registers a row. a(i, k) = a[i * rs + k * cs]; b is a packed panel; writes
+// `columns` columns, at most WIDE * VL.
+template <int ROWS, int WIDE>
 static inline void micro(int64_t kc, const float* __restrict a, int64_t rs, int64_t cs, const float* __restrict b,
                          float* __restrict c, int64_t ldc, bool accumulate, int columns) {
-  vf acc[ROWS][2];
+  vf acc[ROWS][WIDE];
 #pragma GCC unroll 16
-  for (int i = 0; i < ROWS; i++) acc[i][0] = acc[i][1] = vf{};
+  for (int i = 0; i < ROWS; i++)
+    for (int j = 0; j < WIDE; j++) acc[i][j] = vf{};
   for (int64_t k = 0; k < kc; k++) {
-    const vf b0 = load(b + k * NR), b1 = load(b + k * NR + VL);
+    vf right[WIDE];
+    for (int j = 0; j < WIDE; j++) right[j] = load(b + k * NR + j * VL);
 #pragma GCC unroll 16
     for (int i = 0; i < ROWS; i++) {
       const vf x = splat(a[i * rs + k * cs]);
-      acc[i][0] += x * b0;
-      acc[i][1] += x * b1;
+      for (int j = 0; j < WIDE; j++) acc[i][j] += x * right[j];
     }
   }
-  if (columns == NR) {
+  if (columns == WIDE * VL) {
 #pragma GCC unroll 16
-    for (int i = 0; i < ROWS; i++) {
-      float* row = c + i * ldc;
-      if (accumulate) acc[i][0] += load(row), acc[i][1] += load(row + VL);
-      store(row, acc[i][0]), store(row + VL, acc[i][1]);
-    }
+    for (int i = 0; i < ROWS; i++)
+      for (int j = 0; j < WIDE; j++) {
+        float* at = c + i * ldc + j * VL;
+        store(at, accumulate ? acc[i][j] + load(at) : acc[i][j]);
+      }
   } else {
-    float line[NR];
+    float line[WIDE * VL];
     for (int i = 0; i < ROWS; i++) {
-      store(line, acc[i][0]), store(line + VL, acc[i][1]);
+      for (int j = 0; j < WIDE; j++) store(line + j * VL, acc[i][j]);
       for (int j = 0; j < columns; j++) c[i * ldc + j] = line[j] + (accumulate ? c[i * ldc + j] : 0.0f);
     }
   }
@@ -78,7 +80,9 @@ static inline void micro(int64_t kc, const float* __restrict a, int64_t rs, int6
 template <int ROWS = MR>
 static inline void micro_rows(int rows, int64_t kc, const float* a, int64_t rs, int64_t cs, const float* b, float* c,
                               int64_t ldc, bool accumulate, int columns) {
-  if (rows == ROWS) return micro<ROWS>(kc, a, rs, cs, b, c, ldc, accumulate, columns);
+  if (rows == ROWS)
+    return columns > VL ? micro<ROWS, 2>(kc, a, rs, cs, b, c, ldc, accumulate, columns)
+                        : micro<ROWS, 1>(kc, a, rs, cs, b, c, ldc, accumulate, columns);
   if constexpr (ROWS > 1) micro_rows<ROWS - 1>(rows, kc, a, rs, cs, b, c, ldc, accumulate, columns);
 }
 

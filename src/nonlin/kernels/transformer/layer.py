@@ -104,10 +104,7 @@ def apply(dtype: torch.dtype, x: Tensor, weights: Sequence[Tensor | None], activ
     ``dtype`` is of what is multiplied; the rest is as TorchEngine.layer says.
     """
     there = [w for w in weights if w is not None]
-    width = there[_Q_NORM].numel()
-    if width % 2 or width > _MOST_WIDTH or not all(map(_plain, (x, cos, sin, *there, *learned))):
-        return None
-    if not _fit(x, weights):
+    if not all(map(_plain, (x, cos, sin, *there, *learned))) or not _fit(x, heads, weights, (cos, sin)):
         return None  # the operations say what is wrong
     kernel = None if activation.expr is None else _kernel(activation, dtype)
     if kernel is None:
@@ -116,13 +113,18 @@ def apply(dtype: torch.dtype, x: Tensor, weights: Sequence[Tensor | None], activ
     return _Layer.apply(form, len(learned), x, cos, sin, *there, *learned)  # type: ignore[return-value]
 
 
-def _fit(x: Tensor, weights: Sequence[Tensor | None]) -> bool:
-    """Whether every matrix has the columns that its input has: C++ reads as many."""
-    dim, hidden = weights[_UP].shape[1], weights[_UP].shape[0]  # type: ignore[union-attr]
-    columns = (None, dim, dim, dim, None, None, weights[_Q].shape[0], None, dim, dim, hidden)  # type: ignore[union-attr]
-    return x.ndim == 3 and x.shape[2] == dim and all(
-        w.numel() == dim if place in (0, 7) else columns[place] is None or w.shape[1] == columns[place]
-        for place, w in enumerate(weights) if w is not None)
+def _fit(x: Tensor, heads: int, weights: Sequence[Tensor | None], angles: Sequence[Tensor]) -> bool:
+    """Return whether C++ computes heads of this width, and every tensor has the sizes that it reads."""
+    if x.ndim != 3:
+        return False
+    dim, width = x.shape[2], weights[_Q_NORM].numel()  # type: ignore[union-attr]
+    queries, keys, hidden = (weights[place].shape[0] for place in (_Q, _K, _UP))  # type: ignore[union-attr]
+    if width % 2 or not 0 < width <= _MOST_WIDTH or queries != heads * width or not keys or queries % keys or keys % width:
+        return False
+    want = ((dim,), (queries, dim), (keys, dim), (keys, dim), (width,), (width,), (dim, queries), (dim,), (hidden, dim),
+            (hidden, dim), (dim, hidden))
+    return all(w is None or w.shape == shape for w, shape in zip(weights, want, strict=True)) \
+        and all(angle.shape == (x.shape[1], width) for angle in angles)
 
 
 def _plain(x: Tensor) -> bool:
