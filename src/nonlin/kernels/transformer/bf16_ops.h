@@ -108,17 +108,6 @@ static void rotated_rows_backward(const bf16* x, int64_t ld, const float* w, con
   }
 }
 
-// The gradient by query i's scores, of that by its probabilities, of which only the keys that it may see are there.
-static void causal_softmax_backward(const bf16* p, float* dp, int64_t i, int64_t ld, float scale, bf16* ds) {
-  const int64_t last = i / VL * VL;
-  store(dp + last, first_of(load(dp + last), i + 1 - last, 0));
-  vf acc{};
-  for (int64_t j = 0; j <= last; j += VL) acc += load(p + j) * load(dp + j);
-  const vf mean = splat(total(acc)), by = splat(scale);
-  for (int64_t j = 0; j <= last; j += VL) put(ds + j, load(p + j) * (load(dp + j) - mean) * by);
-  for (int64_t j = last + VL; j < ld; j += VL) put(ds + j, vf{});
-}
-
 // Rows i0…i0 + MR of a causal product see the first i0 + MR columns alone.
 static inline int64_t seen(int64_t i0, int64_t T) { return std::min(i0 + MR, T); }
 

@@ -158,6 +158,15 @@ static float* scratch(int slot, int64_t size) {
   return reinterpret_cast<float*>((address + 63) & ~uintptr_t(63));
 }
 
+// Rows of a product with packed panels of B, `height` rows each, from their k0-th on: C = A B (+ C).
+static void panel_rows(int64_t m, int64_t n, int64_t kc, const float* a, int64_t rs, int64_t cs, const float* packed_b,
+                       int64_t height, int64_t k0, float* c, int64_t ldc, bool accumulate) {
+  for (int64_t j = 0; j < n; j += NR)
+    for (int64_t i = 0; i < m; i += MR)
+      micro_rows(static_cast<int>(std::min<int64_t>(MR, m - i)), kc, a + i * rs, rs, cs, packed_b + j * height + k0 * NR,
+                 c + i * ldc + j, ldc, accumulate, static_cast<int>(std::min<int64_t>(NR, n - j)));
+}
+
 static void gemm(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_rs, int64_t a_cs, const float* b,
                  int64_t b_rs, int64_t b_cs, float* c, int64_t ldc, bool accumulate) {
   if (k == 0 && !accumulate)

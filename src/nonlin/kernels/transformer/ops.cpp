@@ -189,6 +189,35 @@ static void causal_softmax(float* row, int64_t i, int64_t ld, float scale, T* ou
   for (int64_t j = last + VL; j < ld; j += VL) put(out + j, vf{});
 }
 
+// Products of a causal matrix, whose row i has i + 1 columns, or of one that is wanted there alone, BLOCK rows at a time.
+constexpr int64_t BLOCK = 2 * MR;
+static inline int64_t columns_of(int64_t i0, int64_t T) { return std::min(i0 + BLOCK, T); }
+
+static float* packed(int slot, const float* b, int64_t rs, int64_t cs, int64_t k, int64_t n) {
+  float* out = scratch(slot, k * ((n + NR - 1) / NR * NR));
+  pack_b(b, rs, cs, k, n, out);
+  return out;
+}
+
+// The lower triangle of C = A B^T, for h numbers a row; what lies above it is not all written.
+static void triangle(int64_t T, int64_t h, const float* a, int64_t rs, const float* b_panels, float* c, int64_t ldc) {
+  for (int64_t i = 0; i < T; i += BLOCK)
+    panel_rows(std::min(BLOCK, T - i), columns_of(i, T), h, a + i * rs, rs, 1, b_panels, h, 0, c + i * ldc, ldc, false);
+}
+
+// C = L B, for a lower triangle L.
+static void lower(int64_t T, int64_t h, const float* l, int64_t ld, const float* b_panels, float* c, int64_t ldc) {
+  for (int64_t i = 0; i < T; i += BLOCK)
+    panel_rows(std::min(BLOCK, T - i), h, columns_of(i, T), l + i * ld, ld, 1, b_panels, T, 0, c + i * ldc, ldc, false);
+}
+
+// C = L^T B (+ C), for a lower triangle L.
+static void lower_transposed(int64_t T, int64_t h, const float* l, int64_t ld, const float* b_panels, float* c,
+                             int64_t ldc, bool accumulate) {
+  for (int64_t j = 0; j < T; j += BLOCK)
+    panel_rows(std::min(BLOCK, T - j), h, T - j, l + j * ld + j, 1, ld, b_panels, T, j, c + j * ldc, ldc, accumulate);
+}
+
 // The probabilities (batch, heads, time, ld) are saved for backward.
 extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k, const float* v, const float* wq,
                              const float* wk, const float* cos, const float* sin, float* out, float* probabilities) {
@@ -203,10 +232,23 @@ extern "C" void nl_attention(Shape s, float eps, const float* q, const float* k,
         norm_rotate(qh + t * q_ld, wq, cos + t * h, sin + t * h, eps, h, qr + t * h);
         norm_rotate(kh + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
       }
-      gemm(T, T, h, qr, h, 1, kr, 1, h, p, ld, false);
+      triangle(T, h, qr, h, packed(0, kr, 1, h, h, T), p, ld);
       for (int64_t i = 0; i < T; i++) causal_softmax(p + i * ld, i, ld, 1.0f / std::sqrt(static_cast<float>(h)), p + i * ld);
-      gemm(T, h, T, p, ld, 1, vh, k_ld, 1, out + b * T * q_ld + n * h, q_ld, false);
+      lower(T, h, p, ld, packed(0, vh, k_ld, 1, T, h), out + b * T * q_ld + n * h, q_ld);
     }
+}
+
+// The gradient by query i's scores, of that by its probabilities, of which only the keys that it may see are there; in
+// place or elsewhere, zeros up to ld.
+template <class T>
+static void causal_softmax_backward(const T* p, float* dp, int64_t i, int64_t ld, float scale, T* ds) {
+  const int64_t last = i / VL * VL;
+  store(dp + last, first_of(load(dp + last), i + 1 - last, 0));
+  vf acc{};
+  for (int64_t j = 0; j <= last; j += VL) acc += load(p + j) * load(dp + j);
+  const vf mean = splat(total(acc)), by = splat(scale);
+  for (int64_t j = 0; j <= last; j += VL) put(ds + j, load(p + j) * (load(dp + j) - mean) * by);
+  for (int64_t j = last + VL; j < ld; j += VL) put(ds + j, vf{});
 }
 
 // The caller zeroes the gradients dq, dk, dv, dwq, dwk.
@@ -227,19 +269,14 @@ extern "C" void nl_attention_backward(Shape s, float eps, const float* q, const 
         inverse[t] = norm_rotate(q + qo + t * q_ld, wq, cos + t * h, sin + t * h, eps, h, qr + t * h);
         inverse[T + t] = norm_rotate(k + ko + t * k_ld, wk, cos + t * h, sin + t * h, eps, h, kr + t * h);
       }
-      gemm(T, h, T, p, 1, ld, dout + qo, q_ld, 1, dv + ko, k_ld, true);
-      gemm(T, T, h, dout + qo, q_ld, 1, v + ko, 1, k_ld, ds, ld, false);
-      for (int64_t t = 0; t < T; t++) {
-        const float *pt = p + t * ld;
-        float* dt = ds + t * ld;
-        const float mean = dot(pt, dt, t + 1);
-        for (int64_t j = 0; j < T; j++) dt[j] = pt[j] * (dt[j] - mean) * scale;
-      }
-      gemm(T, h, T, ds, ld, 1, kr, h, 1, dr, h, false);
+      lower_transposed(T, h, p, ld, packed(0, dout + qo, q_ld, 1, T, h), dv + ko, k_ld, true);
+      triangle(T, h, dout + qo, q_ld, packed(0, v + ko, 1, k_ld, h, T), ds, ld);
+      for (int64_t t = 0; t < T; t++) causal_softmax_backward(p + t * ld, ds + t * ld, t, ld, scale, ds + t * ld);
+      lower(T, h, ds, ld, packed(0, kr, h, 1, T, h), dr, h);
       for (int64_t t = 0; t < T; t++)
         norm_rotate_backward(q + qo + t * q_ld, wq, cos + t * h, sin + t * h, inverse[t], h, dr + t * h,
                              dq + qo + t * q_ld, dwq);
-      gemm(T, h, T, ds, 1, ld, qr, h, 1, dr, h, false);
+      lower_transposed(T, h, ds, ld, packed(0, qr, h, 1, T, h), dr, h, false);
       for (int64_t t = 0; t < T; t++)
         norm_rotate_backward(k + ko + t * k_ld, wk, cos + t * h, sin + t * h, inverse[T + t], h, dr + t * h,
                              dk + ko + t * k_ld, dwk);
