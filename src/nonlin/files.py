@@ -9,6 +9,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,12 +18,15 @@ from nonlin.errors import UserError, printable
 from nonlin.system import open_to_read, set_mode, sync, user_number
 
 LARGEST = 1 << 28
-_HOLES = 10_000  # of a file that are looked at
 """Bytes that a file may have that is read as a whole: the largest of ours, of thousands of runs, have some tens of MB.
 """
 DEEPEST = 64
 """Levels of brackets that JSON may have: no record of ours has ten."""
 
+_HOLES = 10_000  # of a file that are looked at
+_LARGE = 1 << 20  # bytes of a file whose hash is remembered
+_STEADY = 2 * 10**9  # nanoseconds
+_hashes: dict[tuple[int, ...], str] = {}  # by a file's inode, size and times
 _DIGITS = 20  # of a whole number of 64 bits, with its sign
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _FULL_TEXT = re.compile(r"no space left on device|disk quota exceeded|file too large|os error 28\b|errno 28\b",
@@ -52,11 +56,25 @@ def sha256(path: Path) -> str:
 
     So is a file of over ``LARGEST`` bytes of which a disk keeps less than a sixteenth. Reading it would have no end.
     No file of ours is empty but for its size.
+
+    A process remembers the hash of a large file until the file changes: a study that looks at its saved models each
+    minute would read gigabytes again.
     """
     with opened(path) as file:
-        if os.fstat(file.fileno()).st_size > LARGEST and _is_empty(file.fileno()):
+        status = os.fstat(file.fileno())
+        if status.st_size > LARGEST and _is_empty(file.fileno()):
             raise Unreadable(f"{path.name} is empty but for its size")
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if status.st_size < _LARGE:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        state = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if state not in _hashes:
+            # A file that changed a moment ago may change again within one tick of its clock.
+            steady = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _STEADY
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+            if not steady:
+                return found
+            _hashes[state] = found
+        return _hashes[state]
 
 
 def _is_empty(handle: int) -> bool:
