@@ -57,7 +57,7 @@ def sha256(path: Path) -> str:
     So is a file of over ``LARGEST`` bytes of which a disk keeps less than a sixteenth. Reading it would have no end.
     No file of ours is empty but for its size.
 
-    A process remembers the hash of a large file until the file changes: a study that looks at its saved models each
+    A process remembers the hash of a large file until the file changes. A study that looks at its saved models each
     minute would read gigabytes again.
     """
     with opened(path) as file:

@@ -92,8 +92,8 @@ def test_refuses_what_it_cannot_read():
 @pytest.mark.parametrize("place", range(7), ids=["q", "k", "v", "wq", "wk", "cos", "sin"])
 @pytest.mark.parametrize("dim", [0, -1])
 def test_attention_does_not_read_beyond_a_tensor_that_is_too_small(place, dim, dtype):
-    tensors = [torch.randn(2, 6, 4, 8), torch.randn(2, 6, 2, 8), torch.randn(2, 6, 2, 8), torch.randn(8), torch.randn(8),
-               torch.randn(6, 8), torch.randn(6, 8)]
+    sizes = (2, 6, 4, 8), (2, 6, 2, 8), (2, 6, 2, 8), (8,), (8,), (6, 8), (6, 8)
+    tensors = [torch.randn(size) for size in sizes]
     assert engine("native", dtype).attention(*tensors).shape == (2, 6, 32)
     tensors[place] = tensors[place].narrow(dim, 0, tensors[place].shape[dim] // 2)
     with pytest.raises(UserError, match="fit each other"):

@@ -124,8 +124,9 @@ class NativeEngine(TorchEngine):
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
         (logits,) = self._checked(logits)
-        if target.shape != logits.shape[:-1] or target.dtype != torch.int64:
-            raise UserError(rule("cross_entropy", "target", f"be int64 {tuple(logits.shape[:-1])}, a number a row of logits",
+        want = logits.shape[:-1]
+        if target.shape != want or target.dtype != torch.int64:
+            raise UserError(rule("cross_entropy", "target", f"be int64 {tuple(want)}, one for each row of logits",
                                  f"{target.dtype} {tuple(target.shape)}", "Pass the tokens that follow."))
         if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[-1]:
             raise UserError(f"cross_entropy: target must lie in 0…{logits.shape[-1] - 1}. Check the vocabulary.")

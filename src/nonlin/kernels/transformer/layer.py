@@ -119,7 +119,9 @@ def _fit(x: Tensor, heads: int, weights: Sequence[Tensor | None], angles: Sequen
         return False
     dim, width = x.shape[2], weights[_Q_NORM].numel()  # type: ignore[union-attr]
     queries, keys, hidden = (weights[place].shape[0] for place in (_Q, _K, _UP))  # type: ignore[union-attr]
-    if width % 2 or not 0 < width <= _MOST_WIDTH or queries != heads * width or not keys or queries % keys or keys % width:
+    if width % 2 or not 0 < width <= _MOST_WIDTH or queries != heads * width:
+        return False
+    if not keys or queries % keys or keys % width:
         return False
     want = ((dim,), (queries, dim), (keys, dim), (keys, dim), (width,), (width,), (dim, queries), (dim,), (hidden, dim),
             (hidden, dim), (dim, hidden))

@@ -199,7 +199,7 @@ static float* packed(int slot, const float* b, int64_t rs, int64_t cs, int64_t k
   return out;
 }
 
-// The lower triangle of C = A B^T, for h numbers a row; what lies above it is not all written.
+// The lower triangle of C = A B^T, for rows of h numbers; what lies above it is not all written.
 static void triangle(int64_t T, int64_t h, const float* a, int64_t rs, const float* b_panels, float* c, int64_t ldc) {
   for (int64_t i = 0; i < T; i += BLOCK)
     panel_rows(std::min(BLOCK, T - i), columns_of(i, T), h, a + i * rs, rs, 1, b_panels, h, 0, c + i * ldc, ldc, false);
