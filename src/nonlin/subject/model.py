@@ -16,7 +16,7 @@ from nonlin.functions import Definition
 from nonlin.subject.blocks import Replaced
 from nonlin.subject.naming import layer_of
 from nonlin.subject.packing import positions
-from nonlin.subject.watching import hooks
+from nonlin.subject.watching import Watching, hooks
 
 
 class OwnModel(nn.Module):
@@ -36,6 +36,7 @@ class OwnModel(nn.Module):
         packing = own.get("packing", {})
         self.end: int | None = packing["end"] if packing.get("rule") == "documents" else None
         self._compiled: Any = None
+        self._hooked: list[Any] = []
 
     def compile_steps(self) -> None:
         """Let torch.compile make the steps that nothing watches."""
@@ -94,23 +95,33 @@ class OwnModel(nn.Module):
 
     @contextlib.contextmanager
     def _watching(self, watch: Any) -> Iterator[None]:
-        handles: list[Any] = []
-        if watch is not None:
-            for block in self.replaced:
-                handles += hooks(block, watch)
+        self._unhook()
+        if watch is None:
+            yield
+            return
+        watching = Watching(watch)
+        for block in self.replaced:
+            self._hooked += hooks(block, watching)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            watching.closed = True
+            if not (self.own.get("checkpointing") and torch.is_grad_enabled()):
+                self._unhook()  # else the next pass does: the backward one recomputes the layers, in the same way
+
+    def _unhook(self) -> None:
+        for handle in self._hooked:
+            handle.remove()
+        self._hooked.clear()
 
 
 def outside_hash(model: nn.Module, owned: Collection[str]) -> str:
     """Return the hash of all tensors of a model but the owned: names, values, and which names are one tensor."""
     whole, ties = hashlib.sha256(), dict[int, str]()
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    inside = {id(value) for name, value in tensors if name in owned}  # a block that layers share has several names
     for name, value in sorted(tensors, key=lambda pair: pair[0]):
-        if name in owned:
+        if id(value) in inside:
             continue
         first = ties.setdefault(id(value), name)
         whole.update(f"{name}={first}:{value.dtype}{tuple(value.shape)}".encode())

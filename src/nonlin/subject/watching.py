@@ -16,23 +16,34 @@ from nonlin.subject.blocks import Replaced, stored
 from nonlin.subject.naming import layer_of
 
 
-def hooks(block: Replaced, watch: Any) -> list[Any]:
+class Watching:
+    """Hands on what blocks compute, to ``watch.append``, until it is closed: a backward pass may recompute it."""
+
+    def __init__(self, watch: Any):
+        self.append, self.closed = watch.append, False
+
+
+def hooks(block: Replaced, watch: Watching) -> list[Any]:
     """Hook a block, so that what it computes goes to ``watch``; return the handles."""
     return _hook_experts(block, watch) if block.stacked else _hook(block, watch)
 
 
-def _hook(block: Replaced, watch: Any) -> list[Any]:
+def _hook(block: Replaced, watch: Watching) -> list[Any]:
     """Return the handles of hooks on a block's products, which hand what they saw to ``watch``."""
     products: list[Tensor] = []
     hidden: list[Tensor] = []
 
     def came_in(module: nn.Module, args: Any, out: Tensor) -> None:
-        products.append(out)
+        if not watch.closed:
+            products.append(out)
 
     def goes_out(module: nn.Module, args: Any) -> None:
-        hidden.append(args[0])
+        if not watch.closed:
+            hidden.append(args[0])
 
     def came_out(module: nn.Module, args: Any, out: Tensor) -> None:
+        if watch.closed:
+            return
         watch.append((block.inputs(list(products)), hidden[-1], out), block)
         products.clear()
         hidden.clear()
@@ -42,12 +53,12 @@ def _hook(block: Replaced, watch: Any) -> list[Any]:
             block.down.register_forward_hook(came_out)]
 
 
-def _hook_experts(block: Replaced, watch: Any) -> list[Any]:
+def _hook_experts(block: Replaced, watch: Watching) -> list[Any]:
     """Return the handle of a hook on stacked experts, which recomputes what each expert saw."""
 
     def came_out(module: nn.Module, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
         given = [*args, *kwargs.values()]
-        if not isinstance(out, Tensor):
+        if watch.closed or not isinstance(out, Tensor):
             return
         x, count, seen = given[0].detach().reshape(-1, given[0].shape[-1]), len(expert_down(block)), []
         # Without the experts' numbers the rows are those of all experts, one after the other.

@@ -151,8 +151,9 @@ def describe(training: Mapping[str, Any], model: Mapping[str, Any], machine: Map
     batch, parts = training["batch"], choice(training, "accumulation")
     betas = f"betas {choice(training, 'beta1'):g} and {choice(training, 'beta2'):g}"
     optimizer = {"adamw": f"AdamW ({betas}, epsilon {number(choice(training, 'epsilon'), 'g')})",
-                 "muon": f"Muon for the matrices inside the layers (momentum {choice(training, 'momentum'):g}), AdamW "
-                         f"for the rest ({betas}, epsilon {number(choice(training, 'epsilon'), 'g')})"}[
+                 "muon": f"Muon for the matrices inside the layers{_but(model)} (momentum "
+                         f"{choice(training, 'momentum'):g}), AdamW for the rest "
+                         f"({betas}, epsilon {number(choice(training, 'epsilon'), 'g')})"}[
                              choice(training, "optimizer")]
     warmup = (f"{training['warmup_steps']:,} steps" if "warmup_steps" in training
               else f"{training['warmup_fraction']:.3g} of the steps")
@@ -168,6 +169,12 @@ def describe(training: Mapping[str, Any], model: Mapping[str, Any], machine: Map
             f"{f' in {parts} parts' if parts > 1 else ''}; matrix products in {machine.get('dtype', 'float32')} by "
             f"{'torch' if machine.get('engine', 'torch') == 'torch' else 'the transformer kernels'}"
             f"{_instead(model, machine)}.")
+
+
+def _but(model: Mapping[str, Any]) -> str:
+    """Return what torch's Muon does not take: a stack of matrices."""
+    stacked = any(group["experts"] for group in model.get("own", {}).get("blocks", ()))
+    return " but not the stacked experts" if stacked else ""
 
 
 def _instead(model: Mapping[str, Any], machine: Mapping[str, Any]) -> str:
