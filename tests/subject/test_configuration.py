@@ -42,6 +42,16 @@ def test_an_architecture_by_name_has_the_sizes_of_the_call(name):
         assert config.moe_intermediate_size == 24  # 768 of 2048
 
 
+@pytest.mark.parametrize(("name", "field", "width"), [
+    ("bart", "decoder_ffn_dim", 256), ("opt", "ffn_dim", 256), ("ctrl", "dff", 408)])
+def test_a_name_sizes_the_decoder_and_its_blocks_too(name, field, width):
+    """BART's common names are its encoder's, and OPT's and CTRL's widths have names of their own."""
+    config = described({"name": name, "sizes": SIZES})["config"]
+    assert config[field] == width  # 4096 of 1024, 3072 of 768, 8192 of 1280
+    for one, size in (("decoder_layers", 3), ("decoder_attention_heads", 4), ("word_embed_proj_dim", 64)):
+        assert config.get(one, size) == size
+
+
 def test_the_hash_is_of_what_builds_the_model():
     one, two = (described({"config": small("llama") | extra}) for extra in ({}, {"transformers_version": "4.0"}))
     other = described({"config": small("llama", intermediate_size=48)})

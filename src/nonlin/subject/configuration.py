@@ -15,6 +15,11 @@ from nonlin.model import folder
 from nonlin.patching.location import code_of, must_not_be_quantized
 
 _CALL = "compare"
+#: Fields of sizes, beside transformers' common names; the layers and heads of a decoder that has an encoder come first.
+LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+_HEADS = ("decoder_attention_heads", "num_decoder_attention_heads")
+HIDDEN = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "n_inner", "ffn_dim",
+          "decoder_ffn_dim", "ffn_hidden_size", "dff", "word_embed_proj_dim")
 _NOT_COUNTED = ("transformers_version", "_name_or_path", "dtype", "torch_dtype")
 
 
@@ -178,6 +183,12 @@ def sets_heads(config: Any) -> bool:
     return hasattr(config, "head_dim") and not isinstance(getattr(type(config), "head_dim", None), property)
 
 
+def decoder(config: Any, layers: int, heads: int) -> dict[str, int]:
+    """Return the fields that give a decoder its layers and heads where the common names are those of its encoder."""
+    values = {**dict.fromkeys(LAYERS[:-1], layers), **dict.fromkeys(_HEADS, heads)}
+    return {name: value for name, value in values.items() if hasattr(config, name)}
+
+
 def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a configuration that give a model these sizes, by transformers' common names."""
     dim, heads = sizes["dim"], sizes["heads"]
@@ -188,7 +199,8 @@ def _sized(plain: Any, sizes: Mapping[str, Any]) -> dict[str, Any]:
     if sets_heads(plain):
         found["head_dim"] = dim // heads
     width = getattr(plain, "hidden_size", None)
-    for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size"):
+    found |= decoder(plain, sizes["layers"], heads)
+    for name in HIDDEN:
         hidden = getattr(plain, name, None)
         if isinstance(hidden, int) and isinstance(width, int):
             found[name] = max(8, round(dim * hidden / width / 8) * 8)

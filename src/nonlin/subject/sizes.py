@@ -24,7 +24,6 @@ _CALL = "ladder"
 _STEP = 1.1  # between two widths of a table
 _ROUNDING = 0.2  # of a side that is rounded to whole units
 _WIDEST = 400.0  # the cube of a width over a model's parameters, beyond what is customary
-_HIDDEN = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "word_embed_proj_dim")
 _ROUNDED = 8  # hidden widths are multiples of it
 _BY_HEAD = ("rotary_dim", "query_pre_attn_scalar")  # fields in units of a head's width
 
@@ -64,12 +63,13 @@ def scaled(architecture: Mapping[str, Any], layers: int, dim: int, heads: int, k
     config = configuration.configuration(values)
     renamed = getattr(type(config), "attribute_map", {})
     width = getattr(config, "hidden_size", None)
-    made = {"hidden_size": dim, "num_hidden_layers": layers, "num_attention_heads": heads}
+    made = {"hidden_size": dim, "num_hidden_layers": layers, "num_attention_heads": heads,
+            **configuration.decoder(config, layers, heads)}
     if isinstance(getattr(config, "num_key_value_heads", None), int):
         made["num_key_value_heads"] = kv_heads
     if configuration.sets_heads(config):
         made["head_dim"] = head_width
-    for name in _HIDDEN:
+    for name in configuration.HIDDEN:
         hidden = getattr(config, name, None)
         if isinstance(hidden, int) and isinstance(width, int):
             made[name] = max(_ROUNDED, round(dim * hidden / width / _ROUNDED) * _ROUNDED)
