@@ -9,7 +9,7 @@ from nonlin.errors import UserError
 from nonlin.subject import describe
 from nonlin.subject.building import family_model
 from nonlin.subject.widths import flops_per_token
-from tests.subject.tiny import CONTEXT, described, request
+from tests.subject.tiny import CONTEXT, configuration, described, request
 
 MODELS = '''
 import torch
@@ -95,9 +95,21 @@ def test_a_function_that_returns_no_module_is_named(of):
         of("nothing")
 
 
-@pytest.mark.parametrize(("name", "arm", "words"), [
-    ("llama", "solu", "have a gate"), ("opt", "swiglu", "have no gate")])
-def test_trained_blocks_keep_their_matrices(tmp_path, name, arm, words):
+@pytest.mark.parametrize(("name", "arms", "words"), [
+    ("llama", ("relu", "solu"), "have a gate"), ("opt", ("relu", "swiglu"), "have no gate"),
+    ("llama", ("silu", "relu", "swiglu"), "pointwise one becomes the gate's; got 'silu and swiglu'")])
+def test_trained_blocks_keep_their_matrices(tmp_path, name, arms, words):
     family_model(described(name)["own"], 7).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=words):
-        describe(request({"path": str(tmp_path), "checkpoint": True}, arms=("relu", arm)))
+        describe(request({"path": str(tmp_path), "checkpoint": True}, arms=arms))
+
+
+def test_an_arm_that_is_larger_than_the_familys_model_must_fit_the_memory_too():
+    """At equal width a gate is a third matrix: the number is that of the largest arm, before it is built."""
+    wanted = {"config": configuration("gpt2")}
+    asked = request(wanted, "width", ("gelu", "swiglu"))
+    sizes = [arm["parameters"] for arm in describe(asked)["arms"]]
+    logits = 8 * 2 * 16 * 64
+    with pytest.raises(UserError, match=f"got '{sizes[1]:,} parameters"):
+        describe(asked | {"memory_bytes": 16 * sizes[1] + logits - 1})
+    assert sizes[0] < sizes[1] and describe(asked | {"memory_bytes": 16 * sizes[1] + logits})

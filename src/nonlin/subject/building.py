@@ -26,6 +26,8 @@ from nonlin.subject.blocks import Replaced, draw, replace
 from nonlin.subject.model import OwnModel
 from nonlin.subject.naming import moved, renamed
 
+_MADE = "nonlin_made"  # marks a module that a function has returned
+
 
 def family_model(own: Mapping[str, Any], seed: int) -> nn.Module:
     """Return the subject's model as its family builds it, in float32, its weights drawn from the seed.
@@ -56,13 +58,26 @@ def count(own: Mapping[str, Any], limit: "contextlib.AbstractContextManager[None
 
 def _built(own: Mapping[str, Any]) -> Any:
     if "factory" in own:
-        made = factory_of(own["factory"])()
-        if not isinstance(made, nn.Module):
-            raise UserError(rule("compare", "model", "be a function that returns a torch module", type(made).__name__,
-                                 "Return the model itself."))
-        return made
+        return _made(own["factory"])
     cls = model_class(own)
     return cls(configuration.for_class(cls, own["config"]))
+
+
+def _made(factory: Mapping[str, str]) -> nn.Module:
+    """Return the module that a function makes; UserError for one that it has returned before, and for a compiled one.
+    """
+    made, name = factory_of(factory)(), factory["name"]
+    if not isinstance(made, nn.Module):
+        raise UserError(rule("compare", "model", "be a function that returns a torch module", type(made).__name__,
+                             "Return the model itself."))
+    if hasattr(made, "_orig_mod"):
+        raise UserError(rule("compare", "model", "be a function that returns a module as it was before torch.compile",
+                             name, "Return the module itself; --compile decides over torch.compile."))
+    if made.__dict__.setdefault(_MADE, False):
+        raise UserError(rule("compare", "model", "be a function that makes a new module at each call",
+                             f"{name}, which returned the same one again", "Build the module inside the function."))
+    made.__dict__[_MADE] = True
+    return made
 
 
 def model_class(own: Mapping[str, Any]) -> Any:

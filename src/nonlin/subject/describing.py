@@ -9,7 +9,7 @@ import gc
 import itertools
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import nn
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, define, get
+from nonlin.functions.registry import gated_by
 from nonlin.patching import bounded
 from nonlin.patching.blocks import Block
 from nonlin.patching.finding import find_convolved, some_blocks
@@ -28,9 +29,10 @@ from nonlin.subject import building, configuration, entering, packing, stacking
 from nonlin.subject.asking import folder_of
 from nonlin.subject.looking import TOKENS, Look
 from nonlin.subject.model import must_fit_context, outside_hash
+from nonlin.subject.owning import not_own
 from nonlin.subject.roles import roles
 from nonlin.subject.sizes import scaled
-from nonlin.subject.widths import arm_widths, flops_per_token
+from nonlin.subject.widths import arm_widths, block_parameters, flops_per_token
 
 _CALL = "compare"
 _SAMPLING = 4.5  # standard errors that two samples of one std may lie apart
@@ -67,6 +69,8 @@ def describe(request: Mapping[str, Any]) -> dict[str, Any]:
         own["roles"] = roles(model, look, own, request["wanted"]["fixed"])
     if own.get("checkpoint"):
         _must_take(definitions, own)
+    else:
+        _must_fit_memory(max(_parameters(own, d, request["match"]) for d in definitions), own, request)
     alive = weakref.ref(model)
     del model, look, found
     _free(alive)
@@ -132,17 +136,20 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
     if narrow := next((b for b in blocks.values() if not b.hidden), None):
         raise UserError(rule(_CALL, "model", "have feed-forward blocks of a hidden width of 1 or more",
                              f"{narrow.name}, of width 0", "Correct its configuration."))
+    why = not_own(model, blocks.values())
+    why |= {name: _UNUSED for name in blocks if not look.counts.get(name)}
     replacements, left = replacements_of(model, "lean", look.run, _CALL)
     found: list[dict[str, Any]] = []
     for replacement in replacements:
-        if look.counts.get(replacement.block.name):
-            found.append(_of_recipe(replacement))
+        block = replacement.block
+        if block.name in why:
+            stay.append((block.name, class_name(block.module), why[block.name]))
         else:
-            stay.append((replacement.block.name, class_name(replacement.block.module), _UNUSED))
+            found.append(_of_recipe(replacement))
     for one in left:
         block = blocks.get(one.name)
-        if block is None or not look.counts.get(block.name):
-            stay.append((one.name, one.kind, one.reason if block is None else _UNUSED))
+        if block is None or block.name in why:
+            stay.append((one.name, one.kind, why.get(one.name, one.reason)))
             continue
         try:
             found.append(stacking.fields(model, block) if block.experts else
@@ -260,8 +267,15 @@ def _must_fit_memory(parameters: int | None, own: Mapping[str, Any], request: Ma
                              "moments", "Take a smaller configuration, a smaller --batch, or a larger machine."))
 
 
-def _must_take(definitions: Iterable[Definition], own: Mapping[str, Any]) -> None:
-    """Raise UserError for an activation that trained blocks cannot take: their matrices stay."""
+def _parameters(own: Mapping[str, Any], definition: Definition, match: str) -> int:
+    """Return the parameters of an arm's model, but for those of its activation."""
+    widths = arm_widths(own, definition.gated, match)
+    return own["outside"]["parameters"] + sum(len(g["names"]) * block_parameters(g, width, definition.gated)
+                                              for g, width in zip(own["blocks"], widths, strict=True))
+
+
+def _must_take(definitions: Sequence[Definition], own: Mapping[str, Any]) -> None:
+    """Raise UserError for an activation that trained blocks cannot take, since their matrices stay, and for twins."""
     plain = next((g for g in own["blocks"] if not g["gated"]), None)
     gated = next((g for g in own["blocks"] if g["gated"]), None)
     for definition in definitions:
@@ -273,6 +287,10 @@ def _must_take(definitions: Iterable[Definition], own: Mapping[str, Any]) -> Non
             raise UserError(rule(_CALL, "activations", f"be pointwise or gated with --from-checkpoint, since the "
                                  f"trained blocks ({gated['names'][0]}) have a gate", definition.name, "Leave it out, "
                                  "or train from scratch."))
+    arms = [gated_by(d) if gated is not None and d.kind == "pointwise" else d for d in definitions]
+    if twins := [d.name for d, arm in zip(definitions, arms, strict=True) if sum(arm.name == a.name for a in arms) > 1]:
+        raise UserError(rule(_CALL, "activations", "differ with --from-checkpoint, where a pointwise one becomes the "
+                             "gate's", " and ".join(twins), "Leave one out."))
 
 
 def _free(model: "weakref.ref[nn.Module]") -> None:

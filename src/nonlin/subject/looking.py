@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nonlin.errors import UserError, rule
 from nonlin.patching.blocks import Block
 from nonlin.patching.identification import evaluating
+from nonlin.subject.configuration import LAYERS
 
 _CALL = "compare"
 TOKENS = 16
@@ -42,7 +43,9 @@ class Look:
     def logits(self, tokens: Tensor | None = None, **options: Any) -> Any:
         """Return what the model gives for the logits."""
         out = self.run(tokens, **options)
-        return out if isinstance(out, Tensor) else getattr(out, "logits", out[0])
+        if hasattr(out, "logits"):
+            return out.logits
+        return out[0] if isinstance(out, (tuple, list)) and out else out
 
     @torch.no_grad()
     def facts(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class Look:
         return {"use_cache": "use_cache" in self._options, "router_loss": weight,
                 "positions": positions if isinstance(positions, int) and positions > 0 else None,
                 "vocabulary": logits.shape[-1], "dim": _width(self.model, text),
-                "layers": getattr(text, "num_hidden_layers", None)}
+                "layers": next((n for f in LAYERS if (n := getattr(text, f, None)) is not None), None)}
 
     def _first(self) -> Tensor:
         tokens = self.draw(self.tokens)
@@ -83,10 +86,20 @@ class Look:
             if isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[:2] == tokens.shape:
                 return logits
             error = TypeError(f"it returned {getattr(logits, 'shape', type(logits).__name__)}")
+        self._must_know(tokens)
         why = " ".join(str(error).split())[:160]
         raise UserError(rule(_CALL, "model", "take tokens (B, T) alone and return logits (B, T, V)",
                              f"{self.own['name']} ({type(error).__name__}: {why})",
                              "Pass a causal language model, or a function that returns one around it."))
+
+    def _must_know(self, tokens: Tensor) -> None:
+        """Raise UserError for a model that takes its first token but does not know all of the tokenizer's."""
+        try:
+            logits = self.logits(torch.zeros_like(tokens))
+        except Exception:  # code of any maker: it takes no tokens at all
+            return
+        if isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[-1] < self.vocabulary:
+            raise _vocabulary(self.vocabulary, logits.shape[-1])
 
     def _must_be_causal(self, logits: Tensor) -> None:
         tokens = self.draw(self.tokens)
