@@ -242,7 +242,8 @@ def test_a_function_that_makes_no_study_is_one_error(name, words, tmp_path, monk
 @pytest.mark.parametrize(("changes", "call", "words"), [
     ({"vocab_size": 100}, {}, "at most the model's 100 tokens"),  # said by a process of its own
     ({}, {"layers": 3}, "be left to the model's configuration"), ({}, {"match": "size"}, "match"),
-    ({}, {"from_checkpoint": True}, "folder that holds safetensors"), ({}, {"compile": "perhaps"}, "compile")])
+    ({}, {"from_checkpoint": True}, "folder that holds safetensors"), ({}, {"compile": "perhaps"}, "compile"),
+    ({}, {"accumulation": 0}, "accumulation must be a whole number from 1 on")])
 def test_mistakes_are_said_before_anything_is_written(text, tmp_path, changes, call, words):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(configuration("llama", vocab_size=256) | changes))

@@ -16,7 +16,7 @@ from nonlin.study.engines import ask
 from nonlin.study.request import MATCHES
 from nonlin.subject.asking import Wanted, wanted
 from nonlin.subject.widths import main_group
-from nonlin.training.recipe import choice
+from nonlin.training.recipe import check, choice
 
 _SIZES = ("layers", "dim", "heads", "kv_heads")
 COMPILE = ("auto", "yes", "no")
@@ -137,6 +137,7 @@ def describing(asked: Any, definitions: Sequence[Definition], sources: Sources) 
                            "vocabulary": vocabulary}
     options = {"checkpointing": asked.activation_checkpointing, "compile": compiled}
     recipe = asked.recipe_values(asked.context)
+    check(recipe["training"])
     return {"do": "subject", "wanted": values, "options": options, "vocabulary": vocabulary,
             "tokenizer": tokenizer, "packing": asked.packing,
             "context": asked.context,
