@@ -126,7 +126,7 @@ def recovery(given: Any) -> dict[str, Any]:
                        "saved": saved["format"], "verdict": verdict.verdict,
                        "findings": [str(one) for one in checked.findings]}
         print(f"{name}: {arm.recovery.before:.4f} bits per byte before, then " + ", ".join(
-            f"{loss:.4f} at {tokens:,}" for tokens, loss in arm.recovery.points) + f"; sparsity {arm.sparsity:.2f}; "
+            f"{loss:.4f} at {tokens:,.0f}" for tokens, loss in arm.recovery.points) + f"; sparsity {arm.sparsity:.2f}; "
             f"{len(found[name]['findings'])} findings")
     return {"arms": found, "plan": study.plan.describe()}
 

@@ -59,3 +59,16 @@ def test_the_speed_of_both_loops_is_measured(tmp_path, monkeypatch):
     own_model_speed.main()
     found = json.loads(record.read_text())
     assert found["ratio"] > 0 and len(found["tokens_per_second"]["trainer"]) == 2
+
+
+def test_the_docs_say_what_the_record_of_smollm2_has():
+    arms = json.loads((ROOT / "benchmarks/records/own-model-smollm2.json").read_text())["arms"]
+    page = (ROOT / "docs/how-to/own-model.md").read_text()
+    rows = [(f"{tokens:,}", [f"{dict(map(tuple, arm['points']))[tokens]:.3f}" for arm in arms.values()])
+            for tokens in (0, 3072, 9216, 18432, 30720)]
+    rows.append(("units that can be left out", [f"{arm['sparsity']:.0%}".replace("%", " %") for arm in arms.values()]))
+    zeros = [sum(arm["zero_output_share"]) / len(arm["zero_output_share"]) for arm in arms.values()]
+    rows.append(("outputs of units that are 0", [f"{share:.0%}".replace("%", " %") for share in zeros]))
+    assert [name for name, cells in rows if f"| {name} | {' | '.join(cells)} |" not in page] == []
+    assert list(arms) == list(own_model_studies.SMOLLM2)
+    assert all("'trained_with'" in " ".join(arms[name]["findings"]) for name in ("relu", "relu_squared"))
