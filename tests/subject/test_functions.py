@@ -72,6 +72,13 @@ class Named(Tiny):
 
 def named():
     return Named(Block())
+
+class Turned(Tiny):
+    def forward(self, tokens):
+        return super().forward(tokens).transpose(1, 2)
+
+def turned():
+    return Turned(Block())
 """
 
 
@@ -104,7 +111,8 @@ def test_a_block_that_layers_share_is_one_block(tmp_path, monkeypatch):
     ("computed_weight", "the weights of blocks.0.up are computed from others"),
     ("kept", "makes a new module at each call; got 'kept, which returned the same one again'"),
     ("compiled", "as it was before torch.compile; got 'compiled'"),
-    ("few_tokens", "tokenizer must have at most the model's 100 tokens; got 256"), ("named", "it returned dict")])
+    ("few_tokens", "tokenizer must have at most the model's 100 tokens; got 256"), ("named", "it returned dict"),
+    ("turned", r"it returned torch.Size\(\[1, 256, 16\]\)")])
 def test_what_makes_no_study_is_one_error(name, words, tmp_path, monkeypatch):
     """Weights that a block shares would silently be two in every arm, and the arms not the user's model."""
     with pytest.raises(UserError, match=words):

@@ -98,7 +98,7 @@ class Look:
             logits = self.logits(torch.zeros_like(tokens))
         except Exception:  # code of any maker: it takes no tokens at all
             return
-        if isinstance(logits, Tensor) and logits.ndim == 3 and logits.shape[-1] < self.vocabulary:
+        if isinstance(logits, Tensor) and logits.shape[:-1] == tokens.shape and logits.shape[-1] < self.vocabulary:
             raise _vocabulary(self.vocabulary, logits.shape[-1])
 
     def _must_be_causal(self, logits: Tensor) -> None:
