@@ -20,10 +20,10 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 class Block(nn.Module):
     """A plain block whose activation is of a test's choice."""
 
-    def __init__(self, act):
+    def __init__(self, act, hidden=32):
         super().__init__()
         torch.manual_seed(0)
-        self.up, self.down, self.act = nn.Linear(8, 32), nn.Linear(32, 8), act
+        self.up, self.down, self.act = nn.Linear(8, hidden), nn.Linear(hidden, 8), act
 
     def forward(self, x):
         return self.down(self.act(self.up(x)))
@@ -133,6 +133,62 @@ class Nested(nn.Module):
 
     def forward(self, x):
         return self.w_out(self.w_in(x))
+
+
+class SquareMLP(Block):
+    """Perceiver's: as wide inside as outside."""
+
+    def __init__(self):
+        super().__init__(F.gelu, hidden=8)
+
+
+class Chunked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = SquareMLP()
+
+    def feed_forward_chunk(self, x):
+        return self.mlp(x)
+
+    def forward(self, x, mask=None):
+        return x + self.feed_forward_chunk(x)
+
+
+def test_a_layer_around_a_square_block_is_not_the_block():
+    model = Chunked()
+    assert [b.name for b in find_blocks(model)] == ["mlp"]
+    assert [c.name for c in nonlin.accelerate(model).changed] == ["mlp"]
+
+
+class LowRank(nn.Module):
+    """Gemma 3n's: a product in two parts, with nothing between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(16, 4, bias=False), nn.Linear(4, 16, bias=False)
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        return x + self.norm(self.right(self.left(x)))
+
+
+class Several(nn.Module):
+    """Gemma 3n's: several streams, each with a product of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.streams = nn.ModuleList([nn.Linear(16, 16) for _ in range(3)])
+
+    def forward(self, x):
+        return sum(stream(x) for stream in self.streams)
+
+
+@pytest.mark.parametrize("other", [LowRank, Several])
+@pytest.mark.parametrize("call", [nonlin.accelerate, lambda m: nonlin.swap(m, "relu")], ids=["accelerate", "swap"])
+def test_products_without_a_function_are_no_block(call, other):
+    model = nn.ModuleDict({"other": other(), "mlp": nn.Sequential(nn.Linear(16, 40), nn.GELU(), nn.Linear(40, 16))})
+    assert [b.name for b in find_blocks(model)] == ["mlp"]
+    assert [c.name for c in call(model).changed] == ["mlp"]
 
 
 @pytest.mark.parametrize(("module", "names"), [

@@ -112,7 +112,8 @@ def _walk(prefix: str, module: nn.Module) -> Iterator[Block]:
             own = [block] if _plausible(module, block, direct) else []
         if not own:
             spread = [p for name, child in children if (p := _only_projection(_join(prefix, name), child, inside))]
-            own = list(_in_order(prefix, module, [*spread, *direct] if len(direct) == 1 and not below else spread))
+            spread = [*spread, *direct] if len(direct) == 1 and not below else spread
+            own = list(_in_order(prefix, module, [*_pair(prefix, module, inside), *spread]))
     yield from own
     yield from below
 
@@ -143,12 +144,20 @@ def _plausible(module: nn.Module, block: Block, direct: list[Projection]) -> boo
         return False  # Mamba, xLSTM: further products of the same values
     if block.gated and any(isinstance(child, _CONVOLUTIONS) for child in module.children()):
         return False  # a gated convolution
-    if not block.gated and block.dim == block.hidden:
-        # Two squares: of one row where their names are numbered, or something stands beside them.
-        a, b = _last(block.up), _last(block.down)
-        numbered = a != b and re.sub(r"\d", "", a) == re.sub(r"\d", "", b)
-        return numbered or bool(_SECOND.search(type(module).__name__)) or _holds_activation(module)
-    return True
+    if isinstance(module, nn.ModuleList) and block.dim == block.hidden:
+        return False  # several of one kind (Gemma 3n)
+    if block.gated or block.dim < block.hidden:
+        return True
+    # Two squares, or one product in two narrow parts (Gemma 3n): a row where their names are numbered, or something
+    # stands beside them.
+    if _numbered(block) or _SECOND.search(type(module).__name__) or _holds_activation(module):
+        return True
+    return named and block.dim > block.hidden
+
+
+def _numbered(block: Block) -> bool:
+    a, b = _last(block.up), _last(block.down)
+    return a != b and re.sub(r"\d", "", a) == re.sub(r"\d", "", b)
 
 
 def _holds_activation(module: nn.Module) -> bool:
@@ -167,12 +176,11 @@ def _only_projection(prefix: str, module: nn.Module, inside: dict[str, list[Bloc
     return own[0] if len(own) == 1 else found[0] if len(found) == 1 else None
 
 
-def _in_order(prefix: str, module: nn.Module, projections: list[Projection]) -> Iterator[Block]:
+def _in_order(prefix: str, module: nn.Module, flat: list[Projection]) -> Iterator[Block]:
     """Yield blocks of projections that follow each other in neighbouring parts, the block being what is around them.
 
     BERT has one in each of two neighbours, CPM-Ant gate and up in one and down beside it.
     """
-    flat = [*_pair(prefix, module), *projections]
     chunked, at = hasattr(module, "feed_forward_chunk") or _feeds(module), 0
     while at < len(flat) - 1:
         sizes = [sizes_of(p) for p in flat[at:at + 3]]
@@ -194,9 +202,11 @@ def _in_order(prefix: str, module: nn.Module, projections: list[Projection]) -> 
             at += 1
 
 
-def _pair(prefix: str, module: nn.Module) -> list[Projection]:
-    """Return gate and up where a part of their own holds both."""
+def _pair(prefix: str, module: nn.Module, inside: dict[str, list[Block]]) -> list[Projection]:
+    """Return gate and up where a part of their own holds both, and is no block itself."""
     for name, child in module.named_children():
+        if inside.get(name):
+            continue
         both = [p for inner, c in child.named_children() if (p := projection_of(f"{_join(prefix, name)}.{inner}", c))]
         if len(both) == 2 and len(list(child.modules())) <= 4 and sizes_of(both[0]) == sizes_of(both[1]) and (
                 _feeds(child) or _feeds(module)):
