@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import nonlin
-from benchmarks.tiny_models import VOCABULARY, build, families
+from benchmarks.tiny_models import VOCABULARY, build, families, needs
 from nonlin.errors import UserError
 from nonlin.patching.anew import roots
 from nonlin.patching.configuration import field, tree
@@ -125,6 +125,8 @@ class Sweep:
     def run(self) -> dict[str, Any]:
         """Do everything; return the row."""
         blocks = find_blocks(self.model)
+        if library := needs(self.model):
+            self.row["needs"] = library
         self.row |= {"class": type(self.model).__name__, "blocks": len(blocks),
                      "runs": None if self.given is None else sorted(self.given)}
         self.config = said(self.model.config)
@@ -263,15 +265,16 @@ def _outcome(row: dict[str, Any], name: str) -> str:
 def page(record: dict[str, Any]) -> str:
     """Return docs/models.md from a record."""
     rows = {k: r for k, r in record["rows"].items() if "left out" not in r}
+    left = {k: r["left out"] for k, r in record["rows"].items() if "left out" in r}
     some = {k: r for k, r in rows.items() if r["blocks"]}
     done = {k: r for k, r in some.items() if r.get("accelerated")}
     text = [
         "# Which models", "",
-        f"Every family of transformers {record['transformers']} whose sizes can be made small by their names was built "
-        f"as a tiny random model. They are {len(rows)} families, {len(some)} of them with feed-forward blocks of "
-        f"matrix products ({len(record['rows']) - len(rows)} more do not shrink that way). Each was accelerated, "
-        "restored, swapped to another activation, saved, loaded, copied, pickled, watched and checked. The outputs "
-        "were compared with the untouched model's: equal, or refused with the reason, nothing else.", "",
+        f"Every family of transformers {record['transformers']} that can be made small was built as a tiny random "
+        f"model. They are {len(rows)} families, {len(some)} of them with feed-forward blocks of matrix products. "
+        f"{len(left)} more were not built, for the reasons at the end. Each model was accelerated, restored, swapped "
+        "to another activation, saved, loaded, copied, pickled, watched and checked. The outputs were compared with "
+        "the untouched model's: equal, or refused with the reason, nothing else.", "",
         f"{len(done)} families are accelerated, {len(some) - len(done)} refused. Made by `python -m "
         "benchmarks.model_sweep`; the slow test `tests/patching/test_every_family.py` runs it again.", "",
         "*swap*: \"written\" is a checkpoint that loads as the swapped function; \"said\" one that loads with the old "
@@ -295,8 +298,22 @@ def page(record: dict[str, Any]) -> str:
     for reason, kinds in sorted(why.items(), key=lambda w: (-len(w[1]), w[0])):
         text.append(f"| {reason} | {', '.join(sorted(kinds))} |")
     none = sorted(k for k, r in rows.items() if not r["blocks"])
-    text += ["", "## Without feed-forward blocks of matrix products", "", ", ".join(none) + "."]
+    text += ["", "## Without feed-forward blocks of matrix products", "",
+             "DBRX has some, its experts, in a form that is not read.", "", "| families |", "| --- |",
+             f"| {', '.join(none)} |", "", "## Not built", "", "| reason | families |", "| --- | --- |"]
+    for reason, kinds in sorted(_by_value(left).items(), key=lambda w: (-len(w[1]), w[0])):
+        text.append(f"| {reason.replace('|', '/')} | {', '.join(kinds)} |")
+    libraries = _by_value({k: r["needs"] for k, r in rows.items() if "needs" in r})
+    text += ["", *(f"Built where {name} is installed: {', '.join(kinds)}." for name, kinds in libraries.items())]
     return "\n".join(text) + "\n"
+
+
+def _by_value(values: dict[str, str]) -> dict[str, list[str]]:
+    """The names of each value, in order."""
+    found: dict[str, list[str]] = collections.defaultdict(list)
+    for name, value in sorted(values.items()):
+        found[value].append(name)
+    return found
 
 
 def _reason(line: str) -> str:
@@ -334,12 +351,13 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     at, step = map(int, given.part.split("/"))
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = read(given.record)["rows"] if given.only and given.record.exists() else {}
     for kind in (given.only or families())[at::step]:
         rows[kind] = sweep(kind)
         if faults(rows[kind]):
             print(kind, faults(rows[kind]), flush=True)
-        given.record.write_text(json.dumps({"transformers": transformers.__version__, "rows": rows}, indent=1) + "\n")
+        record = {"transformers": transformers.__version__, "rows": dict(sorted(rows.items()))}
+        given.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

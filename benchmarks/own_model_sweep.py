@@ -33,22 +33,6 @@ RECORD, PAGE = ROOT / "benchmarks" / "records" / "own-models.json", ROOT / "docs
 ARMS, CONTEXT = ("swiglu", "relu"), 16
 
 
-SPECIAL: dict[str, dict[str, Any]] = {
-    "codegen": {"rotary_dim": 4}, "gptj": {"rotary_dim": 4}, "zaya": {"num_experts_per_tok": 1},
-    "mimo_v2_flash": {"head_dim": 24, "v_head_dim": 16}, "longcat_flash": {"qk_head_dim": 16},
-    "gemma3n_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8, "laurel_rank": 4,
-                     "layer_types": ["sliding_attention", "full_attention"]},
-    "gemma4_unified_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
-    "gemma4_text": {"num_kv_shared_layers": 0, "hidden_size_per_layer_input": 8},
-    "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]}, "mellum": {"num_mtp_layers": 1},
-    "qwen4_exp_text": {"indexer_n_heads": None, "indexer_head_dim": None, "linear_conv_kernel_dim": 4},
-    "musicgen": {"decoder": {"vocab_size": 99, "max_position_embeddings": 64, "num_hidden_layers": 2, "ffn_dim": 56,
-                             "num_attention_heads": 4, "hidden_size": 32, "audio_channels": 1}},
-    "reformer": {"is_decoder": True}, "xmod": {"default_language": "en_XX"},
-    "dbrx": {"attn_config": {"kv_n_heads": 4, "rope_theta": 10000.0, "clip_qkv": 8.0}}}
-"""Fields that a family needs to agree beside the sizes that are made small by their names."""
-
-
 def classes() -> dict[str, str]:
     """Return the causal language model class of each model type."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -56,9 +40,9 @@ def classes() -> dict[str, str]:
     return dict(sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()))
 
 
-def configuration(kind: str) -> tuple[dict[str, Any] | None, str]:
-    """Return (the JSON values of a tiny configuration, "") or (None, why there is none)."""
-    model, why = tiny_models.build(kind, classes()[kind], **SPECIAL.get(kind, {}))
+def configuration(kind: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return (the JSON values of a tiny configuration, the library that it needs) or (None, why there is none)."""
+    model, why = tiny_models.build(kind, classes()[kind])
     if model is None:
         return None, why
     config = model.config
@@ -68,7 +52,7 @@ def configuration(kind: str) -> tuple[dict[str, Any] | None, str]:
             if hasattr(one, name):
                 setattr(one, name, True)
     values = json.loads(json.dumps(config.to_dict(), default=str))
-    return values | {"architectures": [type(model).__name__], "model_type": config.model_type}, ""
+    return values | {"architectures": [type(model).__name__], "model_type": config.model_type}, tiny_models.needs(model)
 
 
 def _steps(found: dict[str, Any], arm: str, row: dict[str, Any]) -> None:
@@ -116,6 +100,7 @@ def sweep(kind: str) -> dict[str, Any]:
         values, why = configuration(kind)
         if values is None:
             return row | {"not built": why}
+        row |= {"needs": why} if why else {}
         request = {"wanted": {"config": values}, "vocabulary": VOCABULARY, "context": CONTEXT, "rows": 8,
                    "match": "params", "seed": 1, "arms": [{"name": arm} for arm in ARMS]}
         try:
@@ -172,6 +157,8 @@ def page(record: dict[str, Any]) -> str:
         for kind, reason in sorted(found.items()):
             by[reason.replace("|", "\\|")].append(kind)
         text += [f"| {', '.join(kinds)} | {reason} |" for reason, kinds in by.items()]
+    if wanting := sorted(kind for kind, row in rows.items() if "needs" in row):
+        text += ["", f"Built where {rows[wanting[0]]['needs']} is installed: {', '.join(wanting)}."]
     return "\n".join(text) + "\n"
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.tiny_fields import FIELDS
 from nonlin.patching.configuration import field, tree
 
 WIDTH, HIDDEN, LAYERS, HEADS, VOCABULARY, LENGTH = 32, 56, 2, 4, 99, 64
@@ -108,6 +109,27 @@ def small_values(cls: Any) -> dict[str, Any]:
     return values
 
 
+def merged(values: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with the others put over them, nested dictionaries field by field."""
+    both = {k: merged(values[k], v) if isinstance(v, dict) and isinstance(values.get(k), dict) else v
+            for k, v in others.items()}
+    return values | both
+
+
+def specified(cls: Any) -> dict[str, Any]:
+    """Return the small values of a configuration class, sub-configurations by the types that the class names."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = small_values(cls)
+    for name, spec in (getattr(cls, "sub_configs_defaults", None) or {}).items():
+        if spec.config_class.__name__ == "AutoConfig" and spec.model_type not in CONFIG_MAPPING:
+            continue  # a backbone that is known to its own family alone
+        kind = CONFIG_MAPPING[spec.model_type] if spec.config_class.__name__ == "AutoConfig" else spec.config_class
+        given = {k: v for k, v in spec.init_kwargs.items() if _rule(k, _RULES) is None}
+        values[name] = {"model_type": spec.model_type} | given | specified(kind)
+    return values
+
+
 def _repaired(cls: Any, values: dict[str, Any]) -> Iterator[Any]:
     """Configurations from the small values, then from fewer of them, as far as the class takes them."""
     drops: list[set[str]] = [set(), {"head_dim"}, {"max_length"}, {"dim", "hidden_dim"}, {"channels", "width"},
@@ -169,6 +191,20 @@ def families() -> list[str]:
     return [kind for kind in sorted(CONFIG_MAPPING_NAMES) if model_class(kind)]
 
 
+def _count(cls: Any, config: Any) -> int:
+    """How many parameters the model has, counted without memory for them where its parts can be made so."""
+    def made() -> int:
+        return sum(p.numel() for p in cls(copy.deepcopy(config)).parameters())
+
+    try:
+        with torch.device("meta"):
+            return made()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta tensor" not in str(error):  # timm reads values while it makes its parts
+            raise
+        return made()
+
+
 def build(kind: str, class_name: str | None = None, **changes: Any) -> tuple[Any, str]:
     """Return (a tiny random model in evaluation mode, "") or (None, why there is none).
 
@@ -184,19 +220,39 @@ def build(kind: str, class_name: str | None = None, **changes: Any) -> tuple[Any
         own, ours = getattr(cls, "config_class", None), CONFIG_MAPPING[kind]
         # A class of the text alone takes the configuration of the text.
         config_class = ours if class_name and own not in getattr(ours, "sub_configs", {}).values() else own or ours
-        values = small_values(config_class) | changes
+        makers = list(_makers(config_class, changes))
     except Exception as error:
-        return None, f"{type(error).__name__}: {error}".splitlines()[0][:160]
-    for make in _repaired(config_class, values):
+        return None, _why(error)
+    for make in makers:
         try:
             config = make()
-            with torch.device("meta"):
-                count = sum(p.numel() for p in cls(copy.deepcopy(config)).parameters())
+            count = _count(cls, config)
             if count > LARGEST:
                 reason = f"{count:,} parameters remain"
                 continue
             torch.manual_seed(0)
             return cls(config).float().eval(), ""
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+            reason = _why(error)
     return None, reason
+
+
+def _makers(config_class: Any, changes: dict[str, Any]) -> Iterator[Any]:
+    """What makes a tiny configuration of a class: from its family's own fields where it has some, else guesses."""
+    fields = FIELDS.get(config_class.model_type, {})
+    by_type = merged(specified(config_class), fields | changes)
+    if not fields:
+        yield from _repaired(config_class, small_values(config_class) | changes)
+    yield lambda: config_class(**copy.deepcopy(by_type))
+
+
+def needs(model: torch.nn.Module) -> str | None:
+    """Return the library beside transformers that a model's parts are of; None where they are of none."""
+    return "timm" if any(type(m).__module__.startswith("timm.") for m in model.modules()) else None
+
+
+def _why(error: Exception) -> str:
+    """An error in one line; of a library that is missing, its name."""
+    text = " ".join(str(error).split())
+    needs = re.search(r"requires the (\S+) library", text)
+    return f"needs {needs[1]}, which is not installed" if needs else f"{type(error).__name__}: {text}"[:200]
