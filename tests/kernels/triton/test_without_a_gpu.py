@@ -94,7 +94,7 @@ def test_the_text_counts_in_no_64_bits_and_types_no_mathematics_again(name):
     compile(text, name, "exec")
     assert "int64" not in text and "float64" not in text  # which are for tiles.py to decide, by constants
     assert not re.search(r"tl\.(exp|log|sqrt|erf|sigmoid|cos|sin)", text)
-    assert set(re.findall(r"import (\S+)", text)) == {"triton", "triton.language", "math", "tiles"}
+    assert set(re.findall(r"import (\S+)", text)) == {"triton", "triton.language", "arithmetic", "math", "tiles"}
 
 
 def test_nothing_of_a_users_text_reaches_the_module():
@@ -137,7 +137,9 @@ def facts(ptx):
     return {"spills": int(re.search(r"(\\d+) bytes spill stores", told)[1]),
             "registers": int(re.search(r"Used (\\d+) registers", told)[1]),
             "arithmetic64": re.findall(r"\\b(?:mul|mad|add|sub|div|rem|mul.lo|mad.lo)\\.[su]64", ptx),
-            "double": len(re.findall(r"\\.f64", ptx)), "local": ptx.count(".local"),
+            "double": len(re.findall(r"\\.f64", ptx)), "rounds": ptx.count("cvt.rn.bf16x2.f32"),
+            "powers": re.findall(r"ex2[a-z0-9.]*", ptx), "divisions": re.findall(r"(?:div|rcp)\\.[a-z0-9.]*", ptx),
+            "local": ptx.count(".local"),
             "memory": re.findall(r"((?:ld|st)\\.global\\S*)\\s[^;]*", ptx)}
 
 for line in sys.stdin:
@@ -194,6 +196,9 @@ def test_the_other_kinds_compile(tmp_path):
     plain, wide, pairs, both, single, half, double, users = _compiled(calls, tmp_path)
     assert plain["memory"] == ["ld.global.v4.b32", "ld.global.v4.b32", "st.global.v4.b32"]
     assert wide["arithmetic64"] and wide["memory"] == plain["memory"]
+    # Eight numbers a thread: two are rounded at once, exp2 and the reciprocal are one instruction each.
+    assert plain["rounds"] == 4, "LLVM rounds number by number before a choice"
+    assert plain["powers"] == ["ex2.approx.ftz.f32"] * 8 and plain["divisions"] == ["rcp.approx.ftz.f32"] * 8
     for made in (plain, pairs, both, single, half, double, users):
         assert not made["arithmetic64"] and made["spills"] == made["local"] == 0
     # Gate and up alternate: read in two runs of 16 bytes a thread, in place of sixteen reads of 2.

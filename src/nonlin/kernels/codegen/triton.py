@@ -1,8 +1,9 @@
 """Print a definition as a Python module of Triton kernels: value, all derivatives together, and two loops.
 
-emitter.py turns the formula into statements; this module prints them for Triton. The primitives are in triton/math.py,
-the loops in triton/tiles.py, both by hand, once. The text comes from the symbolic tree alone: of a user's formula only
-its numbers reach it, printed from their values. Needs neither torch nor Triton.
+emitter.py turns the formula into statements; this module prints them for Triton. Written by hand, once, are the
+primitives (triton/math.py), their arithmetic (triton/arithmetic.py) and the loops (triton/tiles.py). The text comes
+from the symbolic tree alone: of a user's formula only its numbers reach it, printed from their values. Needs neither
+torch nor Triton.
 """
 
 import dataclasses
@@ -36,23 +37,23 @@ class _Triton(emitter.Emitter):
         return literal  # named, it would become a float32
 
     def quotient(self, a: str, b: str) -> str:
-        return f"m.divide({a}, {b}, KIND)"
+        return f"a.divide({a}, {b}, KIND)"
 
     def root(self, a: str) -> str:
-        return f"m.root({a}, KIND)"
+        return f"a.root({a}, KIND)"
 
     def tile(self, a: Value) -> str:
         """Return a name of the value as a tile: a function of a plain number may round it to float32."""
         return a.name if a.number is None else self.emit(f"tl.full(x0.shape, {a.name}, x0.dtype)")
 
     def chosen(self, name: str, a: Value, b: Value) -> str:
-        return f"m.{'larger' if name == 'max' else 'smaller'}({self.tile(a)}, {self.tile(b)})"
+        return f"a.{'larger' if name == 'max' else 'smaller'}({self.tile(a)}, {self.tile(b)})"
 
     def helper(self, name: str, *arguments: str) -> str:
-        return f"m.{super().helper(name, *arguments)}"
+        return f"a.{super().helper(name, *arguments)}"
 
     def compensated_sum(self, value: str, low: str) -> str:
-        return f"m.settled({value}, {low}, KIND)"
+        return f"a.settled({value}, {low}, KIND)"
 
     def primitive(self, name: str, a: Value, low: str | None) -> str:
         return f"m.{'absolute' if name == 'abs' else name}({self.tile(a)}, {low}, KIND)"
@@ -63,7 +64,7 @@ class _Triton(emitter.Emitter):
 
     def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
         # C++ detects such lanes and recomputes them in double.
-        return dataclasses.replace(value, name=self.emit(f"m.within_range({value.name}, {other().name})"))
+        return dataclasses.replace(value, name=self.emit(f"a.within_range({value.name}, {other().name})"))
 
     def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
         if term.is_number and not term.has(sympy.Function):
@@ -71,7 +72,7 @@ class _Triton(emitter.Emitter):
         if _never_new_nan(term):
             return text
         whole = self.emit(" & ".join(f"({name} == {name})" for name in variables))
-        return f"m.mended({text}, {whole})"
+        return f"a.mended({text}, {whole})"
 
 
 def _number(x: float) -> str:
@@ -93,6 +94,7 @@ _MODULE = '''# Triton kernels, made by nonlin.kernels.codegen.triton.
 import triton
 import triton.language as tl
 
+from nonlin.kernels.triton import arithmetic as a
 from nonlin.kernels.triton import math as m
 from nonlin.kernels.triton import tiles as loops
 
@@ -115,7 +117,7 @@ def forward({inputs}, {learned}y, rows, columns, {input_steps}, KIND: tl.constex
     row, column = loops.tile_rows(WIDE, ROW_AXIS, ROWS), loops.tile_columns(WIDE, ROW_AXIS, COLUMNS)
     inside = (row < rows) & (column < columns)
     {load}
-    loops.store(y, row, column, columns, 1, inside, value({numbers}, KIND))
+    loops.store(y, row, column, columns, 1, inside, value({numbers}, KIND), KIND)
 
 
 @triton.jit
@@ -130,7 +132,7 @@ def backward({inputs}, {learned}g, {gradients}, y, sums, rows, columns, {input_s
     {results}, again = slopes({numbers}, KIND)
     {store}
     if VALUE:
-        loops.store(y, row, column, columns, 1, inside, again)
+        loops.store(y, row, column, columns, 1, inside, again, KIND)
 '''
 _TILE = "WIDE, {pairs}, ROW_AXIS, ROWS, COLUMNS)"
 
@@ -163,8 +165,8 @@ def module(definition: Definition) -> str:
             *(f"q{k} = loops.wide(tl.load(p{k}), KIND)" for k in range(len(learned)))]),
         store="\n    ".join([
             _paired("PAIRS_OUT", "loops.store_pair(d0, row, rows, columns, d0_row, upstream * r0, upstream * r1,"
-                    f"\n                         {_TILE}",
-                    [f"loops.store(d{k}, row, column, d{k}_row, d{k}_column, inside, upstream * r{k})"
+                    f"\n                         KIND, {_TILE}",
+                    [f"loops.store(d{k}, row, column, d{k}_row, d{k}_column, inside, upstream * r{k}, KIND)"
                      for k in range(count)]),
             *(f"loops.add_up(sums, {k}, upstream * r{count + k}, inside, ROW_AXIS)" for k in range(len(learned)))]))
 

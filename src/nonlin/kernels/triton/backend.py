@@ -141,25 +141,22 @@ class Launch:
         return self.grid[0] * self.grid[1]
 
 
-def launch(rows: int, columns: int, steps: Sequence[tuple[int, int]], block: int | None = None) -> Launch:
+def launch(rows: int, columns: int, steps: Sequence[tuple[int, int]]) -> Launch:
     """Return the launch for operands of ``rows`` x ``columns`` elements with these (row, column) strides.
-
-    A program has ``block`` elements, by default _BLOCK.
 
     Offsets have 64 bits if any operand's last element, or a masked element past its end, needs more than 31.
 
     >>> launch(1, 4096, [(0, 1)]).wide, launch(1, 2**31, [(0, 1)]).wide, launch(70000, 40000, [(65536, 1)]).wide
     (False, True, True)
     """
-    block = block or _BLOCK
     # At least a number for each thread: what two threads read, one may have written over where gradients are in place.
     least = 32 * _OPTIONS["num_warps"] if rows == 1 else 1
-    across = min(block, max(least, 1 << max(columns - 1, 0).bit_length()))
-    tile = (1 if rows == 1 else block // across, across)
+    across = min(_BLOCK, max(least, 1 << max(columns - 1, 0).bit_length()))
+    tile = (1 if rows == 1 else _BLOCK // across, across)
     down, over = -(-rows // tile[0]), -(-columns // tile[1])
     row_axis = 1 if down <= _SECOND_AXIS else 0
     farthest = max((rows - 1) * row + (columns - 1) * column for row, column in [*steps, (columns, 1)])
-    wide = farthest + 2 * block >= 2**31
+    wide = farthest + 2 * _BLOCK >= 2**31
     return Launch(rows, columns, tile, (over, down) if row_axis else (down, over), row_axis, wide)
 
 
@@ -183,7 +180,7 @@ def _on(device: torch.device) -> Any:
     return torch.cuda.device(device)
 
 
-def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor], block: int | None = None
+def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor]
               ) -> tuple[Sequence[Tensor], Launch, Any]:
     """Return the tensors to read (copied if they have too many strides), the launch, and all strides."""
     found = operands.layout(shape, [*read, *made])
@@ -193,7 +190,7 @@ def _laid_out(shape: torch.Size, read: Sequence[Tensor], made: Sequence[Tensor],
         if found is None:
             raise AssertionError("outputs of the kernels have at most two strides")
     rows, columns, steps = found
-    return read, launch(rows, columns, steps, block), steps
+    return read, launch(rows, columns, steps), steps
 
 
 def forward_again(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor], over: bool = False
@@ -226,8 +223,7 @@ def forward(kernel: Kernel, inputs: Sequence[Tensor], parameters: Sequence[Tenso
         over, told = False, None
     out = inputs[0] if over else inputs[0].new_empty(shape)
     if out.numel():
-        # Two runs of 16 bytes a thread are faster where numbers are small: forward alone (an H200, docs/log.md).
-        read, cut, steps = _laid_out(shape, inputs, [out], 2 * _BLOCK if out.dtype in _HALF else None)
+        read, cut, steps = _laid_out(shape, inputs, [out])
         pairs = _pairs(read, steps[:count])
         tail = (cut.rows, cut.columns, *_flat(steps[:count]), kernel.kind(out.dtype), cut.wide, pairs, *cut.tiles)
         with _on(out.device):

@@ -5,7 +5,7 @@ low part is the argument's rounding-error term (double-single); None if the argu
 
 The exact kind uses correctly rounded operations alone (sums, products, fused multiply-adds, true division): Triton's
 interpreter computes the same bits as a GPU, so its accuracy tests hold there. The fast kind uses the GPU's approximate
-exp2 and division, at most two float32 ulp by the manual. A 16-bit ulp is 8192 (float16) or 65536 (bfloat16) times as
+exp2 and reciprocal, at most two float32 ulp by the manual. A 16-bit ulp is 8192 (float16) or 65536 (bfloat16) times as
 large.
 """
 
@@ -13,103 +13,7 @@ import triton
 import triton.language as tl
 
 from nonlin.kernels.triton import math64 as d
-
-
-@triton.jit
-def product_error(a, b, product):
-    """Two-product: a * b - product exactly, for product = fl(a * b)."""
-    return tl.fma(a, b, -product)
-
-
-@triton.jit
-def sum_error(a, b, total):
-    """Two-sum (Knuth): a + b - total exactly, for total = fl(a + b)."""
-    t = total - a
-    return (a - (total - t)) + (b - t)
-
-
-@triton.jit
-def remainder(a, b, quotient):
-    """a - quotient * b exactly, for quotient = fl(a / b)."""
-    return tl.fma(-quotient, b, a)
-
-
-@triton.jit
-def within_range(value, other):
-    """Return the value, or the other if it is infinite."""
-    return tl.where(tl.abs(value) == float("inf"), other, value)
-
-
-@triton.jit
-def low_of(taken, a, a_low, b_low):
-    """Return the error term of the selected one of two."""
-    return tl.where(taken == a, a_low, b_low)
-
-
-@triton.jit
-def settled(value, low, KIND: tl.constexpr):
-    """Add a long product's error term, if results are exact."""
-    if KIND == 1:
-        return tl.where(low == low, value + low, value)
-    else:
-        return value
-
-
-@triton.jit
-def mended(term, whole):
-    """NaN guard: 0 for a nan without a nan input, which is 0 times infinity far from the origin; the limit is 0."""
-    return tl.where((term != term) & whole, 0.0, term)
-
-
-@triton.jit
-def bounded(low):
-    # Never nan: an infinite or clamped argument has no meaningful error term.
-    return tl.where(tl.abs(low) < 0.0078125, low, 0.0)
-
-
-@triton.jit
-def plus(a, low, KIND: tl.constexpr):
-    if low is None:
-        return a
-    elif KIND == 1:
-        return a + bounded(low)
-    else:
-        return a
-
-
-@triton.jit
-def signed_like(low, x):
-    return tl.where(x < 0, -bounded(low), bounded(low))
-
-
-@triton.jit
-def divide(a, b, KIND: tl.constexpr):
-    """a / b, correctly rounded except in the fast kind."""
-    if KIND == 1:
-        return tl.div_rn(a, b)
-    else:
-        return a / b
-
-
-@triton.jit
-def root(a, KIND: tl.constexpr):
-    """The correctly rounded square root."""
-    if KIND == 2:
-        return tl.sqrt(a)
-    else:
-        return tl.sqrt_rn(a)
-
-
-@triton.jit
-def larger(a, b):
-    """The larger of two; nan if either is nan."""
-    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def smaller(a, b):
-    """The smaller of two; a nan in either stays."""
-    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+from nonlin.kernels.triton.arithmetic import PTX, divide, larger, plus, product_error, ptx, signed_like, smaller
 
 
 @triton.jit
@@ -143,38 +47,57 @@ def exp_exact(x, low, KIND: tl.constexpr):
 
 
 @triton.jit
-def exp_fast(x):
-    """exp(x) in float32 for -104 <= x or nan: the square of a power of 2, which is never subnormal."""
-    half = x * 0.7213475108146667  # log2(e) / 2, in two parts
-    low = tl.fma(x, 9.629814955633087e-09, tl.fma(x, 0.7213475108146667, -half))
-    e = tl.exp2(half)
-    return e * tl.fma(e, low * 1.3862943611198906, e)
+def exp2_normal(x):
+    """2^x in float32 for results that are 0 or not subnormal: without the scaling that subnormal ones need."""
+    if PTX:
+        return ptx("ex2.approx.ftz.f32 $0, $1;", x)
+    else:
+        return tl.exp2(x)
 
 
 @triton.jit
-def exp_core(x, low, KIND: tl.constexpr):
-    """exp(x + low) in float32 for -104 <= x <= 89 or nan, and its last rounding's error term."""
+def exp_fast(x):
+    """exp(x) in float32, relative error 1e-5: the square of a power of 2, which is never subnormal.
+
+    The argument's rounding moves the result by |x| / 2^24 of itself, which far tails alone feel.
+    """
+    e = exp2_normal(x * 0.7213475108146667)  # log2(e) / 2
+    return e * e
+
+
+@triton.jit
+def reciprocal(x, KIND: tl.constexpr):
+    """1 / x for 1 <= x <= 2^100 or nan, correctly rounded in the exact kind."""
     if KIND == 1:
-        return exp_exact(x, low, KIND)
+        return tl.div_rn(1.0, x)
+    elif KIND == 2:
+        return 1.0 / x
     else:
-        return exp_fast(x), 0.0
+        if PTX:
+            return ptx("rcp.approx.ftz.f32 $0, $1;", x)
+        else:
+            return 1.0 / x
 
 
 @triton.jit
 def decay(x, low, KIND: tl.constexpr):
-    """exp(-|x + low|) in float32, and its last rounding's error term."""
-    if low is None:  # passed on, never returned: Triton before 3.7 cannot return None
-        return exp_core(larger(-tl.abs(x), -104.0), None, KIND)
+    """exp(-|x + low|) in float32, and its last rounding's error term; the fast kind leaves out both low parts."""
+    if KIND == 0:
+        return exp_fast(-tl.abs(x)), 0.0
+    elif low is None:  # passed on, never returned: Triton before 3.7 cannot return None
+        return exp_exact(larger(-tl.abs(x), -104.0), None, KIND)
     else:
-        return exp_core(larger(-tl.abs(x), -104.0), -signed_like(low, x), KIND)
+        return exp_exact(larger(-tl.abs(x), -104.0), -signed_like(low, x), KIND)
 
 
 @triton.jit
 def exp(x, low, KIND: tl.constexpr):
     if KIND == 2:
         return tl.exp(x)
+    elif KIND == 0:
+        return exp_fast(x)
     else:
-        z, _ = exp_core(smaller(larger(x, -104.0), 89.0), low, KIND)
+        z, _ = exp_exact(smaller(larger(x, -104.0), 89.0), low, KIND)
         return z
 
 
@@ -203,7 +126,7 @@ def sigmoids(x, low, KIND: tl.constexpr):
     else:
         z, lost = decay(x, low, KIND)
         whole = 1.0 + z
-        large = divide(1.0, whole, KIND)
+        large = reciprocal(whole, KIND)
         small = z * large
         if KIND == 1:
             # Error terms of exp, the sum, the division and the product.
@@ -227,9 +150,12 @@ def tanh(x, low, KIND: tl.constexpr):
         p = tl.fma(p, s, -3.33332819422e-1)
         p = plus(p * s * x, low, KIND) + x
         # 1 - 2z / (1 + z) for z = exp(-2|x|).
-        z, lost = exp_core(larger(-(a + a), -104.0), None, KIND)
+        z, lost = decay(a + a, None, KIND)
         whole = 1.0 + z
-        q = divide(z + z, whole, KIND)
+        if KIND == 1:  # noqa: SIM108 - a compile-time choice
+            q = tl.div_rn(z + z, whole)
+        else:
+            q = (z + z) * reciprocal(whole, KIND)
         large = 1.0 - q
         if KIND == 1:
             rest = tl.fma(-q, (z - (whole - 1.0)) + lost, tl.fma(-q, whole, z + z)) + (lost + lost)
@@ -345,9 +271,9 @@ def gauss(a, low, KIND: tl.constexpr):
             rest = product_error(a, a, square) * -0.5
             if low is not None:
                 rest = tl.fma(-a, low, rest)
-            z, _ = exp_core(larger(square * -0.5, -104.0), rest, KIND)
+            z, _ = exp_exact(larger(square * -0.5, -104.0), rest, KIND)
         else:
-            z, _ = exp_core(larger(square * -0.5, -104.0), None, KIND)
+            z = exp_fast(square * -0.5)
         return z
 
 
@@ -366,7 +292,7 @@ def tail_ratio(a, KIND: tl.constexpr):
     A minimax fit of degree 11, relative error 7e-9.
     """
     whole = tl.fma(a, 0.45, 1.0)
-    t = divide(1.0, whole, KIND)
+    t = reciprocal(whole, KIND)
     s = t - 0.375
     p = tl.fma(s, -0.04462641477584839, 0.10255611687898636)
     p = tl.fma(p, s, -0.050445329397916794)

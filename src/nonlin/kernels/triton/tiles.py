@@ -8,6 +8,8 @@ loaded together; 1: the first is in front, 2: the second.
 import triton
 import triton.language as tl
 
+from nonlin.kernels.triton.arithmetic import PTX, ptx
+
 
 @triton.jit
 def tile_rows(WIDE: tl.constexpr, ROW_AXIS: tl.constexpr, ROWS: tl.constexpr):
@@ -40,9 +42,21 @@ def load(pointer, row, column, row_step, column_step, inside, KIND: tl.constexpr
 
 
 @triton.jit
-def store(pointer, row, column, row_step, column_step, inside, value):
+def rounded(value, like: tl.constexpr, KIND: tl.constexpr):
+    """Convert to the stored type.
+
+    LLVM would round before it chooses between two values, number by number. After a choice two are rounded at once.
+    The exact kind is left to LLVM: its large kernels would need more registers than there are.
+    """
+    if KIND == 0 and PTX:
+        value = ptx("mov.b32 $0, $1;", value)
+    return value.to(like)
+
+
+@triton.jit
+def store(pointer, row, column, row_step, column_step, inside, value, KIND: tl.constexpr):
     place = pointer + (row * row_step + column * column_step)
-    tl.store(place, value.to(pointer.dtype.element_ty), mask=inside)
+    tl.store(place, rounded(value, pointer.dtype.element_ty, KIND), mask=inside)
 
 
 @triton.jit
@@ -60,15 +74,15 @@ def load_pair(pointer, row, rows, columns, row_step, KIND: tl.constexpr, WIDE: t
 
 
 @triton.jit
-def store_pair(pointer, row, rows, columns, row_step, first, second, WIDE: tl.constexpr, PAIRS: tl.constexpr,
-               ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def store_pair(pointer, row, rows, columns, row_step, first, second, KIND: tl.constexpr, WIDE: tl.constexpr,
+               PAIRS: tl.constexpr, ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     column = tile_columns(WIDE, ROW_AXIS, 2 * COLUMNS)
     inside = (row < rows) & (column < 2 * columns)
     kind = pointer.dtype.element_ty
-    if PAIRS == 1:  # noqa: SIM108 - a compile-time choice
-        both = tl.join(first.to(kind), second.to(kind))
+    if PAIRS == 1:
+        both = tl.join(rounded(first, kind, KIND), rounded(second, kind, KIND))
     else:
-        both = tl.join(second.to(kind), first.to(kind))
+        both = tl.join(rounded(second, kind, KIND), rounded(first, kind, KIND))
     tl.store(pointer + (row * row_step + column), tl.reshape(both, (ROWS, 2 * COLUMNS)), mask=inside)
 
 
