@@ -135,7 +135,7 @@ def packed(which: str | Definition) -> Callable[..., Tensor]:
 
 @functools.lru_cache(maxsize=1024)
 def _packed(definition: Definition) -> Callable[..., Tensor]:
-    return _named(_packed_general(definition), definition, _PACKED)
+    return _named(fast_path.shortened_packed(definition, _packed_general(definition)), definition, _PACKED)
 
 
 def _packed_general(definition: Definition) -> Callable[..., Tensor]:

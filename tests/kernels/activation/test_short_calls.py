@@ -200,7 +200,7 @@ def test_torch_is_asked_once_and_a_mode_at_that_time_changes_no_answer():
 
 def test_tensors_elsewhere_compile_no_kernel_for_the_processor(monkeypatch):
     asked = []
-    monkeypatch.setattr(cpu_backend, "functions", lambda *about: asked.append(about))
+    monkeypatch.setattr(cpu_backend, "entry", lambda *about: asked.append(about))
     call = functional.activation(define("elsewhere", "x*sigmoid(5*x)"))
     assert call(torch.ones(3, device="meta")).shape == (3,) and not asked
     call(torch.ones(3))

@@ -49,7 +49,7 @@ class _Direct(torch.autograd.Function):
 
 
 class _Short(torch.autograd.Function):
-    """The same for plain contiguous numbers. Both passes run in C (cpu/call.h), which brings the forward one."""
+    """The same for plain numbers of one shape. Both passes run in C (cpu/call.h), which brings the forward one."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -57,6 +57,18 @@ class _Short(torch.autograd.Function):
         if not _compiling() and (made := short.gradients(*gradients, *saved)) is not None:
             return made
         return None, *ops.gradients(serialize(short.definition), *gradients, list(saved))
+
+
+class _ShortPacked(torch.autograd.Function):
+    """The same for gate and up in one tensor, in C (cpu/packed.h)."""
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        short, order, (x,) = ctx.short, ctx.order, ctx.saved_tensors  # read once
+        if not _compiling() and (made := short.packed_gradients(*gradients, order, x)) is not None:
+            return made
+        ways = bool(order & 2), bool(order & 1)
+        return None, None, *ops.packed_gradients(serialize(short.definition), *gradients, [x], ways)
 
 
 class _Packed(torch.autograd.Function):
@@ -79,6 +91,7 @@ class _Packed(torch.autograd.Function):
 # Past Function.apply, which looks for transforms of torch.func: who calls this has.
 _record_direct: Any = super(torch.autograd.Function, _Direct).apply
 _record = super(torch.autograd.Function, _Short).apply
+_record_packed = super(torch.autograd.Function, _ShortPacked).apply
 
 
 def apply(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
@@ -168,39 +181,56 @@ def _catalog() -> Any:
     known = catalog.watch({
         "tensor": Tensor, "parameter": nn.Parameter, "recording": torch.is_grad_enabled,
         "batched": torch._C._functorch.is_legacy_batchedtensor, "modes": _listening, "functions": _functions,
-        "transforms": _transforms, "traced": _traced, "forward_ad": vars(forward_ad), **addresses})
+        "transforms": _transforms, "traced": _traced, "forward_ad": vars(forward_ad),
+        "threads": torch.get_num_threads, "parallel": cpu.parallel(), **addresses})
     with _disable_current_modes(), torch._C.DisableTorchFunction():  # the answer is remembered
         probe = torch.empty(2, 3, dtype=torch.float64, device="cpu")
         if not known or catalog.look(probe) != (6, 7, probe.data_ptr()):
             return None
-    made: Any = _Short
-    made.forward = staticmethod(catalog.saved)
-    made._backward_cls.apply = _Short.backward  # torch's would look whether it has to call backward or vjp
+    for function, forward in ((_Short, catalog.saved), (_ShortPacked, catalog.saved_packed)):
+        made: Any = function
+        made.forward = staticmethod(forward)
+        made._backward_cls.apply = function.backward  # torch's would look whether it has to call backward or vjp
     return catalog
 
 
-def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return ``general``, but plain contiguous numbers are computed at once, and their gradient recorded, all in C.
+def _serving(short: Any, definition: Definition) -> Callable[[Any], bool]:
+    """Return the function that lets ``short`` serve the dtype of a tensor; it answers whether that is new."""
+    asked: set[torch.dtype] = set()
 
-    Learnable parameters are single numbers; then at most PIECE elements take this way.
+    def serves(x: Any) -> bool:
+        # The set comes last: a compiler that reads it compiles anew when it grows.
+        if _compiling() or type(x) not in (Tensor, nn.Parameter) or not x.is_cpu or x.dtype in asked:
+            return False
+        asked.add(x.dtype)
+        if (entry := cpu.entry(definition, x.dtype)) is None:
+            return False
+        short.serve(_NUMBERS[x.dtype], *entry)
+        return True
+
+    return serves
+
+
+def _short(catalog: Any, definition: Definition, record: Any) -> Any:
+    learned = definition.parameters
+    return catalog.Short(len(definition.variables), tuple(q.name for q in learned),
+                         tuple(float(q.initial) for q in learned), record, definition)
+
+
+def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``general``, but plain numbers of one shape are computed at once, and their gradient recorded, all in C.
+
+    Learnable parameters are single numbers.
     """
     if (catalog := _catalog()) is None:
         return general
-    learned = definition.parameters
-    short = catalog.Short(len(definition.variables), tuple(q.name for q in learned),
-                          tuple(float(q.initial) for q in learned), _record, definition)
-    asked: set[torch.dtype] = set()
+    short = _short(catalog, definition, _record)
+    serves = _serving(short, definition)
 
     def learning(*inputs: Any, **parameters: Any) -> Tensor:
         """Serve one more dtype, where there is one; else the general way."""
-        x = inputs[0] if inputs else None
-        # The set comes last: a compiler that reads it compiles anew when it grows.
-        if not _compiling() and type(x) in (Tensor, nn.Parameter) and x.is_cpu and x.dtype not in asked:
-            asked.add(x.dtype)
-            if (functions := cpu.functions(definition, x.dtype)) is not None:
-                short.serve(_NUMBERS[x.dtype], *functions)
-                if (made := short(*inputs, **parameters)) is not None:
-                    return made
+        if serves(inputs[0] if inputs else None) and (made := short(*inputs, **parameters)) is not None:
+            return made
         return general(*inputs, **parameters)
 
     def one(x: Any = None, *rest: Any, **parameters: Any) -> Tensor:
@@ -218,4 +248,22 @@ def shortened(definition: Definition, general: Callable[..., Tensor]) -> Callabl
             return learning(*inputs, **parameters)
         return made
 
-    return more if learned else one if len(definition.variables) == 1 else two
+    return more if definition.parameters else one if len(definition.variables) == 1 else two
+
+
+def shortened_packed(definition: Definition, general: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``general``, of (x, layout, first), but plain numbers are computed as by :func:`shortened`."""
+    if (catalog := _catalog()) is None or definition.parameters:
+        return general
+    short = _short(catalog, definition, _record_packed)
+    serves = _serving(short, definition)
+
+    def call(x: Any = None, layout: Any = "concatenated", first: Any = "gate", **parameters: Any) -> Tensor:
+        if parameters or _compiling() or layout not in ("concatenated", "interleaved") or first not in ("gate", "up"):
+            return general(x, layout, first, **parameters)
+        order = 2 * (layout == "interleaved") + (first == "up")
+        if (made := short.packed(x, order)) is None and serves(x):
+            made = short.packed(x, order)
+        return general(x, layout, first) if made is None else made
+
+    return call

@@ -178,14 +178,19 @@ def _shared(definition: Definition, dtype: torch.dtype) -> tuple[Callable[..., N
     return shared_value, shared_derivatives
 
 
-def functions(definition: Definition, dtype: torch.dtype) -> tuple[int, int, Any, Any] | None:
-    """Return the addresses of the value's and the derivatives' functions, then their shared calls, or None."""
-    (kernel, _), shared = find(definition), _shared(definition, dtype)
-    if kernel is None or shared is None:
+def functions(definition: Definition, dtype: torch.dtype) -> tuple[int, int] | None:
+    """Return the addresses of the value's and the derivatives' functions, or None where no kernel serves."""
+    kernel, _ = find(definition)
+    if kernel is None or dtype not in CODES:
         return None
     code = CODES[dtype]
-    return (kernel.library.nl_function(kernel.entry, code), kernel.library.nl_slopes_function(kernel.entry, code),
-            *shared)
+    return kernel.library.nl_function(kernel.entry, code), kernel.library.nl_slopes_function(kernel.entry, code)
+
+
+def entry(definition: Definition, dtype: torch.dtype) -> tuple[int, int] | None:
+    """Return the dtype's place in the kernel's entry and the entry's address, or None where no kernel serves."""
+    kernel, _ = find(definition)
+    return None if kernel is None or dtype not in CODES else (CODES[dtype], kernel.entry)
 
 
 @functools.cache

@@ -7,6 +7,7 @@
 #include "driver.h"
 #if defined(NL_PYTHON)
 #include "block.h"
+#include "packed.h"
 #endif
 
 extern "C" {
@@ -65,6 +66,7 @@ static PyMethodDef methods[] = {{"call", method(call), METH_FASTCALL, nullptr},
                                 {"call_slopes", method(call_slopes), METH_FASTCALL, nullptr},
                                 {"watch", watch, METH_O, nullptr}, {"look", look, METH_O, nullptr},
                                 {"saved", method(saved), METH_FASTCALL, nullptr},
+                                {"saved_packed", method(saved_packed), METH_FASTCALL, nullptr},
                                 {"fit", method(fit), METH_FASTCALL, nullptr},
                                 {"projections", method(projections), METH_FASTCALL, nullptr}, {}};
 static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_catalog", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
