@@ -20,8 +20,8 @@ compiled arm once, so that torch.compile's cache on disk is full when the measur
 --clock processor counts this process's own time, which other work beside it changes little: for one thread.
 
 Passes: forward; backward (gradients by the inputs and the activation again, from the gradient and the inputs);
-both (forward, then autograd's backward); small (a call on 64 numbers; "small both" with its gradient). --merge
-prints the rows of earlier --json files as one table.
+both (forward, then autograd's backward); small (a call on 64 numbers; "small both" with its gradient); small packed
+(gate and up in one tensor; "small packed both"). --merge prints the rows of earlier --json files as one table.
 """
 
 import argparse
@@ -91,12 +91,18 @@ def backward_of(function):
 def arms(name, which, inputs, gradient, compile_too):
     """Return {arm: function of nothing} for one row; learnable parameters, where there are any, learn in every arm."""
     eager, own, definition = EAGER[name], functional.activation(name), get(name)
+    if "packed" in which:
+        own, apart = functional.packed(name), eager
+        inputs = [torch.cat(inputs, -1)]
+
+        def eager(x):
+            return apart(*x.chunk(2, -1))
     # torch's in the dtype of the inputs, as a model in that dtype has them; ours keep their precision.
     learned = [torch.full((1,), q.initial) for q in definition.parameters]
     theirs = [*inputs, *(q.to(gradient.dtype) for q in learned)]
     named = {q.name: tensor for q, tensor in zip(definition.parameters, learned, strict=True)}
     fast = torch.compile(eager, dynamic=False)
-    if which in ("forward", "small"):
+    if which in ("forward", "small", "small packed"):
         made = {"eager": lambda: eager(*theirs), "compile": lambda: fast(*theirs),
                 "nonlin": lambda: own(*inputs, **named)}
     elif which == "backward":
@@ -237,7 +243,7 @@ def main():
     rows = json.loads(options.json.read_text())["rows"] if options.json and options.json.exists() else []
     known = {(r["activation"], r["dtype"], r["pass"]) for r in rows}
     wanted = [(name, dtype, each) for name in which for dtype in options.dtypes.split(",")
-              for each in options.passes.split(",")]
+              for each in options.passes.split(",") if "packed" not in each or get(name).gated]
     left, end = [key for key in wanted if key not in known], time.perf_counter() + 60 * options.minutes
     while left and time.perf_counter() < end:
         name, dtype, each = left.pop(0)

@@ -1,5 +1,5 @@
 // A call of an activation on plain tensors of the CPU, in C, of whatever strides: one input, gate and up, or both in one
-// tensor. What needs more takes the general way.
+// tensor. Other calls take the general way.
 #pragma once
 #include "tensors.h"
 

@@ -1,5 +1,5 @@
-// A tensor of torch as memory: its numbers, sizes and strides, asked in C. What torch is asked about a tensor, and for a
-// new one, costs more in Python than a small kernel.
+// A tensor of torch as memory: its numbers, sizes and strides, asked in C. In Python these questions, and a new
+// tensor, cost more than a small kernel.
 //
 // Nothing of torch is linked. Its C interface (aoti_torch_...), which is stable from version to version, and three
 // functions in C++ are found by name in the libraries that the process has loaded; `watch` binds them. Everything takes
