@@ -18,10 +18,16 @@ _HEADER_BYTES = 100 << 20  # safetensors' own limit
 _SIZE = re.compile(r"(^|_)(num|n)_|size$|(^|_)dim$|^d_|layers?$|heads?$|_rank$|^n(embd|layer|head|inner)$|experts$|"
                    r"^hidden$|^vocabulary$|^depth$")
 _NO_LIMIT = re.compile(r"position|context|length|window|token|sample|frame|patch|chunk|bins|frequency|rate|image|step")
-_LAYERS = re.compile(r"(^|_)(layers?|depth)$|^n_?layers?$|num_(hidden_)?layers$")
+# "per layer" ends the name of any size, so such a name says no number of layers.
+_LAYERS = re.compile(r"(^|(?<!per)_)(layers?|depths?)($|_per_)|^n_?layers?$|num_(hidden_)?layers$")
 _LARGEST = 1 << 40
-# Transformers makes an object of each, before anything else looks at a configuration.
-_MOST = ((re.compile(r"^num_labels$"), 1_000_000), (_LAYERS, 10_000))
+_COUNT = re.compile(r"(^|_)(num|n)(_|$)")
+# Lengths, data and tables: published models have millions, and nothing is made of each.
+_UNCOUNTED = re.compile(r"position|context|ctx|token|sample|step|frame|param|vocab|word|embd|inner|"
+                        r"bucket|byte|entit|item|floor|seed|embeddings$|embeds$")
+# Transformers makes an object of each, or of each pair, before anything else looks at a configuration.
+_MOST = ((_LAYERS, 10_000), (re.compile(r"(^|_)cycles$"), 10_000), (re.compile(r"image_size$|^resolution$"), 16_384),
+         (re.compile(r"^num_labels$"), 1_000_000), (_COUNT, 1 << 24))
 
 
 class Unfit(ValueError):
@@ -76,14 +82,21 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def must_be_few(config: Mapping[Any, Any], where: str = "") -> None:
-    """Raise Unfit for more layers or labels than a model can have: to make them would take hours, or all memory."""
+    """Raise Unfit for more parts, labels or points of an image than a model can have.
+
+    To make them would take hours, or all memory. Positions, tokens and parameters have no such limit.
+    """
     for name, value in config.items():
         if isinstance(value, dict):
             must_be_few(value, f"{where}{name}.")
+        if not isinstance(name, str):  # a configuration object's labels have numbers as keys
+            continue
         for pattern, most in _MOST:
-            # A configuration object's labels have numbers as keys.
-            if isinstance(name, str) and pattern.search(name) and type(value) is int and value > most:
-                raise Unfit(f"have at most {most:,} as {where}{name}; it is {value:,}")
+            if not pattern.search(name) or (pattern is _COUNT and _UNCOUNTED.search(name)):
+                continue
+            for number in value if isinstance(value, list) else [value]:
+                if type(number) is int and number > most:
+                    raise Unfit(f"have at most {most:,} as {where}{name}; it is {number:,}")
 
 
 def weight_files(folder: Path) -> list[Path]:
