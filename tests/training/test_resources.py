@@ -64,6 +64,17 @@ def test_memory_is_what_is_free_within_the_limit(tmp_path, files, available):
     assert resources.available_memory_bytes(write(tmp_path, files)) == available
 
 
+@pytest.mark.parametrize(("files", "most"), [
+    ({}, None),
+    ({"proc/meminfo": "MemTotal: 100 kB\nMemAvailable:    20 kB"}, 102400),
+    ({"proc/meminfo": "MemTotal: 100 kB", "proc/self/cgroup": V2, "sys/fs/cgroup/pod/box/memory.max": "max"}, 102400),
+    ({"proc/meminfo": "MemTotal: 100 kB", "proc/self/cgroup": V2, "sys/fs/cgroup/pod/box/memory.max": "1000"}, 1000),
+    ({"proc/meminfo": "MemTotal: 100 kB", "proc/self/cgroup": V1,
+      "sys/fs/cgroup/memory/box/memory.limit_in_bytes": "2000"}, 2000)])
+def test_a_machines_memory_is_what_it_has_within_the_limit(tmp_path, files, most):
+    assert resources.machine_memory_bytes(write(tmp_path, files)) == most
+
+
 def test_kills_for_want_of_memory_are_counted(tmp_path):
     root = write(tmp_path, {"proc/self/cgroup": V2, "sys/fs/cgroup/pod/box/memory.events": "low 0\noom 4\noom_kill 3"})
     assert resources.out_of_memory_kills(root) == 3

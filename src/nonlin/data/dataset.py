@@ -90,6 +90,12 @@ def _room(spans: list[Span], text: str, context: int) -> np.ndarray:
     return np.array([span.tokens - context for span in spans])
 
 
+def must_be_longer(dataset: Dataset, context: int) -> None:
+    """Raise UserError where a text is too short for one window of the context."""
+    _room(dataset.train_spans, "training", context)
+    _room(dataset.validation_spans, "validation", context)
+
+
 def batch(dataset: Dataset, step: int, batch: int, context: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (inputs, targets), int64 (batch, context): random windows, a pure function of seed and step.
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from nonlin.errors import UserError, rule
 
+MOST_LAYERS = 10_000  # each is made of objects, before a number of it is
 NORMS, PLACES = ("rms", "layer", "none"), ("before", "after")
 
 
@@ -35,6 +36,8 @@ class ModelConfig:
         for name, value in asdict(self).items():
             if isinstance(value, int) and not isinstance(value, bool) and value < 1:
                 raise UserError(rule("model", name, "be positive", value, "Choose a larger value."))
+        if self.layers > MOST_LAYERS:
+            raise UserError(rule("model", "layers", f"be at most {MOST_LAYERS:,}", self.layers, "Choose fewer."))
         if self.dim % self.heads or (self.dim // self.heads) % 2:
             raise UserError(rule("model", "dim", f"be an even multiple of heads ({self.heads})", self.dim,
                                  f"Try --dim {2 * self.heads * max(1, round(self.dim / 2 / self.heads))}."))

@@ -21,12 +21,13 @@ _NO_LIMIT = re.compile(r"position|context|length|window|token|sample|frame|patch
 # "per layer" ends the name of any size, so such a name says no number of layers.
 _LAYERS = re.compile(r"(^|(?<!per)_)(layers?|depths?)($|_per_)|^n_?layers?$|num_(hidden_)?layers$")
 _LARGEST = 1 << 40
+_SIDE = re.compile(r"image_size$|^resolution$|(^|_)frames($|_per_clip$)")  # each point has a place in a table
 _COUNT = re.compile(r"(^|_)(num|n)(_|$)")
 # Lengths, data and tables: published models have millions, and nothing is made of each.
 _UNCOUNTED = re.compile(r"position|context|ctx|token|sample|step|frame|param|vocab|word|embd|inner|"
                         r"bucket|byte|entit|item|floor|seed|embeddings$|embeds$")
 # Transformers makes an object of each, or of each pair, before anything else looks at a configuration.
-_MOST = ((_LAYERS, 10_000), (re.compile(r"(^|_)cycles$"), 10_000), (re.compile(r"image_size$|^resolution$"), 16_384),
+_MOST = ((_LAYERS, 10_000), (re.compile(r"(^|_)cycles$"), 10_000), (_SIDE, 16_384),
          (re.compile(r"^num_labels$"), 1_000_000), (_COUNT, 1 << 24))
 
 

@@ -161,9 +161,9 @@ class MachineForm(Record, frozen=True, kw_only=True):
 
     engine: str
     dtype: str
-    threads: Annotated[int, Meta(ge=1, le=10_000)]
+    threads: Annotated[int, Meta(ge=1, le=1024)]
     device: str | UnsetType = UNSET
-    devices: Annotated[int, Meta(ge=1, le=10_000)] | UnsetType = UNSET
+    devices: Annotated[int, Meta(ge=1, le=1024)] | UnsetType = UNSET
     graphs: bool | UnsetType = UNSET
     compile: bool | UnsetType = UNSET
     parallel: str | UnsetType = UNSET

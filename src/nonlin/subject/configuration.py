@@ -61,7 +61,11 @@ def _transformers() -> Any:
 
 
 def configuration(values: Mapping[str, Any]) -> Any:
-    """Return the configuration of these values, of the class that their model_type names."""
+    """Return the configuration of these values, of the class that their model_type names.
+
+    They may be a plan's, which anybody can write: UserError for counts that no model has.
+    """
+    _must_be_few(values, "its configuration")
     transformers = _transformers()
     return transformers.AutoConfig.for_model(**{key: _as_python(value) for key, value in values.items()})
 
@@ -110,10 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     """Return the configuration of these values; UserError for one that nonlin does not build."""
     kind = raw.get("model_type")
-    try:
-        folder.must_be_few(raw)
-    except folder.Unfit as error:
-        raise UserError(f"{_CALL}: model {shown} must {error}. Correct it.") from error
+    _must_be_few(raw, shown)
     if code := code_of(raw):
         raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names {code}",
                              "Remove auto_map where transformers has the architecture, or pass nonlin.compare a "
@@ -128,6 +129,13 @@ def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     except Exception as error:  # each class checks its fields in its own way
         raise UserError(f"{_CALL}: model {shown} must be a configuration that transformers can read; "
                         f"{' '.join(str(error).split())[:200]}. Correct the field.") from error
+
+
+def _must_be_few(values: Mapping[str, Any], shown: str) -> None:
+    try:
+        folder.must_be_few(values)
+    except folder.Unfit as error:
+        raise UserError(f"{_CALL}: model {shown} must {error}. Correct it.") from error
 
 
 def _known(kind: str) -> None:

@@ -18,12 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import NonlinError, UserError
+from nonlin.errors import NonlinError, UserError, rule
 from nonlin.system import KILLED
 from nonlin.training.config import Stopped
+from nonlin.training.resources import usable_cores
 
 _REQUEST, _ANSWERS, _ERRORS, _STOP = "request.json", "answers.jsonl", "errors.txt", "stop"
 _END_SECONDS = 20.0  # that torchrun takes at most to end its processes
+_FEW = 8  # processes, which any machine can start
 _PARENT = "NONLIN_GROUP"  # the number of the process that the processes of a group end with
 
 
@@ -45,6 +47,7 @@ def run(request: dict[str, Any], told: Callable[[dict[str, Any]], None],
     Raises the error of the first process, Lost where they end without one.
     """
     count = request["config"]["machine"]["devices"]
+    _must_be_there(count, request["config"]["machine"].get("device", "cpu"))
     with tempfile.TemporaryDirectory(prefix="nonlin-ranks-") as place:
         folder = Path(place)
         (folder / _REQUEST).write_text(json.dumps(request))
@@ -60,6 +63,16 @@ def run(request: dict[str, Any], told: Callable[[dict[str, Any]], None],
             return _follow(group, folder, told, asked)
         finally:
             _end(group)
+
+
+def _must_be_there(count: int, device: str) -> None:
+    """Raise UserError for more processes than this machine has devices for; without a GPU they share its cores."""
+    import torch
+
+    most = max(_FEW, usable_cores()) if device == "cpu" else torch.cuda.device_count()
+    if count > most:
+        raise UserError(rule("run", "the plan's devices", f"be at most {most} on this machine", count,
+                             "Continue where they are, or begin a study here."))
 
 
 def _follow(group: subprocess.Popen[bytes], folder: Path, told: Callable[[dict[str, Any]], None],

@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": "adamw", "schedule": "linear", "decay_fraction": 0.2, "final_fraction": 0.0,
     "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "momentum": 0.95, "accumulation": 1,
 }
+_MOST_EVALUATIONS = 100_000  # of a run: their steps are listed
 _MOST_WIDTH = 512  # of a head, in the transformer kernels
 
 
@@ -61,6 +62,10 @@ def check(training: Mapping[str, Any]) -> None:
         raise _wrong("accumulation", "be a whole number from 1 on", count)
     if not isinstance(tokens := training.get("evaluation_tokens", 1), int) or tokens < 1:
         raise _wrong("evaluation_tokens", "be a whole number from 1 on", tokens)
+    if not isinstance(times := training.get("evaluations", 1), int) or not 1 <= times <= _MOST_EVALUATIONS:
+        raise _wrong("evaluations", f"be a whole number from 1 to {_MOST_EVALUATIONS:,}", times)
+    if not isinstance(steps := training.get("probe_every", 1), int) or steps < 1:
+        raise _wrong("probe_every", "be a whole number from 1 on", steps)
 
 
 _WORDS = {"warmup_fraction": "warmup", "warmup_steps": "warmup", "decay_fraction": "decay", "decay_steps": "decay"}

@@ -79,6 +79,18 @@ def available_memory_bytes(root: Path = _ROOT) -> int | None:
     return min(found, default=None)
 
 
+def machine_memory_bytes(root: Path = _ROOT) -> int | None:
+    """Return how much memory this machine has, the container's limit counted; None where unknown."""
+    found = [1024 * int(line.split()[1]) for line in (_read(root / "proc/meminfo") or "").splitlines()
+             if line.startswith("MemTotal:")]
+    for group in _groups(root, "memory"):
+        for most in ("memory.max", "memory.limit_in_bytes"):
+            limit = _read(group / most)
+            if limit and limit != "max":
+                found.append(int(limit))
+    return min(found, default=None)
+
+
 def out_of_memory_kills(root: Path = _ROOT) -> int:
     """Return how many processes of our control groups the system has killed for want of memory."""
     kills = 0

@@ -15,6 +15,7 @@ from nonlin.model import export_model
 from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
 from nonlin.subject.saving import save as save_own
+from nonlin.training.limits import must_open
 from nonlin.training.trial import WEIGHTS, build_model
 
 
@@ -26,6 +27,7 @@ def load_trained(trial_dir: Path) -> Any:
     try:
         config = json.loads((trial_dir / "config.json").read_text())
         config["machine"] = {"engine": "torch", "dtype": "float32", "threads": 1}
+        must_open(config)
         model = build_model(config)
         put_weights(model, load_file(trial_dir / WEIGHTS))
     except (OSError, KeyError, ValueError, SafetensorError) as error:

@@ -30,6 +30,7 @@ from nonlin.training.checkpoint import Checkpoints, State
 from nonlin.training.config import METRICS, config_hash, definition_of
 from nonlin.training.devices import devices_of
 from nonlin.training.graphs import StepGraph
+from nonlin.training.limits import must_be_possible
 from nonlin.training.optimizer import make_optimizer, scale_initial, set_rate
 from nonlin.training.trunks import Trunks
 
@@ -67,6 +68,7 @@ class Run:
     def __init__(self, config: dict[str, Any], dataset: Dataset):
         self.config, self.dataset, self.recipe = config, dataset, config["training"]
         machine.prepare_process(config["machine"]["threads"])
+        must_be_possible(config, dataset)
         self.devices = devices_of(config)
         self.trained = bool(config["model"].get("own", {}).get("checkpoint"))
         self.model = build_model(config)
