@@ -113,3 +113,16 @@ def test_words_in_a_terminal_are_broken_between_words():
     assert lines[:3] == ["A sentence that is longer than the", "  terminal is wide.",
                          "  nonlin extend runs/mine --seeds 12"]
     assert "Another sentence that is longer than the" in file.getvalue()
+
+
+@pytest.mark.parametrize("make", [
+    lambda file, _: progress.Lines(Console(file=file)), lambda file, _: progress.Terminal(Console(file=file, width=80)),
+    lambda file, patch: patch.setattr(sys, "stderr", file) or progress.Notebook()], ids=["lines", "panel", "notebook"])
+def test_words_are_shown_whatever_names_are_in_them(make, monkeypatch):
+    """A study's folder may say that it was begun with any version: half a character, or one that a terminal obeys."""
+    file = io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True)
+    told = make(file, monkeypatch)
+    told.say("began with torch \ud800\nand \x1b[31mred")
+    told(event(message="\ud800"))
+    shown = file.buffer.getvalue().decode()
+    assert "torch \\ud800" in shown and "and \\x1b[31mred" in shown

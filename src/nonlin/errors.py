@@ -24,6 +24,15 @@ def printable(name: str) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in name)
 
 
+def plain(text: object) -> str:
+    r"""Return words as lines of characters that a terminal shows: names in them may hold some that it obeys.
+
+    >>> plain("a study\nof \x1b[31mred\ud800")
+    'a study\nof \\x1b[31mred\\ud800'
+    """
+    return "\n".join(map(printable, str(text).split("\n")))
+
+
 def _escaped(letter: str) -> str:
     return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1]
 

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from nonlin.errors import plain
 from nonlin.paragraphs import wrapped
 
 #: The stages of long work, in words.
@@ -100,7 +101,7 @@ class Lines:
 
     def say(self, text: str) -> None:
         """Print words."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(plain(text), highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +133,7 @@ class Terminal:
         self._print(text)
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(wrapped(text, self.console.width), style=style, highlight=False, markup=False,
+        self.console.print(wrapped(plain(text), self.console.width), style=style, highlight=False, markup=False,
                            soft_wrap=True)
 
     def __enter__(self) -> Self:
@@ -171,7 +172,7 @@ class Notebook:
 
     def say(self, text: str) -> None:
         """Print words."""
-        print(text, file=sys.stderr)
+        print(plain(text), file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from nonlin.errors import plain
 from nonlin.paragraphs import wrapped
 
 
@@ -31,13 +32,6 @@ def fitted(text: str) -> str:
         return wrapped(text, os.get_terminal_size(2).columns)
     except (OSError, ValueError):  # no terminal
         return text
-
-
-def plain(text: object) -> str:
-    """Return words as lines of characters that a terminal shows: names in them may hold some that it obeys."""
-    from nonlin.files import printable
-
-    return "\n".join(map(printable, str(text).split("\n")))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
