@@ -6,35 +6,11 @@ Every message a user can cause reads *call: argument must rule; got value. One a
 from collections.abc import Iterable
 from typing import Any
 
+from nonlin.letters import printable
+
 _VALUE = 300  # letters that are shown of a value
 MOST_SHOWN = 3000
 """Letters of an error that are shown."""
-
-
-def printable(name: str) -> str:
-    r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.
-
-    So do the characters that a terminal acts on, ends of lines among them.
-
-    >>> printable("caf\udce9.txt"), printable("red\x1b[31m.txt")
-    ('caf\\xe9.txt', 'red\\x1b[31m.txt')
-    """
-    if name.isprintable():
-        return name
-    return "".join(c if c.isprintable() else _escaped(c) for c in name)
-
-
-def plain(text: object) -> str:
-    r"""Return words as lines of characters that a terminal shows: names in them may hold some that it obeys.
-
-    >>> plain("a study\nof \x1b[31mred\ud800")
-    'a study\nof \\x1b[31mred\\ud800'
-    """
-    return "\n".join(map(printable, str(text).split("\n")))
-
-
-def _escaped(letter: str) -> str:
-    return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else ascii(letter)[1:-1]
 
 
 def short(text: str, most: int = _VALUE) -> str:

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nonlin.errors import plain
+from nonlin.letters import plain
 from nonlin.paragraphs import wrapped
 
 #: The stages of long work, in words.

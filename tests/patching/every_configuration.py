@@ -37,6 +37,15 @@ def sizes(values, at=()):
             yield (*at, name)
 
 
+def first_of_lists(values, at=()):
+    """The places of the first number in each list of whole numbers."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from first_of_lists(value, (*at, name))
+        elif isinstance(value, list) and value and all(type(one) is int for one in value):
+            yield (*at, name, 0)
+
+
 def changed(values, at, new):
     values = inner = copy.deepcopy(values)
     for name in at[:-1]:
@@ -87,7 +96,7 @@ def outcome(door, folder):
     return "built"
 
 
-def swept(kind, values=VALUES, most=None, doors=DOORS):
+def swept(kind, values=VALUES, most=None, doors=DOORS, places=sizes):
     """Return how often each door built and refused, and the faults, for every size of a family's configuration."""
     model, _ = build(kind)
     counts, faults = Counter(), []
@@ -100,14 +109,14 @@ def swept(kind, values=VALUES, most=None, doors=DOORS):
         except Exception:  # its own fault
             return counts, faults
         whole = json.loads((folder / "config.json").read_text())
-        for at in list(sizes(whole))[:most]:
+        for at in list(places(whole))[:most]:
             for new in values:
                 (folder / "config.json").write_text(json.dumps(changed(whole, at, new)))
                 for door in doors:
                     try:
                         counts[door.__name__, outcome(door, folder)] += 1
                     except AssertionError as fault:
-                        faults.append((kind, ".".join(at), new, door.__name__, str(fault)[:300]))
+                        faults.append((kind, ".".join(map(str, at)), new, door.__name__, str(fault)[:300]))
     return counts, faults
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 from benchmarks.tiny_models import families
 
-from tests.patching.every_configuration import swept
+from tests.patching.every_configuration import first_of_lists, swept
 
 FEW = ["qwen3", "bert", "llava", "mamba"]
 
@@ -25,3 +25,9 @@ def test_sizes_of_a_configuration(kind):
 @pytest.mark.parametrize("kind", families())
 def test_every_size_of_every_configuration(kind):
     assert swept(kind)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", families())
+def test_the_first_number_of_every_list(kind):
+    assert swept(kind, values=(10**9, "x"), places=first_of_lists)[1] == []

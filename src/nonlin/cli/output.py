@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nonlin.errors import plain
+from nonlin.letters import plain
 from nonlin.paragraphs import wrapped
 
 
