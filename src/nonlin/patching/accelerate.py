@@ -87,8 +87,9 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     asked = asked_of(sparse, calibration, tokenizer, share, error)
     replacements, left = replacements_of(model, memory, run)
     if not replacements:
+        why = "; ".join(line.strip() for line in grouped([(f"{c.kind}: {c.reason}", c.name) for c in left]))
         raise UserError(f"accelerate: no feed-forward block of {type(model).__name__} could be replaced; the model is "
-                        "as it was.\n" + "\n".join(grouped([(f"{c.kind}: {c.reason}", c.name) for c in left])))
+                        f"as it was. {why}")
     prepared = [] if asked is None else prepare(model, replacements, asked, run)
     for made in replacements:
         install(made.block.module, made.recipe)
