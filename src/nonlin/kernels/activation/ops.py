@@ -195,8 +195,8 @@ def _apart(tensors: Sequence[Tensor], order: Sequence[bool]) -> list[Tensor]:
 
 
 def compute_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:
-    """Return the activation of the two halves of the first tensor; nothing is recorded."""
-    return dispatch.forward(*_split(definition, _apart(tensors, order)))
+    """Return the activation of the two halves of the first tensor, contiguous; nothing is recorded."""
+    return dispatch.forward(*_split(definition, _apart(tensors, order))).contiguous()
 
 
 def _fake_packed(definition: str, tensors: Sequence[Tensor], *order: bool) -> Tensor:

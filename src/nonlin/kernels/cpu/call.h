@@ -77,15 +77,17 @@ struct Planned {
       }
     }
   }
-  // False with an error set.
+  // False with an error set. Python's other threads go on while many numbers are computed.
   bool run(const Kernel& kernel, bool slopes) {
-    if (n > PIECE) {
-      Ref threads(PyObject_CallNoArgs(torch.threads));
-      if (!threads) return false;
-      call.threads = PyLong_AsLongLong(threads.at), call.parallel = torch.parallel;
-      if (PyErr_Occurred()) return false;
-    }
-    return ::run(kernel.entry, kernel.code, &call, slopes) == 0 || (PyErr_NoMemory(), false);
+    if (n <= PIECE) return ::run(kernel.entry, kernel.code, &call, slopes) == 0 || (PyErr_NoMemory(), false);
+    Ref threads(PyObject_CallNoArgs(torch.threads));
+    if (!threads) return false;
+    call.threads = PyLong_AsLongLong(threads.at), call.parallel = torch.parallel;
+    if (PyErr_Occurred()) return false;
+    PyThreadState* here = PyEval_SaveThread();
+    const int failed = ::run(kernel.entry, kernel.code, &call, slopes);
+    PyEval_RestoreThread(here);
+    return !failed || (PyErr_NoMemory(), false);
   }
 };
 // Whether a value or gradients of these tensors can be computed here.

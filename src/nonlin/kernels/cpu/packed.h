@@ -20,7 +20,7 @@ struct Halves {
     for (int k = 0; k < 2; k++) {
       part[k] = whole;
       part[k].sizes = sizes, part[k].strides = strides, part[k].n = whole.n / 2;
-      part[k].contiguous = whole.n == 0;  // what is new is laid out as if they had gaps, which two halves have
+      part[k].contiguous = whole.n == 0;
       const bool second = k != (order & 1);
       part[k].data = second && whole.n ? static_cast<char*>(whole.data) + apart : whole.data;
     }
