@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from nonlin.errors import UserError
-from nonlin.model.config import ModelConfig, parameter_count
+from nonlin.model.config import MOST_LAYERS, ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 
 SMALLEST, LARGEST = 100_000, 2_000_000_000_000
@@ -51,7 +51,8 @@ def shape_for(params: int, hardware: str) -> Shape:
     vocabulary = 32_768 if params >= 40e6 else 4_096 if params >= 3e6 else 256
     tied, context = params < 1e9, 1024 if params < 1e9 else 4096
     wanted = 64 * 2 ** min(1.0, max(0.0, math.log(params / 125e6) / math.log(7e9 / 125e6)))
-    return min((_candidate(params, dim, vocabulary, tied, context, MULTIPLE[hardware]) for dim in _widths(params)),
+    candidates = (_candidate(params, dim, vocabulary, tied, context, MULTIPLE[hardware]) for dim in _widths(params))
+    return min((shape for shape in candidates if shape.layers <= MOST_LAYERS),
                key=lambda s: (abs(math.log(s.dim / s.layers / wanted))
                               + 8 * abs(math.log(s.parameters(gated=True) / params))))
 

@@ -87,7 +87,7 @@ def reset_peak_memory() -> None:
 def peak_memory_bytes() -> int:
     """Return the most memory this process has held since :func:`reset_peak_memory`."""
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
         return most_memory_bytes() or 0

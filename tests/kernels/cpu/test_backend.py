@@ -1,6 +1,7 @@
 """The compiled kernels: any strides and shapes, threads, instruction sets, and what serves where they cannot."""
 
 import json
+import mmap
 import os
 import subprocess
 import sys
@@ -360,3 +361,11 @@ def test_results_lie_in_the_processors_memory_whatever_the_default_device():
         torch.set_default_device(None)
     assert torch.allclose(value, torch.nn.functional.silu(x)) and torch.allclose(value, again)
     assert gradient.device.type == "cpu"
+
+
+def test_openmp_is_found_where_a_mapped_file_has_a_name_that_is_no_utf8(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff"
+    with open(path, "wb") as file:
+        file.write(b"1")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        assert cpu_backend.parallel.__wrapped__() == cpu_backend.parallel()

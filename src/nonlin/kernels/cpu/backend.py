@@ -118,7 +118,7 @@ def parallel() -> int:
     Our kernels call it by this address, so the process has one thread pool.
     """
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        lines = Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines()
     except OSError:
         return 0
     paths = {line.split()[-1] for line in lines if "/" in line}
