@@ -34,20 +34,23 @@ def looked_at(folder, look, made=None):
 
 def test_a_study_that_runs_is_seen_to_run_and_its_counts_only_grow(tmp_path, monkeypatch):
     monkeypatch.setattr("nonlin.study.snapshot._SECONDS", 0.0)
-    Store(tmp_path).create(plan())
-    watcher = Watcher(tmp_path)
-    assert watcher.look().state == "stopped" and watcher.look().judging.total == 12
-    found = looked_at(tmp_path, watcher.look)
-    assert {now.state for now in found} == {"running"}
-    done = [now.tuning.done + now.judging.done for now in found]
-    assert done == sorted(done) and done[0] == 0 and len(set(done)) >= 3
-    assert any(now.running and now.running[0].steps == 300 for now in found)
-    assert all(now.seconds_left >= 0 for now in found)
-    last = watcher.look()
-    assert last.state == "complete" and last.seconds_left == 0.0 and not last.running
-    assert (last.judging.done, last.judging.total) == (12, 12)
-    assert [row.name for row in last.ranking] == load(tmp_path).results["ranking"]
-    assert not (tmp_path / PROGRESS).exists() and not list(tmp_path.glob(".*.tmp"))
+    for folder in (tmp_path / str(attempt) for attempt in range(12)):  # a loaded machine may show one but few states
+        folder.mkdir()
+        Store(folder).create(plan())
+        watcher = Watcher(folder)
+        assert watcher.look().state == "stopped" and watcher.look().judging.total == 12
+        found = looked_at(folder, watcher.look)
+        assert {now.state for now in found} == {"running"}
+        done = [now.tuning.done + now.judging.done for now in found]
+        assert done == sorted(done) and done[0] == 0 and all(now.seconds_left >= 0 for now in found)
+        last = watcher.look()
+        assert last.state == "complete" and last.seconds_left == 0.0 and not last.running
+        assert (last.judging.done, last.judging.total) == (12, 12)
+        assert [row.name for row in last.ranking] == load(folder).results["ranking"]
+        assert not (folder / PROGRESS).exists() and not list(folder.glob(".*.tmp"))
+        if len(set(done)) >= 3 and any(now.running and now.running[0].steps == 300 for now in found):
+            return
+    raise AssertionError("no study was seen with a run at work and at three counts")
 
 
 def test_watch_ends_with_the_study_and_shows_one_that_does_not_run_once(tmp_path):
