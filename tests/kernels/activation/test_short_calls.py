@@ -1,6 +1,5 @@
 """Calls on plain tensors run in C (cpu/call.h) and give the operation's bits; others take the general way."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from nonlin.functions import define, get, names
 from nonlin.functions.registry import serialize
 from nonlin.kernels.activation import fast_path, ops
 from nonlin.kernels.cpu import backend as cpu_backend
+from tests.kernels.activation.references import must_be_given_back
 
 catalog = fast_path._catalog()
 pytestmark = pytest.mark.skipif(catalog is None, reason="the compiled module has no calls for this torch")
@@ -172,13 +172,7 @@ def test_references_are_given_back():
             functional.prelu(x, slope=slope).backward(torch.ones(8))
             functional.silu(up), functional.prelu(x[::2], slope=slope)
 
-    run(10)
-    gc.collect()
-    before, count = [sys.getrefcount(o) for o in watched], len(gc.get_objects())
-    run(300)
-    gc.collect()
-    assert [sys.getrefcount(o) for o in watched] == before
-    assert len(gc.get_objects()) < count + 100
+    must_be_given_back(watched, run, 300)
 
 
 def test_a_torch_that_lacks_a_function_takes_the_general_way(monkeypatch):

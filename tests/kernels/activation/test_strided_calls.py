@@ -1,8 +1,6 @@
 """Calls on plain tensors of any strides, and on gate and up in one tensor, run in C and give the operation's bits."""
 
-import gc
 import statistics
-import sys
 import threading
 import time
 
@@ -16,6 +14,7 @@ from nonlin.functions import get
 from nonlin.functions.registry import serialize
 from nonlin.kernels.activation import fast_path, ops
 from nonlin.kernels.cpu import backend as cpu_backend
+from tests.kernels.activation.references import must_be_given_back
 
 catalog = fast_path._catalog()
 pytestmark = pytest.mark.skipif(catalog is None, reason="the compiled module has no calls for this torch")
@@ -197,13 +196,7 @@ def test_references_of_strided_calls_are_given_back():
             functional.swiglu_packed(torch.randn(5, 4, 8)[::2, ::2])
             functional.silu(torch.randn(3, 2 * cpu_backend.PIECE)[:, ::2])
 
-    run(10)
-    gc.collect()
-    before, count = [sys.getrefcount(o) for o in watched], len(gc.get_objects())
-    run(200)
-    gc.collect()
-    assert [sys.getrefcount(o) for o in watched] == before
-    assert len(gc.get_objects()) < count + 100
+    must_be_given_back(watched, run, 200)
 
 
 def test_packed_calls_that_do_not_fit_are_refused():

@@ -15,7 +15,7 @@ FILES = sorted(Path(__file__).parent.glob("device_*.py"))
 
 
 def test_there_are_such_files():
-    assert [path.stem for path in FILES] == ["device_accuracy", "device_calls"]
+    assert [path.stem for path in FILES] == ["device_accuracy", "device_again", "device_calls"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed (the extra gpu)")

@@ -3,13 +3,13 @@
 KIND selects the arithmetic, as in math.py.
 """
 
-import os
-
 import torch
 import triton
 import triton.language as tl
 
-PTX = tl.constexpr(torch.version.hip is None and os.environ.get("TRITON_INTERPRET") != "1")
+from nonlin.kernels.triton.backend import interpreted
+
+PTX = tl.constexpr(torch.version.hip is None and not interpreted())
 """Whether kernels may hold instructions of NVIDIA's assembler: neither in Triton's interpreter nor on AMD's GPUs."""
 
 

@@ -90,7 +90,7 @@ def find(definition: Definition) -> tuple[Kernel | None, str]:
 
 def interpreted() -> bool:
     """Return whether Triton's interpreter runs the kernels on the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "on", "true", "y", "yes")  # as Triton reads it
 
 
 def _written(text: str, identity: str) -> Path:

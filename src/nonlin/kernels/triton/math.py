@@ -57,7 +57,7 @@ def exp2_normal(x):
 
 @triton.jit
 def exp_fast(x):
-    """exp(x) in float32, relative error 1e-5: the square of a power of 2, which is never subnormal.
+    """exp(x) in float32, relative error 1e-5 where that is not subnormal: the square of a power of 2, which never is.
 
     The argument's rounding moves the result by |x| / 2^24 of itself, which far tails alone feel.
     """
