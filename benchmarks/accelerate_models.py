@@ -1,7 +1,8 @@
 """How much faster, and with how much less memory, models run after ``nonlin.accelerate``; on the CPU.
 
-Before and after share their weights and alternate in rounds, in one process; medians, and ratios before / after
-(above 1 is faster). Memory is what a forward pass keeps for backward beside the weights (bytes of distinct storages).
+Before and after share their weights and alternate in rounds, in one process. Ratios are before / after, medians of
+each round's (above 1 is faster). Memory is what a forward pass keeps for backward beside the weights (bytes of
+distinct storages).
 
 * ``smollm2``: prefill of 128 tokens, decoding 8 tokens after 32, a training step (forward and backward) on 128.
 * ``minilm``: embedding 8 texts of 128 tokens, and a training step on them.
@@ -46,9 +47,8 @@ def compare(pair, work, rounds):
             work(pair[arm])
             times[arm].append(time.perf_counter() - start)
     before, after = map(statistics.median, times)
-    spread = statistics.quantiles([b / a for b, a in zip(*times, strict=True)], n=4)
-    return {"before_ms": 1e3 * before, "after_ms": 1e3 * after, "ratio": before / after,
-            "ratio_quartiles": [spread[0], spread[2]]}
+    lower, middle, upper = statistics.quantiles([b / a for b, a in zip(*times, strict=True)], n=4)  # of each round
+    return {"before_ms": 1e3 * before, "after_ms": 1e3 * after, "ratio": middle, "ratio_quartiles": [lower, upper]}
 
 
 def kept_bytes(model, forward):

@@ -1,14 +1,16 @@
 """How fast the activations' kernels are on this CPU, against eager torch and torch.compile.
 
-Every row times the same computation by three arms that alternate in rounds: eager (torch's own function where there
-is one, else the formula as one would write it), torch.compile of that, and nonlin. Medians over rounds; ratios above 1
-mean that nonlin is faster. "copy" is the share of the bandwidth of torch's own copy of a tensor of that shape and
-dtype, counting what must be read and written once.
+Every row times the same computation by three arms that take turns in rounds: eager (torch's own function where there
+is one, else the formula as one would write it), torch.compile of that, and nonlin. Ratios are medians of each
+round's; above 1 nonlin is faster. "copy" is the share of the bandwidth of torch's own copy of a tensor of that shape
+and dtype, counting what must be read and written once.
 
     python benchmarks/kernels.py [--activations swiglu,gelu] [--dtypes bfloat16,float32] [--passes forward,backward]
                                  [--rows 4096] [--columns 2048] [--threads 2] [--rounds 9] [--no-compile]
                                  [--json FILE] [--minutes 4] [--warm] [--merge FILE ...] [--markdown]
                                  [--clock processor]
+
+Before every measurement a copy between other tensors runs, so that each arm finds the same in the caches.
 
 All arms run with the C library told to keep freed memory (on Linux), as a training process does: else every row would
 measure how fast the system hands out zeroed pages.
@@ -27,6 +29,7 @@ both (forward, then autograd's backward); small (a call on 64 numbers; "small bo
 import argparse
 import ctypes
 import json
+import random
 import statistics
 import sys
 import time
@@ -111,8 +114,9 @@ def arms(name, which, inputs, gradient, compile_too):
         made = {"eager": lambda: pull(gradient, *theirs), "compile": lambda: fast_pull(gradient, *theirs),
                 "nonlin": lambda: dispatch.backward(definition, gradient, inputs, learned, want_value=True)}
     else:
+        # The same inputs: of two copies one may lie in huge pages and the other not.
         leaves = [x.clone().requires_grad_() for x in theirs]
-        ours = [x.clone().requires_grad_() for x in (*inputs, *learned)]
+        ours = leaves[:len(inputs)] + [x.clone().requires_grad_() for x in learned]
         named = dict(zip(named, ours[len(inputs):], strict=True))
 
         def both(function, tensors, count, **parameters):
@@ -130,21 +134,28 @@ def numbers_moved(which, count):
     return {"forward": count + 1, "backward": 2 * count + 2, "both": 3 * count + 2}.get(which, 0)
 
 
-def measure(made, rounds, repeat, clock=time.perf_counter):
-    """Return {arm: seconds}, medians over rounds in which the arms alternate; each finds what its predecessor left in
-    the caches, so every other round is in reverse."""
+def measure(made, rounds, repeat, clock=time.perf_counter, before=lambda: None):
+    """Return {arm: seconds}, medians over rounds, and {arm: its time by nonlin's}, medians of each round's ratio.
+
+    The arms of a round come in random order, and ``before`` runs ahead of each: an arm that follows itself would find
+    its own tensors in the caches. A machine's speed drifts from round to round, so ratios are taken inside of one.
+    """
     times = {arm: [] for arm in made}
     for _ in range(2):
         for call in made.values():
             call()
-    order = list(made.items())
-    for number in range(rounds):
-        for arm, call in order[::-1] if number % 2 else order:
+    order, draw = list(made.items()), random.Random(0)
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for arm, call in order:
+            before()
             begin = clock()
             for _ in range(repeat):
                 call()
             times[arm].append((clock() - begin) / repeat)
-    return {arm: statistics.median(t) for arm, t in times.items()}
+    ratios = {arm: statistics.median(a / b for a, b in zip(t, times["nonlin"], strict=True))
+              for arm, t in times.items() if arm != "nonlin"}
+    return {arm: statistics.median(t) for arm, t in times.items()}, ratios
 
 
 def row(name, dtype, which, options):
@@ -161,20 +172,25 @@ def row(name, dtype, which, options):
             made["compile"]()
         return None
     made["copy"] = lambda: place.copy_(gradient)
+    others = torch.randn(shape).to(dtype)
     clock = time.process_time if options.clock == "processor" else time.perf_counter
-    seconds = measure(made, options.rounds, 1000 if small else 1, clock)
-    copied = seconds.pop("copy")
-    share = numbers_moved(which, count) / 2 * copied / seconds["nonlin"]
+    seconds, ratios = measure(made, options.rounds, 1000 if small else 1, clock, lambda: others.copy_(gradient))
+    copied, share = seconds.pop("copy"), numbers_moved(which, count) / 2 * ratios.pop("copy")
     return {"activation": name, "dtype": str(dtype).removeprefix("torch."), "pass": which,
-            "seconds": seconds, "copy_share": share, "copy_gb_s": 2 * gradient.nbytes / copied / 1e9}
+            "seconds": seconds, "ratios": ratios, "copy_share": share, "copy_gb_s": 2 * gradient.nbytes / copied / 1e9}
+
+
+def ratios_of(made):
+    """Return {arm: its time by nonlin's} of a row; an old record has medians of seconds alone."""
+    seconds = made["seconds"]
+    return made.get("ratios") or {arm: t / seconds["nonlin"] for arm, t in seconds.items() if arm != "nonlin"}
 
 
 def line(made):
     """Return a row as text."""
-    seconds = made["seconds"]
-    own = seconds["nonlin"]
+    own, times = made["seconds"]["nonlin"], ratios_of(made)
     scale, unit = (1e6, "us") if own < 1e-4 else (1e3, "ms")
-    ratios = "".join(f"{seconds[a] / own:>9.2f}x" if a in seconds else f"{'':>10}" for a in ("eager", "compile"))
+    ratios = "".join(f"{times[a]:>9.2f}x" if a in times else f"{'':>10}" for a in ("eager", "compile"))
     share = f"{made['copy_share'] * 100:>7.0f} %" if made["copy_share"] else ""
     return (f"{made['activation']:<17} {made['dtype']:<9} {made['pass']:<11}{own * scale:>9.2f} {unit}{ratios}{share}")
 
@@ -186,13 +202,12 @@ def markdown(rows):
     """Print the whole catalog's ratios to eager and to torch.compile, a line an activation."""
     passes = [(p, d) for p in ("forward", "both") for d in ("bfloat16", "float32")]
     print("| activation | " + " | ".join(f"{p}, {d}" for p, d in passes) + " |\n| --- |" + " ---: |" * len(passes))
-    found = {(r["activation"], r["pass"], r["dtype"]): r["seconds"] for r in rows}
+    found = {(r["activation"], r["pass"], r["dtype"]): ratios_of(r) for r in rows}
     for name in dict.fromkeys(r["activation"] for r in rows):
         cells = []
         for which, dtype in passes:
-            seconds = found.get((name, which, dtype))
-            cells.append("" if seconds is None else " / ".join(
-                f"{seconds[a] / seconds['nonlin']:.2f}" for a in ("eager", "compile") if a in seconds))
+            times = found.get((name, which, dtype), {})
+            cells.append(" / ".join(f"{times[a]:.2f}" for a in ("eager", "compile") if a in times))
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -200,10 +215,9 @@ def summary(rows):
     """Print the ratio to the better of eager and torch.compile, over the catalog."""
     for which in ("forward", "backward", "both"):
         for dtype in sorted({r["dtype"] for r in rows}):
-            some = [r for r in rows if r["pass"] == which and r["dtype"] == dtype and "compile" in r["seconds"]]
-            if some:
-                ratios = {r["activation"]: min(r["seconds"]["eager"], r["seconds"]["compile"]) / r["seconds"]["nonlin"]
-                          for r in some}
+            ratios = {r["activation"]: min(ratios_of(r).values()) for r in rows
+                      if r["pass"] == which and r["dtype"] == dtype and "compile" in r["seconds"]}
+            if ratios:
                 worst = min(ratios, key=ratios.__getitem__)
                 print(f"{which} {dtype}: {len(ratios)} activations against the better of both: median "
                       f"{statistics.median(ratios.values()):.2f}x, least {ratios[worst]:.2f}x ({worst})")

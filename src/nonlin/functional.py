@@ -143,10 +143,8 @@ def _packed_general(definition: Definition) -> Callable[..., Tensor]:
 
     def call(x: Any = None, layout: Literal["concatenated", "interleaved"] = "concatenated",
              first: Literal["gate", "up"] = "gate", **parameters: Any) -> Tensor:
-        for argument, value, known in (("layout", layout, ("concatenated", "interleaved")),
-                                       ("first", first, ("gate", "up"))):
-            if value not in known:
-                raise UserError(rule(name, argument, f"be {' or '.join(known)}", value, "Choose one."))
+        arguments.must_be_one_of(name, "layout", layout, ("concatenated", "interleaved"))
+        arguments.must_be_one_of(name, "first", first, ("gate", "up"))
         if arguments.traced((x,)):
             return torch.overrides.handle_torch_function(packed(definition), (x,), x, layout, first, **parameters)
         (x,) = _checked(definition, (x,), parameters, count=1)

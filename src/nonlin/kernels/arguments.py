@@ -32,6 +32,12 @@ def check(call: str, name: str, x: Any) -> None:
         raise UserError(rule(call, name, "be dense", f"a tensor of layout {x.layout}", "Call it on to_dense()."))
 
 
+def must_be_one_of(call: str, name: str, value: object, known: Sequence[str]) -> None:
+    """Raise UserError for what is none of these words; an array is none, whatever it compares to."""
+    if not isinstance(value, str) or value not in known:
+        raise UserError(rule(call, name, f"be one of {', '.join(known)}", value, "Choose one of them."))
+
+
 def alike(call: str, name: str, x: Tensor, like: Tensor) -> None:
     """Raise UserError for a tensor on another device: what a kernel would read there is not its numbers."""
     if x.device != like.device:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.library import opcheck
@@ -100,8 +101,10 @@ def test_packed_of_every_gated_activation_in_sixteen_bits():
 def test_packed_refuses_what_has_no_halves():
     with pytest.raises(nonlin.UserError, match="even last dimension"):
         functional.swiglu_packed(torch.zeros(2, 3))
-    with pytest.raises(nonlin.UserError, match="layout must be concatenated or interleaved"):
+    with pytest.raises(nonlin.UserError, match="layout must be one of concatenated, interleaved"):
         functional.swiglu_packed(torch.zeros(2, 4), layout="halves")
+    with pytest.raises(nonlin.UserError, match="layout must be one of concatenated, interleaved"):
+        functional.swiglu_packed(torch.zeros(2, 4), layout=np.array(["concatenated", "interleaved"]))
     with pytest.raises(AttributeError, match="must be gated"):
         functional.gelu_packed  # noqa: B018
 

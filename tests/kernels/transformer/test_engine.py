@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nonlin.errors import UserError
-from nonlin.kernels.transformer import native
+from nonlin.functions import get
+from nonlin.kernels.transformer import adamw, native
 from nonlin.kernels.transformer.engine import engine
 from nonlin.kernels.transformer.float32 import NativeEngine
 from nonlin.kernels.transformer.torch_engine import TorchEngine
@@ -47,6 +48,28 @@ def test_linear_reads_strided_inputs_and_gradients():
     torch.testing.assert_close(y, x @ w.t())
     y.sum().backward()  # the gradient is an expanded scalar
     torch.testing.assert_close(x.grad, w.sum(0).expand(24, 40))
+
+
+def test_fake_tensors_are_refused_forward_and_backward_and_by_the_optimizer():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    x, w = torch.randn(40, 24), torch.randn(8, 24).requires_grad_()
+    y = NativeEngine().linear(x, w).sum()
+    with FakeTensorMode(allow_non_fake_inputs=True):  # the results would have no memory to be written to
+        with pytest.raises(UserError, match="fake tensors"):
+            NativeEngine().linear(x, w)
+        with pytest.raises(UserError, match="fake tensors"):
+            NativeEngine().layer(*_layer(), 2, torch.ones(5, 4), torch.zeros(5, 4))
+        with pytest.raises(UserError, match="fake tensors"):
+            y.backward()
+        with pytest.raises(UserError, match="fake tensors"):
+            adamw.norm([x])
+
+
+def _layer():
+    """A gelu layer's input, weights, activation and its parameters: dim 8, two heads of width 4, hidden 16."""
+    sizes = ((8,), (8, 8), (8, 8), (8, 8), (4,), (4,), (8, 8), (8,), None, (16, 8), (8, 16))
+    return torch.randn(1, 5, 8), [size and torch.randn(size) for size in sizes], get("gelu"), []
 
 
 @pytest.mark.parametrize("d", [3, 7, 32, 128, 131])

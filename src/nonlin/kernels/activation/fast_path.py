@@ -29,6 +29,7 @@ _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
 _wrapped = torch._is_functional_tensor
 _outlived = torch._C._functorch.is_functorch_wrapped_tensor  # in no transform: it has no memory of its own
+_LAYOUTS = ("concatenated", "interleaved")
 _compiling, _recording = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
 
@@ -259,7 +260,8 @@ def shortened_packed(definition: Definition, general: Callable[..., Tensor]) -> 
     serves = _serving(short, definition)
 
     def call(x: Any = None, layout: Any = "concatenated", first: Any = "gate", **parameters: Any) -> Tensor:
-        if parameters or _compiling() or layout not in ("concatenated", "interleaved") or first not in ("gate", "up"):
+        known = type(layout) is type(first) is str and layout in _LAYOUTS and first in ("gate", "up")
+        if parameters or _compiling() or not known:
             return general(x, layout, first, **parameters)
         order = 2 * (layout == "interleaved") + (first == "up")
         if (made := short.packed(x, order)) is None and serves(x):

@@ -17,11 +17,24 @@ import sympy
 
 from nonlin.functions import Definition
 from nonlin.functions.expression import terms
-from nonlin.functions.primitives import NAMES, Tanh, cauchy, exp, sigmoid
+from nonlin.functions.primitives import (
+    NAMES,
+    Tanh,
+    absolute,
+    cauchy,
+    exp,
+    maximum,
+    minimum,
+    nonnegative,
+    sigmoid,
+    sign,
+    step,
+)
 from nonlin.kernels.codegen import emitter
 from nonlin.kernels.codegen.emitter import Value, divisor, rooted
 
 _ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
+_COMPARISONS = (maximum, minimum, absolute, sign, step, nonnegative)
 _CPU = Path(__file__).parents[1] / "cpu"
 HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "policy", "math", "math64", "loops", "driver"))
 """Headers that a generated file includes, in the order of inclusion."""
@@ -129,7 +142,7 @@ def _literal(x: float, suffix: str = "") -> str:
 _STRUCT = """struct {struct} {{
   static constexpr int inputs = {inputs}, parameters = {parameters};
   static constexpr bool exact = {exact}, careful = {careful}, careful_value = {careful_value};
-  static constexpr bool powers = {powers}, scaled = {scaled}, linear = {linear};
+  static constexpr bool powers = {powers}, scaled = {scaled}, linear = {linear}, light = {light};
   static constexpr float far = {far}, near = {near};
   template <class V, class W>
   static NL_INLINE V value(W& w, const V* in, const V* par) {{
@@ -171,6 +184,7 @@ def struct(definition: Definition) -> str:
             definition.derivative(name).free_symbols for name in names)).lower(),
         far=_literal(_far(definition), "f"), near=_literal(_near(definition), "f"),
         powers=str(powers).lower(), scaled=str(scaled).lower(),
+        light=str(_light(definition) and not (powers or scaled)).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
         derivative_body="\n    ".join(_one_sided(derivatives.lines)), again=again)
 
@@ -200,6 +214,13 @@ def _leaves_range(definition: Definition) -> tuple[bool, bool]:
     steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
     steps += [term for term in products if divisor(term) == 1]
     return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
+
+
+def _light(definition: Definition) -> bool:
+    """Return whether a formula's arithmetic is comparisons, sums and products alone."""
+    whole = _whole(definition)
+    return all(call.func in _COMPARISONS for call in whole.atoms(sympy.Function)) \
+        and all(p.exp.is_Integer and p.exp > 0 for p in whole.atoms(sympy.Pow) if p.free_symbols)
 
 
 def _far(definition: Definition) -> float:

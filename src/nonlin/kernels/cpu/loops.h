@@ -156,7 +156,10 @@ static NL_INLINE vf learned(double par) { return splat(par == par ? static_cast<
 // the attribute that it may lie anywhere.
 template <class K, class T>
 struct Loops {
-  static constexpr int R = TOGETHER, STEP = R * VL, all = K::inputs + K::parameters;
+  // A light formula waits for memory alone, which comes sooner to one cache line after the other (decision 0123).
+  static constexpr int R = K::light && std::is_same<T, float>::value ? 16 / VL : TOGETHER;
+  static constexpr int STEP = R * VL, all = K::inputs + K::parameters;
+  using Some = Lanes<T, R>;
   // Lanes: which lanes need double precision is asked of one register; Any: whether any of several registers does.
   template <class Watch, bool CAREFUL>
   using Policy = std::conditional_t<K::exact || std::is_same<T, float>::value, Exact<Watch, CAREFUL>,
@@ -184,7 +187,7 @@ struct Loops {
     if (K::linear && !d[K::inputs]) inputs = same;  // the derivatives are constants: the inputs need not be read
     int64_t i = 0;
     for (; i + STEP <= n; i += STEP)
-      if (__builtin_expect(!block(n - i, i, inputs, gradient, par, d, lanes), 0))
+      if (__builtin_expect(!block(i, inputs, gradient, par, d, lanes), 0))
         checked_block(STEP, i, inputs, gradient, par64, d, lanes);
     if (i < n) checked_block(n - i, i, inputs, gradient, par64, d, lanes);
     for (int k = 0; k < K::parameters; k++)
@@ -194,15 +197,9 @@ struct Loops {
  private:
   static NL_INLINE void take(const T* from, int k, vf (*x)[K::inputs]) {
     vf some[R];
-    Lanes<T>::load(from, some);
+    Some::load(from, some);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) x[r][k] = some[r];
-  }
-  // Ask for what will be read two pages on: the processor prefetches to the end of a page. Of two inputs it is slower.
-  static constexpr int64_t AHEAD = 8192 / sizeof(T);
-  static NL_INLINE void ahead(const T* from) {
-#pragma GCC unroll 4
-    for (size_t line = 0; line < STEP; line += 64 / sizeof(T)) __builtin_prefetch(from + AHEAD + line);
   }
   // STEP numbers; false, and nothing is written, if one of them may need double precision.
   static NL_INLINE bool piece(const T* const* in, int64_t i, const vf* par, T* out) {
@@ -217,7 +214,7 @@ struct Loops {
       range.take(x[r]);
     }
     if (__builtin_expect(any(nan_among<R>(y) | w.doubt() | range.outside()), 0)) return false;
-    Lanes<T>::store(out, y, false);
+    Some::store(out, y, false);
     return true;
   }
   // At most STEP numbers, one register after the other, of which lanes are computed in double precision.
@@ -227,7 +224,7 @@ struct Loops {
     for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     T held[STEP];
     for (int k = 0; k < K::inputs; k++) take(whole_step(count, in[k] + i, held), k, x);
-    for (int r = 0; r < Lanes<T>::registers(count); r++) {
+    for (int r = 0; r < Some::registers(count); r++) {
       Policy<Each, K::careful_value> w;
       Range<K, decltype(w)> range;
       y[r] = K::template value<vf>(w, x[r], par);
@@ -240,10 +237,8 @@ struct Loops {
     put(count, y, out);
   }
   // The same for derivatives.
-  static NL_INLINE bool block(int64_t left, int64_t i, const void* const* inputs, const void* gradient, const vf* par,
+  static NL_INLINE bool block(int64_t i, const void* const* inputs, const void* gradient, const vf* par,
                               void* const* d, double (*lanes)[VL]) {
-    if (K::inputs == 1 && left > AHEAD + STEP) ahead(static_cast<const T*>(inputs[0]) + i),
-        ahead(static_cast<const T*>(gradient) + i);
     alignas(sizeof(vf)) vf x[R][K::inputs], made[R][all + 1], grad[R];  // made: gradients, then the value
     Policy<Any, K::careful> w;
     Range<K, decltype(w)> range;
@@ -255,7 +250,7 @@ struct Loops {
       range.take(x[r]);
     }
     asm volatile("" ::: "memory");  // loaded earlier, the gradient would be spilled
-    Lanes<T>::load(static_cast<const T*>(gradient) + i, grad);
+    Some::load(static_cast<const T*>(gradient) + i, grad);
     vm rare = w.doubt() | range.outside();
 #pragma GCC unroll 4
     for (int k = 0; k < all; k++) {
@@ -276,7 +271,7 @@ struct Loops {
       vf some[R];
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) some[r] = made[r][k < K::inputs ? k : all];
-      if (d[k]) Lanes<T>::store(static_cast<T*>(d[k]) + i, some, false);
+      if (d[k]) Some::store(static_cast<T*>(d[k]) + i, some, false);
     }
     for (int k = 0; k < K::parameters; k++) {
       vf part[R];
@@ -293,8 +288,8 @@ struct Loops {
     for (int k = 0; k < K::parameters; k++) par[k] = learned(par64[k]);
     T held[STEP];
     for (int k = 0; k < K::inputs; k++) take(whole_step(count, static_cast<const T*>(inputs[k]) + i, held), k, x);
-    Lanes<T>::load(whole_step(count, static_cast<const T*>(gradient) + i, held), grad);
-    for (int r = 0; r < Lanes<T>::registers(count); r++) {
+    Some::load(whole_step(count, static_cast<const T*>(gradient) + i, held), grad);
+    for (int r = 0; r < Some::registers(count); r++) {
       Policy<Each, K::careful> w;
       Range<K, decltype(w)> range;
       alignas(sizeof(vf)) vf one[all + 1];
@@ -316,7 +311,7 @@ struct Loops {
       else
         for (int r = 0; r < R; r++)
           for (int j = 0; j < VL; j++)
-            if (Lanes<T>::place(r, j) < count) lanes[k][j] += part[r][j];
+            if (Some::place(r, j) < count) lanes[k][j] += part[r][j];
     }
   }
   // Where STEP numbers can be read: these, or a copy of fewer with zeros after them.
@@ -327,9 +322,9 @@ struct Loops {
     return held;
   }
   static NL_INLINE void put(int64_t count, const vf* y, T* out) {
-    if (count == STEP) return Lanes<T>::store(out, y, true);
+    if (count == STEP) return Some::store(out, y, true);
     T held[STEP];
-    Lanes<T>::store(held, y, true);
+    Some::store(held, y, true);
     std::memcpy(out, held, count * sizeof(T));
   }
 };

@@ -260,19 +260,19 @@ static inline void store(fp16* p, vf v, bool) {
 // their instructions, so no branch may separate them.
 constexpr int TOGETHER = 4;
 
-// Loads and stores of TOGETHER registers. bfloat16 comes in pairs of registers, even and odd elements: a shift and a mask
+// Loads and stores of R registers. bfloat16 comes in pairs of registers, even and odd elements: a shift and a mask
 // split them, a blend joins them. Every operand of a kernel is split the same way.
-template <class T>
+template <class T, int R = TOGETHER>
 struct Lanes {
   static constexpr int place(int r, int j) { return r * VL + j; }  // offset in memory of lane j of register r
   static constexpr int registers(int64_t count) { return static_cast<int>((count + VL - 1) / VL); }  // that hold so many
   static NL_INLINE void load(const T* p, vf* out) {
 #pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r++) out[r] = ::load(p + r * VL);
+    for (int r = 0; r < R; r++) out[r] = ::load(p + r * VL);
   }
   static NL_INLINE void store(T* p, const vf* v, bool nan) {
 #pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r++) ::store(p + r * VL, v[r], nan);
+    for (int r = 0; r < R; r++) ::store(p + r * VL, v[r], nan);
   }
 };
 #if defined(NL_AVX512BF16)
@@ -282,13 +282,13 @@ static const vw ALTERNATE = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7,
                              8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 #endif
 typedef uint32_t vu_halves __attribute__((vector_size(VL * 4), aligned(2), may_alias));
-template <>
-struct Lanes<bf16> {
+template <int R>
+struct Lanes<bf16, R> {
   static constexpr int place(int r, int j) { return r / 2 * 2 * VL + 2 * j + r % 2; }
   static constexpr int registers(int64_t count) { return static_cast<int>((count + 2 * VL - 1) / (2 * VL) * 2); }
   static NL_INLINE void load(const bf16* p, vf* out) {
 #pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r += 2) {
+    for (int r = 0; r < R; r += 2) {
       const vu both = *reinterpret_cast<const vu_halves*>(p + r * VL);
       out[r] = (vf)(both << 16), out[r + 1] = (vf)(both & 0xffff0000u);
     }
@@ -298,10 +298,10 @@ struct Lanes<bf16> {
     // The instruction flushes subnormals to zero; they take the general path.
     __mmask16 subnormal = 0;
 #pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r++) subnormal = subnormal | _mm512_fpclass_ps_mask((__m512)v[r], 0x20);
+    for (int r = 0; r < R; r++) subnormal = subnormal | _mm512_fpclass_ps_mask((__m512)v[r], 0x20);
     if (__builtin_expect(subnormal == 0, 1)) {
 #pragma GCC unroll 4
-      for (int r = 0; r < TOGETHER; r += 2) {
+      for (int r = 0; r < R; r += 2) {
         const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)v[r + 1], (__m512)v[r]);
         _mm512_storeu_si512(p + r * VL, _mm512_permutexvar_epi16((__m512i)ALTERNATE, (__m512i)halves));
       }
@@ -309,7 +309,7 @@ struct Lanes<bf16> {
     }
 #endif
 #pragma GCC unroll 4
-    for (int r = 0; r < TOGETHER; r += 2) {
+    for (int r = 0; r < R; r += 2) {
       const vu even = rounded_bits(v[r], nan) >> 16, odd = rounded_bits(v[r + 1], nan);
 #if defined(__AVX2__) && !defined(NL_AVX512)
       *reinterpret_cast<vu_halves*>(p + r * VL) = (vu)_mm256_blend_epi16((__m256i)even, (__m256i)odd, 0xaa);

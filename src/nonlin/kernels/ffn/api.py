@@ -169,8 +169,7 @@ def autocast(tensors: list[Any]) -> list[Any]:
 
 def _check(definition: Definition, tensors: list[Any], memory: str, layout: str, first: str) -> None:
     for name, got, known in (("memory", memory, MEMORY), ("layout", layout, LAYOUTS), ("first", first, ("gate", "up"))):
-        if got not in known:
-            raise UserError(rule("feed_forward", name, f"be one of {', '.join(known)}", got, "Choose one of them."))
+        arguments.must_be_one_of("feed_forward", name, got, known)
     if definition.expr is None:
         raise UserError(rule("feed_forward", "activation", "be pointwise or gated", definition.name,
                              "Compose it from linear layers and nonlin.functional, as nonlin.nn.FeedForward does."))

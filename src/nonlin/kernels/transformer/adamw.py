@@ -38,7 +38,8 @@ class AdamW(torch.optim.AdamW):
             how = native.AdamW(group["lr"], beta1, beta2, group["eps"], group["weight_decay"])
             read = params, [_plain(p.grad) for p in params]
             moments = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-            _library().nl_adamw(len(params), _sizes(params), *map(native.pointers, (*read, *moments)), how, self.scale)
+            addresses = map(native.pointers, (*read, *moments))
+            native.operations().nl_adamw(len(params), _sizes(params), *addresses, how, self.scale)
             # As torch's own writes do: autograd refuses an older graph, and copies of weights are known to be old.
             torch.autograd.graph.increment_version(params)
 
@@ -57,7 +58,7 @@ def norm(tensors: Sequence[Tensor]) -> float:
     4.0
     """
     tensors = [_plain(tensor) for tensor in tensors]
-    return math.sqrt(_library().nl_sum_of_squares(len(tensors), _sizes(tensors), native.pointers(tensors)))
+    return math.sqrt(native.operations().nl_sum_of_squares(len(tensors), _sizes(tensors), native.pointers(tensors)))
 
 
 def serves(params: Sequence[Tensor]) -> bool:
@@ -69,13 +70,7 @@ def serves(params: Sequence[Tensor]) -> bool:
 
 def library_name() -> str:
     """Return the file of our C++: its name has the hash of what it holds."""
-    return Path(_library()._name).name
-
-
-def _library() -> ctypes.CDLL:
-    library = native.library()
-    assert library is not None
-    return library
+    return Path(native.operations()._name).name
 
 
 def _plain(grad: Tensor | None) -> Tensor:

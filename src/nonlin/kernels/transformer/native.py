@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from nonlin.errors import UserError
@@ -19,6 +20,8 @@ from nonlin.kernels.cpu import build
 _HERE = Path(__file__).parent
 SOURCES = (*HEADERS[:2], *(_HERE / name for name in ("gemm.h", "bf16_gemm.h", "bf16_ops.h", "float32_ops.h", "layer.h",
                                                   "adamw.h", "ops.cpp")))
+
+_mode, _FAKE = torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE
 
 
 class Shape(ctypes.Structure):
@@ -93,7 +96,10 @@ def unavailable() -> str:
 
 
 def operations() -> ctypes.CDLL:
-    """Return the compiled operations; UserError where they cannot be built."""
+    """Return the compiled operations; UserError where they cannot be built, or where tensors have no memory."""
+    if _mode(_FAKE) is not None:  # even of real inputs, results would be fake
+        raise UserError("the transformer kernels read and write memory, which fake tensors do not have. "
+                        "Use the engine 'torch' under FakeTensorMode.")
     made = library()
     if made is None:
         raise UserError(f"the transformer kernels are not available: {unavailable()}. Use the engine 'torch'.")
