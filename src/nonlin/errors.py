@@ -30,6 +30,15 @@ def short(text: str, most: int = _VALUE) -> str:
     return text
 
 
+def told(error: BaseException, most: int = _VALUE) -> str:
+    """Return the kind and the words of an error of other code, on one line.
+
+    >>> told(ValueError("two\\nlines"))
+    'ValueError: two lines'
+    """
+    return short(f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}", most)
+
+
 class NonlinError(Exception):
     """Base of every exception that nonlin raises on purpose.
 

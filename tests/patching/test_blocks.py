@@ -149,6 +149,14 @@ def test_sixteen_bits_that_cannot_tell_are_ambiguous():
     assert {m.definition.name for m in answer.matches} == {"geglu", "geglu_tanh"}
 
 
+def test_what_a_block_raises_is_told_on_one_line():
+    def asleep(gate, up):
+        raise RuntimeError("this block\n    is asleep")
+
+    answer = identify(find_blocks(Mlp(asleep))[0])
+    assert answer.status == "unknown" and "RuntimeError: this block is asleep" in answer.reason
+
+
 def test_block_that_cannot_be_called_alone_is_reached_through_the_model():
     class Layer(nn.Module):
         def __init__(self):

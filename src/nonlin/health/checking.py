@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data import Dataset
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 from nonlin.files import finite
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
@@ -103,9 +103,8 @@ def _run(model: nn.Module, ids: Tensor) -> None:
     except MemoryError:
         raise
     except Exception as error:  # the code is another's; the user needs the model, the reason, and no trace
-        why = (str(error).strip() or "no message").splitlines()[0][:160]
         raise UserError(f"check: MODEL must run on token ids alone; {type(model).__name__} raised "
-                        f"{type(error).__name__}: {why}. Observe a run with inputs of your own instead: with "
+                        f"{told(error)}. Observe a run with inputs of your own instead: with "
                         "nonlin.health.watch(model) as health.") from error
 
 

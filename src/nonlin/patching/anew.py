@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlin.errors import told
 from nonlin.patching.blocks import Block
 from nonlin.patching.configuration import is_configuration, tree
 from nonlin.patching.finding import find_blocks
@@ -44,7 +45,7 @@ def loaded_configuration(config: Any) -> Any:
     try:
         back = type(config).from_dict(config.to_dict())
     except Exception as error:  # a class of any maker
-        raise Unbuildable(f"its configuration cannot be read back ({type(error).__name__}: {error})") from error
+        raise Unbuildable(f"its configuration cannot be read back ({told(error)})") from error
     inner = dict(tree(back))
     for path, own in tree(config):
         for name in ("_attn_implementation_internal", "_experts_implementation_internal"):
@@ -65,7 +66,7 @@ def build(model: nn.Module, config: Any) -> nn.Module:
     except Unbuildable:
         raise
     except Exception as error:
-        raise Unbuildable(f"its class cannot be built from it ({type(error).__name__}: {error})") from error
+        raise Unbuildable(f"its class cannot be built from it ({told(error)})") from error
     share(model, made)
     return made.eval()
 

@@ -17,6 +17,7 @@ from scipy import optimize
 from torch import Tensor, nn
 
 from nonlin import functional
+from nonlin.errors import told
 from nonlin.functions import Definition, get, names
 from nonlin.functions.catalog import CATALOG
 from nonlin.functions.definition import gated
@@ -166,7 +167,7 @@ def _probe(block: Block, run: Callable[[], Any] | None) -> tuple[tuple[Tensor, .
             try:
                 seen = capture(block, attempt)
             except Exception as error:  # any code may stand in a block; what it raised is the reason given
-                reason = f"it cannot be called alone ({type(error).__name__}: {error})"
+                reason = f"it cannot be called alone ({told(error)})"
                 continue
         if seen is not None:
             return seen
@@ -186,7 +187,7 @@ def _probe_experts(block: Block) -> tuple[tuple[Tensor, ...], Tensor] | str:
         with torch.no_grad(), evaluating(module):
             product = function(values)
     except Exception as error:  # any code may stand there; what it raised is the reason given
-        return f"its activation cannot be called alone ({type(error).__name__}: {error})"
+        return f"its activation cannot be called alone ({told(error)})"
     if not isinstance(product, Tensor):
         return f"its activation returns {type(product).__name__}, not a tensor"
     return (values.cpu(),), product.cpu()

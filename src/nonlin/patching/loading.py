@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 from nonlin.patching import bounded
 from nonlin.patching.finding import find_blocks, some_blocks
 from nonlin.patching.location import Location, located
@@ -157,9 +157,8 @@ def _from_pretrained(found: Location, dtype: torch.dtype, trust: bool, call: str
                         "it says every size: a size that it leaves out is the family's own.") from error
     except Exception as error:  # transformers raises many kinds; the user needs the model, the reason, and no trace
         what = "a whole GGUF file of a model" if gguf_file else "a model"
-        why = (str(error).strip() or "no message").splitlines()[0][:200]
         raise UserError(f"{call}: {shown} must be {what} that transformers {transformers.__version__} can build; "
-                        f"{type(error).__name__}: {why}. Check or download it again, or load "
+                        f"{told(error)}. Check or download it again, or load "
                         "the model yourself and pass the module.") from error
     notes = _missing(model, info, call, shown)
     tokenizer, note = _tokenizer(where, trust, gguf_file)

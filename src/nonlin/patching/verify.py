@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nonlin.errors import told
 from nonlin.functions import Definition
 from nonlin.patching.blocks import Block, split
 from nonlin.patching.dropouts import set_to_zero, with_dropouts
@@ -48,7 +49,7 @@ def replacement(block: Block, match: Match, memory: str) -> Replacement:
     except Refused:
         raise
     except Exception as error:  # any code may stand in a block
-        raise Refused(f"it cannot be run alone ({type(error).__name__}: {error})") from error
+        raise Refused(f"it cannot be run alone ({told(error)})") from error
 
 
 def _replacement(block: Block, match: Match, memory: str) -> Replacement:
@@ -155,7 +156,7 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
         with torch.no_grad():
             module(x, chosen, torch.ones(2, 1, dtype=weight.dtype, device=weight.device))
     except Exception as error:
-        raise Refused(f"its experts cannot be called alone ({type(error).__name__}: {error})") from error
+        raise Refused(f"its experts cannot be called alone ({told(error)})") from error
     finally:
         del module.__dict__["_apply_gate"]
     if not used:
@@ -185,7 +186,7 @@ def prove(made: Replacement, sharp: bool) -> None:
     except Refused:
         raise
     except Exception as error:  # any code may stand in a block, and not all of it can be run otherwise than it was
-        raise Refused(f"the proof cannot run it ({type(error).__name__}: {error})") from error
+        raise Refused(f"the proof cannot run it ({told(error)})") from error
 
 
 def _prove_sharply(made: Replacement) -> None:
@@ -274,7 +275,7 @@ def _attempt(block: Block, recipe: Recipe, x: Tensor) -> Tensor:
     try:
         out = _run(block, recipe, x)
     except Exception as error:  # any code may stand in a block; what it raised is the reason given
-        raise Refused(f"it cannot be run alone ({type(error).__name__}: {error})") from error
+        raise Refused(f"it cannot be run alone ({told(error)})") from error
     if not isinstance(out, Tensor):
         raise Refused(f"it returns {type(out).__name__}, not a tensor")
     return out

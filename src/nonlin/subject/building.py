@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin import streams
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 from nonlin.functions import Definition, define, get
 from nonlin.functions.registry import gated_by
 from nonlin.patching.bounded import TooLarge
@@ -137,7 +137,7 @@ def factory_of(described: Mapping[str, str]) -> Any:
         except Exception as error:
             del sys.modules[name]
             raise UserError(rule("compare", "model", "be in a file that other processes can run",
-                                 f"{path} ({type(error).__name__}: {error})",
+                                 f"{path} ({told(error)})",
                                  "Put what is to run at its call alone under if __name__ == '__main__'.")) from error
         finally:
             sys.path.remove(str(path.parent))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 from nonlin.patching.blocks import Block
 from nonlin.patching.identification import evaluating
 from nonlin.subject.configuration import LAYERS
@@ -87,9 +87,8 @@ class Look:
                 return logits
             error = TypeError(f"it returned {getattr(logits, 'shape', type(logits).__name__)}")
         self._must_know(tokens)
-        why = " ".join(str(error).split())[:160]
         raise UserError(rule(_CALL, "model", "take tokens (B, T) alone and return logits (B, T, V)",
-                             f"{self.own['name']} ({type(error).__name__}: {why})",
+                             f"{self.own['name']} ({told(error, 200)})",
                              "Pass a causal language model, or a function that returns one around it."))
 
     def _must_know(self, tokens: Tensor) -> None:

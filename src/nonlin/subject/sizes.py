@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 from nonlin.patching import bounded
 from nonlin.patching.finding import some_blocks
 from nonlin.subject import building, configuration
@@ -148,7 +148,7 @@ def _built(whole: Mapping[str, Any], layers: int, dim: int, head_width: int) -> 
             return cls(configuration.for_class(cls, scaled(whole, **shape)))
     except (Exception, SystemExit) as error:  # classes check their fields, and divide, in their own ways
         raise UserError(f"{_CALL}: model must be one that can be built at other sizes; {whole['class']} of {layers} "
-                        f"layers of width {dim} raised {type(error).__name__}: {' '.join(str(error).split())[:160]}. "
+                        f"layers of width {dim} raised {told(error, 200)}. "
                         "Run nonlin compare --model at each size.") from error
 
 

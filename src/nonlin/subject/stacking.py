@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin import functional
+from nonlin.errors import told
 from nonlin.functions import Definition
 from nonlin.patching.blocks import Block, Projection
 from nonlin.patching.configuration import claimed
@@ -96,7 +97,7 @@ def fields(model: nn.Module, block: Block) -> dict[str, Any]:
         with torch.no_grad(), evaluating(block.module):
             same = _same(block, style, found)
     except Exception as error:  # any code may stand in a class
-        raise Refused(f"its experts cannot be called alone ({type(error).__name__}: {error})") from error
+        raise Refused(f"its experts cannot be called alone ({told(error)})") from error
     if not same:
         raise Refused(f"its experts compute something else than {found.name} of their products")
     return {"style": style, "block": block, "activation": None, "computes": found.name, "gate": None, "up": "",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import NonlinError
+from nonlin.errors import NonlinError, told
 from nonlin.files import Unreadable, inside, read_json, write_json
 from nonlin.study import load
 from nonlin.tracking.records import Tracker, tracked_run, verdicts_of
@@ -55,8 +55,7 @@ class Following:
                 self.say(f"{one.name}: {where}")
         except BaseException as error:  # another's code, which may end in SystemExit too: the study must go on
             one.failed = True
-            why = (str(error).strip() or "no message").splitlines()[0][:200]
-            self.say(f"Tracking by {one.name} failed, and the study goes on without it: {type(error).__name__}: {why}. "
+            self.say(f"Tracking by {one.name} failed, and the study goes on without it: {told(error)}. "
                      f"The same call continues; every run is in {self.directory}.")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin import system
-from nonlin.errors import NonlinError, UserError, short
+from nonlin.errors import NonlinError, UserError, told
 from nonlin.training import machine, one_model, ranks, trained, trial
 from nonlin.training.config import Stopped
 from nonlin.training.resources import available_memory_bytes
@@ -42,7 +42,7 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
             if not option.get("graphs"):
                 raise
             # The next option launches the step, and the plan says why.
-            why = {"not captured": short(f"{type(error).__name__}: {error}", 160)}
+            why = {"not captured": told(error, 160)}
             continue
         options.append(option)
     best = _fastest(measured)
