@@ -14,6 +14,8 @@ from nonlin.errors import UserError
 from nonlin.model import export_model
 from nonlin.model.checkpoint import put_weights
 from nonlin.model.language_model import LanguageModel
+from nonlin.subject.continuing import Continuing
+from nonlin.subject.model import OwnModel
 from nonlin.subject.saving import save as save_own
 from nonlin.training.limits import must_open
 from nonlin.training.trial import WEIGHTS, build_model
@@ -50,8 +52,10 @@ def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, t
     opening = [] if end is None else [int(end)]
     tokens = opening + list(dataset.encode(prompt)) or list(dataset.encode("\n")) or [0]
     start = len(tokens) if prompt or opening else 0
+    following = Continuing(model, context).logits if isinstance(model, OwnModel) else \
+        lambda tokens: model(torch.tensor([tokens[-context:]]))[0, -1]
     for _ in range(length):
-        logits = model(torch.tensor([tokens[-context:]]))[0, -1, :dataset.info["vocabulary"]]  # a model may have more
+        logits = following(tokens)[:dataset.info["vocabulary"]]  # a model may have more
         if temperature <= 0:
             token = int(logits.argmax())
         else:
