@@ -15,10 +15,10 @@ _EQUAL = 1e-3  # of the largest logit, in float32
 class Continuing:
     """``logits(tokens)`` of the token after them, (V,), for tokens that grow by one at each call.
 
-    A model of ``transformers`` reads a token once, and keeps its keys and values. Where the tokens pass the context it
-    reads the newer half of them anew. At the second call the logits are compared with those of a model that keeps
-    nothing. Where they differ, or the model keeps nothing, all tokens of the context are read at each call; so they are
-    where a token of ``packing``'s rule "documents" divides them.
+    A model of ``transformers`` reads a token once, and keeps its keys and values. When the tokens pass the context, it
+    reads the newer half of them anew. The second call compares the logits with those of a model that keeps nothing. A
+    model whose logits differ reads all tokens of the context at each call. So does one that keeps nothing, and any
+    model of tokens that ``packing``'s rule "documents" divides.
     """
 
     def __init__(self, model: OwnModel, context: int):
