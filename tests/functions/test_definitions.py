@@ -140,6 +140,16 @@ def test_properties_are_computed_right():
         assert Definition("any", "pointwise", parse(text)).properties.smoothness == smoothness, text
 
 
+@pytest.mark.parametrize(("text", "low", "high"), [
+    ("max(x,0) + 0.01*min(x,0)", -math.inf, math.inf), ("0.05*x", -math.inf, math.inf), ("x/(1+abs(x))", -1, 1),
+    ("sqrt(softplus(x))", 0, math.inf), ("sign(x)*sqrt(abs(x))", -math.inf, math.inf), ("cauchy(x)", 0, 1),
+    ("sign(x)*log1p(abs(x))", -math.inf, math.inf), ("exp(x)/(1+exp(x))", 0, 1), ("clip(x,-2,5)", -2, 5),
+    ("sqrt(x)", 0, math.inf), ("x*step(x-0.01)", 0, math.inf)])
+def test_a_range_ends_where_the_values_go(text, low, high):
+    found = Definition("any", "pointwise", parse(text)).properties.range
+    assert found == pytest.approx((low, high), abs=1e-9) and math.copysign(1, found[0]) == (1 if low >= 0 else -1)
+
+
 @pytest.mark.parametrize("name", [n for n in names() if get(n).expr is not None])
 def test_moments_against_a_large_sample(name):
     definition, p = get(name), get(name).properties

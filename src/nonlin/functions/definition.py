@@ -92,7 +92,8 @@ class Definition:
         out = printer.doprint(plain)
         for name in sorted(functions, key=len, reverse=True):
             shown = sympy.latex(sympy.Function(name))
-            out = out.replace(shown + "{", _LATEX[name] + "{") if shown != _LATEX[name] else out
+            for after in "{^":  # a power stands between a function's name and its argument
+                out = out.replace(shown + after, _LATEX[name] + after) if shown != _LATEX[name] else out
         return out
 
     @functools.cached_property

@@ -1,7 +1,7 @@
 """Compute an activation's properties: smoothness, minimum, range, dead region, moments under a unit normal.
 
-Nothing is typed in. Kinks come from the symbolic tree; the rest is computed numerically from the definition (to about
-1e-6), on the interval from -40 to 40 and at ±1e4 for the limits.
+Nothing is typed in. Kinks come from the symbolic tree. The rest is computed numerically from the definition (to about
+1e-6), on the interval from -40 to 40. Limits are told from ±1e4 to ±1e64.
 """
 
 import functools
@@ -125,6 +125,19 @@ def _moments(function: Any, cuts: list[float]) -> tuple[float, float]:
         return 0.0 if abs(mean) < rounding else mean, float((values**2 * density).sum())  # odd functions cancel
 
 
+def _limit(value: Any, side: int) -> float:
+    """Return the limit at an end, as told from where the value goes; nan where double precision cannot tell."""
+    with np.errstate(all="ignore"):
+        found = value(side * 10.0 ** np.array([4, 8, 16, 32, 64]))
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return math.nan
+    before, last = float(found[max(0, len(found) - 2)]), float(found[-1])
+    if abs(last) > max(1.0, 1.5 * abs(before)):  # a logarithm doubles where its argument is squared
+        return math.copysign(math.inf, last)
+    return last if abs(last) > 1e-9 else 0.0
+
+
 def compute(formula: Formula) -> Properties | None:
     """Return the properties, or None if the activation is not pointwise."""
     if formula.expr is None:
@@ -148,16 +161,14 @@ def compute(formula: Formula) -> Properties | None:
         steps = np.diff(y)
     falls, rises = bool((steps < -1e-12).any()), bool((steps > 1e-12).any())
 
-    def bound(end: float, extreme: float) -> float:
-        return math.copysign(math.inf, end) if abs(end) > 1000 else float(extreme)
-
-    low = min(float(y.min()), float(ends.min()), minimum[1] if minimum else math.inf)
-    high = max(float(y.max()), float(ends.max()))
+    limits = [limit for side in (-1, 1) if not math.isnan(limit := _limit(value, side))]
+    reached = [*map(float, y[~np.isnan(y)]), *limits, *(minimum or ())[1:]]
     mean, second_moment = _moments(value, kinks)
     derivative_mean, derivative_second_moment = _moments(derivative, kinks)
     return Properties(
         smoothness=_smoothness(formula, kinks), monotonic=not (falls and rises), minimum=minimum,
-        range=(bound(low, low), bound(high, high)), zero_gradient=_zero_regions(grid, dy, kinks),
+        range=(min(reached) + 0.0, max(reached) + 0.0) if reached else (math.nan, math.nan),
+        zero_gradient=_zero_regions(grid, dy, kinks),
         mean=mean, second_moment=second_moment, derivative_mean=derivative_mean,
         derivative_second_moment=derivative_second_moment)
 

@@ -18,6 +18,8 @@ from nonlin.kernels.registration import batched_gradient, register
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.torch.backend import reduce_to, wide
 
+_DOUBLE = ("cpu", "cuda")  # devices that compute in double precision
+
 
 def halves(packed: Tensor, interleaved: bool, up_first: bool) -> tuple[Tensor, Tensor]:
     """Return views (gate, up) of a tensor (..., 2 hidden) that holds both."""
@@ -51,8 +53,11 @@ def _zero(definition: str, orders: Sequence[int]) -> bool:
 # derivative: (definition, orders, tensors) -> that derivative, element by element, in float32 or float64
 
 def _compute_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
+    dtype = torch.promote_types(tensors[0].dtype, torch.float32)
     with torch.no_grad():
-        return torch_backend.derivative(deserialize(definition), orders, tensors).contiguous()
+        if tensors[0].device.type in _DOUBLE:  # parts that cancel, or leave float32 although the sum does not
+            tensors = [x.double() for x in tensors]
+        return torch_backend.derivative(deserialize(definition), orders, tensors).to(dtype).contiguous()
 
 
 def _fake_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:

@@ -16,25 +16,11 @@ from pathlib import Path
 import sympy
 
 from nonlin.functions import Definition
-from nonlin.functions.expression import terms
-from nonlin.functions.primitives import (
-    NAMES,
-    Tanh,
-    absolute,
-    cauchy,
-    exp,
-    maximum,
-    minimum,
-    nonnegative,
-    sigmoid,
-    sign,
-    step,
-)
-from nonlin.kernels.codegen import emitter
-from nonlin.kernels.codegen.emitter import Value, divisor, rooted
+from nonlin.functions.primitives import Tanh, exp, sigmoid
+from nonlin.kernels.codegen import emitter, ranges
+from nonlin.kernels.codegen.emitter import Value, rooted
 
 _ROUNDED = (sympy.Add, sympy.Mul, sympy.Pow)
-_COMPARISONS = (maximum, minimum, absolute, sign, step, nonnegative)
 _CPU = Path(__file__).parents[1] / "cpu"
 HEADERS = tuple(_CPU / f"{name}.h" for name in ("simd", "policy", "math", "math64", "loops", "driver"))
 """Headers that a generated file includes, in the order of inclusion."""
@@ -168,7 +154,7 @@ def struct(definition: Definition) -> str:
     names = (*definition.variables, *learned)
     leaves = {v: Value(f"in[{k}]") for k, v in enumerate(definition.variables)}
     leaves |= {q: Value(f"par[{k}]") for k, q in enumerate(learned)}
-    careful, careful_value = _careful(definition, _whole(definition)), _careful(definition, definition.expr)
+    careful, careful_value = _careful(definition, ranges.whole(definition)), _careful(definition, definition.expr)
     value, derivatives = _Cpp(careful_value), _Cpp(careful)
     variables = tuple(leaves[v].name for v in definition.variables)
     out = value.sum(definition.expr, leaves, variables)
@@ -176,15 +162,15 @@ def struct(definition: Definition) -> str:
     again = derivatives.sum(definition.expr, leaves, variables)
     derivatives.lines += [f"d[{k}] = {name};" for k, name in enumerate(results)]
     exact = rooted(definition)
-    powers, scaled = _leaves_range(definition)
+    powers, scaled = ranges.leaves(definition)
     return _STRUCT.format(
         struct=f"nl_{identity(definition)}", inputs=len(definition.variables), parameters=len(learned),
         exact=str(exact).lower(), careful=str(careful).lower(),
         careful_value=str(careful_value).lower(), linear=str(not any(
             definition.derivative(name).free_symbols for name in names)).lower(),
-        far=_literal(_far(definition), "f"), near=_literal(_near(definition), "f"),
+        far=_literal(ranges.far(definition), "f"), near=_literal(ranges.near(definition), "f"),
         powers=str(powers).lower(), scaled=str(scaled).lower(),
-        light=str(_light(definition) and not (powers or scaled)).lower(),
+        light=str(ranges.light(definition) and not (powers or scaled)).lower(),
         value_body="\n    ".join(_one_sided(value.lines)), value=out,
         derivative_body="\n    ".join(_one_sided(derivatives.lines)), again=again)
 
@@ -201,65 +187,6 @@ def _one_sided(lines: list[str]) -> list[str]:
         return line if product or (plus and minus) else line.replace("nl_sigmoids", f"nl_sigmoids<{1 if plus else -1}>")
 
     return [marked(line) for line in lines]
-
-
-def _leaves_range(definition: Definition) -> tuple[bool, bool]:
-    """Return whether huge, and whether tiny, inputs may exceed float32 in a step although the result fits."""
-    assert definition.expr is not None
-    everything = _whole(definition)
-    huge = any(p.exp < 0 for p in everything.atoms(sympy.Pow) if p.free_symbols)
-    products = [term for term in terms(definition.expr) if term.as_coeff_Mul()[1].is_Mul]
-    huge = huge or everything.has(cauchy) or _grows(definition.expr) or any(divisor(term) > 1 for term in products)
-    # Parts that are scaled down, then multiplied or passed to a primitive: a subnormal step loses digits.
-    steps = [part for call in definition.expr.atoms(sympy.Function) for part in call.args if part.free_symbols]
-    steps += [term for term in products if divisor(term) == 1]
-    return huge, any(abs(part.as_coeff_Mul()[0]) < 1 for part in steps) or (huge and definition.gated)
-
-
-def _light(definition: Definition) -> bool:
-    """Return whether a formula's arithmetic is comparisons, sums and products alone."""
-    whole = _whole(definition)
-    return all(call.func in _COMPARISONS for call in whole.atoms(sympy.Function)) \
-        and all(p.exp.is_Integer and p.exp > 0 for p in whole.atoms(sympy.Pow) if p.free_symbols)
-
-
-def _far(definition: Definition) -> float:
-    """Return the magnitude from which an input may overflow float32, by the highest degree of any part."""
-    def degree(e: sympy.Expr) -> int:
-        if isinstance(e, sympy.Pow):
-            return math.ceil(abs(e.exp) * degree(e.base))
-        if isinstance(e, sympy.Mul):
-            return sum(map(degree, e.args))
-        if isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs", "softplus"):
-            return 0
-        return int(e.is_Symbol) or max([0, *map(degree, e.args)])
-
-    return min(1e15, 10.0 ** (37 // max(1, degree(_whole(definition)))))
-
-
-def _near(definition: Definition) -> float:
-    """Return the magnitude up to which an input's power may be subnormal, and lose digits, before it is multiplied."""
-    assert definition.expr is not None
-    most = max([1.0, *(float(p.exp) for p in definition.expr.atoms(sympy.Pow) if p.free_symbols)])
-    return max(1e-15, 10.0 ** -(37 // most))
-
-
-def _whole(definition: Definition) -> sympy.Expr:
-    """Return one expression with every part of the value and of the derivatives."""
-    names = (*definition.variables, *(q.name for q in definition.parameters))
-    return sympy.Tuple(definition.expr, *(definition.derivative(name) for name in names))
-
-
-def _grows(e: sympy.Expr) -> bool:
-    """Return whether a power above one is part of the result, outside of saturating primitives.
-
-    Such a power may overflow float32 although the result does not. Inside of sigmoid and its like overflow is harmless:
-    the limit is right, and the nan of 0 times infinity is detected.
-    """
-    if isinstance(e, sympy.Pow) and e.exp > 1 and e.free_symbols:
-        return True
-    saturates = isinstance(e, sympy.Function) and NAMES.get(e.func) not in ("max", "min", "abs")
-    return not saturates and any(_grows(part) for part in e.args)
 
 
 def _careful(definition: Definition, everything: sympy.Expr) -> bool:
@@ -284,7 +211,7 @@ def _careful(definition: Definition, everything: sympy.Expr) -> bool:
 def _sources() -> str:
     """Return our C++ and its generator without comments and docstrings: editing those recompiles nothing."""
     headers = [re.sub(r"//[^\n]*", "", header.read_text()) for header in HEADERS]
-    trees = [ast.parse(Path(path).read_text()) for path in (__file__, emitter.__file__)]
+    trees = [ast.parse(Path(path).read_text()) for path in (__file__, emitter.__file__, ranges.__file__)]
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
