@@ -12,8 +12,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from nonlin.data import Corpus, load_corpus, split
+from nonlin.data import Corpus, load_corpus, prepare, split
 from nonlin.data.corpus import SMALLEST_BYTES
+from nonlin.data.splitting import left_out, sides
 from nonlin.errors import UserError
 
 TEXT = "".join(f"{i}: the naïve café costs {i * 7 % 13} €\n" for i in range(4000))
@@ -270,3 +271,48 @@ def test_a_document_that_outweighs_the_rest_does_not_spoil_the_split():
         training, validation = split(corpus_of(documents))
         share = sum(map(len, validation)) / sum(map(len, training + validation))
         assert 0.03 < share < 0.3
+
+
+def weighted(tmp_path, **sources):
+    """Return the corpus of several sources, each of these texts by their names, with weights."""
+    for folder, documents in sources.items():
+        (tmp_path / folder).mkdir()
+        for name, text in documents.items():
+            (tmp_path / folder / name).write_bytes(text)
+    return load_corpus([tmp_path / folder for folder in sources], weights=[1] * len(sources))
+
+
+def test_copies_in_another_source_are_on_the_same_side(tmp_path):
+    texts = [words(i) for i in range(60)]
+    corpus = weighted(tmp_path, one={f"a{i}.txt": text for i, text in enumerate(texts)},
+                      two={f"b{i}.txt": text for i, text in enumerate(texts)})
+    training, validation = split(corpus)
+    assert validation and not set(training) & set(validation)
+    assert len(training) + len(validation) == 120 and left_out(sides(corpus)) is None
+
+
+def test_copies_of_what_is_cut_at_its_end_are_left_out_of_the_other_source_and_counted(tmp_path):
+    corpus = weighted(tmp_path, few={f"a{i}.txt": words(i) for i in range(5)},
+                      many={f"b{i}.txt": words(i) for i in range(200)})
+    training, validation = split(corpus)
+    heads = set(training) - {words(i) for i in range(200)}
+    assert len(heads) == 5 and len(training) + len(validation) == 2 * 5 + 195
+    assert not any(one.startswith(tuple(heads)) for one in validation)
+    assert not any(one.endswith(tuple(validation)) for one in training)
+    info = prepare(corpus, tmp_path / "out")
+    assert any("5 documents are in another source too" in note for note in info["notes"])
+
+
+def test_a_source_that_holds_little_but_copies_is_cut_as_they_are(tmp_path):
+    corpus = weighted(tmp_path, few={f"a{i}.txt": words(i, 20_000) for i in range(9)},
+                      more={f"b{i}.txt": words(i, 20_000) for i in range(12)})
+    training, validation = split(corpus)
+    assert len(training) == len(validation) == 21
+    assert not any(one.endswith(tuple(validation)) for one in training)
+
+
+def test_weights_alone_move_no_document(tmp_path):
+    corpus = weighted(tmp_path, one={f"a{i}.txt": words(i) for i in range(60)},
+                      two={f"b{i}.txt": words(i) for i in range(60, 120)})
+    alone = [split(load_corpus(tmp_path / folder)) for folder in ("one", "two")]
+    assert split(corpus) == tuple([*one, *two] for one, two in zip(*alone, strict=True))

@@ -184,9 +184,8 @@ class _Writing:
 
     def notes(self, sides: tuple[list[Part], list[Part]]) -> list[str]:
         """Return what is to be said of the tokens."""
-        copies, found = left_out(sides[0]), []
-        if copies:
-            found.append(f"{copies:,} documents of the text are in the validation text too: they are not trained on.")
+        copies = left_out(sides)
+        found = [copies] if copies else []
         if self.inside:
             found.append(f"{self.inside:,} times the text itself holds the token that opens a document: it divides "
                          "them there too.")

@@ -72,38 +72,61 @@ def split(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[bytes]
 def sides(corpus: Corpus, validation_fraction: float = 0.1) -> tuple[list[Part], list[Part]]:
     """Return the (training, validation) parts: one each, or one a source where the sources have weights.
 
-    Documents go by the hash of their name and text, whatever lies beside or before them; copies of one text go
-    together. Every document is cut at its end instead where there are fewer than ten. So it is where a side would hold
-    less than a third of its share of bytes. A corpus with validation text of its own is judged by that alone, and
-    copies of its documents are not trained on.
+    Documents go by the hash of their name and text, whatever lies beside or before them. Copies of one text go
+    together, in other sources too. Every document is cut at its end instead where there are fewer than ten. So it is
+    where a side would hold less than a third of its share of bytes. Copies of cut documents in a source that is not cut
+    are on no side. A corpus with validation text of its own is judged by that alone, and copies of its documents are
+    not trained on.
     """
     spool, total = corpus.spool, sum(corpus.weights)
-    first, training, validation = 0, [], []
+    training, validation = [], []
     held_out = corpus.validation_from
-    seen = None if held_out is None else _keys(spool, held_out, spool.count)
-    for weight, last, description in zip(corpus.weights, corpus.ends, corpus.descriptions, strict=True):
-        chosen = (_sides(spool, first, last, validation_fraction) if seen is None
-                 else _without(spool, first, last, seen))
+    spans = list(zip([0, *corpus.ends], corpus.ends))  # noqa: B905  the last end begins none
+    if held_out is None:
+        chosen = _all_sides(spool, spans, validation_fraction)
+    else:
+        seen = _keys(spool, held_out, spool.count)
+        chosen = [_without(spool, first, last, seen) for first, last in spans]
+    for (first, last), weight, description, on in zip(spans, corpus.weights, corpus.descriptions, chosen, strict=True):
         for side, parts in enumerate((training, validation)):
-            if side == 0 or seen is None:
-                parts.append(Part(spool, first, last, chosen, side, validation_fraction, weight / total, description))
-        first = last
+            if side == 0 or held_out is None:
+                parts.append(Part(spool, first, last, on, side, validation_fraction, weight / total, description))
     if held_out is not None:
         whole = np.zeros(spool.count - held_out, np.uint8)
         validation.append(Part(spool, held_out, spool.count, whole, 0, validation_fraction, 1.0, "validation text"))
     return training, validation
 
 
-def _sides(spool: Spool, first: int, last: int, fraction: float) -> np.ndarray | None:
-    """Return 1 for each document that is judged by and 0 for the others; None where documents are to be cut."""
-    sides = _drawn(spool, first, last, fraction * 2**32)
+def _all_sides(spool: Spool, spans: list[tuple[int, int]], fraction: float) -> list[np.ndarray | None]:
+    """Return each source's sides: 1 judged by, 0 trained on, 2 neither; None for one whose documents are cut.
+
+    A cut document is on both sides, so its copies in a source that is not cut are on none. Copies that are cut too are
+    cut at the same place. The rest of a source may then have to be cut itself, and all are looked at again.
+    """
+    drawn, cut = _drawn(spool, spans[0][0], spans[-1][1], fraction * 2**32), set[int]()
+    while True:
+        seen = np.unique(np.concatenate([_keys(spool, *spans[i]) for i in cut])) if cut else None
+        found: list[np.ndarray | None] = []
+        for i, (first, last) in enumerate(spans):
+            sides = drawn[first:last]
+            if seen is not None and i not in cut:
+                sides = np.where(_without(spool, first, last, seen), np.uint8(2), sides)
+            found.append(sides if i not in cut and _balanced(spool, first, sides, fraction) else None)
+        lost = {i for i, sides in enumerate(found) if sides is None}
+        if lost == cut or len(spans) == 1:
+            return found
+        cut = lost
+
+
+def _balanced(spool: Spool, first: int, sides: np.ndarray, fraction: float) -> bool:
+    """Return whether both sides hold enough documents and bytes to go by whole documents."""
     held = whole = done = 0
-    for block in spool.entries(first, last):
-        sizes = block["size"].astype(np.int64)
-        held += int(sizes[sides[done:done + len(block)] == 1].sum())
-        whole, done = whole + int(sizes.sum()), done + len(block)
+    for block in spool.entries(first, first + len(sides)):
+        sizes, on = block["size"].astype(np.int64), sides[done:done + len(block)]
+        held += int(sizes[on == 1].sum())
+        whole, done = whole + int(sizes[on != 2].sum()), done + len(block)
     share = held / max(whole, 1)
-    return sides if last - first >= 10 and fraction / 3 < share < min(3 * fraction, 0.5) else None
+    return int((sides != 2).sum()) >= 10 and fraction / 3 < share < min(3 * fraction, 0.5)
 
 
 def _drawn(spool: Spool, first: int, last: int, below: float) -> np.ndarray:
@@ -132,7 +155,7 @@ def _drawn(spool: Spool, first: int, last: int, below: float) -> np.ndarray:
 
 def _keys(spool: Spool, first: int, last: int) -> np.ndarray:
     """Return the sorted first halves of the texts' keys."""
-    return np.unique(np.concatenate([b["key"][:, 0] for b in spool.entries(first, last)]))
+    return np.unique(np.concatenate([np.empty(0, "<u8"), *(b["key"][:, 0] for b in spool.entries(first, last))]))
 
 
 def _without(spool: Spool, first: int, last: int, seen: np.ndarray) -> np.ndarray:
@@ -140,6 +163,13 @@ def _without(spool: Spool, first: int, last: int, seen: np.ndarray) -> np.ndarra
     return np.concatenate([np.isin(b["key"][:, 0], seen).astype(np.uint8) * 2 for b in spool.entries(first, last)])
 
 
-def left_out(parts: list[Part]) -> int:
-    """Return how many documents are on no side, being copies of the validation text's own."""
-    return sum(int((part.sides == 2).sum()) for part in parts if part.sides is not None)
+def left_out(sides: tuple[list[Part], list[Part]]) -> str | None:
+    """Return what is to be said of documents that are on no side, being copies; None where there are none."""
+    training, validation = sides
+    count = sum(int((part.sides == 2).sum()) for part in training if part.sides is not None)
+    if not count:
+        return None
+    if validation[0].side == 0:  # the text to judge by is one of its own
+        return f"{count:,} documents of the text are in the validation text too: they are not trained on."
+    return (f"{count:,} documents are in another source too, whose documents are cut at their ends: they are left out "
+            "where they are not cut.")
