@@ -156,3 +156,23 @@ def test_models_that_take_no_tokens_alone_are_refused_in_one_line(tmp_path, kind
             text_config=part | {"vocab_size": 64}, vision_config=part | {"image_size": 16, "patch_size": 8}))
     model.save_pretrained(tmp_path)
     assert "token ids alone" in refused(nonlin.health.check, tmp_path)
+
+
+@pytest.mark.parametrize("fields", [
+    {"_attn_implementation": "kernels-community/flash-attn2"}, {"_attn_implementation": "flash_attention_2"},
+    {"attn_implementation": {"": "sdpa", "text_config": "owner/kernel@main:run"}}, {"use_kernels": True},
+    {"per_layer_config": [{"_attn_implementation_internal": "owner/kernel"}]}, {"_experts_implementation": "deepgemm"},
+    {"text_config": {"kernel_config": {"RMSNorm": "owner/kernel:Norm"}}}], ids=repr)
+def test_a_kernel_that_would_be_fetched_is_code_that_must_be_trusted(folder, fields, monkeypatch):
+    import transformers
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)  # refused before
+    change(folder / "config.json", **fields)
+    said = refused(load, folder)
+    assert "need no code of its own" in said and "--trust-remote-code" in said
+
+
+def test_the_attention_that_transformers_has_itself_is_no_code(folder):
+    for name in ("eager", "sdpa", None):
+        change(folder / "config.json", _attn_implementation=name, use_kernels=False)
+        assert load(folder).model is not None

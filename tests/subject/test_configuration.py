@@ -70,3 +70,15 @@ def test_what_is_wanted_is_told_by_its_form(tmp_path):
     for value in (3, [1]):
         with pytest.raises(UserError, match="model must be a path"):
             wanted(value)
+
+
+@pytest.mark.parametrize("found", [
+    {"_attn_implementation": "owner/kernel"}, {"attn_implementation": "flash_attention_2"},
+    {"text_config": {"experts_implementation": "sonicmoe"}}, {"kernel_config": {"RMSNorm": "owner/kernel:Norm"}}])
+def test_kernels_of_the_hub_are_code_of_its_own(tmp_path, found):
+    values = small("llama") | found
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    for call, asked in ((described, {"path": str(tmp_path)}), (described, {"config": values}), (configuration, values)):
+        with pytest.raises(UserError, match=r"must need no code of its own; got .* it names "):
+            call(asked)
+    assert described({"config": small("llama") | {"_attn_implementation": "eager"}})["class"] == "LlamaForCausalLM"

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,11 @@ from nonlin.model.gguf_header import gguf_sizes
 _FLOATING = ("F64", "F32", "F16", "BF16")
 _MUST_FLOAT = "be floating-point, not quantized to 8 or 4 bits"
 _UNQUANTIZED = "Load the checkpoint it was quantized from."
+# Fields that say how attention and experts are computed, and what transformers has for them without other code. It
+# fetches a kernel from the Hub for any other name, "flash_attention_2" too, where the package kernels is installed.
+_COMPUTED_BY = {"attn_implementation": ("eager", "sdpa", "flex_attention", "paged|eager", "paged|sdpa"),
+                "experts_implementation": ("eager", "batched_mm", "grouped_mm")}
+_KERNELS = ("use_kernels", "kernel_config", "allow_all_kernels")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -57,7 +62,8 @@ def located(path: Path, trust: bool, call: str) -> Location:
     config, stored = _described(path, call)
     if (code := code_of(config)) and not trust:
         raise UserError(rule(call, "MODEL", "need no code of its own", f"{path}: config.json names {code}",
-                             "Read that code, then pass --trust-remote-code (trust_remote_code=True) if you agree."))
+                             "Remove it there if transformers has the architecture, or read that code, then pass "
+                             "--trust-remote-code (trust_remote_code=True) if you agree."))
     must_not_be_quantized(config, call)
     return Location(path, architectures=tuple(config.get("architectures") or ()), stored=stored)
 
@@ -114,9 +120,29 @@ def _check_weights(path: Path, files: list[Path], call: str) -> None:
 
 
 def code_of(config: Mapping[str, Any]) -> str | None:
-    """Return the code that a configuration asks to run; None for none."""
+    """Return the code that a configuration asks to run, its own or a kernel of the Hub; None for none.
+
+    >>> code_of({"text_config": {"_attn_implementation": "owner/kernel"}}), code_of({"_attn_implementation": "sdpa"})
+    ("_attn_implementation 'owner/kernel'", None)
+    """
     code: Any = config.get("auto_map")
-    return ", ".join(map(str, code.values() if isinstance(code, Mapping) else [code])) if code else None
+    named = [", ".join(map(str, code.values() if isinstance(code, Mapping) else [code]))] if code else []
+    return ", ".join([*named, *_kernels(config)]) or None
+
+
+def _kernels(values: Any) -> Iterator[str]:
+    """Yield the fields at any depth that make transformers fetch a kernel."""
+    for key, value in values.items() if isinstance(values, Mapping) else ():
+        known = _COMPUTED_BY.get(str(key).strip("_").removesuffix("_internal"))
+        if known:  # a mapping says it for each part of the model
+            wanted = value.values() if isinstance(value, Mapping) else [value]
+            yield from (f"{key} {one!r}" for one in wanted if one is not None and one not in known)
+        elif key in _KERNELS and value:
+            yield f"{key} {value!r}"
+        else:
+            yield from _kernels(value)
+    for value in values if isinstance(values, list) else ():
+        yield from _kernels(value)
 
 
 def must_not_be_quantized(config: Mapping[str, Any], call: str) -> None:

@@ -96,6 +96,7 @@ def _loaded(own: Mapping[str, Any]) -> Any:
     if weights_hash(folder) != own["checkpoint"]["sha256"]:
         raise UserError(rule("compare", "the checkpoint", "be the one that the study began with", str(folder),
                              "Restore its safetensors, or start a study in another folder."))
+    configuration.must_open(folder)
     model, info = model_class(own).from_pretrained(folder, local_files_only=True, use_safetensors=True,
                                                    dtype=torch.float32, output_loading_info=True,
                                                    ignore_mismatched_sizes=True)

@@ -63,9 +63,10 @@ def _transformers() -> Any:
 def configuration(values: Mapping[str, Any]) -> Any:
     """Return the configuration of these values, of the class that their model_type names.
 
-    They may be a plan's, which anybody can write: UserError for counts that no model has.
+    They may be a plan's, which anybody can write: UserError for counts that no model has, and for code.
     """
     _must_be_few(values, "its configuration")
+    must_need_no_code(values, "its configuration")
     transformers = _transformers()
     return transformers.AutoConfig.for_model(**{key: _as_python(value) for key, value in values.items()})
 
@@ -115,10 +116,7 @@ def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     """Return the configuration of these values; UserError for one that nonlin does not build."""
     kind = raw.get("model_type")
     _must_be_few(raw, shown)
-    if code := code_of(raw):
-        raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names {code}",
-                             "Remove auto_map where transformers has the architecture, or pass nonlin.compare a "
-                             "function that returns the module."))
+    must_need_no_code(raw, shown)
     must_not_be_quantized(raw, _CALL)
     if not isinstance(kind, str):
         raise UserError(rule(_CALL, "model", "have a model_type in its config.json", shown,
@@ -129,6 +127,19 @@ def _of_values(raw: Mapping[str, Any], shown: str) -> Any:
     except Exception as error:  # each class checks its fields in its own way
         raise UserError(f"{_CALL}: model {shown} must be a configuration that transformers can read; "
                         f"{' '.join(str(error).split())[:200]}. Correct the field.") from error
+
+
+def must_open(path: Path) -> None:
+    """Raise UserError where the configuration in a folder would run code; it may have changed since it was planned."""
+    must_need_no_code(_read(path), str(path))
+
+
+def must_need_no_code(values: Mapping[str, Any], shown: str) -> None:
+    """Raise UserError where a configuration asks for code of its own, or for a kernel that would be fetched."""
+    if code := code_of(values):
+        raise UserError(rule(_CALL, "model", "need no code of its own", f"{shown}: it names {code}",
+                             "Remove it where transformers has the architecture, or pass nonlin.compare a "
+                             "function that returns the module."))
 
 
 def _must_be_few(values: Mapping[str, Any], shown: str) -> None:
