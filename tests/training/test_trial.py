@@ -208,6 +208,9 @@ def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path, monke
     for _ in range(20):
         tokens.append(int(model(torch.tensor([tokens[-16:]]))[0, -1].argmax()))
     assert greedy == bytes(tokens).decode(errors="replace")
+    for small in (5e-324, 1e-320, 1e-40):  # as 0 is, and nothing is divided by it
+        assert sample(tmp_path / "run", dataset.directory, "7: the", 20, temperature=small) == greedy
+    assert sample(tmp_path / "run", dataset.directory, "7: the", 20, temperature=1e308) != greedy
     warm = [sample(tmp_path / "run", dataset.directory, "", 30, 1.0, seed) for seed in (1, 1, 2)]
     assert warm[0] == warm[1] != warm[2] and len(warm[0]) >= 20
     # Where a token opens each document, it opens the prompt, and the next one that the model opens ends the text.

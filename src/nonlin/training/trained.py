@@ -59,7 +59,8 @@ def sample(trial_dir: Path, dataset_dir: Path, prompt: str, length: int = 200, t
         if temperature <= 0:
             token = int(logits.argmax())
         else:
-            weights = torch.softmax(logits / temperature, dim=-1)
+            # In float64, and the likeliest at 0: the smallest temperatures would be 0 in float32, and divide by it
+            weights = torch.softmax((logits - logits.max()).double() / temperature, dim=-1).float()
             token = int(torch.multinomial(weights, 1, generator=generator))
         if token == end:
             break
