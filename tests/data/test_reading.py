@@ -238,7 +238,7 @@ def test_text_leaves_some_of_the_disk_free(tmp_path, monkeypatch):
     usage = collections.namedtuple("usage", "total used free")
     left = iter([3 << 30, 2 << 30, 1 << 29])
     monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: usage(1 << 40, 0, next(left)))
-    monkeypatch.setattr(spool, "_LOOK", 1 << 20)
+    monkeypatch.setattr(spool, "LOOK", 1 << 20)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"some words \n" * (1 << 20)))
     with pytest.raises(UserError, match=r"leave 1 GiB of the disk .* free; after 6,\d+,\d+ bytes of it 0.5 GiB are"):
         load_corpus(tmp_path / "a.txt.gz")
@@ -336,3 +336,22 @@ def test_frames_one_after_the_other_are_one_text(tmp_path_factory, parts, compre
     body = [BYTES, *parts]
     path.write_bytes(b"".join(map(compress, body)))
     assert texts_of(path) == [b"".join(body)]
+
+
+def test_a_copy_of_a_compressed_file_leaves_room_on_its_disk(tmp_path, monkeypatch):
+    from nonlin.data import reading, spool
+
+    monkeypatch.setattr(reading, "LOOK", 1 << 20)
+    usage = type("Usage", (), {"total": 1 << 40, "free": 1 << 20})
+    monkeypatch.setattr(spool.shutil, "disk_usage", lambda _: usage)
+    (tmp_path / "zeros.parquet.gz").write_bytes(gzip.compress(bytes(4 << 20)))
+    with pytest.raises(UserError, match=r"must leave 1 GiB of the disk that holds .*after 1,048,576 bytes"):
+        load_corpus(tmp_path / "zeros.parquet.gz", scratch=tmp_path)
+
+
+def test_blank_lines_tell_progress(tmp_path):
+    told = []
+    (tmp_path / "blank.jsonl.gz").write_bytes(gzip.compress(b"\n" * (3 << 20)))
+    with pytest.raises(UserError, match="hold text"):
+        load_corpus(tmp_path / "blank.jsonl.gz", progress=lambda *event: told.append(event))
+    assert len(told) >= 3

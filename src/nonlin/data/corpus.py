@@ -97,6 +97,7 @@ def load_corpus(spec: Spec | None = None, *, weights: Sequence[float] | None = N
         if progress:
             progress("Reading text", losses.bytes_read, whole)
 
+    losses.scratch, losses.progress = corpus.spool.scratch, told
     ends, descriptions = [], []
     for one in specs:
         if one is None:
@@ -138,7 +139,10 @@ def _watched(text: Iterable[bytes], progress: Callable[[], None]) -> Iterator[by
 
 
 def _several(spec: Spec) -> list[str]:
-    return [str(spec)] if isinstance(spec, (str, Path)) else list(map(str, spec))
+    found = [str(spec)] if isinstance(spec, (str, Path)) else list(map(str, spec))
+    if "" in found:  # as a path it would be the current folder
+        raise UserError(rule("data", "path", "not be empty", "", "Pass a file or a folder, or leave --data out."))
+    return found
 
 
 def _checked(weights: Sequence[float] | None, specs: Sequence[Any]) -> Sequence[float] | None:

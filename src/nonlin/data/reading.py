@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from nonlin.data import parquet
+from nonlin.data.spool import LOOK, must_leave_room
 from nonlin.errors import UserError
 from nonlin.files import printable
 
@@ -38,12 +39,15 @@ Pieces = Iterator[tuple[int, bytes]]
 class Losses:
     """What was left out or replaced on the way from files to text: counts, and the first places of each kind.
 
-    ``bytes_read`` of files, as they lie on disk, are done.
+    ``bytes_read`` of files, as they lie on disk, are done. ``scratch`` is the folder for temporary files, and
+    ``progress`` is called in long stretches that give no text.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     bytes_read: int = 0
+    scratch: Path | None = None
+    progress: Callable[[], None] = lambda: None
 
     def add(self, kind: str, place: str) -> None:
         """Count one loss; ``kind`` reads on after its number, as in "3 binary files left out"."""
@@ -94,9 +98,9 @@ def pieces(path: Path, losses: Losses, in_folder: bool) -> Pieces:
 def _parsed(file: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
     name, text = _opened(file, path.name.lower())
     if name.endswith(".parquet"):
-        yield from _rows(file if text is file else _copied(text), path, losses)
+        yield from _rows(file if text is file else _copied(text, losses), path, losses)
     elif name.endswith((".jsonl", ".ndjson", ".jsonlines")):
-        yield from _records(_lines(text), path, losses)
+        yield from _records(_lines(text, losses.progress), path, losses)
     elif name.endswith(".json") and (form := _json_form(path)):
         yield from _records(form(text), path, losses)
     else:
@@ -168,18 +172,24 @@ def _zstandard(file: BinaryIO) -> Iterator[bytes]:
             rest, frame = frame.unused_data or file.read(_ZSTD_PIECE), None
 
 
-def _copied(stream: BinaryIO) -> BinaryIO:
-    """Return the stream's content as a file in which one can go back and forth."""
-    copy: Any = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as it is read
+def _copied(stream: BinaryIO, losses: Losses) -> BinaryIO:
+    """Return the stream's content as a file in which one can go back and forth; it leaves room on its disk."""
+    scratch = losses.scratch or Path(tempfile.gettempdir())
+    copy: Any = tempfile.TemporaryFile(dir=str(scratch))  # noqa: SIM115  lives as long as it is read
+    written = looked = 0
     while chunk := stream.read(CHUNK):
         copy.write(chunk)
+        written += len(chunk)
+        if written - looked >= LOOK:
+            must_leave_room(scratch, looked := written)
+        losses.progress()
     copy.seek(0)
     return copy
 
 
 # Records.
 
-def _lines(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _lines(text: BinaryIO, progress: Callable[[], None] = lambda: None) -> Iterator[tuple[str, bytes]]:
     number = 0
     while line := text.readline(LONGEST_RECORD + 1):
         number += 1
@@ -187,6 +197,8 @@ def _lines(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"line {number} is longer than {LONGEST_RECORD >> 20} MiB")
         if line.strip():
             yield f"line {number}", line
+        elif number % CHUNK == 0:  # blank ones are as short as a byte
+            progress()
 
 
 def _elements(text: BinaryIO) -> Iterator[tuple[str, bytes]]:

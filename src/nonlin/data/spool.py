@@ -23,7 +23,7 @@ ENTRY = np.dtype([("name", "<u8"), ("name_size", "<u4"), ("start", "<u8"), ("siz
 _PACKED = struct.Struct("<QIQQ16s4s")
 RESERVE, _SHARE = 1 << 30, 20
 """Bytes of a disk that text leaves free, or a twentieth of a small disk."""
-_LOOK = 1 << 26  # bytes of text between two looks at it
+LOOK = 1 << 26  # bytes of text between two looks at it
 BLOCK = 1 << 16
 """Documents whose entries are in memory at once."""
 
@@ -86,6 +86,17 @@ class Spool:
             yield np.frombuffer(b"".join(found), ENTRY)
 
 
+def must_leave_room(scratch: Path, written: int) -> None:
+    """Raise UserError where little of the disk is left: a small compressed file may hold more than any disk."""
+    disk = shutil.disk_usage(scratch)
+    kept = min(RESERVE, disk.total // _SHARE)
+    if disk.free < kept:
+        raise UserError(f"data: text must leave {kept / 2**30:.2g} GiB of the disk that holds "
+                        f"{printable(str(scratch))} free; after {written:,} bytes of it "
+                        f"{disk.free / 2**30:.2g} GiB are. Pass less text, look into what its compressed files "
+                        "hold, or choose a folder on a larger disk with --out.")
+
+
 class _Bytes:
     """Bytes that only grow, in memory or in a file; what is read lies in a window, so that short reads cost little."""
 
@@ -100,19 +111,9 @@ class _Bytes:
             self._at_end = True
         self._file.write(piece)
         self.size += len(piece)
-        if self.size - self._looked > _LOOK:
+        if self.size - self._looked > LOOK:
             self._looked = self.size
-            self._must_leave_room()
-
-    def _must_leave_room(self) -> None:
-        """Raise UserError where little of the disk is left: a small compressed file may hold more than any disk."""
-        disk = shutil.disk_usage(self._scratch)
-        kept = min(RESERVE, disk.total // _SHARE)
-        if disk.free < kept:
-            raise UserError(f"data: text must leave {kept / 2**30:.2g} GiB of the disk that holds "
-                            f"{printable(str(self._scratch))} free; after {self.size:,} bytes of it "
-                            f"{disk.free / 2**30:.2g} GiB are. Pass less text, look into what its compressed files "
-                            "hold, or choose a folder on a larger disk with --out.")
+            must_leave_room(self._scratch, self.size)
 
     def read(self, start: int, size: int) -> Iterator[bytes]:
         """Yield so many bytes from ``start`` on, in pieces."""
