@@ -96,6 +96,8 @@ def _check_call(model: Any, text: str | Path | None, tokens: int, context: int, 
                              "Leave it out to run on the CPU."))
     if text is not None and not Path(text).is_file():
         raise UserError(rule("check", "--text", "be a file that exists", str(text), "Check the path."))
+    if model == "":  # as a path it would be the current folder
+        raise UserError(rule("check", "MODEL", "not be empty", "", "Pass the model's folder."))
     if isinstance(model, str | Path):
         located(Path(model), trust, "check")
 

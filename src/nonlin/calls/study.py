@@ -165,7 +165,7 @@ class Study:
 
     def _trial(self, name: str | None) -> Path:
         """Return the folder of the run whose model is wanted; UserError where to build it runs code of others."""
-        key = self.best_trial(name or self.winner)
+        key = self.best_trial(self.winner if name is None else name)
         config, _, _ = self.folder.trial(key)
         must_be_vouched(config["model"].get("own"), "load_study", self.directory)
         return self.directory / "trials" / key

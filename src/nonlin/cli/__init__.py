@@ -12,6 +12,7 @@ import traceback
 import click
 
 from nonlin import __version__
+from nonlin.cli.calls import guarded
 from nonlin.cli.output import fitted, plain, say
 from nonlin.errors import MOST_SHOWN, NonlinError, UserError, near, short
 
@@ -44,7 +45,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        return getattr(importlib.import_module(f"nonlin.cli.{name}"), name)
+        return guarded(getattr(importlib.import_module(f"nonlin.cli.{name}"), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,11 +1,30 @@
 """Checks of options that several commands share, made before anything is loaded."""
 
+import functools
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import click
 
-from nonlin.errors import UserError
+from nonlin.errors import UserError, rule
+
+
+def guarded(command: click.Command) -> click.Command:
+    """Return the command; of its options and arguments, none takes an empty text that is not its default."""
+    for parameter in command.params:  # a type would see it too late: as a path, it is the current folder
+        setattr(parameter, "type_cast_value", functools.partial(_cast, parameter))  # noqa: B010  a method of click's
+    return command
+
+
+def _cast(parameter: click.Parameter, ctx: click.Context, value: Any) -> Any:
+    empty = "" in value if isinstance(value, (list, tuple)) else value == "" and parameter.default != ""
+    if empty and not ctx.resilient_parsing:
+        option = isinstance(parameter, click.Option)
+        name = parameter.opts[0] if option else parameter.make_metavar(ctx).strip("[].")
+        raise UserError(rule(str(ctx.info_name), name, "not be empty", "",
+                             "Write its value, or leave it out." if option else "Write its value."))
+    return type(parameter).type_cast_value(parameter, ctx, value)
 
 
 def only_out(ctx: click.Context, out: Path | None, free: Collection[str]) -> Path:

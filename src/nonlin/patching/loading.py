@@ -49,7 +49,7 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     if isinstance(where, nn.Module):
         loaded = Loaded(where, None, type(where).__name__)
     else:
-        if not isinstance(where, (str, Path)):
+        if not isinstance(where, (str, Path)) or where == "":  # an empty path would be the current folder
             raise UserError(rule(call, "MODEL", "be a path or a torch module", where, "Pass the model's folder."))
         with _quiet():
             loaded = _load_path(Path(where), dtype, trust_remote_code, call)

@@ -79,6 +79,8 @@ def _is_module(model: Any) -> bool:
 
 
 def _path_or_name(given: str) -> dict[str, Any]:
+    if not given:
+        raise UserError(rule("compare", "model", "not be empty", "", "Pass a path or an architecture's name."))
     path = Path(given)
     if os.path.exists(given):  # False for what no path can be, too
         if path.is_dir() and not (path / "config.json").exists():
