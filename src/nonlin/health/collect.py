@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nonlin import functional, metrics
 from nonlin.functions import Definition
+from nonlin.health.hooks import Hooks
 from nonlin.health.streams import Stream
 from nonlin.model import language_model
 from nonlin.patching.blocks import Block, fed_forward
@@ -149,11 +150,11 @@ class Collector:
             one = Observed(answer, name, block.hidden * (block.experts if block.stacked else 1), device)
             self.observed.append(one)
         self._modules = modules
-        self._handles: list[Any] = []
+        self._hooks = Hooks()
 
     def attach(self) -> None:
         """Put the hooks on; twice is once."""
-        if self._handles:
+        if self._hooks:
             return
         for one in self.observed:
             if one.block.stacked:
@@ -164,13 +165,11 @@ class Collector:
                 self._hook_projections(one)
             layer = self._modules.get(one.layer or "")
             if layer is not None and layer is not one.block.down.module and one.layer:
-                self._add(layer.register_forward_hook(self._residual(one)))
+                self._hooks.after(layer, self._residual(one))
 
     def detach(self) -> None:
         """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._hooks.remove()
 
     def saw_anything(self) -> bool:
         """Whether any block has run."""
@@ -182,9 +181,6 @@ class Collector:
             for other in self.observed:
                 other.clear()
         return in_backward() or self.model.training != self.training
-
-    def _add(self, handle: Any) -> None:
-        self._handles.append(handle)
 
     def _hook_projections(self, one: Observed) -> None:
         block, pending = one.block, {}
@@ -216,9 +212,9 @@ class Collector:
 
         roles = [r for r in block.projections if r != "down"]
         for role in roles:
-            self._add(block.projections[role].module.register_forward_hook(came_in(role)))
-        self._add(block.down.module.register_forward_pre_hook(goes_out))
-        self._add(block.down.module.register_forward_hook(came_out))
+            self._hooks.after(block.projections[role].module, came_in(role))
+        self._hooks.before(block.down.module, goes_out)
+        self._hooks.after(block.down.module, came_out)
         self._hook_fused(one)
 
     def _hook_fused(self, one: Observed) -> None:
@@ -241,8 +237,8 @@ class Collector:
             self.recompute(one, x)
 
         if block.module is not block.down.module:
-            self._add(block.module.register_forward_pre_hook(begins))
-            self._add(block.module.register_forward_hook(ends))
+            self._hooks.before(block.module, begins)
+            self._hooks.after(block.module, ends)
 
     @torch.no_grad()
     def recompute(self, one: Observed, x: Tensor, expert: int | None = None) -> None:
@@ -276,7 +272,7 @@ class Collector:
                     self.recompute(one, x[rows], expert)
             one.tokens += x.shape[0]
 
-        self._add(one.block.module.register_forward_hook(hook, with_kwargs=True))
+        self._hooks.after(one.block.module, hook, with_kwargs=True)
 
     def _hook_own(self, one: Observed, layer: nn.Module) -> None:
         """nonlin's own language model computes from its blocks' weights, and tells who asks what came of it."""
@@ -295,8 +291,8 @@ class Collector:
             one.sparsity(hidden, one.block.down.weight)
             one.tokens += hidden.numel() // hidden.shape[-1]
 
-        self._add(layer.register_forward_pre_hook(begins))
-        self._add(layer.register_forward_hook(ends))
+        self._hooks.before(layer, begins)
+        self._hooks.after(layer, ends)
 
     def _residual(self, one: Observed) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:

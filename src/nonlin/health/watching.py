@@ -23,6 +23,7 @@ from nonlin.errors import UserError, rule
 from nonlin.files import finite
 from nonlin.health import findings, record
 from nonlin.health.collect import Collector, in_backward
+from nonlin.health.hooks import Hooks
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.finding import some_blocks
 from nonlin.patching.identification import identify_all
@@ -104,7 +105,7 @@ class Health:
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
         self._hook: Any = None
-        self._first: Any = None
+        self._first = Hooks()
         self._paused = False
         self._together: set[int] = set()  # optimizers that stepped on the gradients of one backward pass
         self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
@@ -199,7 +200,7 @@ class Health:
     def _begin(self) -> None:
         self._collector = Collector(self.model, self.answers, self.gradients, self.tokens, self.model.training)
         self._collector.attach()
-        self._first = self.model.register_forward_pre_hook(self._unseen)
+        self._first.before(self.model, self._unseen)
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
             _COMPILER.pause()
             self._paused = True
