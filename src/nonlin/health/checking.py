@@ -1,6 +1,6 @@
 """``nonlin.health.check(model)``: a model run on text, and everything that is found in it as one record."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nonlin.data import Dataset
 from nonlin.errors import UserError, rule, told
-from nonlin.files import finite
+from nonlin.files import Unreadable, finite, read_json
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
@@ -22,6 +22,7 @@ from nonlin.subject.loading import loaded as load
 
 TOKENS, CONTEXT = 4096, 512
 _OWN_TOKENS = 1 << 20  # of a study's text, at most
+_TRIED = 256  # of a study's tokens, on which a model's tokenizer is tried
 _COMPARED = 512  # tokens on which other activations are tried
 
 
@@ -46,8 +47,9 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
         loaded.model.eval()
-        own = _own_text(model) if text is None else None
-        return _check(loaded, tokenizer or loaded.tokenizer, text, tokens, context, gradients, progress, own)
+        tokenizer = tokenizer or loaded.tokenizer
+        own = _own_text(loaded, tokenizer) if text is None and not isinstance(model, nn.Module) else None
+        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -152,22 +154,38 @@ def _entropy(tokens: Tensor) -> float:
     return float(-(share * share.log()).sum())
 
 
-def _own_text(model: Any) -> tuple[Tensor, str] | None:
-    """Return the tokens that a study judges by, where the model is the one that it exported; None else."""
-    if not isinstance(model, str | Path):
-        return None
-    path = Path(model).resolve()  # the study's folder, or the model's in it
-    places = (path / "data", path.parent / "data")
-    folder = next((place for place in places if (place / "dataset.json").is_file()), None)
-    if folder is None:
+def _own_text(loaded: Loaded, tokenizer: Any) -> tuple[Tensor, str] | None:
+    """Return the tokens that a study judges by, where the model is the one that it exported; None else.
+
+    Another's model may lie beside a study's text, or in the place of its own: its tokenizer tells.
+    """
+    folder = Path(loaded.source).resolve()
+    if folder.name != "model" or not _is_a_study(folder.parent):
         return None
     try:
-        data = Dataset(folder)
+        data = Dataset(folder.parent / "data")
+        tokens: list[int] = data.validation[:_OWN_TOKENS].tolist()
+        if not _tokenizes(tokenizer, data, tokens[:_TRIED]):
+            return None
     except UserError:  # damaged: any other text will do
         return None
-    described = f"the study's own text ({data.info['description']})"
-    tokens: list[int] = data.validation[:_OWN_TOKENS].tolist()
-    return torch.tensor(tokens), described
+    return torch.tensor(tokens), f"the study's own text ({data.info['description']})"
+
+
+def _is_a_study(folder: Path) -> bool:
+    try:
+        plan: Any = read_json(folder / "plan.json")
+    except Unreadable:
+        return False
+    return isinstance(plan, Mapping) and "arms" in plan
+
+
+def _tokenizes(tokenizer: Any, data: Dataset, tokens: list[int]) -> bool:
+    """Whether a tokenizer, if there is one, makes of a text what the dataset's does."""
+    if tokenizer is None:
+        return True
+    text = data.decode(tokens)
+    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) == data.encode(text)
 
 
 def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:
