@@ -31,6 +31,16 @@ MISTAKES = [
     ("check model --device CUDA", ["device", "cuda:1"]),
     ("check model --text nowhere.txt", ["--text", "nowhere.txt"]),
     ("check model --dtype float8", ["float8"]),
+    ("check model --page empty", ["--page", "be a file", "empty is a folder"]),
+    ("check model --page ''", ["--page", "be a file", "''"]),
+    ("check model --page notes.txt/x.html", ["--page", "notes.txt is a file", "no folder"]),
+    ("check model --page notes.txt/y/x.html", ["--page", "notes.txt is a file", "no folder"]),
+    ("compare-studies study study --out empty", ["--out", "empty is a folder"]),
+    ("compare-studies study study --out ''", ["--out", "be a file", "''"]),
+    ("compare-studies study study --out notes.txt/x.html", ["--out", "notes.txt is a file"]),
+    ("show gelu --html --out empty", ["--out", "empty is a folder"]),
+    ("show gelu --html --out ''", ["--out", "be a file", "''"]),
+    ("show gelu --html --out notes.txt/x.html", ["--out", "notes.txt is a file"]),
     ("advise --params abc --tokens 1B", ["--params", "125M", "abc"]),
     ("advise --params 1B --tokens -3", ["--tokens", "-3"]),
     ("advise --params 5 --tokens 1B", ["--params", "100K"]),
@@ -112,7 +122,7 @@ MISTAKES = [
 
 # In one process: each call by the program's own main, with the libraries that are named out of reach.
 CODE = """
-import contextlib, io, json, sys
+import contextlib, io, json, shlex, sys
 
 class OutOfReach:
     def find_spec(self, name, path=None, target=None):
@@ -126,7 +136,7 @@ for call in json.loads(sys.argv[1]):
     out, err, status = io.StringIO(), io.StringIO(), None
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main(call.split())
+            main(shlex.split(call))
         except SystemExit as ended:
             status = ended.code
     loaded = bool({"torch", "transformers"} & set(sys.modules))

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from nonlin.cli.numbers import number
-from nonlin.cli.output import json_option, print_json, say
+from nonlin.cli.output import PageFile, json_option, print_json, say
 
 
 @click.command()
@@ -18,7 +18,7 @@ from nonlin.cli.output import json_option, print_json, say
 @click.option("--gradients", is_flag=True, help="Also run one batch backward: gradients, attention logits.")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True)
 @click.option("--device", metavar="NAME", help="The device to run on, such as cuda. Default: the CPU.")
-@click.option("--page", type=click.Path(path_type=Path), metavar="FILE",
+@click.option("--page", type=PageFile(), metavar="FILE",
               help="The page's file. Default: runs/check-MODEL.html.")
 @click.option("--trust-remote-code", is_flag=True, help="Run code that the model's folder brings along.")
 @json_option

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from nonlin.cli import completion
-from nonlin.cli.output import json_option, print_json, say
+from nonlin.cli.output import PageFile, json_option, print_json, say
 from nonlin.study.kinds import STUDY, must_be
 
 _PAGE = "studies.html"
@@ -15,7 +15,7 @@ _PAGE = "studies.html"
 @click.argument("directories", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--baseline", metavar="NAME", shell_complete=completion.activation,
               help="The activation that the others are compared with. Default: the first study's.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), default=_PAGE, show_default=True,
+@click.option("--out", type=PageFile(), default=_PAGE, show_default=True,
               help="The page's file.")
 @json_option
 def compare_studies(directories: tuple[Path, ...], baseline: str | None, out: Path, as_json: bool) -> None:

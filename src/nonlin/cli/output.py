@@ -2,12 +2,34 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import click
 
 from nonlin.letters import plain
 from nonlin.paragraphs import wrapped
+
+
+class PageFile(click.Path):
+    """A file to write a page to; what cannot be one is said before the command runs."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if not os.fspath(value):
+            self.fail("must be a file; got ''. Give it a name, such as page.html.", param, ctx)
+        if os.path.isdir(value):
+            self.fail(f"must be a file; {value} is a folder. Give a file in it, such as {Path(value) / 'page.html'}.",
+                      param, ctx)
+        there = next(p for p in Path(value).absolute().parents if os.path.lexists(p))  # the others are made
+        if not os.path.isdir(there):
+            self.fail(f"must be a file that can be made; {there} is a file, and no folder. Choose another folder.",
+                      param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def print_json(value: Any) -> None:

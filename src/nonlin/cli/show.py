@@ -8,7 +8,7 @@ import click
 
 from nonlin.cli import completion
 from nonlin.cli.calls import must_be_names
-from nonlin.cli.output import json_option, print_json
+from nonlin.cli.output import PageFile, json_option, print_json
 from nonlin.cli.output import show as print_text
 from nonlin.errors import UserError
 
@@ -21,7 +21,7 @@ _PAGE, _FIRST = "activations.html", "silu"
 @click.command()
 @click.argument("name", required=False, shell_complete=completion.activation)
 @click.option("--html", "as_page", is_flag=True, help="Write a page to look at every activation, and print its path.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The page's file, with --html. "
+@click.option("--out", type=PageFile(), help="The page's file, with --html. "
               f"Default: {_PAGE} here.")
 @json_option
 def show(name: str | None, as_page: bool, out: Path | None, as_json: bool) -> None:
