@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from nonlin import health
 from nonlin.cli import program
 from nonlin.errors import UserError
+from nonlin.health import checking
 from nonlin.report import health as pages
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -104,6 +105,29 @@ def test_wrong_ids(tmp_path, content, message):
     (tmp_path / "ids.json").write_text(content)
     with pytest.raises(UserError, match=message):
         health.check(FAMILIES["llama"].build(), tmp_path / "ids.json")
+
+
+def _archive(path):
+    np.savez(path.with_suffix(".npz"), a=np.arange(4))
+    path.with_suffix(".npz").rename(path)
+
+
+def _lying(path):
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (100000000000000,), }"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + (len(header) + 1).to_bytes(2, "little") + header + b"\n" + bytes(64))
+
+
+@pytest.mark.parametrize("name, write", [
+    ("a.json", lambda path: path.write_text("[" * 200000)), ("a.json", lambda path: path.write_bytes(b"\xff\xfe[")),
+    ("a.json", lambda path: path.write_text("[" + "9" * 5000 + "]")), ("a.json", lambda path: path.write_text("{}")),
+    ("a.npy", _archive), ("a.npy", _lying), ("a.npy", lambda path: path.write_bytes(b"")),
+    ("a.npy", lambda path: path.write_bytes(b"PK\x03\x04junk")),
+    ("a.npy", lambda path: np.save(path, np.array([1, "a"], dtype=object)))])
+def test_a_file_that_holds_no_ids_is_said_before_the_model_is_loaded(tmp_path, name, write, monkeypatch):
+    write(tmp_path / name)
+    monkeypatch.setattr(checking, "load", lambda *_, **__: pytest.fail("a model is loaded first"))
+    with pytest.raises(UserError, match="must hold whole numbers, the token ids"):
+        health.check("model", tmp_path / name)
 
 
 @pytest.mark.parametrize("content", ["", " \n\n"])

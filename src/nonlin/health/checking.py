@@ -43,6 +43,8 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
         if value < 2:
             raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
                                  "Pass a larger number."))
+    if text is not None and inputs.holds_ids(text):
+        inputs.read_ids(Path(text), "check")  # a wrong file is said before a model is loaded
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:

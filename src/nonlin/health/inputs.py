@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data.corpus import load_corpus
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, rule, told
 
 BATCH_TOKENS = 1024
 _CHARACTERS_A_TOKEN = 12  # so much text is read for a token: more than any tokenizer takes
@@ -67,7 +67,7 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
     vocabulary = _vocabulary(model, call)
     if own is not None and int(own[0].max()) < vocabulary:
         ids, described, notes, real, special = own[0].numpy(), own[1], [], True, 0
-    elif isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy"):
+    elif text is not None and holds_ids(text):
         ids, described, notes, real = _read_ids(Path(text), vocabulary, call), str(text), [], True
         special = 0
     else:
@@ -94,13 +94,27 @@ def _special(tokenizer: Any) -> int:
     return tokenizer.num_special_tokens_to_add()
 
 
-def _read_ids(path: Path, vocabulary: int, call: str) -> Any:
+def holds_ids(text: Any) -> bool:
+    """Whether a text is a file of token ids, by its name."""
+    return isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy")
+
+
+def read_ids(path: Path, call: str) -> Any:
+    """Return the token ids in a file (.json, .npy), int64 (N,); UserError where it holds anything else."""
     try:
-        ids = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.array(json.loads(path.read_text()))
-        ids = ids.reshape(-1).astype(np.int64, casting="same_kind")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{call}: {path} must hold whole numbers, the token ids; {error}. Pass a list in JSON or an "
-                        "array in .npy.") from error
+        # Mapped: a header that claims more than the file holds takes no memory.
+        ids: Any = np.load(path, "r", allow_pickle=False) if path.suffix == ".npy" else np.array(
+            json.loads(path.read_bytes()))
+        if not isinstance(ids, np.ndarray):  # an archive of arrays, by another name
+            raise ValueError("it holds several arrays")
+        return np.array(ids.reshape(-1)).astype(np.int64, casting="same_kind")
+    except Exception as error:  # whatever a file of anybody's makes a parser raise
+        raise UserError(f"{call}: {path} must hold whole numbers, the token ids; {told(error)}. Pass a list in JSON or "
+                        "an array in .npy.") from error
+
+
+def _read_ids(path: Path, vocabulary: int, call: str) -> Any:
+    ids = read_ids(path, call)
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         raise UserError(rule(call, str(path), f"hold token ids below the vocabulary's {vocabulary:,}",
                              (int(ids.min()), int(ids.max())), "Make them with this model's own tokenizer."))
