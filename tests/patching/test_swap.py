@@ -65,6 +65,27 @@ def test_a_swapped_model_saves_as_a_checkpoint_that_computes_the_same(name, acce
     assert all(getattr(model.config, name) == getattr(fresh, name) for name, _, _ in report.config)
 
 
+CTRL = {"n_embd": 32, "dff": 64, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 32}
+
+
+@pytest.mark.parametrize("name, activations", [
+    ("llama", ["silu"]), ("llama", ["relu", "relu"]), ("llama", ["softsign", "silu"]), ("gpt_oss", ["swiglu_oai"]),
+    ("ctrl", ["relu"])])
+def test_what_loads_as_it_is_has_no_note_of_an_old_activation(name, activations):
+    model = transformers.CTRLModel(transformers.CTRLConfig(**CTRL)) if name == "ctrl" else FAMILIES[name].build()
+    for activation in activations:
+        report = nonlin.swap(model, activation)
+    assert not report.config
+    assert report.note == "config unchanged: a checkpoint saved now loads with this activation as it is"
+
+
+def test_a_field_that_cannot_say_the_activation_is_still_told_of():
+    model = transformers.CTRLModel(transformers.CTRLConfig(**CTRL))
+    for activation in ("gelu", "gelu"):
+        report = nonlin.swap(model, activation)
+        assert "no field of CTRLConfig" in report.note and "loads with the old activation" in report.note
+
+
 @pytest.mark.parametrize("name", ["llama", "bert"])
 @pytest.mark.parametrize("accelerated", [False, True], ids=["plain", "accelerated"])
 def test_copies_and_pickles_stay_swapped_and_are_restored_alone(name, accelerated):

@@ -22,6 +22,7 @@ from nonlin.patching.configuration import field as field_of
 from nonlin.patching.verify import Replacement, same_values
 
 _LATER = "a checkpoint saved now loads with the old activation; swap again after loading"
+_ALREADY = "config unchanged: a checkpoint saved now loads with this activation as it is"
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,16 @@ def write(model: nn.Module, replacements: Sequence[Replacement], act: Definition
     if not around:
         return Written(note="" if configuration_of(model, replacements[0].block.name) is None else
                        f"config unchanged: transformers does not build {type(model).__name__} from it")
-    if act is None:
-        return Written(note=f"config unchanged: it cannot name this formula, so {_LATER}")
-    name = held_name(act)
+    name = None if act is None else held_name(act)
     if name is None:
-        return Written(note=f"config unchanged: {_not_held(act)}, so {_LATER} (see "
-                       "nonlin.register_with_transformers)")
+        if all(_says_it(root, outer, replacements) for outer, root in around):
+            return Written(note=_ALREADY)
+        return Written(note=f"config unchanged: it cannot name this formula, so {_LATER}" if act is None else
+                       f"config unchanged: {_not_held(act)}, so {_LATER} (see nonlin.register_with_transformers)")
     done: list[tuple[Any, list[Field]]] = []
     for outer, root in around:
-        inside = [p for p in replacements if _inside(p.block.name, outer)]
-        fields, why = _true_fields(root, outer, inside, name)
-        if not fields:
+        fields, why = _true_fields(root, outer, _those_inside(replacements, outer), name)
+        if why:
             return Written(note=f"config unchanged: {why}, so {_LATER}")
         done.append((root.config, fields))
     undo, changed = [], []
@@ -79,11 +79,24 @@ def write(model: nn.Module, replacements: Sequence[Replacement], act: Definition
             setattr(inner[f.path], f.name, f.now)
             changed.append((f.label, f.before, f.now))
     undo += _copies(model, replacements, [f for _, fields in done for f in fields])
-    return Written(tuple(changed), undo)
+    return Written(tuple(changed), undo, "" if changed else _ALREADY)
 
 
 def _inside(name: str, outer: str) -> bool:
     return not outer or name == outer or name.startswith(f"{outer}.")
+
+
+def _those_inside(replacements: Sequence[Replacement], outer: str) -> list[Replacement]:
+    return [p for p in replacements if _inside(p.block.name, outer)]
+
+
+def _says_it(root: nn.Module, outer: str, replacements: Sequence[Replacement]) -> bool:
+    """Whether the configuration as it is makes these blocks compute what they do."""
+    inside = _those_inside(replacements, outer)
+    try:
+        return {p.block.name for p in inside}.isdisjoint(_off(root, outer, inside, []))
+    except Unbuildable:
+        return False
 
 
 def _not_held(act: Definition) -> str:
@@ -136,17 +149,20 @@ def _is_activation(value: str) -> bool:
 
 
 def _true_fields(root: nn.Module, outer: str, replacements: list[Replacement], name: str) -> tuple[list[Field], str]:
-    """Return the fields with which the model, built anew, is the one in hand; or none, and the reason."""
+    """Return the fields with which the model, built anew, is the one in hand; or none, and the reason.
+
+    Without a reason none has to change.
+    """
     fields, blocks = candidates(root.config, name), {p.block.name for p in replacements}
-    if not fields:
-        return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
     try:
         now = set(_off(root, outer, replacements, []))
     except Unbuildable as error:
         return [], str(error)
     noise = now - blocks  # what was changed by hand, before
     if now == noise:
-        return [], "it says the new activation already"
+        return [], ""
+    if not fields:
+        return [], f"no field of {type(root.config).__name__} names the feed-forward activation"
     why = ""
     for chosen in _choices(root, outer, replacements, fields, now):
         said = ", ".join(f"{f.label}={f.now!r}" for f in chosen)
