@@ -20,8 +20,6 @@ class PageFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        if not os.fspath(value):
-            self.fail("must be a file; got ''. Give it a name, such as page.html.", param, ctx)
         if os.path.isdir(value):
             self.fail(f"must be a file; {value} is a folder. Give a file in it, such as {Path(value) / 'page.html'}.",
                       param, ctx)
