@@ -13,6 +13,7 @@ import copy
 import io
 import json
 import pickle
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -292,7 +293,7 @@ def page(record: dict[str, Any]) -> str:
              "blocks are replaced.", "", "| reason | families |", "| --- | --- |"]
     why: dict[str, set[str]] = collections.defaultdict(set)
     for kind, r in some.items():
-        lines = r.get("left") or ([] if r.get("accelerated") else r["accelerate"].splitlines()[1:])
+        lines = r.get("left") or ([] if r.get("accelerated") else _refusals(r["accelerate"]))
         for line in lines:
             why[_reason(line)].add(kind)
     for reason, kinds in sorted(why.items(), key=lambda w: (-len(w[1]), w[0])):
@@ -316,10 +317,14 @@ def _by_value(values: dict[str, str]) -> dict[str, list[str]]:
     return found
 
 
+def _refusals(told: str) -> list[str]:
+    """Return each kind of block with its reason, from accelerate's refusal."""
+    reasons = told.partition("the model is as it was. ")[2]
+    return re.split(r"; (?=[\d,]+ × )", reasons) if reasons else []
+
+
 def _reason(line: str) -> str:
     """A refusal's kind: its text without the class, the numbers and what a block raised."""
-    import re
-
     line = re.sub(r"^\s*\d+ × ", "", line)
     line = line.partition(": ")[2] if re.match(r"\w+: ", line) else line
     line = re.sub(r"\s*\([^()]*(\([^()]*\)[^()]*)*\)\s*$", "", line)
