@@ -332,7 +332,7 @@ def _reason(line: str) -> str:
                   "alone", "it cannot be run alone", "the proof cannot run it", "it equals"):
         if line.startswith(start):
             return start
-    return re.sub(r"\|", "/", line).strip()
+    return re.sub(r"\|", "/", line).strip().replace("keeps slope", "keeps `slope`")
 
 
 def read(record: Path = RECORD) -> dict[str, Any]:
