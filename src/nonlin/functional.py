@@ -143,8 +143,8 @@ def _packed_general(definition: Definition) -> Callable[..., Tensor]:
 
     def call(x: Any = None, layout: Literal["concatenated", "interleaved"] = "concatenated",
              first: Literal["gate", "up"] = "gate", **parameters: Any) -> Tensor:
-        arguments.must_be_one_of(name, "layout", layout, ("concatenated", "interleaved"))
-        arguments.must_be_one_of(name, "first", first, ("gate", "up"))
+        arguments.must_be_one_of(name, "layout", layout, arguments.LAYOUTS)
+        arguments.must_be_one_of(name, "first", first, arguments.FIRST)
         if arguments.traced((x,)):
             return torch.overrides.handle_torch_function(packed(definition), (x,), x, layout, first, **parameters)
         (x,) = _checked(definition, (x,), parameters, count=1)

@@ -10,6 +10,11 @@ from torch import Tensor
 from nonlin.errors import UserError, rule
 from nonlin.kernels import operands
 
+LAYOUTS = ("concatenated", "interleaved")
+"""How one tensor holds gate and up."""
+FIRST = ("gate", "up")
+"""Which of the two comes first in it."""
+
 
 def traced(inputs: Sequence[Any]) -> bool:
     """Return whether an input stands for a tensor and takes calls itself, as a symbolic trace's proxies do."""

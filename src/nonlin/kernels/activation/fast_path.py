@@ -19,6 +19,7 @@ from nonlin.functions import Definition
 from nonlin.functions.registry import serialize
 from nonlin.kernels import dispatch
 from nonlin.kernels.activation import ops
+from nonlin.kernels.arguments import FIRST, LAYOUTS
 from nonlin.kernels.cpu import backend as cpu
 from nonlin.kernels.registration import batched_gradient
 from nonlin.kernels.triton import backend as triton_backend
@@ -29,7 +30,6 @@ _functions = torch._C._is_torch_function_mode_enabled
 _traced = torch._C._get_tracing_state  # torch.jit.trace records operations, and would miss a kernel called past them
 _wrapped = torch._is_functional_tensor
 _outlived = torch._C._functorch.is_functorch_wrapped_tensor  # in no transform: it has no memory of its own
-_LAYOUTS = ("concatenated", "interleaved")
 _compiling, _recording = torch.compiler.is_dynamo_compiling, torch.is_grad_enabled
 
 
@@ -260,7 +260,7 @@ def shortened_packed(definition: Definition, general: Callable[..., Tensor]) -> 
     serves = _serving(short, definition)
 
     def call(x: Any = None, layout: Any = "concatenated", first: Any = "gate", **parameters: Any) -> Tensor:
-        known = type(layout) is type(first) is str and layout in _LAYOUTS and first in ("gate", "up")
+        known = type(layout) is type(first) is str and layout in LAYOUTS and first in FIRST
         if parameters or _compiling() or not known:
             return general(x, layout, first, **parameters)
         order = 2 * (layout == "interleaved") + (first == "up")

@@ -17,7 +17,7 @@ from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.registration import vmapped
 
 MEMORY = ("fast", "lean", "minimal")
-LAYOUTS = ("separate", "concatenated", "interleaved")
+LAYOUTS = ("separate", *arguments.LAYOUTS)
 
 
 def feed_forward(x: Tensor, gate: Tensor | None, up: Tensor, down: Tensor, gate_bias: Tensor | None = None,
@@ -168,8 +168,9 @@ def autocast(tensors: list[Any]) -> list[Any]:
 
 
 def _check(definition: Definition, tensors: list[Any], memory: str, layout: str, first: str) -> None:
-    for name, got, known in (("memory", memory, MEMORY), ("layout", layout, LAYOUTS), ("first", first, ("gate", "up"))):
-        arguments.must_be_one_of("feed_forward", name, got, known)
+    arguments.must_be_one_of("feed_forward", "memory", memory, MEMORY)
+    arguments.must_be_one_of("feed_forward", "layout", layout, LAYOUTS)
+    arguments.must_be_one_of("feed_forward", "first", first, arguments.FIRST)
     if definition.expr is None:
         raise UserError(rule("feed_forward", "activation", "be pointwise or gated", definition.name,
                              "Compose it from linear layers and nonlin.functional, as nonlin.nn.FeedForward does."))
