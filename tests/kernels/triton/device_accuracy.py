@@ -2,15 +2,18 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 
+import nonlin
 from nonlin.functions import get, names
 from nonlin.kernels.codegen import triton as triton_source
 from nonlin.kernels.triton import backend as triton_backend
 from tests.functions import accuracy
 from tests.kernels import exact
+from tests.kernels.cpu import test_ranges
 from tests.kernels.triton.device import DEVICE, INTERPRETED
 
 NAMES = [n for n in names() if get(n).expr is not None]
@@ -126,6 +129,40 @@ def test_nan_stays_and_infinite_ends_are_limits(name):
             for limit, near in zip(out[1:3].tolist(), out[3:5].tolist(), strict=True):
                 assert not math.isnan(limit)
                 assert limit == near if math.isfinite(limit) else np.sign(limit) == np.sign(near) and abs(near) >= 1e9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("text", [*test_ranges.FORMULAS, *test_ranges.QUOTIENTS])
+def test_values_and_derivatives_are_right_where_a_step_leaves_float32(text, dtype):
+    call, large = (test_ranges.FORMULAS | test_ranges.QUOTIENTS)[text], text in test_ranges.QUOTIENTS
+    points = [s * x for x in (1e9, 1e13, 1e20, 1e30, 3e37) for s in (1, -1)] if large else test_ranges.POINTS
+    x = torch.tensor(points, dtype=dtype)
+    value, (slope,) = _all(nonlin.define(f"beyond_{abs(hash(text)) % 10**9}", text), [x], dtype)
+    mpmath.mp.dps = 150
+    close = 1e-5 if dtype == torch.float32 else 1e-2
+    for point, *found in zip(x.tolist(), value.tolist(), slope.tolist(), strict=True):
+        for got, exact_ in zip(found, mpmath.taylor(call, mpmath.mpf(point), 1), strict=True):
+            if abs(exact_) < 3e38:
+                single = (large and "sqrt" not in text) or text in test_ranges.SINGLE
+                least = 1e-37 if single else close  # of terms that cancel, rounding of 1 remains
+                assert got == pytest.approx(float(exact_), rel=close, abs=least), (text, point)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", [n for n in NAMES if triton_source.leaves_by_quotients(get(n))])
+def test_the_catalog_is_right_at_huge_numbers_without_double_precision(name, dtype):
+    definition, sizes = get(name), [60.0, 80.0, 1e9, 1e13, 1e20, 1e30]
+    points = [s * x for x in sizes for s in (1, -1)]
+    second = [0.5 if x > 1e9 else -3.0 for x in sizes for _ in (1, -1)]
+    inputs = [torch.tensor(p, dtype=dtype) for p in (points, second)[:len(definition.variables)]]
+    wide = [x.double().numpy() for x in inputs]
+    value, slopes = _all(definition, inputs, dtype)
+    for got, expr in zip((value, *slopes), (definition.expr, *map(definition.derivative, definition.variables)),
+                         strict=True):
+        wanted, largest = exact.compute(definition, expr, wide)
+        fits = np.abs(wanted) < 3e38
+        near = np.maximum(np.abs(wanted), largest)[fits] * (1e-5 if dtype == torch.float32 else 1e-2) + 1e-19
+        assert (np.abs(got.double().numpy() - wanted)[fits] <= near).all(), (expr, got, wanted)
 
 
 FAULTS = {

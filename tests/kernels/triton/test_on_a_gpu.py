@@ -12,6 +12,7 @@ import nonlin
 from nonlin import functional, kernels
 from nonlin.functions import get
 from nonlin.kernels import dispatch
+from tests.kernels.cpu import test_ranges
 from tests.kernels.ffn import blocks
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
@@ -118,6 +119,12 @@ def test_forward_mode_and_batched_gradients():
     torch.testing.assert_close(tangent, up * s * (1 + gate * (1 - s)))
     jacobian = torch.func.jacrev(functional.silu)(gate[0])
     torch.testing.assert_close(jacobian.diagonal(), (s * (1 + gate * (1 - s)))[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("text", test_ranges.FORMULAS)
+def test_derivatives_of_any_order_are_right_where_an_exponential_leaves_float32(text, dtype):
+    test_ranges.test_values_and_derivatives_are_right_where_an_exponential_leaves_float32(text, dtype, "cuda")
 
 
 def test_more_than_two_to_the_31_numbers():

@@ -16,7 +16,7 @@ import sympy
 
 from nonlin.functions import Definition
 from nonlin.functions.primitives import NAMES
-from nonlin.kernels.codegen import emitter
+from nonlin.kernels.codegen import emitter, ranges
 from nonlin.kernels.codegen.emitter import Value
 
 _SUMMABLE = ("sigmoid", "tanh", "Phi", "phi", "erf", "exp", "expm1", "softplus", "atan", "cauchy", "step",
@@ -63,7 +63,7 @@ class _Triton(emitter.Emitter):
         return Value(f"{pair}[{0 if of is a else 1}]")
 
     def within_range(self, value: Value, other: Callable[[], Value]) -> Value:
-        # C++ detects such lanes and recomputes them in double.
+        # C++ recomputes such lanes in double. Here formulas without quotients are spared that.
         return dataclasses.replace(value, name=self.emit(f"a.within_range({value.name}, {other().name})"))
 
     def nan_guarded(self, term: sympy.Expr, text: str, variables: tuple[str, ...]) -> str:
@@ -110,14 +110,14 @@ def slopes({numbers}, KIND: tl.constexpr):
     {derivative_body}
     return {results_of}, {again}
 
-
+{everywhere}
 @triton.jit
 def forward({inputs}, {learned}y, rows, columns, {input_steps}, KIND: tl.constexpr, WIDE: tl.constexpr,
             PAIRS_IN: tl.constexpr, ROW_AXIS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row, column = loops.tile_rows(WIDE, ROW_AXIS, ROWS), loops.tile_columns(WIDE, ROW_AXIS, COLUMNS)
     inside = (row < rows) & (column < columns)
     {load}
-    loops.store(y, row, column, columns, 1, inside, value({numbers}, KIND), KIND)
+    loops.store(y, row, column, columns, 1, inside, {value_call}({numbers}, KIND), KIND)
 
 
 @triton.jit
@@ -129,11 +129,36 @@ def backward({inputs}, {learned}g, {gradients}, y, sums, rows, columns, {input_s
     inside = (row < rows) & (column < columns)
     {load}
     upstream = loops.load(g, row, column, g_row, g_column, inside, KIND)
-    {results}, again = slopes({numbers}, KIND)
+    {results}, again = {slopes_call}({numbers}, KIND)
     {store}
     if VALUE:
         loops.store(y, row, column, columns, 1, inside, again, KIND)
 '''
+# Lanes whose steps may leave float32 are computed in double precision, where a tile has any.
+_EVERYWHERE = '''
+@triton.jit
+def value_everywhere({numbers}, KIND: tl.constexpr):
+    out = value({numbers}, KIND)
+    if KIND != 2:
+        beyond = {beyond}
+        if loops.any_of(beyond):
+            out = tl.where(beyond, loops.wide(value({doubles}, 2), KIND), out)
+    return out
+
+
+@triton.jit
+def slopes_everywhere({numbers}, KIND: tl.constexpr):
+    {results}, again = slopes({numbers}, KIND)
+    if KIND != 2:
+        beyond = {beyond}
+        if loops.any_of(beyond):
+            {wide_results}, wide_again = slopes({doubles}, 2)
+            {chosen}
+            again = tl.where(beyond, loops.wide(wide_again, KIND), again)
+    return {results}, again
+
+'''
+_SMALL_REACH = 1000.0  # where an exponential leaves float32
 _TILE = "WIDE, {pairs}, ROW_AXIS, ROWS, COLUMNS)"
 
 
@@ -152,7 +177,10 @@ def module(definition: Definition) -> str:
     out = value.sum(definition.expr, leaves, tuple(numbers[:count]))
     results = [derivatives.sum(definition.derivative(name), leaves, tuple(numbers[:count])) for name in names]
     again = derivatives.sum(definition.expr, leaves, tuple(numbers[:count]))
+    everywhere = _everywhere(definition, numbers)
     return _MODULE.format(
+        everywhere=everywhere, value_call="value_everywhere" if everywhere else "value",
+        slopes_call="slopes_everywhere" if everywhere else "slopes",
         numbers=", ".join(numbers), value_body=_body(value), value=out, derivative_body=_body(derivatives),
         results_of=", ".join(results), again=again,
         inputs=_each("in{k}", count), learned="".join(f"p{k}, " for k in range(len(learned))),
@@ -169,6 +197,31 @@ def module(definition: Definition) -> str:
                     [f"loops.store(d{k}, row, column, d{k}_row, d{k}_column, inside, upstream * r{k}, KIND)"
                      for k in range(count)]),
             *(f"loops.add_up(sums, {k}, upstream * r{count + k}, inside, ROW_AXIS)" for k in range(len(learned)))]))
+
+
+def leaves_by_quotients(definition: Definition) -> bool:
+    """Return whether huge inputs may exceed float32 in a step, and a quotient or a decay makes the result fit.
+
+    Products that exceed it alone are guarded apart (within_range).
+    """
+    divides = any(p.exp < 0 for p in ranges.whole(definition).atoms(sympy.Pow) if p.free_symbols)
+    return ranges.leaves(definition)[0] and (divides or ranges.far(definition) < _SMALL_REACH)
+
+
+def _everywhere(definition: Definition, numbers: list[str]) -> str:
+    """Return the functions that serve numbers of any size, where a step of the formula may leave float32; else "".
+
+    None for the catalog: each was found right without it (tests), and double precision takes its kernels' registers.
+    """
+    if not definition.user_defined or not leaves_by_quotients(definition):
+        return ""
+    results = [f"r{k}" for k in range(len(numbers))]
+    return _EVERYWHERE.format(
+        numbers=", ".join(numbers), doubles=", ".join(f"loops.wide({number}, 2)" for number in numbers),
+        beyond=" | ".join(f"(tl.abs(x{k}) > {_number(float(ranges.far(definition)))})" for k in range(
+            len(definition.variables))),
+        results=", ".join(results), wide_results=", ".join(f"wide_{r}" for r in results),
+        chosen="\n            ".join(f"{r} = tl.where(beyond, loops.wide(wide_{r}, KIND), {r})" for r in results))
 
 
 def _body(made: emitter.Emitter) -> str:

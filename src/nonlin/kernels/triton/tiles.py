@@ -37,6 +37,12 @@ def wide(x, KIND: tl.constexpr):
 
 
 @triton.jit
+def any_of(mask):
+    """Whether any element of the tile is marked."""
+    return tl.max(mask.to(tl.int32)) > 0
+
+
+@triton.jit
 def load(pointer, row, column, row_step, column_step, inside, KIND: tl.constexpr):
     return wide(tl.load(pointer + (row * row_step + column * column_step), mask=inside, other=0.0), KIND)
 
