@@ -279,6 +279,8 @@ def run(store: Store, request: Request | None, progress: Progress, choice: Engin
         Study(folder).write_runs()
         if results["status"] == "interrupted":
             raise stopped_in(store.directory, Study(folder))
+        if isinstance(engine, ProcessEngine):
+            return Study(folder, finish(folder, engine))
     with ProcessEngine(store.directory / "data") as here:  # the models lie here, wherever they were trained
         return Study(folder, finish(folder, here))
 

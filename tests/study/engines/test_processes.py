@@ -94,6 +94,39 @@ def test_speeds_that_decide_training_times_are_medians_of_turns(monkeypatch):
     assert all(one["seconds_overhead"] == 1.0 and one["peak_memory_bytes"] == 7 for one in speeds.values())
 
 
+@pytest.mark.parametrize(("overhead", "slower", "room", "chosen"), [
+    (0.0, lambda count: 1 / count, 8, 1),  # a GPU that serves processes in turns is shared in vain
+    (0.3, lambda count: 1 / count, 8, 4),  # but for what a run does beside its steps
+    (0.3, lambda count: 1.0, 8, 8),
+    (0.3, lambda count: 1.0, 2, 2)])  # more do not fit its memory
+def test_trials_share_a_gpu_where_more_runs_end_a_second(monkeypatch, overhead, slower, room, chosen):
+    asked, tokens = [], 1000 * 8 * 64
+
+    def answers(engine, bodies):
+        asked.append((len(bodies), bodies[0]["seconds"] > 0))
+        if len(bodies) > room:
+            raise NonlinError("out of memory")
+        return [{"tokens_per_second": tokens * slower(len(bodies)), "seconds_overhead": overhead}] * len(bodies)
+
+    monkeypatch.setattr(opening, "ask_all", answers)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    config = {"training": {"batch": 8}, "model": {"context": 64}}
+    assert opening._measure_sharing(ProcessEngine("nowhere"), config, 1000) == chosen
+    # Whoever is measured has trained before: one that still starts leaves the GPU to another.
+    assert all(asked[at - 1] == (count, False) for at, (count, timed) in enumerate(asked) if timed)
+
+
+def test_the_process_that_looked_at_all_gpus_trains_on_the_only_one(engine, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    ask(engine, SEES | {"do": "environment", "config": {"machine": {}}})
+    (looked,) = engine._idle
+    looked.visible = None  # as of the question what the machine is
+    engine.trials_per_gpu = 1
+    engine.fit("cuda", {"gpus": 1}, None)
+    ask(engine, sees("cuda"))
+    assert engine._idle == [looked] and looked.visible == "7"
+
+
 def test_steps_on_several_devices_are_not_said_to_be_captured(monkeypatch):
     found = {"engine": "torch", "dtype": "bfloat16", "threads": 1, "device": "cuda", "graphs": True}
     monkeypatch.setattr(opening, "ask", lambda *_: {"machine": found, "measured": [found]})

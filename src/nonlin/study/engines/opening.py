@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError
+from nonlin.study.defaults import STEPS
 from nonlin.study.engines.asking import ask, ask_all, measure
 from nonlin.study.engines.choice import EngineChoice
 from nonlin.study.engines.processes import ProcessEngine
@@ -14,6 +15,7 @@ from nonlin.study.store import DamagedRecord, Store
 from nonlin.training.resources import usable_cores
 
 _SHARING = (1, 2, 4, 8)  # trials on one GPU that are tried
+_TOGETHER = 2.0  # seconds that they are measured for, all at once
 _WORTH_IT = 1.05  # a gain in speed below it is noise, and each trial more takes memory
 _ROUNDS = 5  # of a measurement that decides how long arms train
 _RECORDS = 20  # finished runs that are asked for their memory
@@ -59,7 +61,8 @@ def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mappi
         machine = {key: value for key, value in machine.items() if key != "graphs"}  # their steps are launched
         machine |= {"devices": devices, "parallel": parallel}
     if machine["device"] != "cpu" and isinstance(engine, ProcessEngine) and not engine.trials_per_gpu:
-        engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(engine, {**config, "machine": machine})
+        engine.trials_per_gpu = 1 if devices > 1 else _measure_sharing(
+            engine, {**config, "machine": machine}, steps or STEPS)
     engine.fit(machine["device"], environment, memory or None)
     if "own" in config.get("model", ()) and machine["device"] == "cpu" and isinstance(engine, ProcessEngine):
         # A model that leaves cores idle, for want of memory to train more at once, gets several of them.
@@ -67,20 +70,27 @@ def choose_machine(engine: Engine, config: Mapping[str, Any], environment: Mappi
     return machine
 
 
-def _measure_sharing(engine: ProcessEngine, config: Mapping[str, Any]) -> int:
-    """Return how many trials to run on one GPU: as many as make them faster together."""
-    best, speed = 1, 0.0
+def _measure_sharing(engine: ProcessEngine, config: Mapping[str, Any], steps: int) -> int:
+    """Return how many trials to run on one GPU: as many as finish the most runs of so many ``steps`` a second.
+
+    Each process is started and has trained before it is measured: beside one that still starts, another has the GPU
+    alone.
+    """
+    tokens = steps * config["training"]["batch"] * config["model"]["context"]
+    question = {"do": "measure", "config": config}
+    best, most = 1, 0.0
     for count in _SHARING:
         engine.trials_per_gpu = count
         engine.fit("cuda", {"gpus": 1}, None)
         try:
-            found = ask_all(engine, [{"do": "measure", "config": config, "seconds": 1.0}] * count)
+            ask_all(engine, [question | {"seconds": 0.0, "evaluate": False}] * count)
+            found = ask_all(engine, [question | {"seconds": _TOGETHER}] * count)
         except NonlinError:  # no more of them fit its memory
             break
-        together = sum(answer["tokens_per_second"] for answer in found)
-        if together < _WORTH_IT * speed:
+        finished = sum(1 / (one["seconds_overhead"] + tokens / one["tokens_per_second"]) for one in found)
+        if finished < _WORTH_IT * most:
             break
-        best, speed = count, together
+        best, most = count, finished
     return best
 
 

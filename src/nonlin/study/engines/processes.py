@@ -57,6 +57,9 @@ class ProcessEngine:
                                      each, "Take fewer."))
             sets = [",".join(names[i:i + each]) for i in range(0, len(names) - each + 1, each)]
             self.gpu_sets = sets * self.trials_per_gpu
+            for worker in self._idle:  # one that sees all GPUs sees the only one
+                if worker.visible is None and len(names) == 1:
+                    worker.visible = names[0]
             fitting = len(self.gpu_sets)
         self.workers = self.most or fitting
 
