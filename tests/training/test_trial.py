@@ -190,13 +190,17 @@ def test_norms_and_activation_parameters_do_not_decay(config, dataset):
 def test_measure_says_how_fast_the_median_step_is(config, dataset, monkeypatch):
     from nonlin.training import trial
 
-    clock = [0.0]
+    clock, steps = [0.0], iter([1.0, 0.25, 0.5, 0.75] + [0.25] * 50)  # the third and fourth are captured
+
+    def step(self, probe=False):
+        clock[0] += 1.25 if probe else next(steps)
+
     monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(Run, "step", lambda self, probe=False: clock.__setitem__(0, clock[0] + 0.25))
+    monkeypatch.setattr(Run, "step", step)
     monkeypatch.setattr(Run, "evaluate", lambda self, share=1.0: clock.__setitem__(0, clock[0] + 2.0))
-    found = measure(config(), dataset.directory, 5.0)
-    assert found["tokens_per_second"] == 64 / 0.25
-    assert found["seconds_overhead"] == 0.25 + 2.0 * (2 + 0.125)
+    found = measure(config(probe_every=4), dataset.directory, 5.0)
+    assert found["tokens_per_second"] == 64 / (0.25 + 1.0 / 4)
+    assert found["seconds_overhead"] == 1.0 + 0.25 + 0.5 + 2.0 * (2 + 0.125)
 
 
 def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -37,6 +38,7 @@ from nonlin.training.trunks import Trunks
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
 _INITIAL_SHARE = 0.125
+_FIRST_STEPS = 5  # of a measurement, in which kernels are compiled and the step is captured
 _DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
 
 
@@ -357,9 +359,10 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
 
 def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, evaluate: bool = True
             ) -> dict[str, float]:
-    """Return a configuration's speed in tokens per second (median step), and a run's seconds beside its steps.
+    """Return a configuration's speed in tokens per second, and a run's seconds beside its steps.
 
-    "seconds_overhead" is spent on building the model and on its evaluations, none where it does not ``evaluate``;
+    The speed is the median step's, with its share of steps that are looked into. "seconds_overhead" goes into
+    building the model, first steps that compile or are captured, and evaluations, where it does ``evaluate``.
     "peak_memory_bytes" is the process' most.
     """
     machine.reset_peak_memory()
@@ -373,11 +376,15 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, eva
         begin = time.perf_counter()
         run.step()
         times.append(time.perf_counter() - begin)
+    typical = statistics.median(times)
+    setup += sum(max(0.0, one - typical) for one in times[:_FIRST_STEPS])
+    begin = time.perf_counter()
+    run.step(probe=True)
+    looked_into = max(0.0, time.perf_counter() - begin - typical) / run.recipe["probe_every"]
     begin = time.perf_counter()
     if evaluate:
         run.evaluate()
     evaluation = time.perf_counter() - begin
-    times.sort()
-    return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],
+    return {"tokens_per_second": run.tokens_a_step / (typical + looked_into),
             "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
             "peak_memory_bytes": machine.peak_memory_bytes()}
