@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nonlin import functional, metrics
 from nonlin.functions import Definition
 from nonlin.health.hooks import Hooks
+from nonlin.health.steps import in_backward
 from nonlin.health.streams import Stream
 from nonlin.model import language_model
 from nonlin.patching.blocks import Block, fed_forward
@@ -22,11 +23,6 @@ from nonlin.patching.identification import Identified, compare
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
 _FEW = 64  # tokens on which every unit is tested; on the rest, those that showed no life
 _SPARSITY = 16  # tokens a batch on which sparsity is counted
-
-
-def in_backward() -> bool:
-    """Whether autograd is running backward: a forward then is the recomputation of activation checkpointing."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def layer_of(block: Block) -> str | None:
