@@ -11,10 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import nonlin
 from nonlin import health
 from nonlin.cli import program
 from nonlin.errors import UserError
-from nonlin.health import checking
+from nonlin.health import checking, inputs
 from nonlin.report import health as pages
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -181,3 +182,22 @@ def test_real_encoder():
     assert all(b["activation"]["agrees"] for b in record["blocks"])
     assert [f for f in record["findings"] if f["grade"] != "info"] == []
     assert "was not tried" in record["notes"][-1]
+
+
+@pytest.mark.parametrize("name", ["ids.json", "ids.npy"])
+def test_a_file_of_token_ids_is_read_once(name, tmp_path, monkeypatch):
+    path, read, seen = tmp_path / name, inputs.read_ids, []
+    np.save(path, np.arange(64)) if name.endswith("npy") else path.write_text(json.dumps(list(range(64))))
+    monkeypatch.setattr(inputs, "read_ids", lambda *given: (seen.append(given), read(*given))[1])
+    assert health.check(FAMILIES["llama"].build(), path, tokens=64, context=32)["tokens"] == 64
+    assert len(seen) == 1
+
+
+def test_a_path_that_no_page_can_have_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    nothing = nonlin.Checkup({})
+    for path, word in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "is a file, and no folder")):
+        for write in (nothing.write_page, nothing.open_page,
+                      lambda out: nonlin.compare_studies([tmp_path / "a", tmp_path / "b"], out=out)):
+            with pytest.raises(UserError, match=word):
+                write(path)

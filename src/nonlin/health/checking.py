@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data import Dataset
-from nonlin.errors import UserError, rule, told
+from nonlin.errors import UserError, not_empty, rule, told
 from nonlin.files import Unreadable, finite, read_json
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
@@ -39,28 +39,30 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
     """
+    not_empty("check", model=model, text=text, tokenizer=tokenizer, device=device)
     for name, value in (("tokens", tokens), ("context", context)):
         if value < 2:
             raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
                                  "Pass a larger number."))
-    if text is not None and inputs.holds_ids(text):
-        inputs.read_ids(Path(text), "check")  # a wrong file is said before a model is loaded
+    # A wrong file is said before a model is loaded.
+    ids = inputs.read_ids(Path(text), "check") if text is not None and inputs.holds_ids(text) else None
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
         loaded.model.eval()
         tokenizer = tokenizer or loaded.tokenizer
         own = _own_text(loaded, tokenizer) if text is None and not isinstance(model, nn.Module) else None
-        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own)
+        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own, ids)
     finally:
         for module, mode in modes:
             module.training = mode
 
 
 def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
-           progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None) -> dict[str, Any]:
+           progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None,
+           ids: Any = None) -> dict[str, Any]:
     model, device = loaded.model, next(loaded.model.parameters()).device
-    given = inputs.prepare(model, tokenizer, text, tokens, context, own=own)
+    given = inputs.prepare(model, tokenizer, text, tokens, context, own=own, ids=ids)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     _run(model, short)

@@ -56,20 +56,20 @@ def _vocabulary(model: nn.Module, call: str) -> int:
 
 
 def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: int, context: int, seed: int = 0,
-            call: str = "check", own: tuple[Tensor, str] | None = None) -> Inputs:
+            call: str = "check", own: tuple[Tensor, str] | None = None, ids: Any = None) -> Inputs:
     """Return the sequences that a model is checked on, ``tokens`` in all where there is text enough.
 
-    ``text`` is a file of text, or of token ids (.json, .npy); None takes the standard library's, or ``own``, token ids
-    and what they are. Without a tokenizer,
-    a vocabulary of 256 takes the text's bytes, and any other gets random tokens; both are said in the notes.
+    ``text`` is a file of text, or of the token ``ids`` that were read from it. None takes the standard library's, or
+    ``own``, token ids and what they are. Without a tokenizer, a vocabulary of 256 takes the text's bytes, and any other
+    gets random tokens; both are said in the notes.
     """
     length = min(context, _longest(model) or context, tokens)
     vocabulary = _vocabulary(model, call)
     if own is not None and int(own[0].max()) < vocabulary:
         ids, described, notes, real, special = own[0].numpy(), own[1], [], True, 0
-    elif text is not None and holds_ids(text):
-        ids, described, notes, real = _read_ids(Path(text), vocabulary, call), str(text), [], True
-        special = 0
+    elif ids is not None:
+        _must_fit(ids, str(text), vocabulary, call)
+        described, notes, real, special = str(text), [], True, 0
     else:
         raw, described = _read_text(text, tokens * _CHARACTERS_A_TOKEN, call)
         ids, notes, real = _tokenize(tokenizer, raw, vocabulary, tokens, seed)
@@ -113,12 +113,10 @@ def read_ids(path: Path, call: str) -> Any:
                         "an array in .npy.") from error
 
 
-def _read_ids(path: Path, vocabulary: int, call: str) -> Any:
-    ids = read_ids(path, call)
+def _must_fit(ids: Any, path: str, vocabulary: int, call: str) -> None:
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise UserError(rule(call, str(path), f"hold token ids below the vocabulary's {vocabulary:,}",
+        raise UserError(rule(call, path, f"hold token ids below the vocabulary's {vocabulary:,}",
                              (int(ids.min()), int(ids.max())), "Make them with this model's own tokenizer."))
-    return ids
 
 
 def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str, str]:
