@@ -16,6 +16,7 @@ from nonlin import health
 from nonlin.cli import program
 from nonlin.errors import UserError
 from nonlin.health import checking, inputs
+from nonlin.patching import loading
 from nonlin.report import health as pages
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -201,3 +202,32 @@ def test_a_path_that_no_page_can_have_is_said_before_the_work(tmp_path):
                       lambda out: nonlin.compare_studies([tmp_path / "a", tmp_path / "b"], out=out)):
             with pytest.raises(UserError, match=word):
                 write(path)
+
+
+class Broken:
+    """A tokenizer of which every call fails, as those of damaged files do."""
+
+    def __call__(self, text, **options):
+        raise TypeError("no\nlimit")
+
+    decode = build_inputs_with_special_tokens = __call__
+
+
+@pytest.mark.parametrize("call", [
+    lambda model, made: health.check(model, tokenizer=made), lambda model, made: nonlin.check(model, tokenizer=made),
+    lambda model, made: nonlin.swap(model, "relu", text="abc", tokenizer=made),
+    lambda model, made: nonlin.accelerate(model, sparse=True, calibration="abc", tokenizer=made)],
+    ids=["health", "check", "swap", "accelerate"])
+@pytest.mark.parametrize("made", [Broken(), lambda text, **options: {"input_ids": None}, object(), lambda text: [1]],
+                         ids=["raises", "none", "no call", "another form"])
+def test_a_tokenizer_that_makes_no_ids_is_one_error(call, made):
+    with pytest.raises(UserError, match="tokenizer must make token ids of a text") as refused:
+        call(FAMILIES["llama"].build(), made)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_whose_tokenizer_fails_is_checked_on_random_tokens(folders, monkeypatch):
+    monkeypatch.setattr(loading, "_tokenizer", lambda *_: (Broken(), ""))
+    made = health.check(folders / "bad", tokens=64, context=32)
+    assert made["findings"] and any("raised TypeError: no limit" in note and "Random tokens" in note
+                                    for note in made["notes"])

@@ -18,6 +18,7 @@ from nonlin.health.findings import grade
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
+from nonlin.patching.tokenizers import text_of, token_ids
 from nonlin.subject.loading import loaded as load
 
 TOKENS, CONTEXT = 4096, 512
@@ -46,6 +47,8 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
                                  "Pass a larger number."))
     # A wrong file is said before a model is loaded.
     ids = inputs.read_ids(Path(text), "check") if text is not None and inputs.holds_ids(text) else None
+    if tokenizer is not None:
+        token_ids(tokenizer, "a", "check", **inputs.AS_THEY_ARE)
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
@@ -189,7 +192,7 @@ def _tokenizes(tokenizer: Any, data: Dataset, tokens: list[int]) -> bool:
     if tokenizer is None:
         return True
     text = data.decode(tokens)
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) == data.encode(text)
+    return token_ids(tokenizer, text, "check", **inputs.AS_THEY_ARE) == data.encode(text)
 
 
 def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:
@@ -199,4 +202,4 @@ def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> Non
         for one in block["massive"]:
             token = int(ids[one["token"]])
             one |= {"place": one["token"] % length, "id": token,
-                    "text": None if tokenizer is None else tokenizer.decode([token])}
+                    "text": None if tokenizer is None else text_of(tokenizer, token)}

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from nonlin.data.corpus import load_corpus
 from nonlin.errors import UserError, rule, told
+from nonlin.patching.tokenizers import token_ids
 
 BATCH_TOKENS = 1024
+AS_THEY_ARE = {"add_special_tokens": False, "verbose": False}
+"""Options with which a tokenizer of transformers makes the tokens of a text, and no others."""
 _CHARACTERS_A_TOKEN = 12  # so much text is read for a token: more than any tokenizer takes
 
 
@@ -89,9 +92,11 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
 
 def _special(tokenizer: Any) -> int:
     """How many tokens the tokenizer puts around a sequence; 0 where it has no way to put them."""
-    if not hasattr(tokenizer, "build_inputs_with_special_tokens"):
+    try:
+        count = len(tokenizer.build_inputs_with_special_tokens([]))
+    except Exception:  # a tokenizer of any maker
         return 0
-    return tokenizer.num_special_tokens_to_add()
+    return count
 
 
 def holds_ids(text: Any) -> bool:
@@ -136,10 +141,14 @@ def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str
 
 def _tokenize(tokenizer: Any, raw: str, vocabulary: int, tokens: int, seed: int) -> tuple[Any, list[str], bool]:
     if tokenizer is not None:
-        ids = tokenizer(raw, add_special_tokens=False, verbose=False)["input_ids"]
-        if ids and max(ids) < vocabulary:
+        try:
+            ids = token_ids(tokenizer, raw, "check", **AS_THEY_ARE)
+        except UserError as error:
+            ids, notes = [], [f"{str(error).removeprefix('check: ')} Random tokens were taken"]
+        else:
+            notes = ["the tokenizer's ids do not fit the model's vocabulary: random tokens were taken"]
+        if ids and 0 <= min(ids) <= max(ids) < vocabulary:
             return ids, [], True
-        notes = ["the tokenizer's ids do not fit the model's vocabulary: random tokens were taken"]
     elif vocabulary == 256:
         return list(raw.encode()[:tokens]), ["no tokenizer, a vocabulary of 256: the text's bytes are the tokens"], True
     else:
