@@ -1,5 +1,6 @@
 """The command: table, JSON, page, exit status; what it runs on; and that a model is left as it was."""
 
+import gzip
 import json
 import re
 import shutil
@@ -231,3 +232,25 @@ def test_a_folder_whose_tokenizer_fails_is_checked_on_random_tokens(folders, mon
     made = health.check(folders / "bad", tokens=64, context=32)
     assert made["findings"] and any("raised TypeError: no limit" in note and "Random tokens" in note
                                     for note in made["notes"])
+
+
+TEXT = "one two\n\nthree, as plain as can be. " * 9
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("text.txt", TEXT.encode()), ("TEXT.GZ", gzip.compress(TEXT.encode())),
+    ("text.jsonl", "".join(json.dumps({"text": one}) + "\n" for one in TEXT.split("\n\n")).encode()),
+    ("text.jsonl.gz", gzip.compress(json.dumps({"text": TEXT}).encode()))])
+def test_a_text_is_read_as_data_is(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert inputs._read_text(tmp_path / name, 200, "check")[0] == TEXT[:200]
+
+
+def test_a_text_that_is_none_is_refused_and_what_is_left_out_is_said(tmp_path):
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(UserError, match="binary data"):
+        inputs._read_text(tmp_path / "binary.txt", 200, "check")
+    (tmp_path / "some.jsonl").write_text('{"text": "one"}\n{"text": null}\n')
+    assert "line 2" in inputs._read_text(tmp_path / "some.jsonl", 200, "check")[2][0]
+    for ids in ("ids.JSON", "ids.NPY"):
+        assert inputs.holds_ids(tmp_path / ids)

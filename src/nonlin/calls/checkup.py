@@ -109,9 +109,10 @@ def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None,
 
     ``model``: a module, a Hugging Face folder, a GGUF file, or a folder that ``nonlin compare`` wrote. Nothing is
     fetched and nothing unpickled; ``trust_remote_code`` runs code that the folder brings along. ``text``: a file of
-    text, or of token ids (.json, .npy); without it, the text of Python's standard library. ``tokens`` are run in
-    sequences of ``context``; ``gradients`` runs one batch backward too. ``dtype`` and ``device`` are those to load a
-    folder with. ``progress`` shows a bar in a notebook and on a terminal.
+    text (.jsonl, .parquet and compressed ones too), or of token ids (.json, .npy). Without it, the text of Python's
+    standard library is taken. ``tokens`` are run in sequences of ``context``; ``gradients`` runs one batch backward
+    too. ``dtype`` and ``device`` are those to load a folder with. ``progress`` shows a bar in a notebook and on a
+    terminal.
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
 

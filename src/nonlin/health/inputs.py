@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data.corpus import load_corpus
+from nonlin.data.reading import Losses, pieces
 from nonlin.errors import UserError, rule, told
 from nonlin.patching.tokenizers import token_ids
 
@@ -74,9 +75,9 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
         _must_fit(ids, str(text), vocabulary, call)
         described, notes, real, special = str(text), [], True, 0
     else:
-        raw, described = _read_text(text, tokens * _CHARACTERS_A_TOKEN, call)
+        raw, described, lost = _read_text(text, tokens * _CHARACTERS_A_TOKEN, call)
         ids, notes, real = _tokenize(tokenizer, raw, vocabulary, tokens, seed)
-        described = described if real else "random tokens"
+        described, notes = (described, [*lost, *notes]) if real else ("random tokens", notes)
         special = _special(tokenizer) if real and tokenizer is not None else 0
     step = max(1, length - special)
     count = min(tokens, len(ids)) // step
@@ -101,14 +102,14 @@ def _special(tokenizer: Any) -> int:
 
 def holds_ids(text: Any) -> bool:
     """Whether a text is a file of token ids, by its name."""
-    return isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy")
+    return isinstance(text, (str, Path)) and Path(text).suffix.lower() in (".json", ".npy")
 
 
 def read_ids(path: Path, call: str) -> Any:
     """Return the token ids in a file (.json, .npy), int64 (N,); UserError where it holds anything else."""
     try:
         # Mapped: a header that claims more than the file holds takes no memory.
-        ids: Any = np.load(path, "r", allow_pickle=False) if path.suffix == ".npy" else np.array(
+        ids: Any = np.load(path, "r", allow_pickle=False) if path.suffix.lower() == ".npy" else np.array(
             json.loads(path.read_bytes()))
         if not isinstance(ids, np.ndarray):  # an archive of arrays, by another name
             raise ValueError("it holds several arrays")
@@ -124,19 +125,23 @@ def _must_fit(ids: Any, path: str, vocabulary: int, call: str) -> None:
                              (int(ids.min()), int(ids.max())), "Make them with this model's own tokenizer."))
 
 
-def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str, str]:
+def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str, str, list[str]]:
+    """Return so many characters of a text, where they are from, and what was left out of them."""
     if text is None:
         corpus = load_corpus()
         whole = b"\n\n".join(body for name, body in corpus.documents if "/" not in name)
-        return whole.decode("utf-8", "replace")[:characters], corpus.description
-    try:
-        with Path(text).open(encoding="utf-8", errors="replace") as opened:
-            found = opened.read(characters)
-    except OSError as error:
-        raise UserError(f"{call}: --text must be a readable file; {error}. Check the path.") from error
+        return whole.decode("utf-8", "replace")[:characters], corpus.description, []
+    if not Path(text).is_file():
+        raise UserError(rule(call, "--text", "be a readable file", str(text), "Check the path."))
+    losses, found, last = Losses(), bytearray(), 0
+    for number, piece in pieces(Path(text), losses, in_folder=False):  # as a text to train on is read
+        found += (b"\n\n" if number != last else b"") + piece
+        last = number
+        if len(found) >= 4 * characters:  # bytes of UTF-8
+            break
     if not found.strip():
         raise UserError(rule(call, "--text", "hold text", f"{text}, which is empty", "Pass another file."))
-    return found, str(text)
+    return found.decode("utf-8", "replace")[:characters], str(text), losses.sentences()
 
 
 def _tokenize(tokenizer: Any, raw: str, vocabulary: int, tokens: int, seed: int) -> tuple[Any, list[str], bool]:
