@@ -83,6 +83,16 @@ def rule(call: str, argument: str, must: str, got: object, fix: str) -> str:
     return f"{call}: {argument} must {must}; got {shown}. {fix}"
 
 
+def not_empty(call: str, **given: Any) -> None:
+    """Raise UserError for an argument that is an empty text, or a list with one: as a path, it is the current folder.
+
+    >>> not_empty("check", model="m", text=None)
+    """
+    for name, value in given.items():
+        if (isinstance(value, str) and not value) or (isinstance(value, list | tuple) and "" in value):
+            raise UserError(rule(call, name, "not be empty", "", "Write its value, or leave it out if you can."))
+
+
 _LONGEST = 100  # letters of a name that near ones are looked for
 
 

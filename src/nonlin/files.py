@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from nonlin.errors import UserError, printable
+from nonlin.errors import UserError, not_empty, printable
 from nonlin.system import open_to_read, set_mode, sync, user_number
 
 LARGEST = 1 << 28
@@ -270,6 +270,28 @@ def disk_full_error(directory: Path | str) -> UserError:
     """Return the error of a full disk."""
     return UserError(f"the disk that holds {printable(str(directory))} is full; every finished run is kept. "
                      "Free some space, then give the same command again: it continues.")
+
+
+def must_be_page(call: str, argument: str, path: str | Path) -> None:
+    """Raise UserError for a path that no page can be written to; folders on the way to it are made later.
+
+    Called before the page's work is done.
+    """
+    not_empty(call, **{argument: path})
+    if why := no_page(path):
+        raise UserError(f"{call}: {argument} {why}")
+
+
+def no_page(path: str | Path) -> str | None:
+    """Return why a path can be no file to write a page to, in words that follow its name; None if it can."""
+    if os.path.isdir(path):
+        return f"must be a file; {printable(str(path))} is a folder. Give a file in it, such as " \
+               f"{printable(str(Path(path) / 'page.html'))}."
+    there = next(p for p in Path(path).absolute().parents if os.path.lexists(p))  # the others are made
+    if not os.path.isdir(there):
+        return f"must be a file that can be made; {printable(str(there))} is a file, and no folder. " \
+               "Choose another folder."
+    return None
 
 
 def private_folder(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """The command: table, JSON, page, exit status; what it runs on; and that a model is left as it was."""
 
+import gzip
 import json
 import re
 import shutil
@@ -11,10 +12,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+import nonlin
 from nonlin import health
 from nonlin.cli import program
 from nonlin.errors import UserError
-from nonlin.health import checking
+from nonlin.health import checking, inputs
+from nonlin.patching import loading
 from nonlin.report import health as pages
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -181,3 +184,73 @@ def test_real_encoder():
     assert all(b["activation"]["agrees"] for b in record["blocks"])
     assert [f for f in record["findings"] if f["grade"] != "info"] == []
     assert "was not tried" in record["notes"][-1]
+
+
+@pytest.mark.parametrize("name", ["ids.json", "ids.npy"])
+def test_a_file_of_token_ids_is_read_once(name, tmp_path, monkeypatch):
+    path, read, seen = tmp_path / name, inputs.read_ids, []
+    np.save(path, np.arange(64)) if name.endswith("npy") else path.write_text(json.dumps(list(range(64))))
+    monkeypatch.setattr(inputs, "read_ids", lambda *given: (seen.append(given), read(*given))[1])
+    assert health.check(FAMILIES["llama"].build(), path, tokens=64, context=32)["tokens"] == 64
+    assert len(seen) == 1
+
+
+def test_a_path_that_no_page_can_have_is_said_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    nothing = nonlin.Checkup({})
+    for path, word in ((tmp_path, "is a folder"), (tmp_path / "file" / "page.html", "is a file, and no folder")):
+        for write in (nothing.write_page, nothing.open_page,
+                      lambda out: nonlin.compare_studies([tmp_path / "a", tmp_path / "b"], out=out)):
+            with pytest.raises(UserError, match=word):
+                write(path)
+
+
+class Broken:
+    """A tokenizer of which every call fails, as those of damaged files do."""
+
+    def __call__(self, text, **options):
+        raise TypeError("no\nlimit")
+
+    decode = build_inputs_with_special_tokens = __call__
+
+
+@pytest.mark.parametrize("call", [
+    lambda model, made: health.check(model, tokenizer=made), lambda model, made: nonlin.check(model, tokenizer=made),
+    lambda model, made: nonlin.swap(model, "relu", text="abc", tokenizer=made),
+    lambda model, made: nonlin.accelerate(model, sparse=True, calibration="abc", tokenizer=made)],
+    ids=["health", "check", "swap", "accelerate"])
+@pytest.mark.parametrize("made", [Broken(), lambda text, **options: {"input_ids": None}, object(), lambda text: [1]],
+                         ids=["raises", "none", "no call", "another form"])
+def test_a_tokenizer_that_makes_no_ids_is_one_error(call, made):
+    with pytest.raises(UserError, match="tokenizer must make token ids of a text") as refused:
+        call(FAMILIES["llama"].build(), made)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_whose_tokenizer_fails_is_checked_on_random_tokens(folders, monkeypatch):
+    monkeypatch.setattr(loading, "_tokenizer", lambda *_: (Broken(), ""))
+    made = health.check(folders / "bad", tokens=64, context=32)
+    assert made["findings"] and any("raised TypeError: no limit" in note and "Random tokens" in note
+                                    for note in made["notes"])
+
+
+TEXT = "one two\n\nthree, as plain as can be. " * 9
+
+
+@pytest.mark.parametrize(("name", "content"), [
+    ("text.txt", TEXT.encode()), ("TEXT.GZ", gzip.compress(TEXT.encode())),
+    ("text.jsonl", "".join(json.dumps({"text": one}) + "\n" for one in TEXT.split("\n\n")).encode()),
+    ("text.jsonl.gz", gzip.compress(json.dumps({"text": TEXT}).encode()))])
+def test_a_text_is_read_as_data_is(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert inputs._read_text(tmp_path / name, 200, "check")[0] == TEXT[:200]
+
+
+def test_a_text_that_is_none_is_refused_and_what_is_left_out_is_said(tmp_path):
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(UserError, match="binary data"):
+        inputs._read_text(tmp_path / "binary.txt", 200, "check")
+    (tmp_path / "some.jsonl").write_text('{"text": "one"}\n{"text": null}\n')
+    assert "line 2" in inputs._read_text(tmp_path / "some.jsonl", 200, "check")[2][0]
+    for ids in ("ids.JSON", "ids.NPY"):
+        assert inputs.holds_ids(tmp_path / ids)

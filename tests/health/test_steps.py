@@ -1,5 +1,6 @@
 """One definition of a training step, whatever the optimizers: those that share a backward pass end it together."""
 
+import json
 import warnings
 
 import pytest
@@ -8,6 +9,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import nonlin
+from tests import two_ranks
+from tests.health import sharded_steps
 
 
 def model():
@@ -116,18 +119,181 @@ def test_an_optimizer_without_the_models_parameters_ends_nothing():
     assert steps(net, (optimizer,), 3, once) == 0
 
 
-def test_gradients_clipped_between_joint_steps_are_those_of_one_backward_pass():
+# Between two optimizers of one backward pass anything may happen that makes no gradient of theirs.
+
+def nothing(net, part):
+    pass
+
+
+def clip(net, part):
+    nn.utils.clip_grad_norm_(part.parameters(), 0.1)
+
+
+def clip_all(net, part):
+    nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+
+
+def clip_by_hand(net, part):
+    for p in part.parameters():
+        p.grad = p.grad.clamp(-0.1, 0.1)
+
+
+def another_network(net, part):
+    critic = nn.Linear(8, 1)
+    critic(net(torch.randn(4, 8)).detach()).sum().backward()
+
+
+def penalty(net, part):
+    torch.autograd.grad(net(torch.randn(4, 8)).sum(), list(net.parameters()))
+
+
+def another_step(net, part):
+    critic = nn.Linear(8, 1)
+    optimizer = torch.optim.SGD(critic.parameters(), 0.1)
+    critic(net(torch.randn(4, 8)).detach()).sum().backward()
+    optimizer.step()
+
+
+BETWEEN = [(nothing,), (clip,), (clip_all,), (clip_by_hand,), (another_network,), (penalty, clip),
+           (another_network, clip), (clip, another_step), (another_network, clip_by_hand), (another_step, clip_all)]
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda them: "-".join(one.__name__ for one in them))
+@pytest.mark.parametrize("zero", ["before", "after", "each"])
+@pytest.mark.parametrize("to_none", [True, False])
+@pytest.mark.parametrize("passes", ["one", "accumulated", "one each"])
+def test_optimizers_of_one_backward_pass_end_one_step(between, zero, to_none, passes):
     net = model()
     parts = [net[0], net[2]]
     optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in parts]
+    ended = []
+
+    def clear(optimizer):
+        optimizer.zero_grad(set_to_none=to_none)
+
+    with nonlin.health.watch(net) as health:
+        for _ in range(4):
+            if zero == "before":
+                for optimizer in optimizers:
+                    clear(optimizer)
+            for _ in range(2 if passes == "accumulated" else 1):
+                backward(net)
+            for part, optimizer in zip(parts, optimizers, strict=True):
+                if passes == "one each" and part is parts[1]:
+                    backward(net)
+                for one in between:
+                    one(net, part)
+                optimizer.step()
+                if zero == "each":
+                    clear(optimizer)
+            if zero == "after":
+                for optimizer in optimizers:
+                    clear(optimizer)
+            ended.append(health.index)
+    assert ended == ([2, 4, 6, 8] if passes == "one each" else [1, 2, 3, 4])
+
+
+def test_a_step_that_a_gradient_scaler_leaves_out_is_none():
+    net = model()
+    parts = [net[0], net[2]]
+    optimizers = [torch.optim.SGD(part.parameters(), 0.01) for part in parts]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    ended = []
+    with nonlin.health.watch(net) as health:
+        for overflows in ((), (0,), (1,), (0, 1), ()):
+            scaler.scale(net(torch.randn(16, 8)).square().mean()).backward()
+            for i, (part, optimizer) in enumerate(zip(parts, optimizers, strict=True)):
+                if i in overflows:
+                    part.weight.grad[0, 0] = float("inf")
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(part.parameters(), 0.1)
+                scaler.step(optimizer)
+            scaler.update()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            ended.append(health.index)
+    assert ended == [1, 2, 3, 3, 4]
+
+
+def test_one_optimizer_after_another_ends_steps_alike():
+    net = model()
+    warm, then = torch.optim.SGD(net.parameters(), 0.01), torch.optim.AdamW(net.parameters())
 
     def once(i):
         backward(net)
-        for part, optimizer in zip(parts, optimizers, strict=True):
-            nn.utils.clip_grad_norm_(part.parameters(), 0.1)
-            optimizer.step()
+        (warm if i < 3 else then).step()
 
-    assert steps(net, optimizers, 5, once) == 5
+    assert steps(net, (), 6, once) == 6  # gradients add up
+    assert steps(net, (warm, then), 6, once) == 6
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_networks_that_take_turns_in_one_model_each_end_a_step(freeze):
+    both = nn.ModuleList([model(), model()])
+    optimizers = [torch.optim.AdamW(net.parameters()) for net in both]
+
+    def once(i):
+        for turn, optimizer in enumerate(optimizers):
+            both[1 - turn].requires_grad_(not freeze)
+            optimizer.zero_grad()
+            both[1](both[0](torch.randn(16, 8))).square().mean().backward()
+            optimizer.step()
+            both.requires_grad_(True)
+
+    assert steps(both, (), 4, once) == 8
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+def test_two_watched_models_with_one_loss(optimizers):
+    nets = [model(), model()]
+    each = [torch.optim.AdamW(net.parameters()) for net in nets]
+    them = each if optimizers == 2 else [torch.optim.AdamW(nn.ModuleList(nets).parameters())]
+    with nonlin.health.watch(nets[0]) as first, nonlin.health.watch(nets[1]) as second:
+        for _ in range(4):
+            nets[1](nets[0](torch.randn(16, 8))).square().mean().backward()
+            for optimizer in them:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert first.index == second.index == 4
+
+
+def test_an_optimizer_around_another_ends_one_step_with_it():
+    class Around(torch.optim.Optimizer):
+        def __init__(self, inner):
+            super().__init__(inner.param_groups, {})
+            self.inner = inner
+
+        def step(self, closure=None):
+            self.inner.step()
+            self.inner.zero_grad()
+
+    net = model()
+    optimizer = Around(torch.optim.SGD(net.parameters(), 0.01))
+
+    def once(i):
+        backward(net)
+        optimizer.step()
+
+    assert steps(net, (), 4, once) == 4
+
+
+def test_no_hook_is_left_and_none_is_on_the_model():
+    net = model()
+    optimizers = [torch.optim.SGD([p], 0.01) for p in net.parameters()]
+    with nonlin.health.watch(net, every=10):
+        for _ in range(3):
+            backward(net)
+            for optimizer in optimizers:
+                optimizer.step()
+        assert not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in net.parameters())
+        assert not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules())
+    backward(net)
+
+
+def test_a_sharded_model_has_steps(tmp_path):
+    """Its parameters are others while it runs, and what gives them gradients is no node of autograd's graph."""
+    for counted in two_ranks.run(sharded_steps.__file__, tmp_path):
+        assert json.loads(counted.splitlines()[-1]) == {"one": 5, "joint": 5, "clipped": 5, "alternating": 10}
 
 
 @pytest.mark.parametrize("others", [False, True])

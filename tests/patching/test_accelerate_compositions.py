@@ -290,3 +290,18 @@ def test_an_activation_changed_after_accelerate_is_honoured(change, monkeypatch)
             monkeypatch.setattr(type(mlp.act_fn), "forward", lambda self, x: x.relu())
     torch.testing.assert_close(fast(ids)[0], plain(ids)[0], rtol=0, atol=0)
     assert not torch.allclose(plain(ids)[0], before, atol=1e-6)
+
+
+@pytest.mark.parametrize("overridden", [torch.nn.functional.linear, torch.nn.functional.silu])
+def test_a_mode_that_overrides_torchs_functions_is_heard(overridden):
+    import nonlin
+
+    class Twice(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            return 2 * out if func is overridden else out
+
+    plain, fast, ids = FAMILIES["llama"].build(), FAMILIES["llama"].build(), torch.arange(3, 9)[None]
+    nonlin.accelerate(fast)
+    with Twice():
+        torch.testing.assert_close(fast(ids)[0], plain(ids)[0], rtol=0, atol=0)

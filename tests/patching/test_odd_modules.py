@@ -13,7 +13,9 @@ from torch.nn.utils import parametrizations, prune
 import nonlin
 from nonlin import health
 from nonlin.errors import UserError
-from nonlin.patching import load
+from nonlin.health import alternatives
+from nonlin.patching import describe_blocks, find_blocks, identify_all, load
+from nonlin.patching.anew import same_function
 from nonlin.patching.patch import recipe_of
 from tests.patching.families import FAMILIES
 
@@ -110,6 +112,94 @@ def test_what_is_changed_is_equal_and_comes_back(name):
         for got, want in zip(after, before, strict=True):
             torch.testing.assert_close(got, want, rtol=2e-5, atol=2e-5 * float(want.abs().max()) + 1e-9)
     assert [type(m) for m in model.modules()] == classes
+
+
+def written_into(gate, up):
+    """silu(gate) * up, in the memory of both products."""
+    return up.mul_(F.silu(gate, inplace=True))
+
+
+class Pair(nn.Module):
+    """A block whose activation is a function of its one product, or of both."""
+
+    def __init__(self, function, gated=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate = nn.Linear(16, 40) if gated else None
+        self.up, self.down, self.function = nn.Linear(16, 40), nn.Linear(40, 16), function
+
+    def forward(self, x):
+        gate = () if self.gate is None else (self.gate(input=x),)
+        return self.down(input=self.function(*gate, self.up(input=x)))
+
+
+#: Activations that write into their input, and calls that name their argument.
+IN_PLACE = {"relu": (lambda: Pair(F.relu_), "relu"), "module": (lambda: Pair(nn.ReLU(inplace=True)), "relu"),
+            "silu": (lambda: Pair(nn.SiLU(inplace=True)), "silu"), "named": (lambda: Pair(F.gelu), "gelu"),
+            "hardswish": (lambda: Pair(nn.Hardswish(inplace=True)), "hardswish"),
+            "gated": (lambda: Pair(written_into, gated=True), "swiglu")}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_an_activation_that_writes_into_its_input_is_read_as_any_other(name):
+    make, activation = IN_PLACE[name]
+    model, x = make(), torch.randn(64, 16)
+    with torch.no_grad():
+        (model.up if model.gate is None else model.gate).bias[3] = -1000  # this unit is dead
+    for _ in range(2):  # what is kept between calls is not written into
+        assert [b.activation for b in describe_blocks(model)] == [activation]
+        assert describe_blocks(nn.Sequential(*plain(nn.SiLU())))[0].activation == "silu"
+    want = model(x)
+    with health.watch(model) as watched:
+        model(x)
+    block, first = watched.record()["blocks"][0], model.up if model.gate is None else model.gate
+    assert block["activation"]["computed"] == activation and block["dead"]["units"] == [3]
+    seen = block["streams"]["up" if model.gate is None else "gate"]
+    assert seen["rms"] == pytest.approx(float(first(x).square().mean().sqrt()), rel=1e-5)
+    assert nonlin.accelerate(model).changed[0].activation == activation
+    torch.testing.assert_close(model(x), want)
+
+
+def test_other_activations_are_tried_on_what_the_projections_gave():
+    found = []
+    for act in (nn.ReLU(), nn.ReLU(inplace=True)):
+        model, ids = FAMILIES["nemotron"].build(), torch.randint(3, 60, (2, 16), generator=torch.manual_seed(0))
+        for layer in model.model.layers:
+            layer.mlp.act_fn = act
+        answers = identify_all(model, find_blocks(model))
+        found.append(alternatives.compare(model, answers, ids))
+    assert found[0] == found[1] and found[0]["activation"] == "relu"
+
+
+def test_functions_that_write_into_their_input_are_compared():
+    assert not same_function(nn.ReLU(inplace=True), nn.Identity())
+    assert not same_function(nn.Identity(), nn.ReLU(inplace=True)) and same_function(F.relu_, F.relu)
+
+
+class Apart(nn.Linear):
+    """A linear layer that returns its bias beside its product, as tensor-parallel ones do."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight), self.bias
+
+
+class Packs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = Apart(16, 40), Apart(40, 16)
+
+    def forward(self, x):
+        hidden, bias = self.up(x)
+        out, last = self.down(F.gelu(hidden + bias))
+        return out + last
+
+
+def test_watching_projections_that_return_more_than_a_product_stops_no_training():
+    model = Packs()
+    with health.watch(model, gradients=True) as watched:
+        model(torch.randn(4, 16)).sum().backward()
+    with pytest.raises(UserError, match="has not run"):
+        watched.findings()
 
 
 def damaged(number):

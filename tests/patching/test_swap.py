@@ -232,3 +232,13 @@ def test_what_a_process_without_nonlin_can_load(tmp_path):
     failed = load(program, "softsign")
     assert failed.returncode != 0 and "softsign" in failed.stderr
     assert "loaded True" in load("import nonlin; nonlin.register_with_transformers(); " + program, "softsign").stdout
+
+
+def test_a_checkpoint_that_would_not_load_is_told_of(tmp_path):
+    model = FAMILIES["apertus"].build()
+    with pytest.warns(UserWarning):
+        note = nonlin.swap(model, "swish_beta").note
+    assert "does not load" in note and "act_fn.beta" in note
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError):
+        type(model).from_pretrained(tmp_path)

@@ -9,7 +9,7 @@ from torch import nn
 import nonlin
 from nonlin import functional
 from nonlin.patching import describe_blocks
-from nonlin.subject import build
+from nonlin.subject import build, entering
 from nonlin.subject.building import family_model
 from nonlin.subject.widths import flops_per_token, matched_width
 from tests.subject.tiny import ARMS, CONTEXT, VOCABULARY, described, run_config
@@ -212,3 +212,9 @@ def test_a_compiled_step_gives_the_plain_ones_gradients():
         model.loss(tokens(), tokens()).backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
     assert all(torch.allclose(grads[0][n], grads[1][n], rtol=1e-3, atol=1e-6) for n in grads[0])
+
+
+def test_an_activation_that_writes_into_its_input_lies_between():
+    parts = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 4))
+    (made, reached), _ = entering._between(parts[0], parts[2], lambda: parts(torch.randn(3, 4)))
+    assert (made < 0).any() and torch.equal(made.relu(), reached)

@@ -13,7 +13,7 @@ from nonlin.advice.records import Advice, Hardware
 from nonlin.advice.reported import REPORTS
 from nonlin.advice.shape import SMALLEST, WHY_MULTIPLE, Shape, shape_for
 from nonlin.advice.sizes import size_text
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.functions import Definition, define, get
 from nonlin.ladder.folder import load_ladder
 from nonlin.numbers import number
@@ -38,6 +38,7 @@ def advise(params: float, tokens: float, hardware: Hardware | None = None, infer
     >>> advice.choice, advice.sureness
     ('swiglu', 'likely')
     """
+    not_empty("advise", hardware=hardware, inference=inference, study=study, ladder=ladder)
     params, tokens = _whole("params", params), _whole("tokens", tokens)
     for name, kind in (("hardware", hardware), ("inference", inference)):
         if kind not in (None, "cpu", "gpu"):

@@ -8,7 +8,7 @@ from typing import Any
 
 from nonlin.calls import own_model
 from nonlin.data import Sources
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.functions import Definition
 from nonlin.model import ModelConfig
 from nonlin.study import defaults
@@ -62,6 +62,7 @@ class Asked:
     transfer: str | None = None
 
     def __post_init__(self):
+        not_empty("compare", **{one.name: getattr(self, one.name) for one in fields(self)})
         for one in fields(self):
             if one.type in _TYPES:
                 object.__setattr__(self, one.name, _checked(one.name, one.type, getattr(self, one.name)))

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.health.records import BlockRecord, Finding, HealthRecord
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Checkup:
         """Write the page, one HTML file that needs nothing else, by default runs/check-MODEL.html; return its path."""
         from nonlin.report import health as pages
 
+        not_empty("write_page", path=path)
         return pages.write(self.values, Path("runs") / f"check-{self._name}.html" if path is None else path)
 
     def open_page(self, path: str | Path | None = None) -> Path:
@@ -80,11 +81,12 @@ class Checkup:
         return f"<p>{escape(pages.summary(self.values))}</p>{table(*pages.blocks(self.values))}<ul>{lines}</ul>"
 
 
-def _check_call(model: Any, text: str | Path | None, tokens: int, context: int, dtype: Any, device: str | None,
-                trust: bool) -> None:
+def _check_call(model: Any, text: str | Path | None, tokenizer: Any, tokens: int, context: int, dtype: Any,
+                device: str | None, trust: bool) -> None:
     """Raise UserError for what can be seen to be wrong before torch is loaded."""
     from nonlin.patching.location import located
 
+    not_empty("check", model=model, text=text, tokenizer=tokenizer, dtype=dtype, device=device)
     for name, value in (("tokens", tokens), ("context", context)):
         if value < 2:
             raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
@@ -96,8 +98,6 @@ def _check_call(model: Any, text: str | Path | None, tokens: int, context: int, 
                              "Leave it out to run on the CPU."))
     if text is not None and not Path(text).is_file():
         raise UserError(rule("check", "--text", "be a file that exists", str(text), "Check the path."))
-    if model == "":  # as a path it would be the current folder
-        raise UserError(rule("check", "MODEL", "not be empty", "", "Pass the model's folder."))
     if isinstance(model, str | Path):
         located(Path(model), trust, "check")
 
@@ -109,9 +109,10 @@ def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None,
 
     ``model``: a module, a Hugging Face folder, a GGUF file, or a folder that ``nonlin compare`` wrote. Nothing is
     fetched and nothing unpickled; ``trust_remote_code`` runs code that the folder brings along. ``text``: a file of
-    text, or of token ids (.json, .npy); without it, the text of Python's standard library. ``tokens`` are run in
-    sequences of ``context``; ``gradients`` runs one batch backward too. ``dtype`` and ``device`` are those to load a
-    folder with. ``progress`` shows a bar in a notebook and on a terminal.
+    text (.jsonl, .parquet and compressed ones too), or of token ids (.json, .npy). Without it, the text of Python's
+    standard library is taken. ``tokens`` are run in sequences of ``context``; ``gradients`` runs one batch backward
+    too. ``dtype`` and ``device`` are those to load a folder with. ``progress`` shows a bar in a notebook and on a
+    terminal.
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
 
@@ -126,7 +127,7 @@ def check(model: "str | Path | torch.nn.Module", text: str | Path | None = None,
     """
     from nonlin.progress import batches
 
-    _check_call(model, text, tokens, context, dtype, device, trust_remote_code)
+    _check_call(model, text, tokenizer, tokens, context, dtype, device, trust_remote_code)
     with batches("Loading the model", "Running text", progress) as told:
         import torch
 

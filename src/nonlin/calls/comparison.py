@@ -16,7 +16,7 @@ from nonlin.calls import own_model
 from nonlin.calls.arguments import Activations, Asked, Data
 from nonlin.calls.study import Study, best_trial
 from nonlin.data import Sources, intact
-from nonlin.errors import NonlinError, UserError, stopped_in
+from nonlin.errors import NonlinError, UserError, not_empty, stopped_in
 from nonlin.files import finite, inside, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
 from nonlin.model import ModelConfig, parameter_count
@@ -120,6 +120,7 @@ def compare(data: Data = None, activations: Activations = ACTIVATIONS, *, model:
     ('baseline', 'complete')
     """
     given = locals()
+    not_empty("compare", engine=engine, out=out, track=track)
     chosen_engine(engine, workers)  # what is wrong with the call is said before anything is written
     trackers = chosen_trackers(track)
     asked, words = Asked(**{one.name: given[one.name] for one in fields(Asked)}), listener(progress)
@@ -135,6 +136,7 @@ def resume_study(directory: str | Path, *, engine: str | EngineChoice = "process
 
     Tokens that are damaged or gone are made anew. Raises as :func:`compare` does, and UserError where no study is.
     """
+    not_empty("resume_study", directory=directory, engine=engine, track=track)
     directory, words, trackers = Path(directory), listener(progress), chosen_trackers(track)
     data = plan_in(directory).request["data"]
     store = Store(directory)

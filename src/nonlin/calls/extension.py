@@ -6,7 +6,7 @@ from typing import Any
 from nonlin.calls.arguments import Activations
 from nonlin.calls.comparison import arms_of, check_defined, definitions_of, prepare_again, run
 from nonlin.calls.study import Study
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.functions.catalog_names import without_pluses
 from nonlin.numbers import counted
 from nonlin.progress import Progress, listener, span
@@ -38,6 +38,7 @@ def extend_study(directory: str | Path, *, seeds: int | None = None, activations
     >>> study.verdicts["swiglu"].difference.seeds, study.plan.looks
     (5, [4, 5])
     """
+    not_empty("extend_study", directory=directory, activations=activations, engine=engine)
     choice, words = chosen_engine(engine, workers), listener(progress)
     directory = Path(directory)
     plan = plan_in(directory)

@@ -17,7 +17,7 @@ from nonlin.calls.comparison import changes, definitions_of, environment_of, pre
 from nonlin.calls.ladder import Ladder, transfer_of
 from nonlin.calls.ladder_running import of_rung, run
 from nonlin.calls.own_ladder import Own
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.ladder import design, folder, forecast, plan, results
 from nonlin.ladder.design import Rung, Settings
 from nonlin.ladder.folder import LadderFolder
@@ -63,6 +63,8 @@ def called(*, target: float | str, sizes: Sequence[float | str] | None, minutes:
            engine: str | EngineChoice, workers: int | None, out: str | Path | None, progress: bool,
            activations: Activations | None, model: Any = None, from_checkpoint: bool = False, **asked: Any) -> Ladder:
     """Run a ladder; the arguments are those of ``nonlin.ladder``."""
+    not_empty("ladder", target=target, sizes=sizes, transfer=transfer, engine=engine, out=out, activations=activations,
+              model=model, **asked)
     own = own_ladder.asked_for(model, from_checkpoint)
     known = _UNSAID | own_ladder.unsaid(own)
     asked |= {name: known[name] for name in ("tokenizer", "learning_rate") if asked[name] is None}

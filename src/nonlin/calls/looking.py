@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nonlin.calls import calibration, ladder
 from nonlin.calls.study import load_study
+from nonlin.errors import not_empty
 from nonlin.study.kinds import CALIBRATION, LADDER, kind_of
 from nonlin.study.records import SeveralSnapshot, Snapshot
 from nonlin.study.several import SeveralWatcher
@@ -26,6 +27,7 @@ def watch(directory: str | Path, *, seconds: float = 2.0) -> Iterator[Snapshot |
     ...     print(now.state, now.judging.done, "of", now.judging.total)
     stopped 0 of 16
     """
+    not_empty("watch", directory=directory)
     watcher = watcher_of(directory)
     while True:
         now = watcher.look()
@@ -45,6 +47,7 @@ def watcher_of(directory: str | Path) -> Watcher | SeveralWatcher:
 
 def build_report(directory: str | Path) -> Path:
     """Write the page of a study, a ladder or A/A studies as of this moment, from its records; return its path."""
+    not_empty("build_report", directory=directory)
     kind = kind_of(directory)
     if kind == LADDER:
         return ladder.load_ladder(directory).build_report()

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nonlin.errors import UserError, unknown_name
-from nonlin.files import write_atomically, writing
+from nonlin.errors import UserError, not_empty, unknown_name
+from nonlin.files import must_be_page, write_atomically, writing
 from nonlin.records import Record
 from nonlin.study import Plan, ProcessEngine, StudyFolder, load
 from nonlin.study.across import across
@@ -200,6 +200,7 @@ class Study:
         Return {"format", "architecture", "note"}: a Hugging Face checkpoint where transformers can express the model.
         Else it is nonlin's own form, which :func:`nonlin.load` opens; the note has the reason.
         """
+        not_empty("save_model", folder=folder, name=name)
         trial = self._trial(name)
         with ProcessEngine(self.directory / "data", 1) as engine:
             return ask(engine, {"do": "export", "trial": str(trial), "out": str(Path(folder).absolute())})
@@ -245,6 +246,7 @@ def load_study(directory: str | Path) -> Study:
 
     One that runs, or was stopped, is judged as far as its runs go; its status is "partial" or "interrupted".
     """
+    not_empty("load_study", directory=directory)
     return Study(load(directory))
 
 
@@ -264,6 +266,9 @@ def compare_studies(directories: Sequence[str | Path], *, baseline: str | None =
     >>> found.activations[0].outcome, found.differing
     ('open', {})
     """
+    not_empty("compare_studies", directories=directories, baseline=baseline, out=out)
+    if out is not None:
+        must_be_page("compare_studies", "out", out)
     found = across([load(directory) for directory in directories], baseline)
     if out is not None:
         from nonlin.report.across import write

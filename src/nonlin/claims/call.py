@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from nonlin.errors import UserError, rule, stopped_in
+from nonlin.errors import UserError, not_empty, rule, stopped_in
 
 if TYPE_CHECKING:
     from nonlin.claims.definition import Claim
@@ -39,6 +39,7 @@ class ClaimsPackage(ModuleType):
         Raises UserError for numbers that no claim has, or a folder that holds something else. Ctrl-C raises
         Interrupted, a KeyboardInterrupt with the claims so far as ``found``.
         """
+        not_empty("claims", data=data, out=out, engine=engine)
         from nonlin.progress import listener
         from nonlin.study.engines.choice import chosen_engine
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from nonlin.files import no_page
 from nonlin.letters import plain
 from nonlin.paragraphs import wrapped
 
@@ -20,13 +21,8 @@ class PageFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
-        if os.path.isdir(value):
-            self.fail(f"must be a file; {value} is a folder. Give a file in it, such as {Path(value) / 'page.html'}.",
-                      param, ctx)
-        there = next(p for p in Path(value).absolute().parents if os.path.lexists(p))  # the others are made
-        if not os.path.isdir(there):
-            self.fail(f"must be a file that can be made; {there} is a file, and no folder. Choose another folder.",
-                      param, ctx)
+        if why := no_page(value):
+            self.fail(why, param, ctx)
         return super().convert(value, param, ctx)
 
 

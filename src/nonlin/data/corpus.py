@@ -13,7 +13,7 @@ from typing import Any
 
 from nonlin.data.reading import Losses, encoded, pieces, unreadable
 from nonlin.data.spool import Documents, Spool
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.files import printable, writing
 
 SMALLEST_BYTES = 64 * 1024
@@ -88,6 +88,7 @@ def load_corpus(spec: Spec | None = None, *, weights: Sequence[float] | None = N
     are in memory, however large the text is: it is copied to a temporary file in the folder ``scratch``. Raises
     UserError where something is missing, empty, unreadable, or smaller than 64 KiB in all.
     """
+    not_empty("data", scratch=scratch)
     specs = [None] if spec is None else _several(spec)
     weights = _checked(weights, specs)
     corpus, losses = Corpus(source="stdlib" if spec is None else "user", scratch=_scratch(scratch)), Losses()
@@ -140,8 +141,7 @@ def _watched(text: Iterable[bytes], progress: Callable[[], None]) -> Iterator[by
 
 def _several(spec: Spec) -> list[str]:
     found = [str(spec)] if isinstance(spec, (str, Path)) else list(map(str, spec))
-    if "" in found:  # as a path it would be the current folder
-        raise UserError(rule("data", "path", "not be empty", "", "Pass a file or a folder, or leave --data out."))
+    not_empty("data", path=found)
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from nonlin import streams
 from nonlin.data import tokenizing
 from nonlin.data.description import read_description
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.files import Unreadable
 
 
@@ -29,6 +29,7 @@ class Dataset:
     """Prepared tokens: ``train`` and ``validation`` (memory-mapped), ``info``, and the way to and from text."""
 
     def __init__(self, directory: Path | str):
+        not_empty("data", directory=directory)
         self.directory = Path(directory)
         try:
             self.info = read_description(self.directory)

@@ -15,7 +15,7 @@ from nonlin.data.corpus import Corpus, Progress
 from nonlin.data.description import read_description
 from nonlin.data.splitting import SEPARATOR, Part, left_out
 from nonlin.data.splitting import sides as both_sides
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.files import Unreadable, inside, lock, plain_name, replacing, sha256, write_atomically, writing
 
 SIDES = ("train", "validation")
@@ -34,6 +34,7 @@ def prepare(corpus: Corpus, directory: Path | str, tokenizer: str | int | Path =
     stand between documents. Raises UserError for a vocabulary outside 258…65535, a file that is
     no tokenizer, or a folder that holds other data.
     """
+    not_empty("data", directory=directory, tokenizer=tokenizer)
     directory = Path(directory)
     wanted = {"corpus_sha256": corpus.sha256, "tokenizer": identity(tokenizer)}
     wanted |= {} if end is None else {"end": end}

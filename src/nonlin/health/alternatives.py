@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nonlin import functional
 from nonlin.health.inputs import losses
+from nonlin.patching.blocks import first_tensor
 from nonlin.patching.identification import Identified
 
 PLAIN = ("relu", "gelu", "silu", "relu_squared")
@@ -37,19 +38,22 @@ class _Replaced:
 
         def keep(role: str) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-                pending[role] = block.projections[role].output(out)
+                pending[role] = block.projections[role].output(out).clone()  # the activation may write into it
 
             return hook
 
-        def replace(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        def replace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
             self.calls += 1
             inputs = (pending["gate"], pending["up"]) if block.gated else (pending["up"],)
-            return self.function(*inputs).to(args[0].dtype), *args[1:]
+            old = first_tensor(args, kwargs)
+            made = self.function(*inputs)
+            made = made if old is None else made.to(old.dtype)
+            return tuple(made if v is old else v for v in args), {k: made if v is old else v for k, v in kwargs.items()}
 
         for role in block.projections:
             if role != "down":
                 self._handles.append(block.projections[role].module.register_forward_hook(keep(role)))
-        self._handles.append(block.down.module.register_forward_pre_hook(replace))
+        self._handles.append(block.down.module.register_forward_pre_hook(replace, with_kwargs=True))
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data import Dataset
-from nonlin.errors import UserError, rule, told
+from nonlin.errors import UserError, not_empty, rule, told
 from nonlin.files import Unreadable, finite, read_json
 from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
@@ -18,6 +18,7 @@ from nonlin.health.findings import grade
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
+from nonlin.patching.tokenizers import text_of, token_ids
 from nonlin.subject.loading import loaded as load
 
 TOKENS, CONTEXT = 4096, 512
@@ -39,28 +40,32 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
 
     Raises UserError where the model cannot be loaded or examined, or the text cannot be read.
     """
+    not_empty("check", model=model, text=text, tokenizer=tokenizer, device=device)
     for name, value in (("tokens", tokens), ("context", context)):
         if value < 2:
             raise UserError(rule("check", name, "be at least 2, since a loss needs a next token", value,
                                  "Pass a larger number."))
-    if text is not None and inputs.holds_ids(text):
-        inputs.read_ids(Path(text), "check")  # a wrong file is said before a model is loaded
+    # A wrong file is said before a model is loaded.
+    ids = inputs.read_ids(Path(text), "check") if text is not None and inputs.holds_ids(text) else None
+    if tokenizer is not None:
+        token_ids(tokenizer, "a", "check", **inputs.AS_THEY_ARE)
     loaded = load(model, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call="check")
     modes = [(m, m.training) for m in loaded.model.modules()]
     try:
         loaded.model.eval()
         tokenizer = tokenizer or loaded.tokenizer
         own = _own_text(loaded, tokenizer) if text is None and not isinstance(model, nn.Module) else None
-        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own)
+        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own, ids)
     finally:
         for module, mode in modes:
             module.training = mode
 
 
 def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
-           progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None) -> dict[str, Any]:
+           progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None,
+           ids: Any = None) -> dict[str, Any]:
     model, device = loaded.model, next(loaded.model.parameters()).device
-    given = inputs.prepare(model, tokenizer, text, tokens, context, own=own)
+    given = inputs.prepare(model, tokenizer, text, tokens, context, own=own, ids=ids)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     _run(model, short)
@@ -187,7 +192,7 @@ def _tokenizes(tokenizer: Any, data: Dataset, tokens: list[int]) -> bool:
     if tokenizer is None:
         return True
     text = data.decode(tokens)
-    return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) == data.encode(text)
+    return token_ids(tokenizer, text, "check", **inputs.AS_THEY_ARE) == data.encode(text)
 
 
 def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> None:
@@ -197,4 +202,4 @@ def _name_tokens(made: dict[str, Any], sequences: Tensor, tokenizer: Any) -> Non
         for one in block["massive"]:
             token = int(ids[one["token"]])
             one |= {"place": one["token"] % length, "id": token,
-                    "text": None if tokenizer is None else tokenizer.decode([token])}
+                    "text": None if tokenizer is None else text_of(tokenizer, token)}

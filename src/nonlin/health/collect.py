@@ -14,19 +14,15 @@ from torch import Tensor, nn
 from nonlin import functional, metrics
 from nonlin.functions import Definition
 from nonlin.health.hooks import Hooks
+from nonlin.health.steps import in_backward
 from nonlin.health.streams import Stream
 from nonlin.model import language_model
-from nonlin.patching.blocks import Block, fed_forward
+from nonlin.patching.blocks import Block, fed_forward, first_tensor
 from nonlin.patching.identification import Identified, compare
 
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
 _FEW = 64  # tokens on which every unit is tested; on the rest, those that showed no life
 _SPARSITY = 16  # tokens a batch on which sparsity is counted
-
-
-def in_backward() -> bool:
-    """Whether autograd is running backward: a forward then is the recomputation of activation checkpointing."""
-    return torch._C._current_graph_task_id() != -1
 
 
 def layer_of(block: Block) -> str | None:
@@ -186,34 +182,39 @@ class Collector:
         block, pending = one.block, {}
 
         def came_in(role: str) -> Callable[..., None]:
-            def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+            def hook(module: nn.Module, args: Any, out: Any) -> None:
+                if not isinstance(out, Tensor):
+                    return
                 p = block.projections[role]
                 if self.gradients and out.requires_grad and role == ("gate" if block.gated else "up"):
                     out.register_hook(lambda g: one.gradient(p.output(g), of_output=False))
                 if not in_backward():
-                    pending[role] = p.output(out)
+                    # A copy: the activation may write into it.
+                    seen = p.output(out.detach())
+                    pending[role] = seen.reshape(-1, seen.shape[-1])[:self.limit].clone()
 
             return hook
 
-        def goes_out(module: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs = tuple(pending.pop(role) for role in ("gate", "up") if role in pending)
+        def goes_out(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            inputs, hidden = tuple(pending.pop(role) for role in ("gate", "up") if role in pending), first_tensor(
+                args, kwargs)
             pending.clear()
-            if self._skips(one) or len(inputs) != len(one.streams) - 1:
+            if self._skips(one) or len(inputs) != len(one.streams) - 1 or hidden is None:
                 return
             one.calls += 1
-            one.take(inputs, args[0], self.limit)
+            one.take(inputs, hidden, self.limit)
             if not block.experts:  # experts that sort their tokens have several down projections
-                one.sparsity(args[0], block.down.weight)
-            one.tokens += args[0].numel() // args[0].shape[-1]
+                one.sparsity(hidden, block.down.weight)
+            one.tokens += hidden.numel() // hidden.shape[-1]
 
-        def came_out(module: nn.Module, args: Any, out: Tensor) -> None:
-            if self.gradients and out.requires_grad:
+        def came_out(module: nn.Module, args: Any, out: Any) -> None:
+            if self.gradients and isinstance(out, Tensor) and out.requires_grad:
                 out.register_hook(lambda g: one.gradient(g, of_output=True))
 
         roles = [r for r in block.projections if r != "down"]
         for role in roles:
             self._hooks.after(block.projections[role].module, came_in(role))
-        self._hooks.before(block.down.module, goes_out)
+        self._hooks.before(block.down.module, goes_out, with_kwargs=True)
         self._hooks.after(block.down.module, came_out)
         self._hook_fused(one)
 
@@ -224,11 +225,11 @@ class Collector:
         def begins(module: nn.Module, args: tuple[Any, ...]) -> None:
             before[0] = one.calls
 
-        def ends(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
-            x = args[0] if args else None
+        def ends(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            x = first_tensor(args, kwargs)
             if self._skips(one) or one.calls != before[0] or one.definition is None:
                 return
-            if not isinstance(x, Tensor) or x.shape[-1] != block.dim or not isinstance(out, Tensor):
+            if x is None or x.shape[-1] != block.dim or not isinstance(out, Tensor):
                 return
             if block.experts:
                 return
@@ -238,7 +239,7 @@ class Collector:
 
         if block.module is not block.down.module:
             self._hooks.before(block.module, begins)
-            self._hooks.after(block.module, ends)
+            self._hooks.after(block.module, ends, with_kwargs=True)
 
     @torch.no_grad()
     def recompute(self, one: Observed, x: Tensor, expert: int | None = None) -> None:

@@ -40,9 +40,9 @@ class Hooks:
     def __bool__(self) -> bool:
         return bool(self._put)
 
-    def before(self, module: nn.Module, hook: Callable[..., Any]) -> None:
-        """Put on a hook that gets (module, args) before each call."""
-        self._keep(module, module.register_forward_pre_hook(_only_of(module, hook)))
+    def before(self, module: nn.Module, hook: Callable[..., Any], with_kwargs: bool = False) -> None:
+        """Put on a hook that gets (module, args) before each call, or (module, args, kwargs)."""
+        self._keep(module, module.register_forward_pre_hook(_only_of(module, hook), with_kwargs=with_kwargs))
 
     def after(self, module: nn.Module, hook: Callable[..., Any], with_kwargs: bool = False) -> None:
         """Put on a hook that gets (module, args, out) after each call, or (module, args, kwargs, out)."""

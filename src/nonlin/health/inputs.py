@@ -12,9 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.data.corpus import load_corpus
+from nonlin.data.reading import Losses, pieces
 from nonlin.errors import UserError, rule, told
+from nonlin.patching.tokenizers import token_ids
 
 BATCH_TOKENS = 1024
+AS_THEY_ARE = {"add_special_tokens": False, "verbose": False}
+"""Options with which a tokenizer of transformers makes the tokens of a text, and no others."""
 _CHARACTERS_A_TOKEN = 12  # so much text is read for a token: more than any tokenizer takes
 
 
@@ -56,24 +60,24 @@ def _vocabulary(model: nn.Module, call: str) -> int:
 
 
 def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: int, context: int, seed: int = 0,
-            call: str = "check", own: tuple[Tensor, str] | None = None) -> Inputs:
+            call: str = "check", own: tuple[Tensor, str] | None = None, ids: Any = None) -> Inputs:
     """Return the sequences that a model is checked on, ``tokens`` in all where there is text enough.
 
-    ``text`` is a file of text, or of token ids (.json, .npy); None takes the standard library's, or ``own``, token ids
-    and what they are. Without a tokenizer,
-    a vocabulary of 256 takes the text's bytes, and any other gets random tokens; both are said in the notes.
+    ``text`` is a file of text, or of the token ``ids`` that were read from it. None takes the standard library's, or
+    ``own``, token ids and what they are. Without a tokenizer, a vocabulary of 256 takes the text's bytes, and any other
+    gets random tokens; both are said in the notes.
     """
     length = min(context, _longest(model) or context, tokens)
     vocabulary = _vocabulary(model, call)
     if own is not None and int(own[0].max()) < vocabulary:
         ids, described, notes, real, special = own[0].numpy(), own[1], [], True, 0
-    elif text is not None and holds_ids(text):
-        ids, described, notes, real = _read_ids(Path(text), vocabulary, call), str(text), [], True
-        special = 0
+    elif ids is not None:
+        _must_fit(ids, str(text), vocabulary, call)
+        described, notes, real, special = str(text), [], True, 0
     else:
-        raw, described = _read_text(text, tokens * _CHARACTERS_A_TOKEN, call)
+        raw, described, lost = _read_text(text, tokens * _CHARACTERS_A_TOKEN, call)
         ids, notes, real = _tokenize(tokenizer, raw, vocabulary, tokens, seed)
-        described = described if real else "random tokens"
+        described, notes = (described, [*lost, *notes]) if real else ("random tokens", notes)
         special = _special(tokenizer) if real and tokenizer is not None else 0
     step = max(1, length - special)
     count = min(tokens, len(ids)) // step
@@ -89,21 +93,23 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
 
 def _special(tokenizer: Any) -> int:
     """How many tokens the tokenizer puts around a sequence; 0 where it has no way to put them."""
-    if not hasattr(tokenizer, "build_inputs_with_special_tokens"):
+    try:
+        count = len(tokenizer.build_inputs_with_special_tokens([]))
+    except Exception:  # a tokenizer of any maker
         return 0
-    return tokenizer.num_special_tokens_to_add()
+    return count
 
 
 def holds_ids(text: Any) -> bool:
     """Whether a text is a file of token ids, by its name."""
-    return isinstance(text, (str, Path)) and Path(text).suffix in (".json", ".npy")
+    return isinstance(text, (str, Path)) and Path(text).suffix.lower() in (".json", ".npy")
 
 
 def read_ids(path: Path, call: str) -> Any:
     """Return the token ids in a file (.json, .npy), int64 (N,); UserError where it holds anything else."""
     try:
         # Mapped: a header that claims more than the file holds takes no memory.
-        ids: Any = np.load(path, "r", allow_pickle=False) if path.suffix == ".npy" else np.array(
+        ids: Any = np.load(path, "r", allow_pickle=False) if path.suffix.lower() == ".npy" else np.array(
             json.loads(path.read_bytes()))
         if not isinstance(ids, np.ndarray):  # an archive of arrays, by another name
             raise ValueError("it holds several arrays")
@@ -113,35 +119,41 @@ def read_ids(path: Path, call: str) -> Any:
                         "an array in .npy.") from error
 
 
-def _read_ids(path: Path, vocabulary: int, call: str) -> Any:
-    ids = read_ids(path, call)
+def _must_fit(ids: Any, path: str, vocabulary: int, call: str) -> None:
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
-        raise UserError(rule(call, str(path), f"hold token ids below the vocabulary's {vocabulary:,}",
+        raise UserError(rule(call, path, f"hold token ids below the vocabulary's {vocabulary:,}",
                              (int(ids.min()), int(ids.max())), "Make them with this model's own tokenizer."))
-    return ids
 
 
-def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str, str]:
+def _read_text(text: str | Path | None, characters: int, call: str) -> tuple[str, str, list[str]]:
+    """Return so many characters of a text, where they are from, and what was left out of them."""
     if text is None:
         corpus = load_corpus()
         whole = b"\n\n".join(body for name, body in corpus.documents if "/" not in name)
-        return whole.decode("utf-8", "replace")[:characters], corpus.description
-    try:
-        with Path(text).open(encoding="utf-8", errors="replace") as opened:
-            found = opened.read(characters)
-    except OSError as error:
-        raise UserError(f"{call}: --text must be a readable file; {error}. Check the path.") from error
+        return whole.decode("utf-8", "replace")[:characters], corpus.description, []
+    if not Path(text).is_file():
+        raise UserError(rule(call, "--text", "be a readable file", str(text), "Check the path."))
+    losses, found, last = Losses(), bytearray(), 0
+    for number, piece in pieces(Path(text), losses, in_folder=False):  # as a text to train on is read
+        found += (b"\n\n" if number != last else b"") + piece
+        last = number
+        if len(found) >= 4 * characters:  # bytes of UTF-8
+            break
     if not found.strip():
         raise UserError(rule(call, "--text", "hold text", f"{text}, which is empty", "Pass another file."))
-    return found, str(text)
+    return found.decode("utf-8", "replace")[:characters], str(text), losses.sentences()
 
 
 def _tokenize(tokenizer: Any, raw: str, vocabulary: int, tokens: int, seed: int) -> tuple[Any, list[str], bool]:
     if tokenizer is not None:
-        ids = tokenizer(raw, add_special_tokens=False, verbose=False)["input_ids"]
-        if ids and max(ids) < vocabulary:
+        try:
+            ids = token_ids(tokenizer, raw, "check", **AS_THEY_ARE)
+        except UserError as error:
+            ids, notes = [], [f"{str(error).removeprefix('check: ')} Random tokens were taken"]
+        else:
+            notes = ["the tokenizer's ids do not fit the model's vocabulary: random tokens were taken"]
+        if ids and 0 <= min(ids) <= max(ids) < vocabulary:
             return ids, [], True
-        notes = ["the tokenizer's ids do not fit the model's vocabulary: random tokens were taken"]
     elif vocabulary == 256:
         return list(raw.encode()[:tokens]), ["no tokenizer, a vocabulary of 256: the text's bytes are the tokens"], True
     else:

@@ -5,25 +5,19 @@ compiled code never changes and never sees a hook. Activation checkpointing's re
 pass and left out.
 """
 
-# torch has no public name for the number of a backward pass, nor types for its engine.
-# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownVariableType=false, reportUnknownLambdaType=false
-
-import contextlib
 import sys
 import warnings
-import weakref
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch import nn
 
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
 from nonlin.health import findings, record
-from nonlin.health.collect import Collector, in_backward
+from nonlin.health.collect import Collector
 from nonlin.health.hooks import Hooks
+from nonlin.health.steps import Steps
 from nonlin.patching.blocks import must_be_module
 from nonlin.patching.finding import some_blocks
 from nonlin.patching.identification import identify_all
@@ -33,9 +27,6 @@ EVERY = 100
 """Steps from one observation to the next, by default."""
 
 _UNSEEN = 10  # times that the weights change without a step, until that is said
-# Calls on the stack: of the engine, and of a function's backward.
-_ENGINE: Any = torch.autograd.graph._engine_run_backward.__code__
-_BACKWARD: Any = torch.autograd.function.BackwardCFunction.apply.__code__
 
 
 class _Compiler:
@@ -59,28 +50,6 @@ class _Compiler:
 _COMPILER = _Compiler()
 
 
-def _pass_number() -> int:
-    """Return the number that autograd gives to a backward pass, made for it: they are counted through."""
-    seen: list[int] = []
-    with torch.inference_mode(False), torch.enable_grad():
-        one = torch.zeros((), requires_grad=True, device="cpu").clone()
-        one.register_hook(lambda _: seen.append(torch._C._current_graph_task_id()))
-        one.backward()
-    return seen[0]
-
-
-def _function_around() -> Any:
-    """Return the graph's node whose backward runs this pass inside another, as reentrant checkpointing does; or None.
-    """
-    frame, engine = sys._getframe(1), False
-    while frame is not None:
-        if engine and frame.f_code is _BACKWARD:
-            return frame.f_locals["self"]
-        engine = engine or frame.f_code is _ENGINE
-        frame = frame.f_back
-    return None
-
-
 class Health:
     """A model's health during training; made by :func:`watch`.
 
@@ -100,93 +69,23 @@ class Health:
         self.answers = identify_all(self.model, some_blocks(self.model, "watch"))
         self.index = 0
         self.observed_step: int | None = None
-        self._parameters = {id(p) for p in self.model.parameters()}
+        self._steps = Steps(self.model, self.step)
         self._collector: Collector | None = None
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
-        self._hook: Any = None
         self._first = Hooks()
         self._paused = False
-        self._together: set[int] = set()  # optimizers that stepped on the gradients of one backward pass
-        self._gradients: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._pass = -1  # the last backward pass before the last step's end
-        self._within = -1  # the last pass inside another one in which optimizers stepped
         self._weights, self._changes = self._versions(), 0
 
     def __enter__(self) -> "Health":
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        self._steps.start()
         self._begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hook.remove()
+        self._steps.stop()
         if self._collector is not None:
             self._end()
-
-    def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """End a step where this optimizer's does: with the first of all that use the gradients of one backward pass.
-
-        Those that step together share a step: another one ends where an optimizer steps again, or where a later
-        backward pass made its gradients.
-        """
-        ours = [p for group in optimizer.param_groups for p in group["params"] if id(p) in self._parameters]
-        if not ours:
-            return
-        if in_backward():
-            self._steps_inside(optimizer)
-            return
-        if self._together and id(optimizer) not in self._together and not self._are_newer(ours):
-            self._together.add(id(optimizer))
-            return
-        self._together = {id(optimizer)}
-        self._gradients = {id(p): (weakref.ref(p.grad), p.grad._version) for p in self.model.parameters()
-                           if p.grad is not None}
-        self.step()
-        self._pass = _pass_number()
-
-    def _steps_inside(self, optimizer: torch.optim.Optimizer) -> None:
-        """End the step with the backward pass that optimizers step in: until then others follow."""
-        self._together.add(id(optimizer))
-        self._end_with_pass(optimizer)
-
-    def _end_with_pass(self, optimizer: torch.optim.Optimizer) -> None:
-        """End the step with the outermost backward pass: inside another one, its next node is waited for."""
-        if (number := torch._C._current_graph_task_id()) in (self._pass, self._within):
-            return
-        around = _function_around()
-        following = [node for node, _ in around.next_functions if node is not None] if around is not None else []
-        if not following:
-            self._pass, self._together = number, {id(optimizer)}
-            torch.autograd.Variable._execution_engine.queue_callback(self._pass_ended)
-            return
-        self._within = number
-        waiting = contextlib.ExitStack()
-
-        def outside(*_: Any) -> None:
-            waiting.close()
-            self._end_with_pass(optimizer)
-
-        for node in following:
-            waiting.callback(node.register_prehook(outside).remove)
-
-    def _pass_ended(self) -> None:
-        self.step()
-        if self._within != -1:  # it had passes inside, whose numbers follow its own
-            self._within, self._pass = -1, _pass_number()
-
-    def _are_newer(self, parameters: list[nn.Parameter]) -> bool:
-        """Whether a later backward pass made these gradients: one that was clipped in place is none."""
-        if not any(map(self._is_newer, parameters)):
-            return False
-        last, self._pass = self._pass, _pass_number()
-        return self._pass > last + 1
-
-    def _is_newer(self, parameter: nn.Parameter) -> bool:
-        """Whether a parameter's gradient was made, or added to, since the last step ended."""
-        if parameter.grad is None:
-            return False
-        known, version = self._gradients.get(id(parameter), (None, -1))
-        return known is None or known() is not parameter.grad or version != parameter.grad._version
 
     def step(self) -> None:
         """End a training step; called by itself after ``optimizer.step()``."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.files import replacing, write_atomically
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gated_by
@@ -103,6 +103,7 @@ def import_model(folder: str | Path, engine: TorchEngine | None = None) -> Langu
     """
     if not isinstance(folder, (str, os.PathLike)):
         raise UserError(rule("import_model", "folder", "be a path", folder, "Pass the folder of a model."))
+    not_empty("import_model", folder=folder)
     folder = Path(folder)
     try:
         must_be_regular(folder)

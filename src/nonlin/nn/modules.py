@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules import module as _hooks
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from nonlin import functional
 from nonlin.errors import UserError, rule
@@ -26,7 +28,7 @@ from nonlin.nn.widths import matched_hidden
 
 PLAIN = (nn.Parameter, Tensor, FakeTensor, FunctionalTensor)
 """What computes as a plain tensor does: the last two stand for one while a program is traced."""
-_LINEAR = torch.nn.functional.linear
+_LINEAR, _CALL = torch.nn.functional.linear, nn.Module.__call__
 
 
 class Activation(nn.Module):
@@ -207,6 +209,17 @@ def changed_everywhere() -> str | None:
         return "hooks on all modules are registered"
     if torch.nn.functional.linear is not _LINEAR:
         return "torch.nn.functional.linear was replaced"
+    if nn.Linear.__call__ is not _CALL:
+        return "what calls modules was replaced"
+    return overridden()
+
+
+def overridden() -> str | None:
+    """Return what may give torch's functions another meaning around any call now, or None."""
+    if torch._C._is_torch_function_mode_enabled():
+        for mode in _get_current_function_mode_stack():
+            if type(mode) is not DeviceContext:  # it changes where new tensors are made, and nothing else
+                return f"{type(mode).__name__} may override torch's functions"
     return None
 
 

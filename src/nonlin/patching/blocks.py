@@ -4,6 +4,7 @@
 the projections. Shapes: D model width, H hidden width, E experts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -135,6 +136,11 @@ def projection_of(name: str, module: nn.Module) -> Projection | None:
     if isinstance(base, nn.Linear) or _is_conv1d(base):
         return Projection(name, module, transposed=_is_conv1d(base))
     return None
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return what a module is called on, however its caller names it; None where it is no tensor."""
+    return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
 
 
 def sizes_of(p: Projection) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from nonlin.patching.blocks import first_tensor
 from nonlin.patching.patch import Recipe, part
 
 
@@ -48,13 +49,17 @@ class _Seen(TorchFunctionMode):
         """Leave it."""
         self.within -= 1
 
-    def through(self, path: str) -> Callable[[Any, Any], None]:
+    def through(self, path: str) -> Callable[[Any, Any, Any], None]:
         """Return a hook that notes a dropout module's input."""
-        return lambda module, args: self.dropped.append(_Dropped(path, module.p, args[0]))
+        def hook(module: Any, args: Any, kwargs: Any) -> None:
+            if (x := first_tensor(args, kwargs)) is not None:
+                self.dropped.append(_Dropped(path, module.p, x))
 
-    def at_down(self, _: Any, args: Any, out: Tensor) -> None:
+        return hook
+
+    def at_down(self, _: Any, args: Any, kwargs: Any, out: Tensor) -> None:
         """Note what the down projection got and gave."""
-        self.hidden, self.out = args[0], out
+        self.hidden, self.out = first_tensor(args, kwargs), out
 
 
 def with_dropouts(recipe: Recipe, module: nn.Module, inside: list[str], run: Callable[[], Any]) -> Recipe | str:
@@ -107,10 +112,10 @@ def _observed(module: nn.Module, down: str, inside: list[str], run: Callable[[],
     for path, one in module.named_modules():
         own = any(path.startswith(f"{p}.") for p in inside)
         if isinstance(one, nn.Dropout) and not own:
-            handles.append(one.register_forward_pre_hook(seen.through(path)))
+            handles.append(one.register_forward_pre_hook(seen.through(path), with_kwargs=True))
         if path in inside or (isinstance(one, nn.Dropout) and not own):
             handles += [one.register_forward_pre_hook(seen.enter), one.register_forward_hook(seen.leave)]
-    handles.append(part(module, down).register_forward_hook(seen.at_down))
+    handles.append(part(module, down).register_forward_hook(seen.at_down, with_kwargs=True))
     try:
         with seen:
             run()

@@ -22,7 +22,7 @@ from nonlin.functions import Definition, get, names
 from nonlin.functions.catalog import CATALOG
 from nonlin.functions.definition import gated
 from nonlin.kernels.torch import backend as torch_backend
-from nonlin.patching.blocks import Block, Layout, Projection, split
+from nonlin.patching.blocks import Block, Layout, Projection, first_tensor, split
 from nonlin.patching.configuration import claimed
 
 _POINTS = 6144
@@ -106,14 +106,13 @@ def capture(block: Block, run: Callable[[], Any]) -> tuple[tuple[Tensor, ...], T
         def hook(module: nn.Module, args: Any, out: Tensor) -> Tensor:
             width = out.shape[-1]
             rows = out.numel() // width
-            values = _values(rows * width, i).to(out.device).view(out.shape)
-            given[i] = values.reshape(rows, width)
-            return values
+            values = given[i] = _values(rows * width, i).to(out.device).view(rows, width)
+            return values.view(out.shape).clone()  # an activation may write into it
 
         return hook
 
     def catch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        came = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+        came = first_tensor(args, kwargs)
         if came is not None:
             seen.append(came.detach().reshape(-1, came.shape[-1]))
         raise _Captured
@@ -185,7 +184,7 @@ def _probe_experts(block: Block) -> tuple[tuple[Tensor, ...], Tensor] | str:
         return "its experts apply the activation inside their forward, which cannot be called on chosen values"
     try:
         with torch.no_grad(), evaluating(module):
-            product = function(values)
+            product = function(values.clone())  # it may write into them
     except Exception as error:  # any code may stand there; what it raised is the reason given
         return f"its activation cannot be called alone ({told(error)})"
     if not isinstance(product, Tensor):

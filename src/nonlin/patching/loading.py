@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nonlin.errors import UserError, rule, told
+from nonlin.errors import UserError, not_empty, rule, told
 from nonlin.patching import bounded
 from nonlin.patching.finding import find_blocks, some_blocks
 from nonlin.patching.location import Location, located
@@ -49,7 +49,8 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     if isinstance(where, nn.Module):
         loaded = Loaded(where, None, type(where).__name__)
     else:
-        if not isinstance(where, (str, Path)) or where == "":  # an empty path would be the current folder
+        not_empty(call, MODEL=where, device=device)
+        if not isinstance(where, (str, Path)):
             raise UserError(rule(call, "MODEL", "be a path or a torch module", where, "Pass the model's folder."))
         with _quiet():
             loaded = _load_path(Path(where), dtype, trust_remote_code, call)

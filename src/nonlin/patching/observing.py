@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
+from nonlin.patching.tokenizers import token_ids
 from nonlin.patching.verify import Replacement
 
 TOKENS = 1024
@@ -72,7 +73,7 @@ def _batches(calibration: Any, tokenizer: Any) -> Iterator[Tensor]:
             if tokenizer is None:
                 raise UserError(rule("accelerate", "tokenizer", "be given with texts", None,
                                      "Pass the model's tokenizer, or token ids."))
-            one = torch.tensor(tokenizer(one)["input_ids"]).flatten()
+            one = torch.tensor(token_ids(tokenizer, one, "accelerate"), dtype=torch.long)
         if one.is_floating_point():
             yield one.reshape(-1, one.shape[-1])[:each][None]
         elif one.is_complex() or one.dtype is torch.bool:

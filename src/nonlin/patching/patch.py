@@ -18,7 +18,7 @@ from nonlin.kernels.activation.fast_path import projections
 from nonlin.kernels.ffn import api as ffn
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.ffn.sparse import Units
-from nonlin.nn.modules import PLAIN, altered, changed_everywhere, hooked, stock
+from nonlin.nn.modules import PLAIN, altered, changed_everywhere, hooked, overridden, stock
 
 Style = Literal["block", "layer", "experts"]
 """What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
@@ -186,7 +186,12 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
 
 
 def _changed(module: nn.Module) -> bool:
-    """Return whether a part was replaced, patched or hooked since: then the block's own forward is right, and runs."""
+    """Return whether a part was replaced, patched or hooked since: then the block's own forward is right, and runs.
+
+    So it is where a mode may override torch's functions, the activation's too.
+    """
+    if not module.__dict__[_KEY].swapped and overridden() is not None:
+        return True
     for holder, name, value, forward in module.__dict__.get(_PARTS, ()):
         owner = part(module, holder) if holder else module
         if forward is None:

@@ -16,6 +16,7 @@ from nonlin.patching.blocks import must_be_module
 from nonlin.patching.identification import evaluating
 from nonlin.patching.patch import Recipe, install, part, recipe_of, uninstall
 from nonlin.patching.replacements import Change, class_name, replacements_of
+from nonlin.patching.tokenizers import token_ids
 from nonlin.patching.verify import Replacement, activation_path
 from nonlin.patching.written import write
 
@@ -235,7 +236,7 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
         raise UserError(rule("swap", "tokenizer", "be given with text", None,
                              "Pass the model's tokenizer, or token ids."))
     else:
-        ids = torch.tensor(tokenizer(text)["input_ids"]).flatten()
+        ids = torch.tensor(token_ids(tokenizer, text, "swap"), dtype=torch.long)
     if ids.numel() < 2:
         raise UserError(rule("swap", "text", "have at least two tokens", ids.numel(), "Pass more text."))
     if ids.is_floating_point() or ids.is_complex():

@@ -21,7 +21,6 @@ from nonlin.patching.configuration import FIELDS, configuration_of, tree
 from nonlin.patching.configuration import field as field_of
 from nonlin.patching.verify import Replacement, same_values
 
-_LATER = "a checkpoint saved now loads with the old activation; swap again after loading"
 _ALREADY = "config unchanged: a checkpoint saved now loads with this activation as it is"
 
 
@@ -63,13 +62,14 @@ def write(model: nn.Module, replacements: Sequence[Replacement], act: Definition
     if name is None:
         if all(_says_it(root, outer, replacements) for outer, root in around):
             return Written(note=_ALREADY)
-        return Written(note=f"config unchanged: it cannot name this formula, so {_LATER}" if act is None else
-                       f"config unchanged: {_not_held(act)}, so {_LATER} (see nonlin.register_with_transformers)")
+        return Written(note=f"config unchanged: it cannot name this formula, so {_later(around)}" if act is None else
+                       f"config unchanged: {_not_held(act)}, so {_later(around)} (see "
+                       "nonlin.register_with_transformers)")
     done: list[tuple[Any, list[Field]]] = []
     for outer, root in around:
         fields, why = _true_fields(root, outer, _those_inside(replacements, outer), name)
         if why:
-            return Written(note=f"config unchanged: {why}, so {_LATER}")
+            return Written(note=f"config unchanged: {why}, so {_later(around)}")
         done.append((root.config, fields))
     undo, changed = [], []
     for config, fields in done:
@@ -80,6 +80,18 @@ def write(model: nn.Module, replacements: Sequence[Replacement], act: Definition
             changed.append((f.label, f.before, f.now))
     undo += _copies(model, replacements, [f for _, fields in done for f in fields])
     return Written(tuple(changed), undo, "" if changed else _ALREADY)
+
+
+def _later(around: list[tuple[str, nn.Module]]) -> str:
+    """Say what comes of a checkpoint that is saved now, while the configuration names the old activation."""
+    for _, root in around:
+        with contextlib.suppress(Unbuildable):
+            wanted = anew.build(root, root.config).state_dict()
+            for name, value in root.state_dict().items():
+                if name in wanted and wanted[name].shape != value.shape:
+                    return (f"a checkpoint saved now does not load: the old activation has {name} in the shape "
+                            f"{tuple(wanted[name].shape)}, the new one in {tuple(value.shape)}")
+    return "a checkpoint saved now loads with the old activation; swap again after loading"
 
 
 def _inside(name: str, outer: str) -> bool:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from nonlin.columns import Column, print_columns
 from nonlin.errors import short
-from nonlin.files import write_atomically, writing
+from nonlin.files import must_be_page, write_atomically, writing
 from nonlin.numbers import interval, number, places
 from nonlin.report import style
 from nonlin.report.explorer import environment, with_its_scripts
@@ -24,6 +24,7 @@ _LONGEST = 36  # letters of a study's name that a figure has room for
 
 def write(found: Across, path: str | Path) -> Path:
     """Write the page of several studies, and return its path: one file that needs nothing else."""
+    must_be_page("compare_studies", "the page's path", path)
     path = Path(path)
     names = [row.name for row in found.activations]
     slots = {name: p.slot for name, p in paint(names).items()}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.files import write_atomically, writing
+from nonlin.files import must_be_page, write_atomically, writing
 from nonlin.numbers import counted, number, typeset
 from nonlin.report.explorer import environment, with_its_scripts
 from nonlin.report.health_figures import CELLS, FIGURES, MEASURES, TOLD
@@ -61,6 +61,7 @@ def summary(record: Mapping[str, Any]) -> str:
 
 def write(record: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a record that ``nonlin check`` made, and return its path."""
+    must_be_page("check", "the page's path", path)
     drawn: dict[str, dict[str, Any]] = {}
     drawings = Drawings({})
     for name, (draw, title, applies) in FIGURES.items():

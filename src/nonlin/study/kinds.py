@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty
 from nonlin.files import Unreadable, printable, read_json
 
 STUDY, LADDER, CLAIMS, CALIBRATION = "a study", "a ladder", "claims", "A/A studies"
@@ -21,8 +21,7 @@ _NEXT = {
 
 def kind_of(directory: str | Path) -> str | None:
     """Return the kind of what lies in a folder; None where it is none of ours, or damaged."""
-    if directory == "":  # as a path it would be the current folder
-        raise UserError(rule("nonlin", "the folder", "not be empty", "", "Pass a folder, or leave it out."))
+    not_empty("nonlin", folder=directory)
     directory = Path(directory)
     path = directory / "plan.json"
     if os.path.lexists(path):

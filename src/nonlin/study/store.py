@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError
+from nonlin.errors import UserError, not_empty
 from nonlin.files import (
     Unreadable,
     finite,
@@ -65,6 +65,7 @@ class Store:
     """
 
     def __init__(self, directory: str | Path, plan_type: Any = Plan):
+        not_empty("Store", directory=directory)
         self.directory, self.plan_type = Path(directory), plan_type
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.subject.vouching import vouch
 
 #: A configuration or a folder, an architecture's name, a configuration in hand, or a function that returns a module.
@@ -79,8 +79,7 @@ def _is_module(model: Any) -> bool:
 
 
 def _path_or_name(given: str) -> dict[str, Any]:
-    if not given:
-        raise UserError(rule("compare", "model", "not be empty", "", "Pass a path or an architecture's name."))
+    not_empty("compare", model=given)
     path = Path(given)
     if os.path.exists(given):  # False for what no path can be, too
         if path.is_dir() and not (path / "config.json").exists():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nonlin.functions import Definition, get
 from nonlin.nn import Activation
-from nonlin.patching.blocks import Block
+from nonlin.patching.blocks import Block, first_tensor
 from nonlin.patching.identification import evaluating, identify
 from nonlin.patching.patch import part
 from nonlin.subject.blocks import FeedForwardEntry, One, put
@@ -95,8 +95,8 @@ def _between(entry: nn.Module, down: nn.Module, logits: Callable[[], Tensor]
     """Return what the entry returned and what the down projection got, and the logits; None where either was not run.
     """
     made, reached = [], []
-    handles = [entry.register_forward_hook(lambda m, a, out: made.append(out)),
-               down.register_forward_pre_hook(lambda m, a: reached.append(a[0]))]
+    handles = [entry.register_forward_hook(lambda m, a, out: made.append(out.clone())),  # what follows may write there
+               down.register_forward_pre_hook(lambda m, a, k: reached.append(first_tensor(a, k)), with_kwargs=True)]
     try:
         out = logits()
     finally:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nonlin.errors import UserError, rule
+from nonlin.errors import UserError, not_empty, rule
 from nonlin.model.folder import Unfit, must_be_few, read_json, stored_sizes
 from nonlin.patching import bounded, loading
 from nonlin.patching.loading import Loaded
@@ -33,6 +33,7 @@ def load(folder: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
 def loaded(where: Any, *, dtype: torch.dtype = torch.float32, device: str | None = None,
            trust_remote_code: bool = False, call: str = "load") -> Loaded:
     """Return the model, its tokenizer and what is to be said of it; as :func:`nonlin.patching.load`, our forms too."""
+    not_empty(call, MODEL=where, device=device)
     path = _form(where)
     if path is None:
         return loading.load(where, dtype=dtype, device=device, trust_remote_code=trust_remote_code, call=call)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from nonlin.errors import UserError
 from nonlin.kernels import feed_forward
@@ -143,7 +144,33 @@ def test_a_patched_class_or_function_is_called(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(F, "linear", lambda x, w, b=None: linear(x, w, b) + (w is block.down.weight))
         assert_close(block(x), plain + 1)
+    for cls in (nn.Linear, nn.Module):
+        with monkeypatch.context() as patch:
+            patch.setattr(cls, "__call__", lambda self, *x, call=cls.__call__: call(self, *x) + (self is block.down))
+            assert_close(block.forward(x), plain + 1)
     assert torch.equal(block(x), plain)
+
+
+class _TwiceDown(TorchFunctionMode):
+    """Doubles the down projection by overriding ``F.linear``, as modes that simulate quantization do."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = weight
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        return 2 * out if func is F.linear and args[1] is self.weight else out
+
+
+def test_a_mode_that_overrides_torchs_functions_is_heard():
+    block, x = FeedForward(6, 8, "swiglu").double(), torch.randn(3, 6, dtype=torch.float64)
+    plain = block(x).detach()
+    with _TwiceDown(block.down.weight):
+        assert_close(block(x).detach(), 2 * plain)
+        assert block.explain().reason == "_TwiceDown may override torch's functions"
+    with torch.device("cpu"):  # this one overrides none of them
+        assert "one operation" in str(block.explain())
 
 
 def test_quantized_layers_are_honoured():
