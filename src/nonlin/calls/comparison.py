@@ -19,6 +19,7 @@ from nonlin.data import Sources, intact
 from nonlin.errors import NonlinError, UserError, stopped_in
 from nonlin.files import finite, inside, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
+from nonlin.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.progress import Progress, listener
@@ -38,7 +39,6 @@ from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
 from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.folder import plan_in
-from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.study.tuning import complete
 from nonlin.subject.asking import Model
 from nonlin.tracking import Following, chosen_trackers

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
 from nonlin.files import printable
+from nonlin.kinds import STUDY
 from nonlin.numbers import counted, number, short
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
-from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_sentence, rule_text
 from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
