@@ -1,5 +1,6 @@
 """Files of text as streams: what is in them, piece by piece, and what had to be left out."""
 
+import codecs
 import gzip
 import io
 import itertools
@@ -120,16 +121,39 @@ def _opened(file: BinaryIO, name: str) -> tuple[str, Any]:
 
 def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
     chunk = text.read(CHUNK)
-    if b"\0" in chunk[:_LOOKED_AT]:
+    wide = chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide or b"\0" in chunk[:_LOOKED_AT]:
         if not in_folder:
-            raise ValueError("it holds binary data, not text")
-        losses.add("binary files left out", str(path))
+            raise ValueError("it is UTF-16 or UTF-32, and must be UTF-8" if wide else "it holds binary data, not text")
+        losses.add("files of UTF-16 or UTF-32 left out" if wide else "binary files left out", str(path))
         return
     if _has_text(chunk.partition(b"\n")[0]):
         losses.add('files of JSON lines taken as they are, since their names do not end in .jsonl', str(path))
+    utf8 = _Utf8()
     while chunk:
+        utf8.look(chunk)
         yield 0, chunk
         chunk = text.read(CHUNK)
+    if not utf8.whole():
+        losses.add("files that are no UTF-8 taken byte by byte (a tokenizer reads U+FFFD in them)", str(path))
+
+
+class _Utf8:
+    """Whether pieces of text are UTF-8 together."""
+
+    def __init__(self) -> None:
+        self.decoder, self.valid = codecs.getincrementaldecoder("utf-8")(), True
+
+    def look(self, piece: bytes, last: bool = False) -> None:
+        try:
+            if self.valid:
+                self.decoder.decode(piece, last)
+        except UnicodeDecodeError:
+            self.valid = False
+
+    def whole(self) -> bool:
+        self.look(b"", last=True)
+        return self.valid
 
 
 # Compression.
