@@ -20,6 +20,8 @@ from nonlin.kinds import kind_of
 SMALLEST_BYTES = 64 * 1024
 PREPARED = {"train.bin", "validation.bin", "tokenizer.json", "dataset.json"}
 """The files of a folder of tokens (:func:`nonlin.data.prepare`), beside its .lock."""
+SMALLEST_SHARE = 1e-9
+"""Of the text that a source may have by its weight: less is never drawn."""
 DATASET_BYTES = 100_000_000
 """Text that is taken of a named dataset."""
 
@@ -149,9 +151,14 @@ def _several(spec: Spec) -> list[str]:
 
 
 def _checked(weights: Sequence[float] | None, specs: Sequence[Any]) -> Sequence[float] | None:
-    if weights is not None and (len(weights) != len(specs) or not all(0 < w < float("inf") for w in weights)):
+    if weights is None:
+        return None
+    if len(weights) != len(specs) or not all(0 < w < float("inf") for w in weights):
         raise UserError(rule("data", "weights", f"be a positive number for each of the {len(specs)} sources of text",
                              list(weights), "Give as many weights as --data."))
+    if not min(weights) / sum(weights) > SMALLEST_SHARE:
+        raise UserError(rule("data", "weights", f"give each source more than {SMALLEST_SHARE:g} of the text",
+                             list(weights), "Leave the source out, or give it more."))
     return weights
 
 
