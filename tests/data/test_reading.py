@@ -357,6 +357,20 @@ def test_blank_lines_tell_progress(tmp_path):
     assert len(told) >= 3
 
 
+@pytest.mark.parametrize("form", ["lines", "array", "record"])
+def test_records_after_many_blank_lines_are_records(tmp_path, form):
+    """A small compressed file may begin with more blanks than are looked at."""
+    records = [{"text": f"{i}: " + "words of a record " * 40} for i in range(200)]
+    content = {"lines": lines(*records), "array": json.dumps(records, indent=1).encode(),
+               "record": json.dumps({"text": records[0]["text"] * 200}, indent=1).encode()}[form]
+    (tmp_path / "late.json.gz").write_bytes(gzip.compress(b" \n" * (3 << 19) + content))
+    told = []
+    corpus = load_corpus(tmp_path / "late.json.gz", progress=lambda *event: told.append(event[1]))
+    assert corpus.notes == () and len(corpus.documents) == (1 if form == "record" else 200)
+    assert corpus.documents[0][1].startswith(b"0: words of a record")
+    assert 0 < told[-1] == (tmp_path / "late.json.gz").stat().st_size
+
+
 def test_text_that_is_no_utf8_is_said(tmp_path):
     """A tokenizer cannot take it as it is: what no character is becomes U+FFFD."""
     plain = "naïve café €\n" * 8000
