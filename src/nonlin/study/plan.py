@@ -13,6 +13,7 @@ from nonlin.errors import UserError, rule
 from nonlin.files import printable
 from nonlin.kinds import STUDY
 from nonlin.numbers import counted, number, short
+from nonlin.progress import span
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
@@ -22,6 +23,7 @@ from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines, small_first_weights
 from nonlin.training import recipe, transfer
 
+_MINUTES = 300  # up to which a study's time is told in minutes
 _WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
 _NUMBERS = ("weight_decay", "clip", "warmup_fraction", "decay_fraction", "final_fraction", "beta1", "beta2", "epsilon",
             "momentum")
@@ -157,6 +159,11 @@ class Plan(Sealed):
         """How long the study takes by the measured speeds."""
         return self.budget["timing"]["predicted_minutes"]
 
+    def _time(self) -> str:
+        """How long the study takes, in words that one can grasp."""
+        minutes = self.predicted_minutes
+        return f"{minutes:.1f} minutes" if minutes < _MINUTES else span(60 * minutes)
+
     def arm(self, name: str) -> dict[str, Any]:
         """Return the arm of that name."""
         return next(arm for arm in self.arms if arm["name"] == name)
@@ -254,7 +261,7 @@ class Plan(Sealed):
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run{self._judged_by()}.",
             f"Rule: {self.rule['text'] if whole else rule_sentence(self.rule, self.baseline)}",
             *self._repeats(max(lengths)),
-            f"Time: about {self.predicted_minutes:.1f} minutes, {counted(self.workers, 'run')} at a time."])
+            f"Time: about {self._time()}, {counted(self.workers, 'run')} at a time."])
 
 
 def learning_rate_grid(center: float, count: int, factor: float = defaults.LEARNING_RATE_FACTOR) -> list[float]:

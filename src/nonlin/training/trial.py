@@ -37,6 +37,7 @@ from nonlin.training.trunks import Trunks
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
 _INITIAL_SHARE = 0.125
+_SHARES = (1 / 16, 1 / 4, 1.0)  # of an evaluation that are measured, as far as they are short
 _DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
 
 
@@ -373,11 +374,23 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, eva
         begin = time.perf_counter()
         run.step()
         times.append(time.perf_counter() - begin)
-    begin = time.perf_counter()
-    if evaluate:
-        run.evaluate()
-    evaluation = time.perf_counter() - begin
+    evaluation = _evaluation_seconds(run, seconds) if evaluate else 0.0
     times.sort()
     return {"tokens_per_second": run.tokens_a_step / times[len(times) // 2],
             "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
             "peak_memory_bytes": machine.peak_memory_bytes()}
+
+
+def _evaluation_seconds(run: Run, seconds: float) -> float:
+    """Return how long an evaluation takes, by a part of it where the whole takes longer than ``seconds``.
+
+    A large model's whole evaluation is thousands of its steps.
+    """
+    taken = share = 1.0
+    for share in _SHARES:
+        begin = time.perf_counter()
+        run.evaluate(share)
+        taken = time.perf_counter() - begin
+        if not run.devices.agreed(taken < seconds / 4):
+            break
+    return taken / share

@@ -32,12 +32,13 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     config, precision = request["config"], request.get("precision", "auto")
     own = "own" in config.get("model", ())
     options, measured, why = [], [], {}
+    seconds = request.get("seconds", 1.0)
     for option in machine.own_candidates(precision) if own else machine.candidates(
             precision, config.get("model"), config.get("training")):
         option |= why
         config = request["config"] | {"machine": option}
         try:
-            measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
+            measured.append(option | trial.measure(config, Path(request["dataset"]), seconds, False))
         except Exception as error:
             if not option.get("graphs"):
                 raise
