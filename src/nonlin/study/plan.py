@@ -155,6 +155,11 @@ class Plan(Sealed):
             transfer.check_model(training["transfer"], training, self.model)
 
     @property
+    def memory_bytes(self) -> int:
+        """The most memory that a run took where it was measured; 0 where it was not."""
+        return self.budget.get("memory_bytes") or 0
+
+    @property
     def predicted_minutes(self) -> float:
         """How long the study takes by the measured speeds."""
         return self.budget["timing"]["predicted_minutes"]
@@ -317,7 +322,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
         match=request.match, machine=dict(machine), workers=workers,
         notes=[f"Not used of the recipe's file, {line}." for line in request.left_out],
         budget={"minutes": request.minutes,
-                "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}},
+                "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}} | memory_taken(speeds),
         data=asked["data"])
 
 
@@ -326,6 +331,13 @@ def cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
     if isinstance(speed, Mapping):
         return float(speed["tokens_per_second"]), float(speed.get("seconds_overhead", 0.0))
     return float(speed), 0.0
+
+
+def memory_taken(speeds: Mapping[str, Mapping[str, float] | float], before: int = 0) -> dict[str, int]:
+    """Return the most memory that a run took where speeds were measured: a study that goes on measures nothing."""
+    measured = [int(one.get("peak_memory_bytes", 0)) for one in speeds.values() if isinstance(one, Mapping)]
+    most = max([before, *measured])
+    return {"memory_bytes": most} if most else {}
 
 
 def _too_small(request: Request, minutes: float, steps: int) -> UserError:
