@@ -119,8 +119,8 @@ _OUT = sys.stdout
 def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
     """Serve requests until the input ends; ``answer`` does one."""
     global _OUT
-    if parent := os.environ.get("NONLIN_END_WITH_PARENT"):  # its number, or "yes" where nobody can be gone yet
-        ranks.end_with(int(parent) if parent.isdecimal() else os.getppid())
+    if parent := int(os.environ.get("NONLIN_END_WITH_PARENT", 0)):  # its number, or 1: whoever it is now
+        ranks.end_with(parent if parent > 1 else os.getppid())
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, one_model.told_to_end)
