@@ -22,15 +22,19 @@ STAGES = {"tune": "Tuning learning rates", "judge": "Judging on fresh seeds",
            "claims": "Running experiments"}
 _QUIET_SECONDS = 20.0  # between two plain lines of one stage
 _QUIET_BYTES_SECONDS = 5.0  # before the first line of reading or writing, and between two
+_DAYS_SECONDS = 3 * 86400  # from which on a duration is told in days
 _SHORT_SECONDS = 0.1  # between two looks at bytes: text may come in millions of pieces
 
 
 def span(seconds: float) -> str:
     """Return a duration for people.
 
-    >>> span(5), span(65), span(3700)
-    ('5 s', '1 min 05 s', '1 h 01 min')
+    >>> span(5), span(65), span(3700), span(1e6)
+    ('5 s', '1 min 05 s', '1 h 01 min', '12 days')
     """
+    if seconds >= _DAYS_SECONDS:
+        days = seconds / 86400
+        return f"{days:,.0f} days" if days < 1e6 else f"{days:.0e} days"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -77,6 +77,23 @@ def test_a_folder_gives_its_text_files_and_nothing_hidden_or_binary(tmp_path):
     assert [text for _, text in both.documents] == [b"x = 1\n", BYTES]
 
 
+def test_a_folder_gives_nothing_that_nonlin_wrote_there(tmp_path, monkeypatch):
+    """The default folder of a study lies where one calls from, as the text of --data . does."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_bytes(words(number, 40_000))
+    before = load_corpus(".")
+    prepare(before, tmp_path / "runs" / "begun" / "data")  # stopped before its plan was written
+    (tmp_path / "runs" / "begun" / "data" / "dataset.json").unlink()
+    (tmp_path / "runs" / "study" / "trials").mkdir(parents=True)
+    for name, content in (("plan.json", '{"arms": []}'), ("report.html", "words"), ("trials/metrics.jsonl", "{}")):
+        (tmp_path / "runs" / "study" / name).write_text(content)
+    again = load_corpus(".")
+    assert again.sha256 == before.sha256
+    assert again.notes == ("2 folders of studies left out: ./runs/begun/data, ./runs/study.",)
+    _refused(str(tmp_path / "runs" / "study"), "must hold text files", "1 folders of studies left out")
+
+
 def _refused(spec, *words):
     with pytest.raises(UserError) as caught:
         load_corpus(spec)

@@ -355,3 +355,40 @@ def test_blank_lines_tell_progress(tmp_path):
     with pytest.raises(UserError, match="hold text"):
         load_corpus(tmp_path / "blank.jsonl.gz", progress=lambda *event: told.append(event))
     assert len(told) >= 3
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "record"])
+def test_records_after_many_blank_lines_are_records(tmp_path, form):
+    """A small compressed file may begin with more blanks than are looked at."""
+    records = [{"text": f"{i}: " + "words of a record " * 40} for i in range(200)]
+    content = {"lines": lines(*records), "array": json.dumps(records, indent=1).encode(),
+               "record": json.dumps({"text": records[0]["text"] * 200}, indent=1).encode()}[form]
+    (tmp_path / "late.json.gz").write_bytes(gzip.compress(b" \n" * (3 << 19) + content))
+    told = []
+    corpus = load_corpus(tmp_path / "late.json.gz", progress=lambda *event: told.append(event[1]))
+    assert corpus.notes == () and len(corpus.documents) == (1 if form == "record" else 200)
+    assert corpus.documents[0][1].startswith(b"0: words of a record")
+    assert 0 < told[-1] == (tmp_path / "late.json.gz").stat().st_size
+
+
+def test_text_that_is_no_utf8_is_said(tmp_path):
+    """A tokenizer cannot take it as it is: what no character is becomes U+FFFD."""
+    plain = "naïve café €\n" * 8000
+    (tmp_path / "latin.txt").write_bytes(plain.replace("€", "").encode("latin-1"))
+    (tmp_path / "cut.txt").write_bytes(plain.encode()[:-2])  # inside its last character
+    (tmp_path / "right.txt").write_text(plain, encoding="utf-8")
+    found = load_corpus(tmp_path)
+    assert found.notes == (f"2 files that are no UTF-8 taken byte by byte (a tokenizer reads U+FFFD in them): "
+                           f"{tmp_path / 'cut.txt'}, {tmp_path / 'latin.txt'}.",)
+    assert dict(found.documents)[str(tmp_path / "latin.txt")] == plain.replace("€", "").encode("latin-1")
+
+
+@pytest.mark.parametrize("code", ["utf-16", "utf-32", "utf-16-be"])
+def test_text_of_wide_characters_is_not_read_as_bytes(tmp_path, code):
+    text = ("\ufeff" if code.endswith("be") else "") + "中文字符" * 20_000  # no zero byte where a file is looked at
+    (tmp_path / "wide.txt").write_bytes(text.encode(code))
+    (tmp_path / "right.txt").write_text("plain text\n" * 9000)
+    with pytest.raises(UserError, match=r"it is UTF-16 or UTF-32, and must be UTF-8|it holds binary data"):
+        load_corpus(tmp_path / "wide.txt")
+    notes = load_corpus(tmp_path).notes
+    assert len(notes) == 1 and "left out" in notes[0] and "wide.txt" in notes[0]

@@ -137,6 +137,9 @@ def test_weights_must_be_one_a_source_and_positive(tmp_path):
     for weights in ([1], [1, 2, 3], [1, 0], [1, -1], [1, float("nan")]):
         with pytest.raises(UserError, match="positive number for each of the 2 sources"):
             load_corpus(paths, weights=weights)
+    for weights in ([1e308, 1e308], [1e-300, 1e300], [1, 1e10]):  # their sum, or a share of it, is no number to use
+        with pytest.raises(UserError, match="give each source more than 1e-09"):
+            load_corpus(paths, weights=weights)
 
 
 def test_a_source_shorter_than_the_context_is_named(tmp_path):

@@ -34,6 +34,14 @@ def test_the_hash_is_of_what_decides_the_results():
     assert studies.plan(baseline="silu").hash != plan.hash
 
 
+def test_the_time_is_told_in_units_that_one_can_grasp():
+    plan = studies.plan()
+    told = ((8.04, "8.0 minutes"), (600.0, "10 h 00 min"), (271074.7, "188 days"), (1e300, "7e+296 days"))
+    for minutes, words in told:
+        timing = plan.budget["timing"] | {"predicted_minutes": minutes}
+        assert f"Time: about {words}," in replace(plan, budget=plan.budget | {"timing": timing}).describe()
+
+
 def test_a_budget_too_small_is_refused_with_the_minutes_it_would_take():
     asked = studies.request(steps=None, minutes=1.0)
     with pytest.raises(UserError, match=r"need about (\d+) minutes.*--minutes") as caught:

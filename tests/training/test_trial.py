@@ -197,10 +197,14 @@ def test_measure_says_how_fast_the_median_step_is(config, dataset, monkeypatch):
 
     monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(Run, "step", step)
-    monkeypatch.setattr(Run, "evaluate", lambda self, share=1.0: clock.__setitem__(0, clock[0] + 2.0))
+    whole = [2.0]
+    monkeypatch.setattr(Run, "evaluate", lambda self, share=1.0: clock.__setitem__(0, clock[0] + share * whole[0]))
     found = measure(config(probe_every=4), dataset.directory, 5.0)
     assert found["tokens_per_second"] == 64 / (0.25 + 1.0 / 4)
     assert found["seconds_overhead"] == 1.0 + 0.25 + 0.5 + 2.0 * (2 + 0.125)
+    whole[0], began = 3200.0, clock[0]  # of a large model a part is measured
+    found = measure(config(), dataset.directory, 5.0)
+    assert found["seconds_overhead"] == 0.25 + 3200.0 * (2 + 0.125) and clock[0] - began < 300
 
 
 def test_sampling_and_export_of_a_trained_model(config, dataset, tmp_path, monkeypatch):

@@ -100,3 +100,14 @@ def test_a_step_that_cannot_be_captured_is_launched_and_the_plan_says_why(monkey
     monkeypatch.setattr(worker.trial, "measure", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker._choose_machine({"config": {"model": {}, "training": {}}, "dataset": "."})
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process does not know of its parent's end")
+def test_a_worker_whose_parent_is_gone_before_it_began_does_nothing():
+    """Loading torch takes seconds: a call that is killed meanwhile has left a whole run to train in the pipe."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    done = subprocess.run([sys.executable, "-m", "nonlin.training.worker"], input="".join(
+        json.dumps({"do": "describe"}) + "\n" for _ in range(2000)), capture_output=True, text=True, timeout=60,
+        env=os.environ | ENVIRONMENT | {"NONLIN_END_WITH_PARENT": str(gone.pid)})
+    assert done.returncode == 1 and done.stdout.count("\n") < 2000

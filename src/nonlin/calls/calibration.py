@@ -23,6 +23,7 @@ from nonlin.errors import UserError, rule, stopped_in, unknown_name
 from nonlin.files import Unreadable, finite, inside, read_json, write_json
 from nonlin.functions import Definition, define, get
 from nonlin.functions.grammar import write
+from nonlin.kinds import CALIBRATION, STUDY, kind_of, must_hold
 from nonlin.numbers import counted, number, percent
 from nonlin.progress import listener
 from nonlin.records import Record
@@ -31,7 +32,6 @@ from nonlin.study import Arm, Plan, Request, Store, defaults, load, make_plan, r
 from nonlin.study.engines import Engine, EngineChoice, ask
 from nonlin.study.engines.opening import open_engine
 from nonlin.study.folder import plan_in
-from nonlin.study.kinds import CALIBRATION, STUDY, kind_of, must_hold
 from nonlin.study.several import SeveralWatcher
 from nonlin.study.wellformed import BadForm, Natural, Positive, Size, must_be
 

@@ -19,6 +19,7 @@ from nonlin.data import Sources, intact
 from nonlin.errors import NonlinError, UserError, not_empty, stopped_in
 from nonlin.files import finite, inside, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
+from nonlin.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
 from nonlin.progress import Progress, listener
@@ -36,12 +37,12 @@ from nonlin.study import (
 )
 from nonlin.study.engines import Engine, EngineChoice, ask, ask_all
 from nonlin.study.engines.choice import chosen_engine
-from nonlin.study.engines.opening import choose_machine, fit_to_records, measure_and_fit, open_engine
+from nonlin.study.engines.opening import choose_machine, crowded, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.folder import plan_in
-from nonlin.study.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.study.tuning import complete
 from nonlin.subject.asking import Model
 from nonlin.tracking import Following, chosen_trackers
+from nonlin.training.resources import available_memory_bytes
 
 #: Compared where nobody says which.
 ACTIVATIONS = ("relu", "gelu", "silu", "swiglu", "geglu", "relu_squared")
@@ -291,13 +292,16 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
             say: Callable[[str], None], parallel: str = "ddp") -> Plan:
     """Return the plan that lies in the store; else measure this machine and write the request's plan there."""
     plan = store.plan() if request is None else store.resume(request)
+    free = available_memory_bytes()  # what is measured here takes some, and gives it back
     if plan is not None:
-        fit_to_records(engine, plan.machine, environment, store)
+        fit_to_records(engine, plan.machine, environment, store, plan.memory_bytes)
         here = replace(plan, workers=engine.total())  # it decides nothing, and may be another number than once
         if complete(plan, {key: record for key, (_, record) in load(store.directory).trials().items()}):
             say(f"Continuing the study in {store.directory}: all of its runs are there.")
         else:
             say(f"Continuing the study in {store.directory}.\n{here.describe()}")
+            for line in crowded(engine, plan.machine, plan.memory_bytes, free):
+                say(line)
         for line in changes(plan.machine.get("made_on", {}), environment):
             say(line)
         return plan
@@ -310,6 +314,8 @@ def planned(store: Store, request: Request | None, engine: Engine, environment: 
     with store.lock():  # another process may have planned meanwhile
         store.create(plan)
     say(plan.describe())
+    for line in crowded(engine, plan.machine, plan.memory_bytes, free):
+        say(line)
     return plan
 
 

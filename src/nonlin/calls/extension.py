@@ -84,7 +84,7 @@ def _planned(plan: Plan, store: Store, engine: Engine, seeds: int | None, arms: 
              words: Progress) -> Plan:
     environment = ask(engine, {"do": "describe"})
     speeds: dict[str, Any] = {}
-    fit_to_records(engine, plan.machine, environment, store)
+    fit_to_records(engine, plan.machine, environment, store, plan.memory_bytes)
     if arms:
         words.say("Measuring the new activations …")
         configs = with_baseline(plan, arms).measure_configs(plan.machine)

@@ -8,11 +8,11 @@ from typing import Any
 from nonlin.calls.study import Study, load_study
 from nonlin.errors import UserError, rule
 from nonlin.files import finite
+from nonlin.kinds import LADDER
 from nonlin.ladder import design, folder, forecast, results
 from nonlin.ladder.folder import LadderFolder
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.rates import RULES, Rule
-from nonlin.study.kinds import LADDER
 from nonlin.study.several import SeveralWatcher
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from nonlin.calls import calibration, ladder
 from nonlin.calls.study import load_study
 from nonlin.errors import not_empty
-from nonlin.study.kinds import CALIBRATION, LADDER, kind_of
+from nonlin.kinds import CALIBRATION, LADDER, kind_of
 from nonlin.study.records import SeveralSnapshot, Snapshot
 from nonlin.study.several import SeveralWatcher
 from nonlin.study.snapshot import Watcher

@@ -128,7 +128,7 @@ def put_to_the_test(wanted: Asked, out: Path | None, progress: "Progress", choic
 def _check_folder(directory: Path, wanted: Asked, resume: bool) -> None:
     """Raise UserError where there is nothing to resume, something else, or a text that is not there."""
     from nonlin.data import Sources
-    from nonlin.study.kinds import CLAIMS, must_hold
+    from nonlin.kinds import CLAIMS, must_hold
 
     must_hold(directory, CLAIMS, "claims: ")
     if resume and not (directory / "plan.json").exists():

@@ -12,12 +12,12 @@ from msgspec import Meta
 
 from nonlin.errors import UserError, rule
 from nonlin.functions import get
+from nonlin.kinds import CLAIMS
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn import matched_hidden
 from nonlin.records import Record
 from nonlin.study import Arm, Plan, Request, make_plan
 from nonlin.study.budget import makespan
-from nonlin.study.kinds import CLAIMS
 from nonlin.study.plan import Sealed, learning_rate_grid
 from nonlin.study.tuning import trials_of
 from nonlin.study.wellformed import DataForm, Natural, PlanForm, Size

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nonlin.cli.output import json_option, print_json
-from nonlin.study.kinds import LADDER, STUDY, must_be
+from nonlin.kinds import LADDER, STUDY, must_be
 
 if TYPE_CHECKING:
     from nonlin.advice.records import Hardware

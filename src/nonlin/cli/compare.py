@@ -12,8 +12,8 @@ from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
 from nonlin.errors import UserError
+from nonlin.kinds import STUDY, must_be
 from nonlin.study import defaults
-from nonlin.study.kinds import STUDY, must_be
 from nonlin.tracking.names import TRACKERS
 
 if TYPE_CHECKING:

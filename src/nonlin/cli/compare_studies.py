@@ -6,7 +6,7 @@ import click
 
 from nonlin.cli import completion
 from nonlin.cli.output import PageFile, json_option, print_json, say
-from nonlin.study.kinds import STUDY, must_be
+from nonlin.kinds import STUDY, must_be
 
 _PAGE = "studies.html"
 

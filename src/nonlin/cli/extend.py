@@ -11,8 +11,8 @@ from nonlin.cli.engine_options import EngineChoice, engine_options
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option
 from nonlin.functions.catalog_names import without_pluses
+from nonlin.kinds import STUDY, must_be
 from nonlin.study import defaults
-from nonlin.study.kinds import STUDY, must_be
 
 
 @click.command()

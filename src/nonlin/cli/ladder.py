@@ -11,9 +11,9 @@ from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_optio
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
+from nonlin.kinds import LADDER, must_be
 from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
 from nonlin.study import defaults
-from nonlin.study.kinds import LADDER, must_be
 
 if TYPE_CHECKING:
     from nonlin.calls.ladder import Ladder

@@ -7,7 +7,7 @@ import click
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say, show
 from nonlin.errors import UserError
-from nonlin.study.kinds import CALIBRATION, LADDER, STUDY, kind_of, must_be
+from nonlin.kinds import CALIBRATION, LADDER, STUDY, kind_of, must_be
 
 
 @click.command()

@@ -7,7 +7,7 @@ import click
 from nonlin.cli import completion
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, show
-from nonlin.study.kinds import STUDY, must_be
+from nonlin.kinds import STUDY, must_be
 
 
 @click.command()

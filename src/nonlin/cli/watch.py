@@ -7,7 +7,7 @@ import click
 
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
-from nonlin.study.kinds import CALIBRATION, LADDER, STUDY, must_be
+from nonlin.kinds import CALIBRATION, LADDER, STUDY, must_be
 
 
 @click.command()

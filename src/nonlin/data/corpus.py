@@ -15,8 +15,13 @@ from nonlin.data.reading import Losses, encoded, pieces, unreadable
 from nonlin.data.spool import Documents, Spool
 from nonlin.errors import UserError, not_empty, rule
 from nonlin.files import printable, writing
+from nonlin.kinds import kind_of
 
 SMALLEST_BYTES = 64 * 1024
+PREPARED = {"train.bin", "validation.bin", "tokenizer.json", "dataset.json"}
+"""The files of a folder of tokens (:func:`nonlin.data.prepare`), beside its .lock."""
+SMALLEST_SHARE = 1e-9
+"""Of the text that a source may have by its weight: less is never drawn."""
 DATASET_BYTES = 100_000_000
 """Text that is taken of a named dataset."""
 
@@ -146,9 +151,14 @@ def _several(spec: Spec) -> list[str]:
 
 
 def _checked(weights: Sequence[float] | None, specs: Sequence[Any]) -> Sequence[float] | None:
-    if weights is not None and (len(weights) != len(specs) or not all(0 < w < float("inf") for w in weights)):
+    if weights is None:
+        return None
+    if len(weights) != len(specs) or not all(0 < w < float("inf") for w in weights):
         raise UserError(rule("data", "weights", f"be a positive number for each of the {len(specs)} sources of text",
                              list(weights), "Give as many weights as --data."))
+    if not min(weights) / sum(weights) > SMALLEST_SHARE:
+        raise UserError(rule("data", "weights", f"give each source more than {SMALLEST_SHARE:g} of the text",
+                             list(weights), "Leave the source out, or give it more."))
     return weights
 
 
@@ -219,13 +229,20 @@ def _names_dataset(spec: str) -> bool:
 
 
 def _files(folder: Path, losses: Losses) -> list[Path]:
-    """Return the folder's files at any depth, in order; hidden ones, and those of hidden folders, are left out."""
+    """Return the folder's files at any depth, in order; hidden ones, and those of hidden folders, are left out.
+
+    So is what nonlin wrote: a study's folder may lie among the text, and text must be the same when the study goes on.
+    """
     found: list[Path] = []
 
     def refuse(error: OSError) -> None:
         raise unreadable(error.filename or folder, error) from error
 
     for where, folders, names in os.walk(folder, onerror=refuse):
+        if _written_by_us(where, names):
+            losses.add("folders of studies left out", where)
+            folders.clear()
+            continue
         for name in (n for n in [*folders, *names] if n.startswith(".")):
             losses.add("hidden files and folders left out", os.path.join(where, name))
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -237,6 +254,12 @@ def _files(folder: Path, losses: Losses) -> list[Path]:
         if not path.is_file():
             losses.add("broken links and special files left out", str(path))
     return sorted(path for path in found if path.is_file())
+
+
+def _written_by_us(folder: str, names: Sequence[str]) -> bool:
+    """Whether a folder is a study's or the like, or holds tokens: those are there before the plan of a study is."""
+    shown = {name for name in names if not name.startswith(".")}
+    return kind_of(folder) is not None or (".lock" in names and bool(shown) and shown <= PREPARED)
 
 
 def _documents(path: Path, losses: Losses, in_folder: bool) -> Streamed:

@@ -1,5 +1,7 @@
 """Files of text as streams: what is in them, piece by piece, and what had to be left out."""
 
+import codecs
+import contextlib
 import gzip
 import io
 import itertools
@@ -39,15 +41,29 @@ Pieces = Iterator[tuple[int, bytes]]
 class Losses:
     """What was left out or replaced on the way from files to text: counts, and the first places of each kind.
 
-    ``bytes_read`` of files, as they lie on disk, are done. ``scratch`` is the folder for temporary files, and
-    ``progress`` is called in long stretches that give no text.
+    ``scratch`` is the folder for temporary files, and ``progress`` is called in long stretches that give no text.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
-    bytes_read: int = 0
     scratch: Path | None = None
     progress: Callable[[], None] = lambda: None
+    done: int = 0
+    file: BinaryIO | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of files, as they lie on disk, that are done."""
+        return self.done + (self.file.tell() if self.file else 0)
+
+    @contextlib.contextmanager
+    def reading(self, file: BinaryIO) -> Iterator[None]:
+        """Count the bytes of a file as it is read."""
+        self.file = file
+        try:
+            yield
+        finally:
+            self.done, self.file = self.bytes_read, None
 
     def add(self, kind: str, place: str) -> None:
         """Count one loss; ``kind`` reads on after its number, as in "3 binary files left out"."""
@@ -80,11 +96,8 @@ def pieces(path: Path, losses: Losses, in_folder: bool) -> Pieces:
     refused by itself. Raises UserError for all that a damaged file can raise, with the line where there are lines.
     """
     try:
-        with path.open("rb", CHUNK) as file:
-            before = losses.bytes_read
-            for piece in _parsed(file, path, losses, in_folder):
-                losses.bytes_read = before + file.tell()
-                yield piece
+        with path.open("rb", CHUNK) as file, losses.reading(file):
+            yield from _parsed(file, path, losses, in_folder)
     except UserError:
         raise
     except (OSError, EOFError, ValueError, KeyError, RecursionError, MemoryError, zlib.error) as error:
@@ -101,8 +114,8 @@ def _parsed(file: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Piec
         yield from _rows(file if text is file else _copied(text, losses), path, losses)
     elif name.endswith((".jsonl", ".ndjson", ".jsonlines")):
         yield from _records(_lines(text, losses.progress), path, losses)
-    elif name.endswith(".json") and (form := _json_form(path)):
-        yield from _records(form(text), path, losses)
+    elif name.endswith(".json") and (form := _json_form(path, losses.progress)):
+        yield from _records(form(text, losses.progress), path, losses)
     else:
         if name.endswith(".json"):
             losses.add('.json files without records that have a "text", taken as they are', str(path))
@@ -120,16 +133,39 @@ def _opened(file: BinaryIO, name: str) -> tuple[str, Any]:
 
 def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
     chunk = text.read(CHUNK)
-    if b"\0" in chunk[:_LOOKED_AT]:
+    wide = chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if wide or b"\0" in chunk[:_LOOKED_AT]:
         if not in_folder:
-            raise ValueError("it holds binary data, not text")
-        losses.add("binary files left out", str(path))
+            raise ValueError("it is UTF-16 or UTF-32, and must be UTF-8" if wide else "it holds binary data, not text")
+        losses.add("files of UTF-16 or UTF-32 left out" if wide else "binary files left out", str(path))
         return
     if _has_text(chunk.partition(b"\n")[0]):
         losses.add('files of JSON lines taken as they are, since their names do not end in .jsonl', str(path))
+    utf8 = _Utf8()
     while chunk:
+        utf8.look(chunk)
         yield 0, chunk
         chunk = text.read(CHUNK)
+    if not utf8.whole():
+        losses.add("files that are no UTF-8 taken byte by byte (a tokenizer reads U+FFFD in them)", str(path))
+
+
+class _Utf8:
+    """Whether pieces of text are UTF-8 together."""
+
+    def __init__(self) -> None:
+        self.decoder, self.valid = codecs.getincrementaldecoder("utf-8")(), True
+
+    def look(self, piece: bytes, last: bool = False) -> None:
+        try:
+            if self.valid:
+                self.decoder.decode(piece, last)
+        except UnicodeDecodeError:
+            self.valid = False
+
+    def whole(self) -> bool:
+        self.look(b"", last=True)
+        return self.valid
 
 
 # Compression.
@@ -190,24 +226,37 @@ def _copied(stream: BinaryIO, losses: Losses) -> BinaryIO:
 # Records.
 
 def _lines(text: BinaryIO, progress: Callable[[], None] = lambda: None) -> Iterator[tuple[str, bytes]]:
-    number = 0
+    number = _past_blanks(text, progress)
     while line := text.readline(LONGEST_RECORD + 1):
         number += 1
         if len(line) > LONGEST_RECORD:
             raise ValueError(f"line {number} is longer than {LONGEST_RECORD >> 20} MiB")
         if line.strip():
             yield f"line {number}", line
-        elif number % CHUNK == 0:  # blank ones are as short as a byte
-            progress()
+        else:
+            number += _past_blanks(text, progress)
 
 
-def _elements(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _past_blanks(text: Any, progress: Callable[[], None]) -> int:
+    """Read on over what is blank, a buffer at a time; return how many lines end there.
+
+    A small compressed file may hold more blank lines than one can look at singly.
+    """
+    lines = 0
+    while (seen := text.peek(CHUNK)) and not seen[:_LOOKED_AT].strip() and not seen.strip():
+        lines += text.read(len(seen)).count(b"\n")
+        progress()
+    return lines
+
+
+def _elements(text: BinaryIO, progress: Callable[[], None] = lambda: None) -> Iterator[tuple[str, bytes]]:
     """Yield the objects and arrays that a JSON array holds, each as its own text, by a count of brackets.
 
     ValueError where anything but one comma stands between two of them.
     """
     depth, quoted, number, element, held, gap = 0, False, 0, bytearray(), b"", b""
     while chunk := held + text.read(CHUNK):
+        progress()
         whole = len(chunk) - len(chunk.rstrip(b"\\"))
         held = chunk[-1:] if whole % 2 and chunk != held else b""  # a backslash that waits for what it escapes
         chunk, begin = chunk.removesuffix(held), 0
@@ -265,28 +314,32 @@ def _not_alone(number: int) -> str:
     return f"after record {number} stands something that is no record"
 
 
-def _json_form(path: Path) -> Callable[[Any], Iterator[tuple[str, bytes]]] | None:
+def _json_form(path: Path, progress: Callable[[], None]) -> "Callable[..., Iterator[tuple[str, bytes]]] | None":
     """Return how to read a .json file of which some of the first records have a text; None where it is text itself."""
     with path.open("rb", CHUNK) as file:
         text = _opened(file, path.name.lower())[1]
+        _past_blanks(text, progress)
         start = text.peek(CHUNK).removeprefix(_BOM).lstrip()[:1]
         form = _elements if start == b"[" else _lines
         try:
-            found = any(_has_text(raw) for _, raw in itertools.islice(form(text), _TRIED))
+            found = any(_has_text(raw) for _, raw in itertools.islice(form(text, progress), _TRIED))
         except ValueError:
             return None
     if not found and start == b"{":
-        return _whole if _has_text(_opening(path)) else None
+        return _whole if _has_text(_opening(path, progress)) else None
     return form if found else None
 
 
-def _opening(path: Path) -> bytes:
+def _opening(path: Path, progress: Callable[[], None]) -> bytes:
     with path.open("rb", CHUNK) as file:
-        return _opened(file, path.name.lower())[1].read(LONGEST_RECORD)
+        text = _opened(file, path.name.lower())[1]
+        _past_blanks(text, progress)
+        return text.read(LONGEST_RECORD)
 
 
-def _whole(text: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _whole(text: BinaryIO, progress: Callable[[], None]) -> Iterator[tuple[str, bytes]]:
     """Yield a file as one record over several lines."""
+    _past_blanks(text, progress)
     yield "record 1", text.read(LONGEST_RECORD)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, inside, read_json, write_json
+from nonlin.kinds import LADDER, must_be, must_hold
 from nonlin.ladder.design import Rung
 from nonlin.ladder.plan import LadderPlan
 from nonlin.ladder.points import Finished
 from nonlin.ladder.wellformed import must_be_forecast
 from nonlin.study import StudyFolder, load
-from nonlin.study.kinds import LADDER, must_be, must_hold
 from nonlin.study.store import Store
 from nonlin.study.wellformed import BadForm
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 from nonlin.errors import UserError
+from nonlin.kinds import LADDER
 from nonlin.ladder import design
 from nonlin.ladder.architecture import architecture_of
 from nonlin.ladder.design import SMALL, Rung, Settings, Shapes
 from nonlin.ladder.wellformed import LadderForm, must_be_rungs
-from nonlin.study.kinds import LADDER
 from nonlin.study.plan import Sealed
 from nonlin.study.request import Request
 

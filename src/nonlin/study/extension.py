@@ -7,7 +7,7 @@ from typing import Any
 from nonlin.errors import UserError, rule
 from nonlin.study import defaults, verdict
 from nonlin.study.budget import Prediction, makespan, predict
-from nonlin.study.plan import Plan, cost
+from nonlin.study.plan import Plan, cost, memory_taken
 from nonlin.study.request import Arm, Request
 from nonlin.study.tuning import Records, judge_trials
 
@@ -34,9 +34,10 @@ def extended(plan: Plan, seeds: int, arms: Sequence[Arm] = (), speeds: Mapping[s
     if len(looks) > 1:
         made["looks"] = looks
     first = plan.judge_seeds[0]
+    timing = {"predicted_minutes": minutes, "trials": trials}
     return replace(
         plan, request=asked, arms=[*plan.arms, *new], rule=made, judge_seeds=[first + i for i in range(seeds)],
-        budget={**plan.budget, "timing": {"predicted_minutes": minutes, "trials": trials}},
+        budget={**plan.budget, "timing": timing} | memory_taken(speeds or {}, plan.memory_bytes),
         history=[*plan.history, stage])
 
 

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from nonlin.errors import UserError
 from nonlin.files import Unreadable, finite, read_bytes, read_json
+from nonlin.kinds import STUDY, must_be
 from nonlin.numbers import typeset
-from nonlin.study.kinds import STUDY, must_be
 from nonlin.study.plan import Plan
 from nonlin.study.results import results as results_of
 from nonlin.study.store import DamagedRecord, Store

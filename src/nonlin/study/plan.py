@@ -11,17 +11,19 @@ from typing import Any, ClassVar, Self
 
 from nonlin.errors import UserError, rule
 from nonlin.files import printable
+from nonlin.kinds import STUDY
 from nonlin.numbers import counted, number, short
+from nonlin.progress import span
 from nonlin.records import Record
 from nonlin.study import defaults
 from nonlin.study.budget import choose_steps, predict
-from nonlin.study.kinds import STUDY
 from nonlin.study.request import Arm, Request, trial_config
 from nonlin.study.verdict import rule_sentence, rule_text
 from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines, small_first_weights
 from nonlin.training import recipe, transfer
 
+_MINUTES = 300  # up to which a study's time is told in minutes
 _WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
 _NUMBERS = ("weight_decay", "clip", "warmup_fraction", "decay_fraction", "final_fraction", "beta1", "beta2", "epsilon",
             "momentum")
@@ -153,9 +155,19 @@ class Plan(Sealed):
             transfer.check_model(training["transfer"], training, self.model)
 
     @property
+    def memory_bytes(self) -> int:
+        """The most memory that a run took where it was measured; 0 where it was not."""
+        return self.budget.get("memory_bytes") or 0
+
+    @property
     def predicted_minutes(self) -> float:
         """How long the study takes by the measured speeds."""
         return self.budget["timing"]["predicted_minutes"]
+
+    def _time(self) -> str:
+        """How long the study takes, in words that one can grasp."""
+        minutes = self.predicted_minutes
+        return f"{minutes:.1f} minutes" if minutes < _MINUTES else span(60 * minutes)
 
     def arm(self, name: str) -> dict[str, Any]:
         """Return the arm of that name."""
@@ -254,7 +266,7 @@ class Plan(Sealed):
             f"Judge: {len(self.judge_seeds)} fresh seeds each, {length} tokens per run{self._judged_by()}.",
             f"Rule: {self.rule['text'] if whole else rule_sentence(self.rule, self.baseline)}",
             *self._repeats(max(lengths)),
-            f"Time: about {self.predicted_minutes:.1f} minutes, {counted(self.workers, 'run')} at a time."])
+            f"Time: about {self._time()}, {counted(self.workers, 'run')} at a time."])
 
 
 def learning_rate_grid(center: float, count: int, factor: float = defaults.LEARNING_RATE_FACTOR) -> list[float]:
@@ -310,7 +322,7 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
         match=request.match, machine=dict(machine), workers=workers,
         notes=[f"Not used of the recipe's file, {line}." for line in request.left_out],
         budget={"minutes": request.minutes,
-                "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}},
+                "timing": {"predicted_minutes": predicted.minutes, "trials": predicted.seconds}} | memory_taken(speeds),
         data=asked["data"])
 
 
@@ -319,6 +331,13 @@ def cost(speed: Mapping[str, float] | float) -> tuple[float, float]:
     if isinstance(speed, Mapping):
         return float(speed["tokens_per_second"]), float(speed.get("seconds_overhead", 0.0))
     return float(speed), 0.0
+
+
+def memory_taken(speeds: Mapping[str, Mapping[str, float] | float], before: int = 0) -> dict[str, int]:
+    """Return the most memory that a run took where speeds were measured: a study that goes on measures nothing."""
+    measured = [int(one.get("peak_memory_bytes", 0)) for one in speeds.values() if isinstance(one, Mapping)]
+    most = max([before, *measured])
+    return {"memory_bytes": most} if most else {}
 
 
 def _too_small(request: Request, minutes: float, steps: int) -> UserError:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from nonlin.study.kinds import CALIBRATION, LADDER
+from nonlin.kinds import CALIBRATION, LADDER
 from nonlin.study.records import Count, SeveralSnapshot, Snapshot
 from nonlin.study.snapshot import Watcher, is_running
 

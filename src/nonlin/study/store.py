@@ -27,7 +27,7 @@ from nonlin.files import (
     write_atomically,
     writing,
 )
-from nonlin.study.kinds import CALIBRATION, kind_of, must_hold
+from nonlin.kinds import CALIBRATION, kind_of, must_hold
 from nonlin.study.plan import Plan
 from nonlin.study.wellformed import must_be_experiment, must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash

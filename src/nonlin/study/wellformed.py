@@ -111,6 +111,7 @@ class TimingForm(Record, frozen=True, kw_only=True):
 class BudgetForm(Record, frozen=True, kw_only=True):
     timing: TimingForm
     minutes: Natural | None = None
+    memory_bytes: Annotated[int, Meta(ge=0, le=1 << 62)] | UnsetType = UNSET
 
 
 class AskedArmForm(Record, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
 _INITIAL_SHARE = 0.125
 _FIRST_STEPS = 5  # of a measurement, in which kernels are compiled and the step is captured
+_SHARES = (1 / 16, 1 / 4, 1.0)  # of an evaluation that are measured, as far as they are short
 _DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
 
 
@@ -381,10 +382,22 @@ def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, eva
     begin = time.perf_counter()
     run.step(probe=True)
     looked_into = max(0.0, time.perf_counter() - begin - typical) / run.recipe["probe_every"]
-    begin = time.perf_counter()
-    if evaluate:
-        run.evaluate()
-    evaluation = time.perf_counter() - begin
+    evaluation = _evaluation_seconds(run, seconds) if evaluate else 0.0
     return {"tokens_per_second": run.tokens_a_step / (typical + looked_into),
             "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
             "peak_memory_bytes": machine.peak_memory_bytes()}
+
+
+def _evaluation_seconds(run: Run, seconds: float) -> float:
+    """Return how long an evaluation takes, by a part of it where the whole takes longer than ``seconds``.
+
+    A large model's whole evaluation is thousands of its steps.
+    """
+    taken = share = 1.0
+    for share in _SHARES:
+        begin = time.perf_counter()
+        run.evaluate(share)
+        taken = time.perf_counter() - begin
+        if not run.devices.agreed(taken < seconds / 4):
+            break
+    return taken / share

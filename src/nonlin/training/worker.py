@@ -32,12 +32,13 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     config, precision = request["config"], request.get("precision", "auto")
     own = "own" in config.get("model", ())
     options, measured, why = [], [], {}
+    seconds = request.get("seconds", 1.0)
     for option in machine.own_candidates(precision) if own else machine.candidates(
             precision, config.get("model"), config.get("training")):
         option |= why
         config = request["config"] | {"machine": option}
         try:
-            measured.append(option | trial.measure(config, Path(request["dataset"]), request.get("seconds", 1.0)))
+            measured.append(option | trial.measure(config, Path(request["dataset"]), seconds, False))
         except Exception as error:
             if not option.get("graphs"):
                 raise
@@ -118,8 +119,8 @@ _OUT = sys.stdout
 def main(answer: Callable[[dict[str, Any]], Any] = handle) -> None:
     """Serve requests until the input ends; ``answer`` does one."""
     global _OUT
-    if os.environ.get("NONLIN_END_WITH_PARENT"):
-        ranks.end_with(os.getppid())
+    if parent := int(os.environ.get("NONLIN_END_WITH_PARENT", 0)):  # its number, or 1: whoever it is now
+        ranks.end_with(parent if parent > 1 else os.getppid())
     _OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, one_model.told_to_end)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from nonlin.errors import NonlinError, UserError
-from nonlin.study import ProcessEngine, Store, load, run_study
+from nonlin.study import Plan, ProcessEngine, Store, load, make_plan, run_study
 from nonlin.study.engines import Request, ask, ask_all, asking, opening, processes
 from nonlin.study.engines.choice import EngineChoice
-from nonlin.study.engines.opening import choose_machine, measure_and_fit, open_engine
+from nonlin.study.engines.opening import choose_machine, crowded, fit_to_records, measure_and_fit, open_engine
 from nonlin.study.schedule import Schedule
 from nonlin.training.config import CHECKPOINT, METRICS
 from tests.study import studies
@@ -68,6 +68,30 @@ def test_workers_are_the_cores_that_may_be_used_as_far_as_memory_allows(monkeypa
     few.fit("cpu", {}, 2**30)
     assert few.total() == 3
     assert ProcessEngine("nowhere", devices_per_trial=4).total() == 12
+
+
+def test_a_study_that_goes_on_without_a_finished_run_knows_what_one_takes(monkeypatch, tmp_path):
+    """It began with two runs at once; on a machine of many cores it would have taken all memory."""
+    monkeypatch.setattr(processes, "usable_cores", lambda: 48)
+    monkeypatch.setattr("nonlin.training.resources.available_memory_bytes", lambda: 10 * 2**30)
+    speeds = {name: {"tokens_per_second": 1e5, "peak_memory_bytes": size} for name, size in (
+        ("gelu", 2**30), ("silu", 2**31), ("swiglu", 2**29))}
+    plan = make_plan(studies.request("gelu", "silu", "swiglu"), speeds, studies.MACHINE)
+    assert Plan.from_dict(plan.as_dict()).memory_bytes == 2**31
+    store = Store(tmp_path / "study")
+    store.create(plan)
+    engine = ProcessEngine("nowhere")
+    fit_to_records(engine, plan.machine, {}, store, plan.memory_bytes)
+    assert engine.total() == 4
+
+
+def test_more_runs_at_once_than_memory_holds_are_said():
+    engine, gib = ProcessEngine("nowhere", 8), 2**30
+    assert crowded(engine, {}, 2 * gib, 10 * gib) == [
+        "Take care: 8 runs at once take about 16.0 GiB of memory, and 10.0 are free. Take fewer --workers."]
+    for each, free in ((gib, 10 * gib), (0, 10 * gib), (gib, None)):
+        assert crowded(engine, {}, each, free) == []
+    assert "1 run at once takes" in crowded(ProcessEngine("nowhere", 1), {}, 11 * gib, 10 * gib)[0]
 
 
 def test_measuring_fills_all_workers_and_the_answer_is_by_name():

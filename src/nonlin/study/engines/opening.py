@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nonlin.errors import NonlinError
+from nonlin.numbers import counted
 from nonlin.study.defaults import STEPS
 from nonlin.study.engines.asking import ask, ask_all, measure
 from nonlin.study.engines.choice import EngineChoice
@@ -106,10 +107,21 @@ def measure_and_fit(engine: Engine, configs: Mapping[str, Mapping[str, Any]], ma
     return speeds
 
 
-def fit_to_records(engine: Engine, machine: Mapping[str, Any], environment: Mapping[str, Any], store: Store) -> None:
-    """Fit the engine to a study that goes on: to the memory that its finished runs took."""
-    taken = []
+def fit_to_records(engine: Engine, machine: Mapping[str, Any], environment: Mapping[str, Any], store: Store,
+                   measured: int = 0) -> None:
+    """Fit the engine to a study that goes on: to the memory that its finished runs took, or ``measured`` before."""
+    taken = [measured]
     for key in store.hashes()[:_RECORDS]:
         with contextlib.suppress(DamagedRecord):
             taken.append(store.read(key)[1].get("timing", {}).get("peak_memory_bytes") or 0)
-    engine.fit(machine.get("device", "cpu"), environment, max(taken, default=0) or None)
+    engine.fit(machine.get("device", "cpu"), environment, max(taken) or None)
+
+
+def crowded(engine: Engine, machine: Mapping[str, Any], memory_bytes: int, free: int | None) -> list[str]:
+    """Return a word of caution where the runs at once take more memory together than was free before they began."""
+    if not isinstance(engine, ProcessEngine) or machine.get("device", "cpu") != "cpu" or not memory_bytes or not free:
+        return []
+    count, needed = engine.total(), engine.total() * engine.devices_per_trial * memory_bytes
+    return [f"Take care: {counted(count, 'run')} at once take{'s' * (count == 1)} about {needed / 2**30:,.1f} GiB of "
+            f"memory, and {free / 2**30:,.1f} are free. " + ("Take fewer --workers." if count > 1 else
+            "Take a smaller model, --batch or --context.")] if needed > free else []

@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "MALLOC_TOP_PAD_": "67108864",
     "NONLIN_END_WITH_PARENT": "1",
 }
+_PARENT = "NONLIN_END_WITH_PARENT"
 _ANSWERS = ("progress", "done", "error")
 
 
@@ -40,6 +41,11 @@ def devices_environment(visible: str | None) -> dict[str, str]:
     return {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible, "HIP_VISIBLE_DEVICES": visible}
 
 
+def _of_parent() -> dict[str, str]:
+    """Return this process's number for a worker: one whose parent is gone before it has looked ends at once too."""
+    return {_PARENT: str(os.getpid())} if os.name == "posix" else {}  # a program may start another one elsewhere
+
+
 class WorkerProcess:
     """A worker; a thread hands each of its answers to ``heard(worker, (kind, value))``, and at its end None."""
 
@@ -50,7 +56,8 @@ class WorkerProcess:
         # A session of its own: Ctrl-C in the terminal reaches the parent alone, which ends the workers.
         self.process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
-            encoding="utf-8", env=os.environ | ENVIRONMENT | devices_environment(visible), start_new_session=True)
+            encoding="utf-8", env=os.environ | ENVIRONMENT | _of_parent() | devices_environment(visible),
+            start_new_session=True)
         self._heard = heard
         threading.Thread(target=self._read, daemon=True).start()
 
