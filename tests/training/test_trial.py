@@ -188,14 +188,14 @@ def test_norms_and_activation_parameters_do_not_decay(config, dataset):
 
 
 def test_measure_says_how_fast_the_median_step_is(config, dataset, monkeypatch):
-    from nonlin.training import trial
+    from nonlin.training import measuring
 
     clock, steps = [0.0], iter([1.0, 0.25, 0.5, 0.75] + [0.25] * 50)  # the third and fourth are captured
 
     def step(self, probe=False):
         clock[0] += 1.25 if probe else next(steps)
 
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(Run, "step", step)
     whole = [2.0]
     monkeypatch.setattr(Run, "evaluate", lambda self, share=1.0: clock.__setitem__(0, clock[0] + share * whole[0]))

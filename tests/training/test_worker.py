@@ -90,14 +90,14 @@ def test_a_step_that_cannot_be_captured_is_launched_and_the_plan_says_why(monkey
         return {"tokens_per_second": 1.0}
 
     monkeypatch.setattr(worker.machine, "candidates", lambda *_: [plain | {"graphs": True}, plain])
-    monkeypatch.setattr(worker.trial, "measure", measure)
+    monkeypatch.setattr(worker.measuring, "measure", measure)
     answer = worker._choose_machine({"config": {"model": {}, "training": {}}, "dataset": "."})
     reason = answer["machine"].pop("not captured")
     assert answer["machine"] == plain and reason.isprintable()
     assert reason.startswith("RuntimeError: operation not permitted")
     assert "since their capture as CUDA graphs raised RuntimeError" in _setting("not captured", reason)
     monkeypatch.setattr(worker.machine, "candidates", lambda *_: [plain])
-    monkeypatch.setattr(worker.trial, "measure", lambda *_: 1 / 0)
+    monkeypatch.setattr(worker.measuring, "measure", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         worker._choose_machine({"config": {"model": {}, "training": {}}, "dataset": "."})
 

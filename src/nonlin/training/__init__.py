@@ -6,8 +6,9 @@ from nonlin import _lazy
 
 if TYPE_CHECKING:
     from nonlin.training.config import config_hash, definition_of
+    from nonlin.training.measuring import measure
     from nonlin.training.trained import export_winner, load_trained, sample
-    from nonlin.training.trial import Run, build_model, measure, run_trial
+    from nonlin.training.trial import Run, build_model, run_trial
 
 __all__ = [
     "config_hash", "definition_of", "run_trial", "measure", "sample", "export_winner", "load_trained",
@@ -18,7 +19,7 @@ _HOMES = {
     "config_hash": "nonlin.training.config",
     "definition_of": "nonlin.training.config",
     "run_trial": "nonlin.training.trial",
-    "measure": "nonlin.training.trial",
+    "measure": "nonlin.training.measuring",
     "sample": "nonlin.training.trained",
     "export_winner": "nonlin.training.trained",
     "load_trained": "nonlin.training.trained",

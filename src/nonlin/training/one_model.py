@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nonlin.training import trial
+from nonlin.training import measuring, trial
 from nonlin.training.checkpoint import Checkpoints
 
 
@@ -27,7 +27,7 @@ def train(request: dict[str, Any], told: trial.Progress, asked: Callable[[], boo
     """
     config, dataset = request["config"], Path(request["dataset"])
     if request["do"] == "measure":
-        return trial.measure(config, dataset, request.get("seconds", 1.5), request.get("evaluate", True))
+        return measuring.measure(config, dataset, request.get("seconds", 1.5), request.get("evaluate", True))
     folder = Path(request["trial"])
     checkpoints = Checkpoints(folder, request.get("checkpoint_seconds"), asked)
     trunks = request.get("trunks")

@@ -5,7 +5,6 @@ import hashlib
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -37,9 +36,7 @@ from nonlin.training.trunks import Trunks
 
 Progress = Callable[[dict[str, Any]], None]
 WEIGHTS = "weights.safetensors"
-_INITIAL_SHARE = 0.125
-_FIRST_STEPS = 5  # of a measurement, in which kernels are compiled and the step is captured
-_SHARES = (1 / 16, 1 / 4, 1.0)  # of an evaluation that are measured, as far as they are short
+INITIAL_SHARE = 0.125
 _DIVERGED_NATS = 3.0  # a loss that far above the first one does not come back within a study
 
 
@@ -293,7 +290,7 @@ def _train(run: Run, log: _Log, progress: Progress, course: _Course, checkpoints
     before, start = course.seconds, time.perf_counter()
     if course.initial is None:
         # Without trained weights it only tells what an untrained model knows.
-        course.initial = course.best = run.evaluate(1.0 if run.trained else _INITIAL_SHARE)
+        course.initial = course.best = run.evaluate(1.0 if run.trained else INITIAL_SHARE)
         course.evaluations.append([0, course.initial])
         log.write(kind="evaluation", step=0, tokens=0, bits_per_byte=course.initial)
     evaluate_at = {round(steps * (i + 1) / recipe_["evaluations"]) for i in range(recipe_["evaluations"])} | {steps}
@@ -356,48 +353,3 @@ def _save_weights(state: dict[str, torch.Tensor], path: Path) -> str:
     with replacing(path) as temporary:
         save_file(state, temporary)
         return hashlib.sha256(temporary.read_bytes()).hexdigest()
-
-
-def measure(config: dict[str, Any], dataset_dir: Path, seconds: float = 1.5, evaluate: bool = True
-            ) -> dict[str, float]:
-    """Return a configuration's speed in tokens per second, and a run's seconds beside its steps.
-
-    The speed is the median step's, with its share of steps that are looked into. "seconds_overhead" goes into
-    building the model, first steps that compile or are captured, and evaluations, where it does ``evaluate``.
-    "peak_memory_bytes" is the process' most.
-    """
-    machine.reset_peak_memory()
-    begin = time.perf_counter()
-    run = Run(config, Dataset(dataset_dir))
-    run.step()
-    setup = time.perf_counter() - begin
-    times: list[float] = []
-    stop = time.perf_counter() + seconds
-    while run.devices.agreed(len(times) < 3 or (time.perf_counter() < stop and len(times) < 2000)):
-        begin = time.perf_counter()
-        run.step()
-        times.append(time.perf_counter() - begin)
-    typical = statistics.median(times)
-    setup += sum(max(0.0, one - typical) for one in times[:_FIRST_STEPS])
-    begin = time.perf_counter()
-    run.step(probe=True)
-    looked_into = max(0.0, time.perf_counter() - begin - typical) / run.recipe["probe_every"]
-    evaluation = _evaluation_seconds(run, seconds) if evaluate else 0.0
-    return {"tokens_per_second": run.tokens_a_step / (typical + looked_into),
-            "seconds_overhead": setup + evaluation * (_INITIAL_SHARE + run.recipe["evaluations"]),
-            "peak_memory_bytes": machine.peak_memory_bytes()}
-
-
-def _evaluation_seconds(run: Run, seconds: float) -> float:
-    """Return how long an evaluation takes, by a part of it where the whole takes longer than ``seconds``.
-
-    A large model's whole evaluation is thousands of its steps.
-    """
-    taken = share = 1.0
-    for share in _SHARES:
-        begin = time.perf_counter()
-        run.evaluate(share)
-        taken = time.perf_counter() - begin
-        if not run.devices.agreed(taken < seconds / 4):
-            break
-    return taken / share

@@ -15,7 +15,7 @@ from typing import Any
 
 from nonlin import system
 from nonlin.errors import NonlinError, UserError, told
-from nonlin.training import machine, one_model, ranks, trained, trial
+from nonlin.training import machine, measuring, one_model, ranks, trained
 from nonlin.training.config import Stopped
 from nonlin.training.resources import available_memory_bytes
 
@@ -38,7 +38,7 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
         option |= why
         config = request["config"] | {"machine": option}
         try:
-            measured.append(option | trial.measure(config, Path(request["dataset"]), seconds, False))
+            measured.append(option | measuring.measure(config, Path(request["dataset"]), seconds, False))
         except Exception as error:
             if not option.get("graphs"):
                 raise
@@ -51,7 +51,7 @@ def _choose_machine(request: dict[str, Any]) -> dict[str, Any]:
     if own and _compiles(request, measured[best]):
         compiled = options[best] | {"compile": True}
         try:
-            found = trial.measure(request["config"] | {"machine": compiled}, Path(request["dataset"]))
+            found = measuring.measure(request["config"] | {"machine": compiled}, Path(request["dataset"]))
         except Exception as error:  # whatever a compiler raises
             if forced:
                 raise UserError(f"compare: compile must be possible here; torch.compile raised {type(error).__name__}: "
