@@ -234,6 +234,31 @@ def test_overflow_and_values_that_are_no_numbers():
     assert check(model)["findings"][0]["measure"] == "nonfinite"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("place", ["lm_head", "model.norm"])
+def test_what_breaks_behind_the_last_block(place, gradients, number):
+    model = FAMILIES["llama"].build()
+    with torch.no_grad():
+        model.get_submodule(place).weight[3] = number
+    found = check(model, tokens=256, gradients=gradients)
+    assert ("serious", "nonfinite", "the model", []) in grave(found) and found["nonfinite_outputs"] > 0
+
+
+def test_a_token_that_cannot_be_is_no_fault():
+    model = FAMILIES["llama"].build()
+    model.lm_head.register_forward_hook(lambda module, args, out: out.index_fill(-1, torch.tensor([7]), -float("inf")))
+    assert grave(check(model, tokens=256)) == [] and check(model, tokens=256)["nonfinite_outputs"] == 0
+
+
+def test_a_block_of_which_no_unit_fires_is_dead_on_few_tokens_too():
+    model = FAMILIES["opt"].build()
+    with torch.no_grad():
+        model.model.decoder.layers[0].fc1.bias[:] = -30
+    (found,) = grave(check(model, tokens=256))
+    assert found[:2] == ("serious", "dead")
+
+
 def test_few_tokens_do_not_condemn_a_relu():
     model = FAMILIES["opt"].build()
     with torch.no_grad():

@@ -15,6 +15,7 @@ from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import grade
+from nonlin.health.hooks import Hooks
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
@@ -72,6 +73,12 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
     collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
     notes: list[str] = []
+    broken, whole = list[int](), Hooks()
+
+    def came_out(module: nn.Module, args: Any, out: Any) -> None:
+        broken.append(inputs.nonfinite(out))
+
+    whole.after(model, came_out)
     batches = [b.to(device) for b in given.batches()]
     collector.attach()
     try:
@@ -90,10 +97,12 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
                 progress(i + 1, len(batches))
     finally:
         collector.detach()
+        whole.remove()
     made = record.make(collector, model, loaded.source)
     # Without a tokenizer the note is what was read instead.
     found = [note for note in loaded.notes if note != NO_TOKENIZER]
     made |= {"text": given.description, "notes": [*found, *given.notes, *notes]}
+    made["nonfinite_outputs"] = sum(broken)
     if gradients:
         made["attention"] = {"largest_logits": attention.largest} if attention.largest else None
         if not attention.largest:
