@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import nonlin
 from nonlin import health
+from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig, export_model
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -265,3 +266,38 @@ def test_few_tokens_do_not_condemn_a_relu():
         model.model.decoder.layers[0].fc1.bias[:8] = -30
     (found,) = grave(check(model, tokens=256))
     assert found[0] == "warning"
+
+
+def test_a_compiled_model_is_checked_as_the_one_inside():
+    from torch._dynamo.testing import CompileCounter
+
+    counter, inside = CompileCounter(), FAMILIES["llama"].build()
+    inside.compile(backend=counter)
+    want = check(FAMILIES["llama"].build(), tokens=256)
+    for model in (torch.compile(FAMILIES["llama"].build(), backend=counter), inside):
+        assert check(model, tokens=256) == want
+    assert counter.frame_count == 0
+
+
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no way\nback")
+
+
+def test_a_model_that_cannot_run_backward_is_one_error_and_stays_as_it_was():
+    model = FAMILIES["llama"].build().requires_grad_(False)
+    model.model.norm.register_forward_hook(lambda module, args, out: NoWayBack.apply(out))
+    assert check(model, tokens=256)["blocks"]
+    with pytest.raises(UserError, match=r"must run backward.*no way back") as refused:
+        check(model, tokens=256, gradients=True)
+    assert "\n" not in str(refused.value) and not any(p.requires_grad for p in model.parameters())
+    with torch.inference_mode():
+        model = FAMILIES["llama"].build()
+    assert check(model, tokens=256)["blocks"]
+    with pytest.raises(UserError, match="must run backward"):
+        check(model, tokens=256, gradients=True)

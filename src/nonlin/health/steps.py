@@ -63,7 +63,7 @@ class _Gradients:
         self._made = set()
         self._known = {id(p): (weakref.ref(p.grad), p.grad._version) for p in known if p.grad is not None}
         for p in parameters:
-            if p.requires_grad and p.is_leaf:
+            if p.requires_grad and p.is_leaf and not p.is_inference():
                 with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # some kinds have no view
                     self._wait_for(id(p), get_gradient_edge(p).node)
 

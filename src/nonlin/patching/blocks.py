@@ -113,6 +113,11 @@ class Block:
         return replace(self, layout=layout, gate=replace(self.gate, part=gate), up=replace(self.up, part=up))
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that torch.compile wrapped, or the module itself."""
+    return getattr(model, "_orig_mod", model)
+
+
 def must_be_module(model: Any, call: str) -> None:
     """Raise UserError, in the name of ``call``, for anything but a torch module."""
     if not isinstance(model, nn.Module):
