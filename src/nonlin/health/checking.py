@@ -102,6 +102,7 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     made = record.make(collector, model, loaded.source)
     # Without a tokenizer the note is what was read instead.
     found = [note for note in loaded.notes if note != NO_TOKENIZER]
+    notes += [collector.lost] if collector.lost else []
     made |= {"text": given.description, "notes": [*found, *given.notes, *notes]}
     made["nonfinite_outputs"] = sum(broken)
     if gradients:

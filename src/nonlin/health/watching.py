@@ -53,7 +53,7 @@ class Health:
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
         self._first = Hooks()
-        self._paused = False
+        self._paused, self._lost = False, ""
         self._weights, self._changes = self._versions(), 0
 
     def __enter__(self) -> "Health":
@@ -95,6 +95,7 @@ class Health:
             self.answers = [one.answer for one in self._collector.observed]
             if self.writer is not None:
                 self.write(self.writer)
+        self._lost = self._collector.lost
         self._collector = None
 
     def _versions(self) -> int:
@@ -122,8 +123,9 @@ class Health:
             self._end()
             self._begin()
         if self._finished is None:
-            raise UserError("health: findings must follow an observed step; the model has not run yet. Run a training "
-                            "step inside the with block first.")
+            why = self._lost or (self._collector.lost if self._collector is not None else "")
+            raise UserError(f"health: findings must follow an observed step; {why or 'the model has not run yet'}. Run "
+                            "a training step inside the with block first.")
         if self._record is None:
             made = record.make(self._finished, self.model, type(self.model).__name__)
             made["findings"] = findings.grade(made)
