@@ -71,7 +71,8 @@ class _Gradients:
         def came(_: Any) -> None:
             self._telling.add(key)
             self._made.add(key)
-            self._handles.pop(key).remove()  # once is enough
+            if (handle := self._handles.pop(key, None)) is not None:  # once is enough
+                handle.remove()
 
         self._waiting[key], self._handles[key] = node, node.register_prehook(came)
 
