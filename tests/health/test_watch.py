@@ -312,3 +312,16 @@ def test_one_token_alone_and_a_block_without_units():
     assert watched.record()["tokens"] == 1
     with pytest.raises(UserError, match="feed-forward block"), warnings.catch_warnings(action="ignore"):
         health.watch(nn.Sequential(nn.Linear(8, 0), nn.GELU(), nn.Linear(0, 8)))
+
+
+def test_experts_called_by_keyword_are_observed_as_any_others():
+    model = FAMILIES["qwen3_moe"].build()
+    experts = model.model.layers[0].mlp.experts
+    given = {"hidden_states": torch.randn(20, 16), "top_k_index": torch.randint(4, (20, 16)),
+             "top_k_weights": torch.rand(20, 16)}
+    seen = []
+    for call in (lambda: experts(*given.values()), lambda: experts(**dict(reversed(given.items())))):
+        with health.watch(model) as watched:
+            call()
+        seen.append(watched.record()["blocks"][0])
+    assert seen[0] == seen[1] and seen[0]["tokens"] == 20

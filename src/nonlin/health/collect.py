@@ -19,7 +19,7 @@ from nonlin.health.hooks import Hooks
 from nonlin.health.steps import in_backward
 from nonlin.health.streams import Stream
 from nonlin.model import language_model
-from nonlin.patching.blocks import Block, fed_forward, first_tensor
+from nonlin.patching.blocks import Block, fed_forward, first_tensor, in_order
 from nonlin.patching.identification import Identified, compare
 
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
@@ -288,7 +288,7 @@ class Collector:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
             if isinstance(out, Tensor):
                 self._on_gradient(out, lambda g: one.gradient(g, of_output=True))
-            given = [*args, *kwargs.values()]
+            given = in_order(module, args, kwargs)
             if self._skips(one) or one.definition is None or len(given) < 2:
                 return
             x, index = given[0].reshape(-1, one.block.dim), given[1]
