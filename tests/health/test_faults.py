@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import nonlin
 from nonlin import health
+from nonlin.errors import UserError
 from nonlin.model import LanguageModel, ModelConfig, export_model
 from tests.patching import real
 from tests.patching.families import FAMILIES
@@ -234,9 +235,69 @@ def test_overflow_and_values_that_are_no_numbers():
     assert check(model)["findings"][0]["measure"] == "nonfinite"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("place", ["lm_head", "model.norm"])
+def test_what_breaks_behind_the_last_block(place, gradients, number):
+    model = FAMILIES["llama"].build()
+    with torch.no_grad():
+        model.get_submodule(place).weight[3] = number
+    found = check(model, tokens=256, gradients=gradients)
+    assert ("serious", "nonfinite", "the model", []) in grave(found) and found["nonfinite_outputs"] > 0
+
+
+def test_a_token_that_cannot_be_is_no_fault():
+    model = FAMILIES["llama"].build()
+    model.lm_head.register_forward_hook(lambda module, args, out: out.index_fill(-1, torch.tensor([7]), -float("inf")))
+    assert grave(check(model, tokens=256)) == [] and check(model, tokens=256)["nonfinite_outputs"] == 0
+
+
+def test_a_block_of_which_no_unit_fires_is_dead_on_few_tokens_too():
+    model = FAMILIES["opt"].build()
+    with torch.no_grad():
+        model.model.decoder.layers[0].fc1.bias[:] = -30
+    (found,) = grave(check(model, tokens=256))
+    assert found[:2] == ("serious", "dead")
+
+
 def test_few_tokens_do_not_condemn_a_relu():
     model = FAMILIES["opt"].build()
     with torch.no_grad():
         model.model.decoder.layers[0].fc1.bias[:8] = -30
     (found,) = grave(check(model, tokens=256))
     assert found[0] == "warning"
+
+
+def test_a_compiled_model_is_checked_as_the_one_inside():
+    from torch._dynamo.testing import CompileCounter
+
+    counter, inside = CompileCounter(), FAMILIES["llama"].build()
+    inside.compile(backend=counter)
+    want = check(FAMILIES["llama"].build(), tokens=256)
+    for model in (torch.compile(FAMILIES["llama"].build(), backend=counter), inside):
+        assert check(model, tokens=256) == want
+    assert counter.frame_count == 0
+
+
+class NoWayBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no way\nback")
+
+
+def test_a_model_that_cannot_run_backward_is_one_error_and_stays_as_it_was():
+    model = FAMILIES["llama"].build().requires_grad_(False)
+    model.model.norm.register_forward_hook(lambda module, args, out: NoWayBack.apply(out))
+    assert check(model, tokens=256)["blocks"]
+    with pytest.raises(UserError, match=r"must run backward.*no way back") as refused:
+        check(model, tokens=256, gradients=True)
+    assert "\n" not in str(refused.value) and not any(p.requires_grad for p in model.parameters())
+    with torch.inference_mode():
+        model = FAMILIES["llama"].build()
+    assert check(model, tokens=256)["blocks"]
+    with pytest.raises(UserError, match="must run backward"):
+        check(model, tokens=256, gradients=True)

@@ -377,3 +377,11 @@ def test_steps_that_no_hook_sees_are_told_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps(net, (optimizer,), 15, ordinary)
+
+
+def test_a_model_of_inference_tensors_can_be_watched():
+    with torch.inference_mode():
+        net = model()
+    with nonlin.health.watch(net) as health, torch.no_grad():
+        net(torch.randn(16, 8))
+    assert health.record()["blocks"]

@@ -278,3 +278,50 @@ def test_model_without_blocks_and_findings_before_a_step():
         health.watch(nn.Embedding(3, 4))
     with health.watch(Model()) as watched, pytest.raises(UserError, match="has not run yet"):
         watched.findings()
+
+
+def jagged():
+    return torch.nested.nested_tensor([torch.randn(3, 8), torch.randn(5, 8)], layout=torch.jagged)
+
+
+def functional_gradient(model):
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+    torch.func.grad(lambda p: torch.func.functional_call(model, p, (batch(),)).sum())(parameters)
+
+
+@pytest.mark.parametrize("run", [
+    lambda model: model(jagged()), lambda model: torch.vmap(model)(batch()), functional_gradient,
+    lambda model: torch.func.jvp(model, (batch(),), (batch(1),))], ids=["jagged", "vmap", "grad", "jvp"])
+def test_a_call_that_cannot_be_read_goes_on_and_is_told_of(run):
+    model = Model().layers[0]
+    run(model)
+    with pytest.warns(UserWarning, match="was not observed"), health.watch(model, gradients=True) as watched:
+        run(model)
+    with pytest.raises(UserError, match="was not observed"):
+        watched.findings()
+    with pytest.warns(UserWarning, match="was not observed"), health.watch(model, gradients=True) as watched:
+        run(model)
+        model(batch()).sum().backward()
+    assert watched.record()["tokens"] == 128
+
+
+def test_one_token_alone_and_a_block_without_units():
+    model = nn.Sequential(nn.Linear(8, 24), nn.GELU(), nn.Linear(24, 8))
+    with health.watch(model) as watched:
+        model(torch.randn(8))
+    assert watched.record()["tokens"] == 1
+    with pytest.raises(UserError, match="feed-forward block"), warnings.catch_warnings(action="ignore"):
+        health.watch(nn.Sequential(nn.Linear(8, 0), nn.GELU(), nn.Linear(0, 8)))
+
+
+def test_experts_called_by_keyword_are_observed_as_any_others():
+    model = FAMILIES["qwen3_moe"].build()
+    experts = model.model.layers[0].mlp.experts
+    given = {"hidden_states": torch.randn(20, 16), "top_k_index": torch.randint(4, (20, 16)),
+             "top_k_weights": torch.rand(20, 16)}
+    seen = []
+    for call in (lambda: experts(*given.values()), lambda: experts(**dict(reversed(given.items())))):
+        with health.watch(model) as watched:
+            call()
+        seen.append(watched.record()["blocks"][0])
+    assert seen[0] == seen[1] and seen[0]["tokens"] == 20

@@ -15,6 +15,7 @@ from nonlin.health import alternatives, inputs, record
 from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import grade
+from nonlin.health.hooks import COMPILER, Hooks
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
@@ -55,7 +56,8 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
         loaded.model.eval()
         tokenizer = tokenizer or loaded.tokenizer
         own = _own_text(loaded, tokenizer) if text is None and not isinstance(model, nn.Module) else None
-        return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own, ids)
+        with COMPILER.aside():
+            return _check(loaded, tokenizer, text, tokens, context, gradients, progress, own, ids)
     finally:
         for module, mode in modes:
             module.training = mode
@@ -72,6 +74,12 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
     collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
     notes: list[str] = []
+    broken, whole = list[int](), Hooks()
+
+    def came_out(module: nn.Module, args: Any, out: Any) -> None:
+        broken.append(inputs.nonfinite(out))
+
+    whole.after(model, came_out)
     batches = [b.to(device) for b in given.batches()]
     collector.attach()
     try:
@@ -90,10 +98,13 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
                 progress(i + 1, len(batches))
     finally:
         collector.detach()
+        whole.remove()
     made = record.make(collector, model, loaded.source)
     # Without a tokenizer the note is what was read instead.
     found = [note for note in loaded.notes if note != NO_TOKENIZER]
+    notes += [collector.lost] if collector.lost else []
     made |= {"text": given.description, "notes": [*found, *given.notes, *notes]}
+    made["nonfinite_outputs"] = sum(broken)
     if gradients:
         made["attention"] = {"largest_logits": attention.largest} if attention.largest else None
         if not attention.largest:
@@ -108,7 +119,8 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
 def _run(model: nn.Module, ids: Tensor) -> None:
     """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not."""
     try:
-        inputs.forward(model, ids)
+        with torch.no_grad():
+            inputs.forward(model, ids)
     except MemoryError:
         raise
     except Exception as error:  # the code is another's; the user needs the model, the reason, and no trace
@@ -121,9 +133,9 @@ def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:
     """Run a loss backward so that the collector sees gradients; no gradient is left on the model."""
     trained = [p for p in model.parameters() if p.requires_grad]
     frozen = [] if trained else list(model.parameters())
-    for p in frozen:
-        p.requires_grad_(True)
     try:
+        for p in frozen:
+            p.requires_grad_(True)
         if real and inputs.predicts_next(model):
             loss, notes = inputs.losses(model, batch).mean(), []
         else:
@@ -135,6 +147,11 @@ def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:
             notes = ["the model predicts no next token, or the tokens are random: gradients are those of a random "
                      "direction of its output"]
         torch.autograd.grad(loss, trained or frozen, allow_unused=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # the code is another's
+        raise UserError(f"check: MODEL must run backward for its gradients; {type(model).__name__} raised "
+                        f"{told(error)}. Leave --gradients (gradients=True) out.") from error
     finally:
         for p in frozen:
             p.requires_grad_(False)

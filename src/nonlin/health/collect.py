@@ -5,6 +5,7 @@ block is observed whatever its code calls in between. Shapes: N tokens, D model 
 """
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from nonlin import functional, metrics
+from nonlin.errors import told
 from nonlin.functions import Definition
 from nonlin.health.hooks import Hooks
 from nonlin.health.steps import in_backward
 from nonlin.health.streams import Stream
 from nonlin.model import language_model
-from nonlin.patching.blocks import Block, fed_forward, first_tensor
+from nonlin.patching.blocks import Block, fed_forward, first_tensor, in_order
 from nonlin.patching.identification import Identified, compare
 
 _LAYER = re.compile(r"(.*\.\d+|\d+)(?=\.|$)")
@@ -147,6 +149,7 @@ class Collector:
             self.observed.append(one)
         self._modules = modules
         self._hooks = Hooks()
+        self.lost = ""  # what was said of a call that could not be read
 
     def attach(self) -> None:
         """Put the hooks on; twice is once."""
@@ -161,7 +164,29 @@ class Collector:
                 self._hook_projections(one)
             layer = self._modules.get(one.layer or "")
             if layer is not None and layer is not one.block.down.module and one.layer:
-                self._hooks.after(layer, self._residual(one))
+                self._after(layer, self._residual(one))
+
+    def _guarded(self, hook: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the hook, which never ends the run that it observes: a call that it cannot read is left out."""
+        def safe(*given: Any) -> Any:
+            try:
+                return hook(*given)
+            except Exception as error:  # a transform of torch.func, a nested tensor: any code may call a block
+                if not self.lost:
+                    self.lost = f"a call of a feed-forward block was not observed ({told(error)}); the run went on"
+                    warnings.warn(self.lost, stacklevel=2)
+
+        return safe
+
+    def _before(self, module: nn.Module, hook: Callable[..., Any], with_kwargs: bool = False) -> None:
+        self._hooks.before(module, self._guarded(hook), with_kwargs=with_kwargs)
+
+    def _after(self, module: nn.Module, hook: Callable[..., Any], with_kwargs: bool = False) -> None:
+        self._hooks.after(module, self._guarded(hook), with_kwargs=with_kwargs)
+
+    def _on_gradient(self, out: Tensor, hook: Callable[[Tensor], None]) -> None:
+        if self.gradients and out.requires_grad:
+            out.register_hook(self._guarded(hook))
 
     def detach(self) -> None:
         """Take the hooks off."""
@@ -186,8 +211,8 @@ class Collector:
                 if not isinstance(out, Tensor):
                     return
                 p = block.projections[role]
-                if self.gradients and out.requires_grad and role == ("gate" if block.gated else "up"):
-                    out.register_hook(lambda g: one.gradient(p.output(g), of_output=False))
+                if role == ("gate" if block.gated else "up"):
+                    self._on_gradient(out, lambda g: one.gradient(p.output(g), of_output=False))
                 if not in_backward():
                     # A copy: the activation may write into it.
                     seen = p.output(out.detach())
@@ -202,20 +227,21 @@ class Collector:
             if self._skips(one) or len(inputs) != len(one.streams) - 1 or hidden is None:
                 return
             one.calls += 1
+            hidden = hidden.detach().reshape(-1, hidden.shape[-1])
             one.take(inputs, hidden, self.limit)
             if not block.experts:  # experts that sort their tokens have several down projections
                 one.sparsity(hidden, block.down.weight)
-            one.tokens += hidden.numel() // hidden.shape[-1]
+            one.tokens += hidden.shape[0]
 
         def came_out(module: nn.Module, args: Any, out: Any) -> None:
-            if self.gradients and isinstance(out, Tensor) and out.requires_grad:
-                out.register_hook(lambda g: one.gradient(g, of_output=True))
+            if isinstance(out, Tensor):
+                self._on_gradient(out, lambda g: one.gradient(g, of_output=True))
 
         roles = [r for r in block.projections if r != "down"]
         for role in roles:
-            self._hooks.after(block.projections[role].module, came_in(role))
-        self._hooks.before(block.down.module, goes_out, with_kwargs=True)
-        self._hooks.after(block.down.module, came_out)
+            self._after(block.projections[role].module, came_in(role))
+        self._before(block.down.module, goes_out, with_kwargs=True)
+        self._after(block.down.module, came_out)
         self._hook_fused(one)
 
     def _hook_fused(self, one: Observed) -> None:
@@ -233,13 +259,12 @@ class Collector:
                 return
             if block.experts:
                 return
-            if self.gradients and out.requires_grad:
-                out.register_hook(lambda g: one.gradient(g, of_output=True))
+            self._on_gradient(out, lambda g: one.gradient(g, of_output=True))
             self.recompute(one, x)
 
         if block.module is not block.down.module:
-            self._hooks.before(block.module, begins)
-            self._hooks.after(block.module, ends, with_kwargs=True)
+            self._before(block.module, begins)
+            self._after(block.module, ends, with_kwargs=True)
 
     @torch.no_grad()
     def recompute(self, one: Observed, x: Tensor, expert: int | None = None) -> None:
@@ -261,9 +286,9 @@ class Collector:
 
     def _hook_experts(self, one: Observed) -> None:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            if self.gradients and isinstance(out, Tensor) and out.requires_grad:
-                out.register_hook(lambda g: one.gradient(g, of_output=True))
-            given = [*args, *kwargs.values()]
+            if isinstance(out, Tensor):
+                self._on_gradient(out, lambda g: one.gradient(g, of_output=True))
+            given = in_order(module, args, kwargs)
             if self._skips(one) or one.definition is None or len(given) < 2:
                 return
             x, index = given[0].reshape(-1, one.block.dim), given[1]
@@ -273,7 +298,7 @@ class Collector:
                     self.recompute(one, x[rows], expert)
             one.tokens += x.shape[0]
 
-        self._hooks.after(one.block.module, hook, with_kwargs=True)
+        self._after(one.block.module, hook, with_kwargs=True)
 
     def _hook_own(self, one: Observed, layer: nn.Module) -> None:
         """nonlin's own language model computes from its blocks' weights, and tells who asks what came of it."""
@@ -285,15 +310,15 @@ class Collector:
             if self._skips(one):
                 return
             inputs, hidden, fed = args[4][-1]
-            if self.gradients and fed.requires_grad:
-                fed.register_hook(lambda g: one.gradient(g, of_output=True))
-                inputs[0].register_hook(lambda g: one.gradient(g, of_output=False))
+            if fed.requires_grad:
+                self._on_gradient(fed, lambda g: one.gradient(g, of_output=True))
+                self._on_gradient(inputs[0], lambda g: one.gradient(g, of_output=False))
             one.take(inputs, hidden, self.limit)
             one.sparsity(hidden, one.block.down.weight)
             one.tokens += hidden.numel() // hidden.shape[-1]
 
-        self._hooks.before(layer, begins)
-        self._hooks.after(layer, ends)
+        self._before(layer, begins)
+        self._after(layer, ends)
 
     def _residual(self, one: Observed) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, out: Any) -> None:

@@ -19,6 +19,9 @@ SHARE_SERIOUS, SHARE_WARNING = 0.10, 0.01
 ENOUGH_TOKENS = 2000
 """Below so many tokens, a unit of a ReLU-like activation that never fired may only be rare."""
 
+SOME_TOKENS = 64
+"""On so many tokens, a block none of whose units ever fired is dead and not rare."""
+
 ALWAYS_ON = 0.25
 OUTLIER_RATIO, OUTLIER_GRAVE = 20.0, 100.0
 """Root mean square of a channel of the residual stream, times the median channel's."""
@@ -101,6 +104,11 @@ def _nonfinite(record: Record) -> Iterator[Finding]:
                                "infinite or not numbers.", "Find the first layer with them; run in bfloat16 or float32 "
                                "if this is float16.", stream=name, count=s["nonfinite"])
                 break
+    count = record.get("nonfinite_outputs", 0)
+    if count and not any(s["nonfinite"] for b in record["blocks"] for s in b["streams"].values()):
+        yield _finding("serious", "nonfinite", None, f"{count:,} values of the model's output are infinite or not "
+                       "numbers, though those of its blocks are finite.", "Look at what follows the last block: its "
+                       "weights, the last norm and the output weights.", count=count)
 
 
 def _grade_of_share(share: float) -> str:
@@ -113,6 +121,8 @@ def _dead(record: Record) -> Iterator[Finding]:
         if not d["count"]:
             continue
         grade, few = _grade_of_share(d["share"]), b["tokens"] < ENOUGH_TOKENS and b["activation"]["flat"]
+        if d["share"] == 1 and b["tokens"] >= SOME_TOKENS:
+            few = False  # rare units take turns: not all of them are still for so long
         if few and grade == "serious":
             grade = "warning"
         doubt = " So few tokens may leave rare units out: use more text." if few else ""

@@ -1,9 +1,12 @@
 """Hooks that stay behind: a copy of a model, and a pickle of it, are without those that watch it."""
 
+import contextlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 
 _COPYING = "__reduce_ex__"  # what copy and pickle ask a dictionary for
@@ -74,3 +77,36 @@ def _forget(hooks: Any, key: int) -> None:
 def _only_of(own: nn.Module, hook: Callable[..., Any]) -> Callable[..., Any]:
     """Return the hook, idle in other modules: a shallow copy of a module shares its dictionary of hooks."""
     return lambda module, *rest: hook(module, *rest) if module is own else None
+
+
+class _Compiler:
+    """Keeps torch.compile aside while anything observes; what observes may end in any order. So no hook is compiled."""
+
+    def __init__(self) -> None:
+        self._observing = 0
+        self._stance: Any = None
+
+    def pause(self) -> None:
+        if self._observing == 0:
+            self._stance = torch.compiler.set_stance("force_eager")
+        self._observing += 1
+
+    def resume(self) -> None:
+        self._observing -= 1
+        if self._observing == 0:
+            self._stance.__exit__(None, None, None)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Keep it aside while the block runs, if it was loaded: else nothing can have been compiled."""
+        if "torch._dynamo" not in sys.modules:
+            yield
+            return
+        self.pause()
+        try:
+            yield
+        finally:
+            self.resume()
+
+
+COMPILER = _Compiler()

@@ -191,6 +191,15 @@ def logits_of(out: Any) -> Tensor | None:
         out, tuple) else found
 
 
+@torch.no_grad()
+def nonfinite(out: Any) -> int:
+    """Return how many values of what a model returned are no numbers or +inf; -inf says that a token cannot be."""
+    values = logits_of(out)
+    if not isinstance(values, Tensor) or not values.is_floating_point():
+        return 0
+    return int((values.isnan() | (values == torch.inf)).sum())
+
+
 def losses(model: nn.Module, ids: Tensor) -> Tensor:
     """Return the loss of each next token in nats, (b (T - 1),)."""
     logits = logits_of(forward(model, ids))

@@ -43,6 +43,7 @@ def make(collector: Collector, model: nn.Module, source: str) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": max((one.tokens for one in collector.observed), default=0), "text": None, "notes": [],
         "blocks": blocks, "attention": None, "alternatives": None, "loss_nats": None,
+        "nonfinite_outputs": 0,
     }
 
 

@@ -142,7 +142,10 @@ class Alternatives(Record, frozen=True, kw_only=True):
 
 
 class HealthRecord(Record, frozen=True, kw_only=True):
-    """The record of ``nonlin check``; ``loss_nats`` is per token, None if there is no loss to measure."""
+    """The record of ``nonlin check``; ``loss_nats`` is per token, None if there is no loss to measure.
+
+    ``nonfinite_outputs`` counts values of the model's output that are +inf or not numbers.
+    """
 
     format: int
     source: str
@@ -157,3 +160,4 @@ class HealthRecord(Record, frozen=True, kw_only=True):
     attention: AttentionRecord | None = None
     alternatives: Alternatives | None = None
     loss_nats: float | None = None
+    nonfinite_outputs: int = 0

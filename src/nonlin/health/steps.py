@@ -63,7 +63,7 @@ class _Gradients:
         self._made = set()
         self._known = {id(p): (weakref.ref(p.grad), p.grad._version) for p in known if p.grad is not None}
         for p in parameters:
-            if p.requires_grad and p.is_leaf:
+            if p.requires_grad and p.is_leaf and not p.is_inference():
                 with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # some kinds have no view
                     self._wait_for(id(p), get_gradient_edge(p).node)
 
@@ -71,7 +71,8 @@ class _Gradients:
         def came(_: Any) -> None:
             self._telling.add(key)
             self._made.add(key)
-            self._handles.pop(key).remove()  # once is enough
+            if (handle := self._handles.pop(key, None)) is not None:  # once is enough
+                handle.remove()
 
         self._waiting[key], self._handles[key] = node, node.register_prehook(came)
 

@@ -16,9 +16,9 @@ from nonlin.errors import UserError, rule
 from nonlin.files import finite
 from nonlin.health import findings, record
 from nonlin.health.collect import Collector
-from nonlin.health.hooks import Hooks
+from nonlin.health.hooks import COMPILER, Hooks
 from nonlin.health.steps import Steps
-from nonlin.patching.blocks import must_be_module
+from nonlin.patching.blocks import must_be_module, uncompiled
 from nonlin.patching.finding import some_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import refuse
@@ -27,27 +27,6 @@ EVERY = 100
 """Steps from one observation to the next, by default."""
 
 _UNSEEN = 10  # times that the weights change without a step, until that is said
-
-
-class _Compiler:
-    """Keeps torch.compile aside while any watch observes; watches may end in any order."""
-
-    def __init__(self) -> None:
-        self._observing = 0
-        self._stance: Any = None
-
-    def pause(self) -> None:
-        if self._observing == 0:
-            self._stance = torch.compiler.set_stance("force_eager")
-        self._observing += 1
-
-    def resume(self) -> None:
-        self._observing -= 1
-        if self._observing == 0:
-            self._stance.__exit__(None, None, None)
-
-
-_COMPILER = _Compiler()
 
 
 class Health:
@@ -63,7 +42,7 @@ class Health:
             if value < 1:
                 raise UserError(rule("watch", name, "be at least 1", value, "Pass a positive number."))
         must_be_module(model, "watch")
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.model: nn.Module = uncompiled(model)
         refuse(self.model, "watch")
         self.every, self.steps, self.gradients, self.tokens, self.writer = every, steps, gradients, tokens, writer
         self.answers = identify_all(self.model, some_blocks(self.model, "watch"))
@@ -74,7 +53,7 @@ class Health:
         self._finished: Collector | None = None
         self._record: dict[str, Any] | None = None
         self._first = Hooks()
-        self._paused = False
+        self._paused, self._lost = False, ""
         self._weights, self._changes = self._versions(), 0
 
     def __enter__(self) -> "Health":
@@ -101,7 +80,7 @@ class Health:
         self._collector.attach()
         self._first.before(self.model, self._unseen)
         if "torch._dynamo" in sys.modules:  # else nothing can have been compiled
-            _COMPILER.pause()
+            COMPILER.pause()
             self._paused = True
 
     def _end(self) -> None:
@@ -109,13 +88,14 @@ class Health:
         self._collector.detach()
         self._first.remove()
         if self._paused:
-            _COMPILER.resume()
+            COMPILER.resume()
             self._paused = False
         if self._collector.saw_anything():
             self._finished, self._record, self.observed_step = self._collector, None, self.index
             self.answers = [one.answer for one in self._collector.observed]
             if self.writer is not None:
                 self.write(self.writer)
+        self._lost = self._collector.lost
         self._collector = None
 
     def _versions(self) -> int:
@@ -143,8 +123,9 @@ class Health:
             self._end()
             self._begin()
         if self._finished is None:
-            raise UserError("health: findings must follow an observed step; the model has not run yet. Run a training "
-                            "step inside the with block first.")
+            why = self._lost or (self._collector.lost if self._collector is not None else "")
+            raise UserError(f"health: findings must follow an observed step; {why or 'the model has not run yet'}. Run "
+                            "a training step inside the with block first.")
         if self._record is None:
             made = record.make(self._finished, self.model, type(self.model).__name__)
             made["findings"] = findings.grade(made)

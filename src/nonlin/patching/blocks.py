@@ -4,6 +4,7 @@
 the projections. Shapes: D model width, H hidden width, E experts.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -113,6 +114,11 @@ class Block:
         return replace(self, layout=layout, gate=replace(self.gate, part=gate), up=replace(self.up, part=up))
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that torch.compile wrapped, or the module itself."""
+    return getattr(model, "_orig_mod", model)
+
+
 def must_be_module(model: Any, call: str) -> None:
     """Raise UserError, in the name of ``call``, for anything but a torch module."""
     if not isinstance(model, nn.Module):
@@ -141,6 +147,13 @@ def projection_of(name: str, module: nn.Module) -> Projection | None:
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
     """Return what a module is called on, however its caller names it; None where it is no tensor."""
     return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+
+
+def in_order(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """Return what a module is called on in the order of its forward's arguments, however its caller names them."""
+    names = list(inspect.signature(module.forward).parameters)[len(args):] if kwargs else []
+    return [*args, *(kwargs[name] for name in names if name in kwargs),
+            *(value for name, value in kwargs.items() if name not in names)]
 
 
 def sizes_of(p: Projection) -> tuple[int, int]:

@@ -47,7 +47,8 @@ def find_blocks(model: nn.Module) -> list[Block]:
     """
     found: dict[int, Block] = {}
     for block in _walk("", model):
-        found.setdefault(id(block.down.module), block)  # what several layers share is one block
+        if block.hidden and block.dim:
+            found.setdefault(id(block.down.module), block)  # what several layers share is one block
     return list(found.values())
 
 

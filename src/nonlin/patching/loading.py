@@ -16,6 +16,7 @@ from torch import nn
 
 from nonlin.errors import UserError, not_empty, rule, told
 from nonlin.patching import bounded
+from nonlin.patching.blocks import uncompiled
 from nonlin.patching.finding import find_blocks, some_blocks
 from nonlin.patching.location import Location, located
 
@@ -47,6 +48,7 @@ def load(where: str | Path | nn.Module, *, dtype: torch.dtype = torch.float32, d
     device, not quantized.
     """
     if isinstance(where, nn.Module):
+        where = uncompiled(where)
         loaded = Loaded(where, None, type(where).__name__)
     else:
         not_empty(call, MODEL=where, device=device)

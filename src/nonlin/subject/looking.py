@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule, told
-from nonlin.patching.blocks import Block
+from nonlin.patching.blocks import Block, in_order
 from nonlin.patching.identification import evaluating
 from nonlin.subject.configuration import LAYERS
 
@@ -121,7 +121,7 @@ class Look:
 
         def count(name: str, stacked: bool) -> Callable[..., None]:
             def hook(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-                given = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+                given = [v for v in in_order(module, args, kwargs) if isinstance(v, Tensor)]
                 value = given[1] if stacked and len(given) > 1 and not given[1].is_floating_point() else given[0]
                 size = value.numel() if value is not given[0] else value.shape[:-1].numel()
                 rows[name] = rows.get(name, 0) + size

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin import metrics
-from nonlin.patching.blocks import split
+from nonlin.patching.blocks import in_order, split
 from nonlin.subject.blocks import Replaced, stored
 from nonlin.subject.naming import layer_of
 
@@ -57,7 +57,7 @@ def _hook_experts(block: Replaced, watch: Watching) -> list[Any]:
     """Return the handle of a hook on stacked experts, which recomputes what each expert saw."""
 
     def came_out(module: nn.Module, args: Any, kwargs: Mapping[str, Any], out: Any) -> None:
-        given = [*args, *kwargs.values()]
+        given = in_order(module, args, kwargs)
         if watch.closed or not isinstance(out, Tensor):
             return
         x, count, seen = given[0].detach().reshape(-1, given[0].shape[-1]), len(expert_down(block)), []
