@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from nonlin import __version__
 from nonlin.cli.calls import guarded
 from nonlin.cli.output import fitted, plain, say
 from nonlin.errors import MOST_SHOWN, NonlinError, UserError, near, short
+from nonlin.letters import NEAREST
 
 _COMMANDS = {
     "advise": "Say which activation to use for a model of this size, with the reasons.",
@@ -92,8 +94,16 @@ def _near_option(error: click.NoSuchOption) -> click.UsageError:
     return click.UsageError(f"no such option {error.option_name!r}.{hint}", error.ctx)
 
 
+def _write_anywhere() -> None:
+    """Let words go to a terminal or file of any encoding: a minus sign is none of ASCII's letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=NEAREST)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
+    _write_anywhere()
     interrupts = _Interrupts()
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupts)
