@@ -163,3 +163,13 @@ def test_a_locale_without_utf8_reads_our_own_files():
         {}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})]
     assert answers[1].returncode == 0, answers[1].stderr
     assert answers[0].stdout == answers[1].stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device is full here")
+@pytest.mark.parametrize("arguments", [["report", "nowhere"], ["compare", "--nothing"], ["show", "nothing"]])
+def test_an_error_that_cannot_be_told_has_its_status(arguments):
+    """1 is a finding, and there is none."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "nonlin", *arguments], stdout=subprocess.PIPE, stderr=full,
+                              timeout=60)
+    assert done.returncode == 2 and done.stdout == b""

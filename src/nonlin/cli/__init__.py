@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Generator
 
 import click
 
@@ -94,6 +95,16 @@ def _near_option(error: click.NoSuchOption) -> click.UsageError:
     return click.UsageError(f"no such option {error.option_name!r}.{hint}", error.ctx)
 
 
+@contextlib.contextmanager
+def _heard_or_not() -> Generator[None]:
+    """Say words where they can be said; the status says it all the same."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            sys.stderr.close()  # Python's own end would try again, and have a status of its own
+
+
 def _write_anywhere() -> None:
     """Let words go to a terminal or file of any encoding: a minus sign is none of ASCII's letters."""
     for stream in (sys.stdout, sys.stderr):
@@ -113,10 +124,12 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         told = _near_option(error) if isinstance(error, click.NoSuchOption) else error
         words = fitted(f"{_ERROR}{plain(short(told.format_message(), MOST_SHOWN))}").removeprefix(_ERROR)
-        click.UsageError(words, getattr(told, "ctx", None)).show()
+        with _heard_or_not():
+            click.UsageError(words, getattr(told, "ctx", None)).show()
         status = _USER
     except NonlinError as error:
-        say(f"{_ERROR}{error}")
+        with _heard_or_not():
+            say(f"{_ERROR}{error}")
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
@@ -129,7 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         from nonlin.files import disk_full, disk_full_error
 
         where = error.filename or "your files"
-        say(f"{_ERROR}{disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
+        with _heard_or_not():
+            say(f"{_ERROR}{disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
         status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()
