@@ -1,5 +1,21 @@
 """The letters of a text that is shown: none that a terminal obeys, and none that cannot be written."""
 
+import codecs
+
+_IN_ASCII = {"−": "-", "–": "-", "…": "...", "×": "x", "±": "+/-", "“": '"', "”": '"', "→": "->", "²": "2"}
+NEAREST = "nonlin.nearest"
+"""The name by which a stream writes letters that its encoding has not: the nearest of ASCII, or their numbers."""
+
+
+def _nearest(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start:error.end]
+    return "".join(_IN_ASCII.get(c) or _escaped(c) for c in letters), error.end
+
+
+codecs.register_error(NEAREST, _nearest)
+
 
 def printable(name: str) -> str:
     r"""Return a file's name as text that can be written anywhere: bytes that are no UTF-8 become \xNN.

@@ -12,6 +12,7 @@ import pytest
 import nonlin
 from nonlin.calls.arguments import Asked
 from nonlin.errors import Interrupted, UserError
+from nonlin.study import Store, simulated
 
 SMALL = {"steps": 24, "seeds": 4, "learning_rates": 2, "layers": 1, "dim": 16, "heads": 2, "context": 16, "batch": 4}
 ARMS = ["gelu", "swiglu", "mine=x*sigmoid(2*x)"]
@@ -264,3 +265,12 @@ def test_the_command_line_says_a_recipe_by_the_same_words(tmp_path, monkeypatch)
     from nonlin.study import defaults
     assert plain.training == defaults.TRAINING and plain.batch == defaults.BATCH
     assert (plain.learning_rate, plain.precision) == (defaults.LEARNING_RATE, defaults.PRECISION)
+
+
+def test_only_activations_that_have_a_model_are_proposed(tmp_path):
+    Store(tmp_path / "begun").create(simulated.plan(arms=2))
+    study = nonlin.load_study(tmp_path / "begun")
+    name, *others = study.arms
+    with pytest.raises(UserError, match=f"{name} must have a finished judged run; it has none") as none:
+        study.sample(name=name)
+    assert str(none.value).endswith("Continue the study.") and others

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import nonlin as package
+from nonlin.letters import NEAREST
+from nonlin.study import Store, simulated
 
 
 def _run(command, **options):
@@ -140,3 +142,34 @@ def test_a_bug_is_status_3_not_1(nonlin, tmp_path):
             "c.main(['show', 'gelu', '--json'])\n")
     done = _run([sys.executable, "-c", code], env=os.environ | {"NONLIN_CACHE": str(tmp_path)})
     assert done.returncode == 3 and "ZeroDivisionError" in done.stderr
+
+
+def test_words_go_to_a_terminal_of_any_encoding(tmp_path):
+    """A dash, or the minus sign of a difference, is none of ASCII's letters; it must not get lost, nor end the program.
+    """
+    for name in ("one", "two"):
+        Store(tmp_path / name).create(simulated.plan(arms=2))
+    done = subprocess.run([sys.executable, "-m", "nonlin", "compare-studies", str(tmp_path / "one"), str(
+        tmp_path / "two")], capture_output=True, timeout=60, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.isascii() and b" - " in done.stdout, done.stdout
+    assert "−0.5 ± 1 … \u4e2d".encode("ascii", NEAREST) == b"-0.5 +/- 1 ... \\u4e2d"
+
+
+def test_a_locale_without_utf8_reads_our_own_files():
+    code = "from nonlin.training import machine; print(machine.describe()['native_engine'])"
+    answers = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                              env=os.environ | more) for more in (
+        {}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})]
+    assert answers[1].returncode == 0, answers[1].stderr
+    assert answers[0].stdout == answers[1].stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device is full here")
+@pytest.mark.parametrize("arguments", [["report", "nowhere"], ["compare", "--nothing"], ["show", "nothing"]])
+def test_an_error_that_cannot_be_told_has_its_status(arguments):
+    """1 is a finding, and there is none."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "nonlin", *arguments], stdout=subprocess.PIPE, stderr=full,
+                              timeout=60)
+    assert done.returncode == 2 and done.stdout == b""

@@ -159,8 +159,9 @@ class Study:
         key = best_trial(self.folder.results, name)
         if key is None:
             damaged = "".join(f" {note}" for note in self.folder.notes)
+            others = " or ".join(arm for arm in self.arms if best_trial(self.folder.results, arm))
             raise UserError(f"{self.directory}: {name} must have a finished judged run; it has none.{damaged} "
-                            f"Continue the study, or take one of {', '.join(self.arms)}.")
+                            f"Continue the study{f', or take {others}' if others else ''}.")
         return key
 
     def _trial(self, name: str | None) -> Path:

@@ -3,11 +3,13 @@
 import atexit
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
 import threading
 import traceback
+from collections.abc import Generator
 
 import click
 
@@ -15,6 +17,7 @@ from nonlin import __version__
 from nonlin.cli.calls import guarded
 from nonlin.cli.output import fitted, plain, say
 from nonlin.errors import MOST_SHOWN, NonlinError, UserError, near, short
+from nonlin.letters import NEAREST
 
 _COMMANDS = {
     "advise": "Say which activation to use for a model of this size, with the reasons.",
@@ -92,8 +95,26 @@ def _near_option(error: click.NoSuchOption) -> click.UsageError:
     return click.UsageError(f"no such option {error.option_name!r}.{hint}", error.ctx)
 
 
+@contextlib.contextmanager
+def _heard_or_not() -> Generator[None]:
+    """Say words where they can be said; the status says it all the same."""
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            sys.stderr.close()  # Python's own end would try again, and have a status of its own
+
+
+def _write_anywhere() -> None:
+    """Let words go to a terminal or file of any encoding: a minus sign is none of ASCII's letters."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=NEAREST)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with its status; no traceback for a user's mistake."""
+    _write_anywhere()
     interrupts = _Interrupts()
     if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, interrupts)
@@ -103,10 +124,12 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         told = _near_option(error) if isinstance(error, click.NoSuchOption) else error
         words = fitted(f"{_ERROR}{plain(short(told.format_message(), MOST_SHOWN))}").removeprefix(_ERROR)
-        click.UsageError(words, getattr(told, "ctx", None)).show()
+        with _heard_or_not():
+            click.UsageError(words, getattr(told, "ctx", None)).show()
         status = _USER
     except NonlinError as error:
-        say(f"{_ERROR}{error}")
+        with _heard_or_not():
+            say(f"{_ERROR}{error}")
         status = _USER if isinstance(error, UserError) else _FAILED
     except (click.Abort, KeyboardInterrupt):
         status = _INTERRUPTED
@@ -119,7 +142,8 @@ def main(arguments: list[str] | None = None) -> None:
         from nonlin.files import disk_full, disk_full_error
 
         where = error.filename or "your files"
-        say(f"{_ERROR}{disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
+        with _heard_or_not():
+            say(f"{_ERROR}{disk_full_error(where) if disk_full(error) else short(str(error), MOST_SHOWN)}")
         status = _USER
     except Exception:  # a bug: its traceback is what a report of it needs, and its status is none of a finding's
         traceback.print_exc()

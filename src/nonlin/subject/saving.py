@@ -183,7 +183,7 @@ def _prove(model: OwnModel, folder: Path) -> None:
     tokens = _tokens(model)
     save_file({"tokens": tokens}, folder / "proof.safetensors")
     run = subprocess.run([sys.executable, "-I", "-c", _PROOF, str(folder), json.dumps(model.options)],
-                         capture_output=True, text=True, timeout=_SECONDS, check=False)
+                         capture_output=True, text=True, errors="replace", timeout=_SECONDS, check=False)
     if run.returncode:
         last = (run.stderr.strip() or "no message").splitlines()[-1]
         raise Inexpressible(f"a process without nonlin cannot load its checkpoint ({last[:160]})")

@@ -24,7 +24,7 @@ def usable_cores(root: Path = _ROOT) -> int:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text().strip()
+        return path.read_text("utf-8", "surrogateescape").strip()
     except OSError:
         return None
 

@@ -53,7 +53,7 @@ def cache_folder() -> Path:
 def _processor() -> str:
     # -march=native depends on the processor: machines that share a home folder must not share kernels.
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         return "".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features"))}))
     except OSError:
         return platform.processor() or platform.machine()
@@ -111,7 +111,7 @@ def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequ
     if command is None:
         _say_once()
         raise NoCompiler("no C++ compiler (g++, c++ or clang++) on the PATH")
-    included = "".join(header.read_text() for header in headers)
+    included = "".join(header.read_text("utf-8") for header in headers)
     text = "\0".join((source, included, _run([command, "--version"]), " ".join(flags), _processor()))
     folder = private_folder(cache_folder())
     # A definition's name comes from a user, or from a model's file: it leads to no other folder.
@@ -123,7 +123,7 @@ def compile_shared(source: str, name: str, flags: tuple[str, ...], headers: Sequ
             found.unlink()  # cut by a full disk, or not made by us: it is compiled anew
     with tempfile.TemporaryDirectory(dir=folder) as work:
         code, made = Path(work) / "source.cpp", Path(work) / "out.so"
-        code.write_text(source)
+        code.write_text(source, "utf-8")
         _run([command, *flags, *including(headers), str(code), "-o", str(made)])
         made.chmod(0o700)
         sync(made)

@@ -89,7 +89,7 @@ def library() -> tuple[Any, str]:
         return None, "NONLIN_NATIVE=0 turns compiled kernels off"
     try:
         made = ctypes.CDLL(str(build.compile_shared(
-            _SOURCE.read_text(), "sparse", ("-O3", *build.KERNEL_FLAGS[1:], "-shared", *build.target()),
+            _SOURCE.read_text("utf-8"), "sparse", ("-O3", *build.KERNEL_FLAGS[1:], "-shared", *build.target()),
             (*cpp.HEADERS, _SOURCE))))
     except build.FAILURES as error:
         return None, build.reason(error)

@@ -51,7 +51,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("NONLIN_NATIVE") == "0":
         return None, "NONLIN_NATIVE=0"
     try:
-        made = ctypes.CDLL(str(build.compile_shared(SOURCES[-1].read_text(), "transformer",
+        made = ctypes.CDLL(str(build.compile_shared(SOURCES[-1].read_text("utf-8"), "transformer",
                                                     (*build.FLAGS, *build.target()), SOURCES)))
     except build.FAILURES as error:
         return None, build.reason(error)

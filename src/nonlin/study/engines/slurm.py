@@ -267,7 +267,7 @@ class SlurmEngine:
 
 def _slurm(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NonlinError(f"{command[0]} does not answer: {error}") from None
     if done.returncode:
