@@ -23,7 +23,8 @@ READ = {
     "exp(gate)/(exp(gate) + exp(up))": "sigmoid(gate - up)", "2/(1 + exp(-2*x)) - 1": "2*sigmoid(2*x) - 1",
     "x*exp(x)/(1 + exp(x))**2": "x*sigmoid(x)*sigmoid(-x)", "exp(2*x)/(1 + exp(x))": "exp(x)*sigmoid(x)",
     "exp(x)/expm1(x)": "-1/expm1(-x)", "(x**2 + exp(x))/(1 + exp(x))": "x**2*sigmoid(-x) + sigmoid(x)"}
-FAR = ["exp(x)/(2 + exp(x))", "(exp(x) + 2)/(exp(x) + 3)", "x*exp(x)*(exp(x) + 2)/(exp(x)*(exp(x) + 2) + 2)",
+FAR = ["sqrt(exp(x))", "sqrt(exp(x))/(1 + sqrt(exp(x)))", "x*exp(x)**1.5*exp(-2*x)",
+       "exp(x)/(2 + exp(x))", "(exp(x) + 2)/(exp(x) + 3)", "x*exp(x)*(exp(x) + 2)/(exp(x)*(exp(x) + 2) + 2)",
        "x*((1 + exp(x))**2 - 1)/((1 + exp(x))**2 + 1)", "exp(x)/(1 + exp(x) + exp(2*x))", "exp(x)/(x**2 + exp(x))",
        "exp(-x**2)*exp(x)", "exp(x)/(exp(x) - 1)", "x*exp(x)/(exp(x) + pi)",
        "(exp(x) - x*exp(-x))/(exp(x) + 2*exp(-x))"]

@@ -32,7 +32,7 @@ def simplified(expr: Expr) -> Expr:
     def visit(e: Any) -> Any:
         if e not in memo:
             # A divisor is rewritten with its product, not before: the rest says what it becomes.
-            args = tuple(visit(a.base) ** a.exp if e.is_Mul and a.is_Pow else visit(a) for a in e.args)
+            args = tuple(_rooted(visit(a.base) ** a.exp) if e.is_Mul and a.is_Pow else visit(a) for a in e.args)
             memo[e] = _rewritten(e if args == e.args else e.func(*args))
         return memo[e]
 
@@ -42,11 +42,18 @@ def simplified(expr: Expr) -> Expr:
 def _rewritten(e: Any) -> Any:
     if e.func is p.log1p and e.args[0].func is p.exp:
         return p.softplus(e.args[0].args[0])
+    e = _rooted(e)
     if (e.is_Mul or e.is_Pow) and e.has(p.exp, p.expm1):
         for rule in (_joined, _hyperbolic, _divided, _logistic, _turned):
             if (made := rule({base: n for base, n in e.as_powers_dict().items() if n != 0})) is not None:
                 return made.func(*map(_rewritten, made.args)) if made.is_Add else _rewritten(made)
     return e
+
+
+def _rooted(e: Any) -> Any:
+    """Return exp(a/2) for a root of exp(a)."""
+    root = e.is_Pow and e.base.func is p.exp and not e.exp.is_Integer
+    return p.exp(e.base.args[0] * e.exp) if root else e
 
 
 def _product(powers: Powers, *others: Any) -> Any:
