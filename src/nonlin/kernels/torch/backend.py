@@ -64,7 +64,8 @@ def _exported_density(x: Tensor) -> Tensor:
 def _power(base: Any, exponent: sympy.Expr) -> Any:
     if exponent.is_Integer:
         return base ** int(exponent)
-    return torch.sqrt(base) if exponent == sympy.Rational(1, 2) else base ** float(exponent)
+    root = exponent == sympy.Rational(1, 2) and isinstance(base, Tensor)
+    return torch.sqrt(base) if root else base ** float(exponent)
 
 
 def _as_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
