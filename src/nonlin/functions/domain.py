@@ -38,4 +38,10 @@ def _never_negative(e: Any) -> bool:
     """Return whether an expression is nowhere below 0; if it is 0 anywhere, then by underflow or as a tie."""
     if e.func is p.maximum:
         return any(a == 0 or _never_negative(a) for a in e.args)
-    return (sign_of(e) or 0) > 0
+    if e.func is p.minimum or e.is_Add:
+        return all(map(_never_negative, e.args))
+    return _never_negative(e.base) if e.is_Pow and not _is_square(e) else (sign_of(e) or 0) > 0
+
+
+def _is_square(e: Any) -> bool:
+    return bool(e.exp.is_Integer and e.exp % 2 == 0)
