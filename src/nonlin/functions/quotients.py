@@ -3,6 +3,8 @@
 ``exp(x)/(1 + exp(x))`` is infinity by infinity at 800, in double precision too; ``sigmoid(x)`` is 1.
 """
 
+import functools
+import math
 from typing import Any
 
 import sympy
@@ -13,6 +15,9 @@ from nonlin.functions import primitives as p
 _EXPANDED = (Integer(1), Integer(2), Integer(3))
 """Powers of sums of exponentials that are multiplied out."""
 _TERMS = 6
+"""The most of a sum that is divided by another."""
+_MULTIPLIED = 40
+"""The most of a product of sums before equal exponentials are joined."""
 
 Powers = dict[Any, Any]
 """A product's factors with their exponents, or the arguments of a sum's exponentials with what multiplies each."""
@@ -64,6 +69,7 @@ def _exp(at: Any) -> Any:
     return p.exp(at) if at != 0 else Integer(1)
 
 
+@functools.lru_cache(maxsize=4096)
 def _sum(e: Any) -> Powers:
     """Return what multiplies each exponential of a sum, by its argument (0: there is none); empty without any."""
     if not e.has(p.exp, p.expm1) or any(power.exp not in _EXPANDED for power in e.atoms(sympy.Pow) if power.has(p.exp)):
@@ -138,10 +144,12 @@ def _turned(powers: Powers) -> Any:
 def _divided(powers: Powers) -> Any:
     """exp(a)/(2 + exp(a)) is 1/(2 exp(-a) + 1): nothing is infinite both above and below."""
     tops = {top: n for top, n in powers.items() if n in _EXPANDED and _sum(top)}
-    above = _sum(_product(tops)) if tops else {}
-    for base, parts in _divisors(powers):
-        if powers[base] != -1 or len(above) > _TERMS or (len(parts) > 2 and base.has(p.expm1)):
-            continue
+    divisors = [(base, parts) for base, parts in _divisors(powers)
+                if powers[base] == -1 and not (len(parts) > 2 and base.has(p.expm1))]
+    if not divisors or not tops or math.prod(len(_sum(top)) ** n for top, n in tops.items()) > _MULTIPLIED:
+        return None
+    above = _sum(_product(tops))
+    for base, parts in divisors if len(above) <= _TERMS else ():
         if any(_ratio(at, a) > 0 for a in above for at in parts):
             rest = _product(powers | {base: 0} | dict.fromkeys(tops, 0))
             by = {a: max((at for at in parts if 0 < _ratio(at, a) < 1), key=lambda at: _ratio(at, a), default=a)
