@@ -226,6 +226,15 @@ def test_a_parameter_on_another_device_is_an_error_whatever_the_activation(name,
     assert on_meta.is_meta and on_meta.shape == (2, 4)
 
 
+@pytest.mark.parametrize("slope", [1e300, -1e39, 3.5e38])
+def test_a_number_beyond_32_bits_is_infinite_with_a_gradient_too(slope):
+    x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    with torch.no_grad():
+        wanted = functional.prelu(x, slope=slope)
+    assert wanted[0].isinf() and torch.equal(functional.prelu(x, slope=slope), wanted)
+    assert functional.prelu(x.double(), slope=slope)[0] == -slope
+
+
 @pytest.mark.parametrize(("slope", "must"), [
     (torch.ones(3), "have one element, or a shape that broadcasts"), (torch.ones(0), "have one element"),
     (torch.ones(3, 2, 4), "have one element"), (torch.tensor(1j), "have a float dtype"),

@@ -6,6 +6,7 @@ import re
 
 import pytest
 import sympy
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from nonlin.functions.grammar import parse, write
 from nonlin.functions.reference import evaluate
 from nonlin.functions.registry import gated_by, serialize
 from nonlin.kernels.codegen import cpp, triton
+from nonlin.kernels.torch import backend
 
 
 def nested(call, times, inner="x"):
@@ -79,6 +81,21 @@ def test_what_is_accepted_has_everything(text):
     expr = parse(text)
     kind = "pointwise" if "x" in {s.name for s in expr.free_symbols} else "gated"
     _parts(Definition("any", kind, expr))
+
+
+@pytest.mark.parametrize("text", [
+    "x*sqrt(max(1, 2))", "x*max(2, 3)**1.5", "x + min(4, 2)**(-0.5)", "x*sqrt(clip(3, 1, 2))"])
+def test_a_root_of_a_comparison_of_numbers_is_a_number(text):
+    made = Definition("any", "pointwise", parse(text))
+    at = torch.tensor([1.0], dtype=torch.float64)
+    assert float(backend.forward(made, [at], [])) == pytest.approx(float(evaluate(made, 1.0)), rel=1e-14)
+
+
+@pytest.mark.parametrize("text", ["step(log1p(x))", "nonnegative(sqrt(x))", "sign(log1p(x))", "max(step(sqrt(x)), 0)"])
+def test_a_comparison_of_what_has_no_value_has_none(text):
+    made = Definition("any", "pointwise", parse(text))
+    assert math.isnan(evaluate(made, -2.0))
+    assert backend.forward(made, [torch.tensor([-2.0])], []).isnan()
 
 
 def test_a_root_of_a_square_is_abs():

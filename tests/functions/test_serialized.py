@@ -14,7 +14,8 @@ from nonlin.functions.registry import deserialize, gated_by, serialize
 
 NO_TEXTS = [
     None, 3, b"gelu", ["gelu"], "", "=", "=x", "a=", "a[=x", "a[]=x", "a[,]=x", "a[b:1,]=b*x", "a[b]=b*x", "a[b:]=b*x",
-    "a[b:x]=b*x", "a[b:nan]=b*x", "a[b:-inf]=b*x", "a[b:1e999]=b*x", "a[b:1,b:2]=b*x", "a[x:1]=x", "a[gate:1]=gate*up",
+    "a[b:x]=b*x", "a[b:nan]=b*x", "a[b:-inf]=b*x", "a[b:1e999]=b*x", "a[b:1e308]=b*x", "a[b:-3.5e38]=b*x",
+    "a[b:1,b:2]=b*x", "a[x:1]=x", "a[gate:1]=gate*up",
     "a[sigmoid:1]=sigmoid(x)", "a[pi:3]=pi*x", "a[b:1:2]=b*x", "a[b:1]]=b*x", "a[[b:1]]=b*x", "a[b:[1]]=b*x",
     "a[b:\u0663]=b*x", "a[b:1_0]=b*x", "a[b:0x1]=b*x", "a[b:1j]=b*x", "a[b:True]=b*x", "a[b:None]=b*x", "a[:1]=x",
     "a[__class__:1]=x", "a[b.c:1]=x", "a[c:1]=b*x", "a[b:1]=b", "a[b:1]=b*x=3", "a=b=x", "a\n=x", "a\x00=x",

@@ -29,8 +29,10 @@ def _pairs():
 
     made = {name: function(name) for name in TABLE}
     made["number"] = lambda e: (np.float64(float(e)), np.abs(np.float64(float(e))))
-    made |= {"add": lambda a, b: (a[0] + b[0], np.maximum(a[1], b[1])), "mul": lambda a, b: (a[0] * b[0], a[1] * b[1]),
-             "pow": power, "max": chosen(np.greater_equal), "min": chosen(np.less_equal)}
+    made |= {"add": lambda a, b: (a[0] + b[0], np.maximum(a[1], b[1])),
+             "mul": lambda a, b: (a[0] * b[0], a[1] * b[1]),
+             "div": lambda a, b: (a[0] / b[0], a[1] / np.abs(b[0])), "pow": power,
+             "max": chosen(np.greater_equal), "min": chosen(np.less_equal)}
     return made
 
 

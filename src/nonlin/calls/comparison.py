@@ -19,6 +19,7 @@ from nonlin.data import Sources, intact
 from nonlin.errors import NonlinError, UserError, not_empty, stopped_in
 from nonlin.files import finite, inside, write_json
 from nonlin.functions import Definition, get, has_constants, names, parse_arms
+from nonlin.functions.definition import GATE, UP
 from nonlin.kinds import CALIBRATION, STUDY, must_hold
 from nonlin.model import ModelConfig, parameter_count
 from nonlin.nn.widths import matched_hidden
@@ -250,10 +251,20 @@ def check_defined(definition: Definition) -> None:
     """Raise UserError for a formula that has no value or no derivative somewhere near zero."""
     from nonlin.functions.properties import first_undefined
 
-    if definition.expr is not None and (at := first_undefined(definition)) is not None:
-        raise UserError(f"compare: {definition.name} must have a value and a derivative everywhere near zero; "
-                        f"{definition.formula} has none at {definition.variables[0]} = {at:g}. Correct the formula: "
-                        "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
+    for variable, formula in _by_each_input(definition):
+        if (at := first_undefined(formula)) is not None:
+            raise UserError(f"compare: {definition.name} must have a value and a derivative everywhere near zero; "
+                            f"{definition.formula} has none at {variable} = {at:g}. Correct the formula: "
+                            "max(x, 0), abs(x) or clip keep an argument where a function is defined.")
+
+
+def _by_each_input(definition: Definition) -> list[tuple[str, Definition]]:
+    """Return the formula as one of each input, the other at 1: up takes gate's place in a formula of both."""
+    if definition.expr is None:
+        return []
+    turned = {GATE: UP, UP: GATE}
+    return [(variable, definition if k == 0 else replace(definition, expr=definition.expr.xreplace(turned)))
+            for k, variable in enumerate(definition.variables)]
 
 
 def _check_length(context: int, info: Mapping[str, Any]) -> None:

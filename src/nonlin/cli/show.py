@@ -111,7 +111,8 @@ def _smoothness(kind: str) -> str:
     >>> _smoothness("C0"), _smoothness("discontinuous")
     ('C0: its first derivative jumps', 'it jumps')
     """
-    said = {"smooth": "smooth: every derivative exists", "discontinuous": "it jumps"}
+    said = {"smooth": "smooth: every derivative exists", "discontinuous": "it jumps",
+            "undefined": "it has no finite value at some x"}
     return said.get(kind) or f"{kind}: its {('first', 'second', 'third', 'fourth')[int(kind[1:])]} derivative jumps"
 
 

@@ -17,6 +17,7 @@ import sympy
 from nonlin.errors import UserError, printable, rule, unknown_name
 from nonlin.functions import limits
 from nonlin.functions import primitives as p
+from nonlin.functions.quotients import simplified
 
 # ASCII: digits of other scripts are no numbers.
 _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)|([A-Za-z_]\w*)|(\*\*|[-+*/^(),]))",
@@ -128,6 +129,8 @@ class _Parser:
         kind, value, at = self.tokens[self.index]
         if kind != "end":
             raise self.error(f'unexpected "{value}"', at)
+        simple = simplified(expr)
+        expr = expr if limits.problem(simple) else simple
         names = {s.name for s in expr.free_symbols} - set(self.parameters)
         if "x" in names and names != {"x"}:
             raise self.error("x stands beside gate or up", 0)

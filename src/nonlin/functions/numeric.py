@@ -33,11 +33,12 @@ def _power(a: Any, n: Any) -> Any:
 
 
 TABLE = {
-    "number": float, "add": np.add, "mul": np.multiply, "pow": _power, "sigmoid": special.expit, "tanh": np.tanh,
+    "number": float, "add": np.add, "mul": np.multiply, "div": np.divide, "pow": _power,
+    "sigmoid": special.expit, "tanh": np.tanh,
     "Phi": special.ndtr, "phi": lambda x: np.exp(-x * x / 2) / math.sqrt(2 * math.pi), "erf": special.erf,
     "atan": np.arctan, "cauchy": lambda x: np.arctan2(1, -x) / math.pi, "exp": np.exp,
     "expm1": np.expm1, "log1p": np.log1p, "softplus": lambda x: np.logaddexp(x, 0.0),
-    "step": lambda x: np.where(x > 0, 1.0, 0.0), "nonnegative": lambda x: np.where(x >= 0, 1.0, 0.0),
+    "step": lambda x: np.heaviside(x, 0.0), "nonnegative": lambda x: np.heaviside(x, 1.0),
     "sign": np.sign, "abs": np.abs, "max": np.maximum, "min": np.minimum,
 }
 """The primitives in float64 by numpy and scipy."""

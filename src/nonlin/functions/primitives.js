@@ -41,8 +41,8 @@ function sigmoid(x) {
 const phi = (x) => gauss(x) / Math.sqrt(2 * Math.PI);
 const cauchy = (x) => Math.atan2(1, -x) / Math.PI;
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
-const step = (x) => (x > 0 ? 1 : 0);
-const nonnegative = (x) => (x >= 0 ? 1 : 0);
+const step = (x) => (x > 0 ? 1 : x <= 0 ? 0 : NaN);
+const nonnegative = (x) => (x >= 0 ? 1 : x < 0 ? 0 : NaN);
 const sign = (x) => Math.sign(x);
 const {tanh, exp, expm1, log1p, atan, abs, max, min, sqrt, pow} = Math;
 

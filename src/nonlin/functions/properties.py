@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import sympy
 from scipy import optimize
 
 from nonlin.functions.expression import fold
 from nonlin.functions.numeric import TABLE, Formula, derivatives, numeric, start
-from nonlin.functions.ties import KINKED
+from nonlin.functions.primitives import absolute, log1p
+from nonlin.functions.ties import KINKED, switch_of
 
 FAR = 1e4
 
@@ -23,8 +25,9 @@ FAR = 1e4
 class Properties:
     """Computed facts of an activation; a gated one is described by its gate, with up = 1.
 
-    ``smoothness`` is "discontinuous", "C0", "C1", ... or "smooth"; ``minimum`` is (place, value), or None if
-    there is none below the far ends; ``zero_gradient`` lists intervals; moments are under a unit normal.
+    ``smoothness`` is "undefined" (it has no finite value at some x), "discontinuous", "C0", "C1", ... or "smooth".
+    ``minimum`` is (place, value), or None if there is none below the far ends. ``zero_gradient`` lists intervals.
+    Moments are under a unit normal: nan where they do not exist.
     """
 
     smoothness: str
@@ -41,10 +44,22 @@ class Properties:
 def _kinks(formula: Formula, grid: np.ndarray) -> list[float]:
     """The zeros of the arguments of kinked primitives."""
     assert formula.expr is not None
-    found: set[float] = set()
-    for part in formula.expr.atoms(*KINKED):
-        inner = part.args[0] - part.args[1] if len(part.args) == 2 else part.args[0]
+    return _zeros(formula, grid, {switch_of(part) for part in formula.expr.atoms(*KINKED)})
 
+
+def _singular(formula: Formula, grid: np.ndarray) -> list[float]:
+    """The zeros of divisors and of what stands under a root or in a logarithm: there it may be infinite, or end."""
+    assert formula.expr is not None
+    powers = {power.base for power in formula.expr.atoms(sympy.Pow)
+              if power.base.free_symbols and (power.exp.is_negative or not power.exp.is_Integer)}
+    inners = powers | {call.args[0] + 1 for call in formula.expr.atoms(log1p)}
+    # |u| touches 0 between two points of the grid, where u crosses it.
+    return _zeros(formula, grid, {e.args[0] if e.func is absolute else e for e in inners})
+
+
+def _zeros(formula: Formula, grid: np.ndarray, inners: set[Any]) -> list[float]:
+    found: set[float] = set()
+    for inner in inners:
         def switch(x: np.ndarray, inner: Any = inner) -> np.ndarray:
             return np.broadcast_to(fold(inner, start(formula) | {formula.variables[0]: x}, TABLE), x.shape)
 
@@ -61,15 +76,34 @@ def _kinks(formula: Formula, grid: np.ndarray) -> list[float]:
     return sorted(found)
 
 
-def _smoothness(formula: Formula, kinks: list[float]) -> str:
-    if not kinks:
-        return "smooth"
-    sides = np.array([[k - h, k + h] for k in kinks for h in (1e-8, 1e-4)])
-    for order, values in enumerate(derivatives(formula, sides)):
+_STEPS = (1e-10, 1e-7, 1e-4)
+
+
+def _beside(points: list[float]) -> np.ndarray:
+    """Return arguments (point, side, distance) on both sides of each point."""
+    return np.array([[[k + side * h for h in _STEPS] for side in (-1, 1)] for k in points])
+
+
+def _unbounded(values: np.ndarray) -> np.ndarray:
+    """Return for values at :func:`_beside` on which sides they grow without bound, if only as a logarithm does."""
+    with np.errstate(all="ignore"):
+        near, far = np.abs(values[..., 0] - values[..., 1]), np.abs(values[..., 1] - values[..., 2])
+        grows = (near > 0.9 * far) & (np.abs(values[..., 0]) > np.abs(values[..., 1])) \
+            & (near > 1e-6 * (1 + np.abs(values[..., 1])))
+    return grows | np.isinf(values[..., 0])
+
+
+def _smoothness(formula: Formula, points: list[float], defined: bool) -> str:
+    if not points:
+        return "smooth" if defined else "undefined"
+    for order, values in enumerate(derivatives(formula, _beside(points))):
         with np.errstate(all="ignore"):
-            near, far = np.abs(values[:, 0] - values[:, 1]).reshape(-1, 2).T
+            near, _, far = np.abs(values[:, 0] - values[:, 1]).T
+            unbounded = _unbounded(values).any()
+        if order == 0 and (unbounded or not (defined and np.isfinite(near).all())):
+            return "undefined"
         # A continuous difference shrinks with the distance, if only as its root.
-        if not (np.isfinite(near) & (near < np.maximum(1e-6, 0.3 * far))).all():
+        if unbounded or not (np.isfinite(near) & (near < np.maximum(1e-6, 0.3 * far))).all():
             return "discontinuous" if order == 0 else f"C{order - 1}"
     return "C3"
 
@@ -85,8 +119,13 @@ def first_undefined(formula: Formula) -> float | None:
     -8.0
     """
     grid = np.linspace(-8.0, 8.0, 321)
-    good = np.isfinite(numeric(formula)(grid)) & np.isfinite(numeric(formula, 1)(grid))
-    return None if good.all() else float(grid[np.flatnonzero(~good)[0]])
+    both = numeric(formula), numeric(formula, 1)
+    bad = [float(x) for x in grid[~np.isfinite([f(grid) for f in both]).all(0)]]
+    singular = [k for k in _singular(formula, grid) if abs(k) <= 8]
+    if singular:  # the grid steps over most of them
+        infinite = np.any([_unbounded(f(_beside(singular))).any(-1) for f in both], 0)
+        bad += [k for k, found in zip(singular, infinite, strict=True) if found]
+    return min(bad, default=None)
 
 
 def _zero_regions(grid: np.ndarray, derivative: np.ndarray, kinks: list[float]) -> tuple[tuple[float, float], ...]:
@@ -111,18 +150,35 @@ def _snap(x: float, kinks: list[float]) -> float:
     return float(near) if abs(near - x) < 0.02 else float(x)
 
 
-def _moments(function: Any, cuts: list[float]) -> tuple[float, float]:
-    """The mean of function(z) and of its square under a unit normal, by Gauss-Legendre between the kinks."""
-    edges = np.array(sorted({-38.0, *np.arange(-12.0, 12.1, 1.0), 38.0, *(c for c in cuts if abs(c) < 38)}))
+def _moments(function: Any, cuts: list[float], singular: list[float]) -> tuple[float, float]:
+    """The mean of function(z) and of its square under a unit normal, by Gauss-Legendre between the kinks.
+
+    nan for a mean that does not exist, and infinity for that of a square, where the function is infinite somewhere.
+    """
+    singular = [c for c in singular if abs(c) < 12]
+    order = 0.0  # of the worst pole: 1 for 1/x
+    if singular:
+        values = np.abs(function(_beside(singular)))
+        with np.errstate(all="ignore"):
+            orders = np.log10(values[..., 0] / values[..., 1]) / 3
+        order = float(np.max(orders, initial=0.0, where=_unbounded(values) & np.isfinite(orders)))
+    closer = [c + side * 10.0**-k for c in singular for side in (-1, 1) for k in range(1, 16)]
+    edges = np.array(sorted({-38.0, *np.arange(-12.0, 12.1, 1.0), 38.0, *(c for c in cuts if abs(c) < 38),
+                             *singular, *closer}))
     nodes, weights = np.polynomial.legendre.leggauss(40)
     half = np.diff(edges)[:, None] / 2
     z = half * nodes + (edges[1:, None] + edges[:-1, None]) / 2
     density = half * weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     values = function(z)
+    # Far out it underflows, or is undefined for none of a number's likely values; so near a singular point it rounds.
+    unlikely = (np.abs(z) > 12) | (np.abs(z[..., None] - np.array([*singular, math.inf])) < 1e-13).any(-1)
+    values = np.where(~np.isfinite(values) & unlikely, 0.0, values)
     with np.errstate(all="ignore"):
         terms = values * density
         mean, rounding = float(terms.sum()), 1e-15 * float(np.abs(terms).sum())
-        return 0.0 if abs(mean) < rounding else mean, float((values**2 * density).sum())  # odd functions cancel
+        square = float((values**2 * density).sum())
+        mean = 0.0 if abs(mean) < rounding else mean  # odd functions cancel
+        return math.nan if order > 0.99 else mean, math.inf if order > 0.495 and not math.isnan(square) else square
 
 
 def _limit(value: Any, side: int) -> float:
@@ -138,35 +194,54 @@ def _limit(value: Any, side: int) -> float:
     return last if abs(last) > 1e-9 else 0.0
 
 
+def _trend(grid: np.ndarray, y: np.ndarray, side: int) -> float:
+    """Return where the values go that double precision has: infinity where they still grow as fast as x."""
+    found = np.flatnonzero(np.isfinite(y))
+    if not len(found):
+        return 0.0
+    last = found[-1 if side > 0 else 0]
+    half = int(np.argmin(np.abs(grid - grid[last] / 2)))
+    grows = side * grid[last] > 8 and abs(y[last]) > max(1.0, 1.5 * abs(y[half]))
+    return math.copysign(math.inf, y[last]) if grows else float(y[last])
+
+
 def compute(formula: Formula) -> Properties | None:
     """Return the properties, or None if the activation is not pointwise."""
     if formula.expr is None:
         return None
     grid = np.round(np.arange(-40.0, 40.005, 0.01), 10)
     value, derivative = numeric(formula), numeric(formula, 1)
-    kinks = _kinks(formula, grid)
+    kinks, singular = _kinks(formula, grid), _singular(formula, grid)
     y, dy = value(grid), derivative(grid)
     ends = value([-FAR, FAR])
+    poles = []  # the infinities that it tends to at finite x
+    if singular:
+        around = value(_beside(singular))
+        poles = [math.copysign(math.inf, v) for v in around[..., 0][_unbounded(around)] if not math.isnan(v)]
     best = int(np.nanargmin(y)) if not np.isnan(y).all() else 0
     # Values within rounding of the least one are the minimum; an end that still falls has none.
     minimum = None
-    if not (best in (0, len(grid) - 1) or ends.min() < y[best] - 1e-12):
+    if not (best in (0, len(grid) - 1) or np.fmin(*ends) <= y[best] or -math.inf in poles):
         with np.errstate(all="ignore"):
             found = optimize.minimize_scalar(
                 lambda t: float(value(t)), bounds=(grid[best - 1], grid[best + 1]), method="bounded",
                 options={"xatol": 1e-10})
         at, low = float(found.x), float(found.fun)  # type: ignore[attr-defined]
-        minimum = (at, low) if low < y[best] else (float(grid[best]), float(y[best]))
+        minimum = (at, low) if low < y[best] else (float(grid[best]) + 0.0, float(y[best]) + 0.0)
     with np.errstate(all="ignore"):
         steps = np.diff(y)
     falls, rises = bool((steps < -1e-12).any()), bool((steps > 1e-12).any())
 
-    limits = [limit for side in (-1, 1) if not math.isnan(limit := _limit(value, side))]
-    reached = [*map(float, y[~np.isnan(y)]), *limits, *(minimum or ())[1:]]
-    mean, second_moment = _moments(value, kinks)
-    derivative_mean, derivative_second_moment = _moments(derivative, kinks)
+    limits = [_limit(value, side) for side in (-1, 1)]
+    limits = [_trend(grid, y, side) if math.isnan(limit) else limit
+              for side, limit in zip((-1, 1), limits, strict=True)]
+    reached = [*map(float, y[np.isfinite(y)]), *limits, *poles, *(minimum or ())[1:]]
+    mean, second_moment = _moments(value, kinks, singular)
+    derivative_mean, derivative_second_moment = _moments(derivative, kinks, singular)
+    points = sorted({*kinks, *singular})
+    defined = bool(np.isfinite(y[np.abs(grid) <= 8]).all())
     return Properties(
-        smoothness=_smoothness(formula, kinks), monotonic=not (falls and rises), minimum=minimum,
+        smoothness=_smoothness(formula, points, defined), monotonic=not (falls and rises), minimum=minimum,
         range=(min(reached) + 0.0, max(reached) + 0.0) if reached else (math.nan, math.nan),
         zero_gradient=_zero_regions(grid, dy, kinks),
         mean=mean, second_moment=second_moment, derivative_mean=derivative_mean,

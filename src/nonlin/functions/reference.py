@@ -40,6 +40,11 @@ def _chosen(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return lambda a, b: _mp.nan if _mp.isnan(a) or _mp.isnan(b) else choose(a, b)
 
 
+def _compared(answer: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Let nan be the result where it is compared, as in every other backend."""
+    return lambda x: _mp.nan if _mp.isnan(x) else _mp.mpf(answer(x))
+
+
 def _number(e: Any) -> Any:
     if e.is_Rational:
         return _mp.mpf(int(e.p)) / int(e.q)
@@ -53,8 +58,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "Phi": _normal_cdf, "phi": lambda x: _exp(-x * x / 2) / _mp.sqrt(2 * _mp.pi),
     "erf": _mp.erf, "log1p": _log1p, "atan": _mp.atan, "cauchy": lambda x: _mp.atan2(1, -x) / _mp.pi,
     "softplus": lambda x: x + _mp.log1p(_exp(-x)) if x > 0 else
-    _mp.log1p(_exp(x)), "step": lambda x: _mp.mpf(x > 0), "nonnegative": lambda x: _mp.mpf(x >= 0),
-    "sign": _mp.sign, "abs": abs, "max": _chosen(max), "min": _chosen(min),
+    _mp.log1p(_exp(x)), "step": _compared(lambda x: x > 0), "nonnegative": _compared(lambda x: x >= 0),
+    "sign": _compared(_mp.sign), "abs": abs, "max": _chosen(max), "min": _chosen(min),
 }
 
 

@@ -5,7 +5,6 @@
 
 import copyreg
 import functools
-import math
 import re
 
 from nonlin.errors import UserError, rule
@@ -24,6 +23,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}\Z")
 # As serialize writes it: a name, perhaps of constants in parentheses; learnable parameters with their start; a formula.
 _WRITTEN = re.compile(r"([A-Za-z]\w{0,39}(?:\([^()\[\]]{0,200}\))?\w{0,40})(?:\[([^\[\]=]{1,1000})\])?=(.*)",
                       re.ASCII | re.DOTALL)
+_MOST = 3.4028234663852886e38  # of float32
 _LEARNABLE = re.compile(r"[A-Za-z]\w{0,39}\Z", re.ASCII)
 
 
@@ -154,9 +154,9 @@ def _parameters(text: str) -> tuple[Parameter, ...]:
     for part in text.split(",") if text else ():
         name, _, value = part.partition(":")
         number = finite_number(value)
-        if not _LEARNABLE.match(name) or name in reserved() or name in made or math.isnan(number):
-            raise UserError(rule("deserialize", "parameters", "be names of their own, each with a finite start",
-                                 visible(text), _BY_SERIALIZE))
+        if not _LEARNABLE.match(name) or name in reserved() or name in made or not abs(number) <= _MOST:
+            raise UserError(rule("deserialize", "parameters", "be names of their own, each with a start that 32 bits "
+                                 "hold", visible(text), _BY_SERIALIZE))
         made[name] = Parameter(name, number)
     return tuple(made.values())
 

@@ -201,11 +201,11 @@ def _sign_on_the_left(e: Expr, symbol: Symbol) -> Expr:
 
 def _direction(e: Expr, symbol: Symbol) -> tuple[int, bool] | None:
     """Return (1 where e never falls or -1 where it never rises, whether it is never flat); None where not known."""
-    found = _sign(derivative(e, symbol))
+    found = sign_of(derivative(e, symbol))
     return None if found is None or found == 0 else (int(math.copysign(1, found)), abs(found) == 2)
 
 
-def _sign(e: Expr) -> int | None:
+def sign_of(e: Expr) -> int | None:
     """Return 2 where e is positive everywhere, 1 where it is not negative, -1 and -2 likewise; None if not known."""
     if e.is_Rational or e.is_NumberSymbol:
         return 2 * int(sympy.sign(e))
@@ -214,20 +214,20 @@ def _sign(e: Expr) -> int | None:
     if e.func in _NONNEGATIVE or (e.is_Pow and e.exp.is_Integer and e.exp % 2 == 0):
         return 1
     if e.is_Add:
-        found = [_sign(a) for a in e.args]
+        found = [sign_of(a) for a in e.args]
         if None in found or (min(found) < 0 < max(found)):  # type: ignore[type-var]
             return None
         return max(found, key=abs)  # type: ignore[arg-type, type-var]
     if e.is_Mul:
         total = 2
         for part in e.args:
-            found = _sign(part)
+            found = sign_of(part)
             if found is None or found == 0:
                 return found
             total = int(math.copysign(min(abs(total), abs(found)), total * found))
         return total
     if e.is_Pow:
-        return _sign(e.base) if (_sign(e.base) or 0) > 0 else None
+        return sign_of(e.base) if (sign_of(e.base) or 0) > 0 else None
     return None
 
 

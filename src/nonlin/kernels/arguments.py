@@ -1,5 +1,6 @@
 """What a caller may pass: dense tensors, and jagged nested ones, which are computed on their values."""
 
+import math
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,7 +60,10 @@ def learned(call: str, name: str, value: Any, like: Tensor, shape: Sequence[int]
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool):
         try:
-            return torch.full((1,), float(value), device=like.device, dtype=wide)
+            number = float(value)
+            if abs(number) > torch.finfo(wide).max:  # infinite, as a kernel rounds it; torch would refuse it
+                number = math.copysign(math.inf, number)
+            return torch.full((1,), number, device=like.device, dtype=wide)
         except (OverflowError, ValueError):
             raise UserError(rule(call, name, "be a number that 64 bits hold", "a larger one",
                                  "Choose another.")) from None

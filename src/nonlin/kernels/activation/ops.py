@@ -18,8 +18,6 @@ from nonlin.kernels.registration import batched_gradient, register
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.kernels.torch.backend import reduce_to, wide
 
-_DOUBLE = ("cpu", "cuda")  # devices that compute in double precision
-
 
 def halves(packed: Tensor, interleaved: bool, up_first: bool) -> tuple[Tensor, Tensor]:
     """Return views (gate, up) of a tensor (..., 2 hidden) that holds both."""
@@ -55,7 +53,8 @@ def _zero(definition: str, orders: Sequence[int]) -> bool:
 def _compute_derivative(definition: str, orders: Sequence[int], tensors: Sequence[Tensor]) -> Tensor:
     dtype = torch.promote_types(tensors[0].dtype, torch.float32)
     with torch.no_grad():
-        if tensors[0].device.type in _DOUBLE:  # parts that cancel, or leave float32 although the sum does not
+        if tensors[0].device.type in torch_backend.DOUBLE:
+            # Parts may cancel, or leave float32 although their sum does not.
             tensors = [x.double() for x in tensors]
         return torch_backend.derivative(deserialize(definition), orders, tensors).to(dtype).contiguous()
 
@@ -72,6 +71,7 @@ def _composed_derivative(definition: str, orders: Sequence[int], tensors: Sequen
 def _save_derivative(ctx: Any, needs: Any, args: Any, result: Any) -> None:
     ctx.definition, ctx.orders, tensors = args
     ctx.dtype, ctx.shape = result.dtype, result.shape
+    ctx.set_materialize_grads(False)  # a tangent of zeros, times an infinite derivative, would be nan
     ctx.save_for_backward(*tensors)
     ctx.save_for_forward(*tensors)
 
@@ -96,8 +96,10 @@ def _tangent(ctx: Any, tensors: Sequence[Tensor], *tangents: Any) -> Tensor:
     return total.to(ctx.dtype).reshape(ctx.shape)
 
 
-def _backward_derivative(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+def _backward_derivative(ctx: Any, needs: Any, gradient: Tensor | None) -> Any:
     tensors = ctx.saved_tensors
+    if gradient is None:
+        return None, None, [None] * len(tensors)
     return None, None, [_by(gradient, ctx.definition, tensors, k, ctx.orders) if need else None
                         for k, need in enumerate(needs[-1])]
 
@@ -126,9 +128,9 @@ def _composed_activation(definition: str, tensors: Sequence[Tensor]) -> Tensor:
     return made.to(tensors[0].dtype)
 
 
-def _backward_activation(ctx: Any, needs: Any, gradient: Tensor) -> Any:
+def _backward_activation(ctx: Any, needs: Any, gradient: Tensor | None) -> Any:
     saved = list(ctx.saved_tensors)  # read once: checkpointing recomputes at every reading
-    return None, gradients(ctx.definition, gradient, saved)
+    return None, [None] * len(saved) if gradient is None else gradients(ctx.definition, gradient, saved)
 
 
 # activation_backward: (definition, gradient, tensors) -> the gradients by the tensors

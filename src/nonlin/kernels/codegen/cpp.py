@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sympy
 
-from nonlin.functions import Definition
+from nonlin.functions import Definition, domain, expression, ties
 from nonlin.functions.primitives import Tanh, exp, sigmoid
 from nonlin.kernels.codegen import emitter, ranges
 from nonlin.kernels.codegen.emitter import Value, rooted
@@ -211,7 +211,8 @@ def _careful(definition: Definition, everything: sympy.Expr) -> bool:
 def _sources() -> str:
     """Return our C++ and its generator without comments and docstrings: editing those recompiles nothing."""
     headers = [re.sub(r"//[^\n]*", "", header.read_text()) for header in HEADERS]
-    trees = [ast.parse(Path(path).read_text()) for path in (__file__, emitter.__file__, ranges.__file__)]
+    modules = (domain, emitter, expression, ranges, ties)
+    trees = [ast.parse(Path(path).read_text()) for path in (__file__, *(m.__file__ for m in modules))]
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:

@@ -16,6 +16,7 @@ from typing import Any
 import sympy
 
 from nonlin.functions import Definition
+from nonlin.functions.domain import undefined
 from nonlin.functions.expression import common, fold, terms
 from nonlin.functions.primitives import NAMES, absolute, maximum, minimum, nonnegative, sign, step
 
@@ -315,7 +316,13 @@ class Emitter(abc.ABC):
         low = outer.low() if self.careful and outer.factors and outer.roundings else None
         product = self.product_with_error(outer.name, total, low) if low else f"{outer.name} * {total}"
         # A nan of the sum itself (infinity minus infinity) is preserved.
-        return self.emit(self.nan_guarded(factor * sympy.Add(*rests), self.emit(product), (*variables, total)))
+        whole = factor * sympy.Add(*rests)
+        watched = (*variables, *self.undefined(whole, leaves, table), total)
+        return self.emit(self.nan_guarded(whole, self.emit(product), watched))
+
+    def undefined(self, term: sympy.Expr, leaves: dict[str, Value], table: dict[str, Any]) -> list[str]:
+        """Return the names of what is nan where a term has no value."""
+        return [fold(part, leaves, table).name for part in undefined(term)]
 
     def total(self, parts: tuple[sympy.Expr, ...], leaves: dict[str, Value], table: dict[str, Any],
               variables: tuple[str, ...]) -> str:
@@ -327,7 +334,7 @@ class Emitter(abc.ABC):
             value = self.term(term, leaves, table)
             part = self.compensated(value, long)
             factors, plain = value.factors, part == value.name
-            part = self.emit(self.nan_guarded(term, part, variables))
+            part = self.emit(self.nan_guarded(term, part, (*variables, *self.undefined(term, leaves, table))))
             if not total:
                 total, first = part, factors if plain else None
                 continue

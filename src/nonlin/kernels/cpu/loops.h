@@ -79,13 +79,12 @@ static NL_INLINE V magnified(V a, V b, V low) {
 
 // NaN guard: a nan without a nan input is 0 times infinity far from the origin; the limit is 0. Float32 recomputes the
 // lane in double precision, so only double is guarded here.
-static NL_INLINE vm whole(vf a) { return vm{}; }
-static NL_INLINE vm whole(vf a, vf b) { return vm{}; }
-static NL_INLINE vm whole(vf a, vf b, vf c) { return vm{}; }
+template <class... More>
+static NL_INLINE vm whole(vf, More...) { return vm{}; }
 static NL_INLINE vf mended(vf x, vm) { return x; }
 static NL_INLINE bool whole(double a) { return a == a; }
-static NL_INLINE bool whole(double a, double b) { return a == a && b == b; }
-static NL_INLINE bool whole(double a, double b, double c) { return whole(a, b) && c == c; }
+template <class... More>
+static NL_INLINE bool whole(double a, More... more) { return a == a && whole(more...); }
 static NL_INLINE double mended(double x, bool whole) { return x != x && whole ? 0.0 : x; }
 
 static NL_INLINE void add_lanes(double* sum, vf part) {

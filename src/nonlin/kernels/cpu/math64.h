@@ -74,7 +74,7 @@ static inline double nl_Phi(W&, double x, L low) {
   const double z = -x * r, rest = -__builtin_fma(x, r, z) - x * r_low - number_or(low) * r;
   const double whole = 0.5 * std::erfc(z);
   const double far = z > 1 ? 1 - 2 * rest * z : 1;  // the derivative of log erfc is about -2z
-  return std::isinf(x) ? (x > 0 ? 1.0 : 0.0) : whole * far;
+  return std::isinf(x) ? (x > 0 ? 1.0 : 0.0) : whole == 0 ? 0.0 : whole * far;  // far overflows where whole is 0
 }
 template <class W, class L>
 static inline double nl_erf(W&, double x, L) { return std::erf(x); }

@@ -1,7 +1,8 @@
 """The fallback: a definition computed in plain torch, value and derivatives, on any device and dtype.
 
 16-bit inputs are computed in float32 and rounded once. A product of 0 and infinity without a nan input is NaN-guarded.
-Its value is 0, since every such product in the catalog decays faster than it grows.
+Its value is 0, since every such product in the catalog decays faster than it grows. A root of a negative number and
+0 divided by 0 stay nan (nonlin.functions.domain).
 """
 
 import functools
@@ -14,8 +15,13 @@ import torch
 from torch import Tensor
 
 from nonlin.functions import Definition
+from nonlin.functions.domain import undefined
 from nonlin.functions.expression import Table, fold, terms
+from nonlin.kernels.codegen import ranges
 
+DOUBLE = ("cpu", "cuda")
+"""Devices that compute in double precision."""
+_FAR = 1e3  # an exponential that reaches further overflows nowhere
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -58,7 +64,8 @@ def _exported_density(x: Tensor) -> Tensor:
 def _power(base: Any, exponent: sympy.Expr) -> Any:
     if exponent.is_Integer:
         return base ** int(exponent)
-    return torch.sqrt(base) if exponent == sympy.Rational(1, 2) else base ** float(exponent)
+    root = exponent == sympy.Rational(1, 2) and isinstance(base, Tensor)
+    return torch.sqrt(base) if root else base ** float(exponent)
 
 
 def _as_tensor(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -99,6 +106,11 @@ def _of_number(function: Callable[[Tensor], Tensor]) -> Callable[[Any], Tensor]:
     return lambda x: function(x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.float64))
 
 
+def _numbered(holds: Tensor, x: Tensor) -> Tensor:
+    """1 where a comparison of x holds, 0 where not, nan where x is nan: torch's own sign and comparisons hide it."""
+    return torch.where(torch.isnan(x), torch.full((), math.nan, dtype=x.dtype, device=x.device), holds.to(x.dtype))
+
+
 def _cauchy(x: Tensor) -> Tensor:
     # Where x is very negative, by 1/x: 1/2 + atan(x)/pi would lose its digits.
     return torch.atan2(torch.ones((), dtype=x.dtype, device=x.device), -x) * (1 / math.pi)
@@ -108,13 +120,13 @@ _ONE: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": _sigmoid, "tanh": torch.tanh, "Phi": _normal_cdf, "phi": _phi_density, "erf": torch.erf,
     "exp": torch.exp, "expm1": torch.expm1, "log1p": torch.log1p, "softplus": _softplus, "atan": torch.atan,
     "cauchy": _cauchy,
-    "step": lambda x: (x > 0).to(x.dtype), "nonnegative": lambda x: (x >= 0).to(x.dtype),
-    "sign": torch.sign, "abs": torch.abs,
+    "step": lambda x: _numbered(x > 0, x), "nonnegative": lambda x: _numbered(x >= 0, x),
+    "sign": lambda x: _numbered(x > 0, x) - _numbered(x < 0, x), "abs": torch.abs,
 }
 TABLE: dict[str, Callable[..., Any]] = {
     **{name: _of_number(function) for name, function in _ONE.items()},
-    "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "pow": _power,
-    "max": _maximum, "min": _minimum,
+    "number": float, "add": lambda a, b: a + b, "mul": lambda a, b: a * b, "div": lambda a, b: a / b,
+    "pow": _power, "max": _maximum, "min": _minimum,
 }
 
 
@@ -131,8 +143,8 @@ def _compute(expr: sympy.Expr, leaves: dict[str, Tensor], table: Table = TABLE) 
         out = fold(term, leaves, table)
         if isinstance(out, Tensor):
             made = torch.isnan(out)
-            for leaf in leaves.values():
-                made = made & ~torch.isnan(leaf)
+            for part in (*leaves.values(), *(fold(part, leaves, table) for part in undefined(term))):
+                made = made & ~torch.isnan(part)
             out = torch.where(made, torch.zeros((), dtype=out.dtype, device=out.device), out)
         total = out if total is None else total + out
     return total.to(some.dtype).expand(shape) if isinstance(total, Tensor) else some.new_full(shape, total)
@@ -153,6 +165,13 @@ def _leaves(definition: Definition, inputs: Sequence[Tensor], parameters: Sequen
     return {name: wide(x) for name, x in zip(names, (*inputs, *parameters), strict=True)}
 
 
+def _within_reach(definition: Definition, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the leaves in double precision where an exponential may leave float32 although the result fits."""
+    if ranges.far(definition) >= _FAR or any(x.device.type not in DOUBLE for x in leaves.values()):
+        return leaves
+    return {name: x.double() for name, x in leaves.items()}
+
+
 def wide(x: Tensor) -> Tensor:
     """Return a 16-bit tensor in float32, others as they are."""
     return x.float() if x.dtype in _HALF else x
@@ -161,13 +180,14 @@ def wide(x: Tensor) -> Tensor:
 def forward(definition: Definition, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Return the activation in the inputs' dtype, rounded once; of differentiable operations."""
     assert definition.expr is not None
-    return _compute(definition.expr, _leaves(definition, inputs, parameters)).to(inputs[0].dtype)
+    leaves = _within_reach(definition, _leaves(definition, inputs, parameters))
+    return _compute(definition.expr, leaves).to(inputs[0].dtype)
 
 
 def backward(definition: Definition, gradient: Tensor, inputs: Sequence[Tensor], parameters: Sequence[Tensor],
              want_value: bool = False) -> tuple[list[Tensor], list[Tensor], Tensor | None]:
     """Return gradient x derivative by each input, by each parameter, and the value where it is wanted."""
-    leaves = _leaves(definition, inputs, parameters)
+    leaves = _within_reach(definition, _leaves(definition, inputs, parameters))
     outs = [reduce_to(wide(gradient) * _compute(definition.derivative(name), leaves), leaf.shape).to(leaf.dtype)
             for name, leaf in zip(leaves, (*inputs, *parameters), strict=True)]
     made = forward(definition, inputs, parameters) if want_value else None
