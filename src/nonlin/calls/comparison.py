@@ -262,9 +262,9 @@ def _by_each_input(definition: Definition) -> list[tuple[str, Definition]]:
     """Return the formula as one of each input, the other at 1: up takes gate's place in a formula of both."""
     if definition.expr is None:
         return []
-    turned = {GATE: UP, UP: GATE}
-    return [(variable, definition if k == 0 else replace(definition, expr=definition.expr.xreplace(turned)))
-            for k, variable in enumerate(definition.variables)]
+    expr: Any = definition.expr
+    turned = replace(definition, expr=expr.xreplace({GATE: UP, UP: GATE}))
+    return list(zip(definition.variables, (definition, turned), strict=False))
 
 
 def _check_length(context: int, info: Mapping[str, Any]) -> None:
