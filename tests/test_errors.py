@@ -5,12 +5,13 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nonlin.cli import main
-from nonlin.errors import NonlinError, UserError, printable, rule, short, unknown_name
+from nonlin.errors import NonlinError, UserError, not_empty, printable, rule, short, unknown_name
 from nonlin.files import Unreadable, read_bytes, read_json, sha256
 from nonlin.study import load
 
@@ -90,3 +91,9 @@ def test_a_large_file_is_hashed_again_only_once_it_changed(tmp_path, monkeypatch
             file.write(b"x")
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # as one who hides the change would
     assert sha256(path) == hashlib.sha256(b"x" + b"w" * 1_999_999).hexdigest() and len(read) == 4
+
+
+def test_what_is_no_text_is_never_empty():
+    not_empty("compare", data=[np.array(["a", ""]), np.zeros(3)], weights=np.zeros(0), activations=[], model=None)
+    with pytest.raises(UserError, match="data must not be empty"):
+        not_empty("compare", data=[np.zeros(3), ""])

@@ -89,7 +89,8 @@ def not_empty(call: str, **given: Any) -> None:
     >>> not_empty("check", model="m", text=None)
     """
     for name, value in given.items():
-        if (isinstance(value, str) and not value) or (isinstance(value, list | tuple) and "" in value):
+        parts = value if isinstance(value, list | tuple) else [value]  # of any kind: an array is compared with nothing
+        if any(isinstance(one, str) and not one for one in parts):
             raise UserError(rule(call, name, "not be empty", "", "Write its value, or leave it out if you can."))
 
 

@@ -27,7 +27,7 @@ FAR = ["sqrt(exp(x))", "sqrt(exp(x))/(1 + sqrt(exp(x)))", "x*exp(x)**1.5*exp(-2*
        "exp(x)/(2 + exp(x))", "(exp(x) + 2)/(exp(x) + 3)", "x*exp(x)*(exp(x) + 2)/(exp(x)*(exp(x) + 2) + 2)",
        "x*((1 + exp(x))**2 - 1)/((1 + exp(x))**2 + 1)", "exp(x)/(1 + exp(x) + exp(2*x))", "exp(x)/(x**2 + exp(x))",
        "exp(-x**2)*exp(x)", "exp(x)/(exp(x) - 1)", "x*exp(x)/(exp(x) + pi)",
-       "(exp(x) - x*exp(-x))/(exp(x) + 2*exp(-x))"]
+       "(exp(x) - x*exp(-x))/(exp(x) + 2*exp(-x))", "exp(x + 1)/(1 + exp(x))", "x*exp(x - 2)/(3 + exp(x))"]
 
 
 @pytest.mark.parametrize("text", READ)
@@ -57,6 +57,25 @@ EXPS = st.sampled_from(["exp(x)", "exp(-x)", "exp(2*x)", "expm1(x)", "1", "2", "
                         "exp(x*x)"])
 SUMS = st.lists(EXPS, min_size=1, max_size=3).map(lambda parts: "(" + " + ".join(parts) + ")")
 POWERS = st.tuples(SUMS, st.sampled_from(["", "**2", "**3", "**0.5"])).map("".join)
+
+
+DIFFERENCES = ["expm1(x)/(2 + exp(x))", "x*expm1(x)/(2 + exp(x))", "expm1(2*x)/expm1(x)", "expm1(x)**2/(1 + exp(2*x))",
+               "(3 + 2*exp(1.5*x))/expm1(2*x)", "(1 + exp(-x))/(x + expm1(-2*x))"]
+
+
+@pytest.mark.parametrize("text", DIFFERENCES)
+def test_a_difference_keeps_its_digits_near_zero(text):
+    made = Definition("near", "pointwise", parse(text))
+    points = [s * 10.0**-k for k in (1, 4, 8) for s in (1, -1)]
+    x = torch.tensor(points, dtype=torch.float64)
+    for at, got in zip(points, functional.activation(made)(x).tolist(), strict=True):
+        exact = evaluate(Definition("plain", "pointwise", unread(text)), at, digits=60)
+        assert abs(got - exact) <= 1e-13 * abs(exact), (at, got, exact)
+
+
+@pytest.mark.parametrize("text", ["exp(x)*exp(-x)", "exp(x)/(exp(x) + exp(x + 1))", "gate*exp(up)*exp(-up)"])
+def test_no_variable_is_lost(text):
+    assert parse(text) == unread(text)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -296,6 +296,19 @@ def test_a_sharded_model_has_steps(tmp_path):
         assert json.loads(counted.splitlines()[-1]) == {"one": 5, "joint": 5, "clipped": 5, "alternating": 10}
 
 
+def test_many_optimizers_do_not_walk_the_model_each(monkeypatch):
+    net, walks = model(), []
+    optimizers, walk = [torch.optim.SGD([p], 0.01) for p in net.parameters()], net.parameters
+    with nonlin.health.watch(net, every=1000) as health:
+        for i in range(3):
+            if i == 2:
+                monkeypatch.setattr(net, "parameters", lambda: walks.append(1) or walk())
+            backward(net)
+            for optimizer in optimizers:
+                optimizer.step()
+    assert health.index == 3 and len(walks) == 1
+
+
 @pytest.mark.parametrize("others", [False, True])
 def test_optimizers_that_step_inside_the_backward_pass_end_a_step_with_it(others):
     net = model()

@@ -130,7 +130,8 @@ class _Parser:
         if kind != "end":
             raise self.error(f'unexpected "{value}"', at)
         simple = simplified(expr)
-        expr = expr if limits.problem(simple) else simple
+        if simple.free_symbols == expr.free_symbols and not limits.problem(simple):
+            expr = simple
         names = {s.name for s in expr.free_symbols} - set(self.parameters)
         if "x" in names and names != {"x"}:
             raise self.error("x stands beside gate or up", 0)

@@ -143,9 +143,8 @@ def _turned(powers: Powers) -> Any:
 
 def _divided(powers: Powers) -> Any:
     """exp(a)/(2 + exp(a)) is 1/(2 exp(-a) + 1): nothing is infinite both above and below."""
-    tops = {top: n for top, n in powers.items() if n in _EXPANDED and _sum(top)}
-    divisors = [(base, parts) for base, parts in _divisors(powers)
-                if powers[base] == -1 and not (len(parts) > 2 and base.has(p.expm1))]
+    tops = {top: n for top, n in powers.items() if n in _EXPANDED and _sum(top) and not _cancels(top)}
+    divisors = [(base, parts) for base, parts in _divisors(powers) if powers[base] == -1]
     if not divisors or not tops or math.prod(len(_sum(top)) ** n for top, n in tops.items()) > _MULTIPLIED:
         return None
     above = _sum(_product(tops))
@@ -154,12 +153,21 @@ def _divided(powers: Powers) -> Any:
             rest = _product(powers | {base: 0} | dict.fromkeys(tops, 0))
             by = {a: max((at for at in parts if 0 < _ratio(at, a) < 1), key=lambda at: _ratio(at, a), default=a)
                   for a in above}
+            if _cancels(base) and not (len(above) == 1 and len(parts) == 2 and sum(parts.values()) == 0
+                                       and set(by.values()) <= parts.keys()):
+                continue
             return sympy.Add(*(rest * c * _exp(a - by[a]) / _relative(parts, by[a]) for a, c in above.items()))
     return None
 
 
+def _cancels(e: Any) -> bool:
+    """Return whether a sum may be near 0, where its expm1 has digits that exp(x) - 1 has not."""
+    return e.has(p.expm1) and not all(factor.is_positive for factor in _sum(e).values())
+
+
 def _ratio(a: Any, b: Any) -> Any:
-    """Return a / b where it is a number; else 0, as where either is 0."""
+    """Return a / b, constants of both left out, where it is a number; else 0, as where either is 0."""
+    a, b = (e.as_coeff_Add()[1] for e in (a, b))
     found = a / b if b != 0 else Integer(0)
     return found if found.is_Rational else Integer(0)
 

@@ -102,13 +102,14 @@ class Steps:
         self._model, self._ended = model, ended
         self._hook: Any = None
         self._gradients = _Gradients()
+        self._parameters: set[int] = set()  # the model's, when they were last looked at
         self._together: dict[int, set[int]] = {}  # by optimizer of the step that ended last: its parameters
         self._pass = -1  # the last backward pass that optimizers stepped in
         self._within = -1  # the last such pass inside another one
 
     def start(self) -> None:
         """Begin to look at optimizers."""
-        self._gradients.wait(self._model.parameters())
+        self._gradients.wait(self._look())
         self._hook = register_optimizer_step_post_hook(self._stepped)
 
     def stop(self) -> None:
@@ -117,8 +118,10 @@ class Steps:
         self._gradients.stop()
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        parameters = {id(p) for p in self._model.parameters()}  # now: FSDP2 has others during a pass
-        ours = [p for group in optimizer.param_groups for p in group["params"] if id(p) in parameters]
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        if any(id(p) not in self._parameters for p in held):  # FSDP2 has others during a pass
+            self._look()
+        ours = [p for p in held if id(p) in self._parameters]
         if not ours:
             return
         if in_backward():
@@ -130,13 +133,19 @@ class Steps:
             self._joins(optimizer, ours)
             self._end()
 
+    def _look(self) -> list[nn.Parameter]:
+        """Return the model's parameters as they are now; a model of many may have as many optimizers."""
+        parameters = list(self._model.parameters())
+        self._parameters = {id(p) for p in parameters}
+        return parameters
+
     def _joins(self, optimizer: torch.optim.Optimizer, ours: list[nn.Parameter]) -> None:
         self._together[id(optimizer)] = {id(p) for p in ours}
 
     def _end(self) -> None:
         """End a step, and wait for the gradients of what the optimizers that ended it do not hold."""
         held = set[int]().union(*self._together.values())
-        parameters = list(self._model.parameters())
+        parameters = self._look()
         self._gradients.wait([p for p in parameters if id(p) not in held], parameters)
         self._ended()
 
