@@ -77,7 +77,8 @@ def test_every_route_says_the_same(name, dtype):
     for what, how, result in _routes(definition, inputs, learned):
         want = known.setdefault(what, result).double()
         got = result.double()
-        close = (got - want).abs() <= 8 * eps * want.abs() + 1e3 * torch.finfo(wide).eps
+        # Of a power that no kernel has: torch's own float32 is off by 9 eps at the smallest numbers, on AVX2.
+        close = (got - want).abs() <= 16 * eps * want.abs() + 1e3 * torch.finfo(wide).eps
         wrong = ~(close | (got == want) | (got.isnan() & want.isnan()))
         # What the largest inputs' products are, in which order, is no matter of this test.
         wrong &= torch.stack(inputs).abs().amax(0) != _points(dtype)[-2]
@@ -118,3 +119,12 @@ def test_the_normal_distribution_reaches_zero_inside_of_another_function():
     made = Definition("nested", "pointwise", parse("sigmoid(Phi(x))"))
     x = torch.tensor([-1e308, -40.0, -1e30], dtype=torch.float64)
     assert F.activation(made)(x).tolist() == [0.5, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("route", ["kernel", "torch"])
+def test_a_root_of_what_is_0_on_a_side_has_no_slope_there(route):
+    definition = Definition("sided", "pointwise", parse("sqrt(x + abs(x))"))
+    x = torch.tensor([-3.0, 2.0], requires_grad=True)
+    (slopes,) = torch.autograd.grad(F.activation(definition)(x).sum(), x) if route == "kernel" else \
+        backend.backward(definition, torch.ones(2), [x.detach()], [])[0]
+    assert slopes.tolist() == pytest.approx([0.0, 0.5])

@@ -15,14 +15,14 @@ def undefined(term: Expr) -> tuple[Expr, ...]:
     """Return expressions one of which is nan where a term has no value, other than of a nan or infinite input.
 
     A nan of the term where none of these is one comes of arithmetic: of a product of 0 and infinity.
-    A step of 0 times infinity is 0: it is how a formula leaves a side out.
+    A step of 0 times infinity is 0: it is how a formula leaves a side out. So is a sum of signs, abs's derivative.
 
     >>> from sympy.abc import x
     >>> undefined(p.log1p(x) / x), undefined(p.step(x) / x), undefined(sympy.sqrt(p.softplus(x)))
     ((0/x, log1p(x)), (), ())
     """
     found: set[Any] = {call for call in term.atoms(p.log1p) if call.free_symbols and not _never_negative(call.args[0])}
-    stepped = term.has(p.step, p.nonnegative)
+    stepped = term.has(p.step, p.nonnegative, p.sign)
     for power in term.atoms(sympy.Pow):
         base, exponent = power.base, power.exp
         if not base.free_symbols or _never_negative(base):

@@ -16,7 +16,6 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.nn.modules import module as _hooks
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._device import DeviceContext
 
 from nonlin import functional
 from nonlin.errors import UserError, rule
@@ -209,16 +208,21 @@ def changed_everywhere() -> str | None:
         return "hooks on all modules are registered"
     if torch.nn.functional.linear is not _LINEAR:
         return "torch.nn.functional.linear was replaced"
-    if nn.Linear.__call__ is not _CALL:
+    call = nn.Linear.__call__
+    if call is not _CALL and not _of_torch(getattr(call, "__globals__", {}).get("__name__")):  # as its own traces do
         return "what calls modules was replaced"
     return overridden()
+
+
+def _of_torch(module: str | None) -> bool:
+    return (module or "").partition(".")[0] == "torch"
 
 
 def overridden() -> str | None:
     """Return what may give torch's functions another meaning around any call now, or None."""
     if torch._C._is_torch_function_mode_enabled():
         for mode in _get_current_function_mode_stack():
-            if type(mode) is not DeviceContext:  # it changes where new tensors are made, and nothing else
+            if not _of_torch(type(mode).__module__):  # its own trace a program, or place new tensors
                 return f"{type(mode).__name__} may override torch's functions"
     return None
 

@@ -45,10 +45,13 @@ def find_blocks(model: nn.Module) -> list[Block]:
     >>> [(b.name, b.layout, b.dim, b.hidden, b.up.name, b.down.name) for b in find_blocks(block)]
     [('', 'plain', 4, 16, '0', '2')]
     """
+    return [block for block in _of_any_width(model) if block.hidden and block.dim]
+
+
+def _of_any_width(model: nn.Module) -> list[Block]:
     found: dict[int, Block] = {}
     for block in _walk("", model):
-        if block.hidden and block.dim:
-            found.setdefault(id(block.down.module), block)  # what several layers share is one block
+        found.setdefault(id(block.down.module), block)  # what several layers share is one block
     return list(found.values())
 
 
@@ -71,6 +74,9 @@ def some_blocks(model: nn.Module, call: str, argument: str = "model", shown: str
     if find_convolved(model):
         raise UserError(rule(call, argument, "have feed-forward blocks of matrix products", f"{shown}, whose blocks "
                              "are convolutions of one position", "Pass a model with linear layers."))
+    if narrow := _of_any_width(model):
+        raise UserError(rule(call, argument, "have feed-forward blocks of a hidden width of 1 or more",
+                             f"{narrow[0].name}, of width 0", "Correct its configuration."))
     raise UserError(rule(call, argument, "have a feed-forward block (a projection into a hidden width and one out of "
                          "it)", shown, "Pass a language model, or any module with such a block."))
 

@@ -133,9 +133,6 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
     look.counts = look.passes(blocks.values())
     stay = [(c.name, type(c.module).__name__, "its products are convolutions of one position")
             for c in find_convolved(model)]
-    if narrow := next((b for b in blocks.values() if not b.hidden), None):
-        raise UserError(rule(_CALL, "model", "have feed-forward blocks of a hidden width of 1 or more",
-                             f"{narrow.name}, of width 0", "Correct its configuration."))
     why = not_own(model, blocks.values())
     why |= {name: _UNUSED for name in blocks if not look.counts.get(name)}
     replacements, left = replacements_of(model, "lean", look.run, _CALL)
