@@ -89,7 +89,7 @@ def not_empty(call: str, **given: Any) -> None:
     >>> not_empty("check", model="m", text=None)
     """
     for name, value in given.items():
-        parts = value if isinstance(value, list | tuple) else [value]  # of any kind: an array is compared with nothing
+        parts: Any = value if isinstance(value, list | tuple) else [value]  # of any kind: an array is compared with nothing
         if any(isinstance(one, str) and not one for one in parts):
             raise UserError(rule(call, name, "not be empty", "", "Write its value, or leave it out if you can."))
 
