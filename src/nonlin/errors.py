@@ -3,8 +3,8 @@
 Every message a user can cause reads *call: argument must rule; got value. One action that fixes it.*
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 from nonlin.letters import printable
 
@@ -89,7 +89,8 @@ def not_empty(call: str, **given: Any) -> None:
     >>> not_empty("check", model="m", text=None)
     """
     for name, value in given.items():
-        parts: Any = value if isinstance(value, list | tuple) else [value]  # of any kind: an array is compared with nothing
+        # Texts alone are asked: an array's comparison is an array.
+        parts = cast(Sequence[Any], value) if isinstance(value, list | tuple) else [value]
         if any(isinstance(one, str) and not one for one in parts):
             raise UserError(rule(call, name, "not be empty", "", "Write its value, or leave it out if you can."))
 
