@@ -143,7 +143,8 @@ def _turned(powers: Powers) -> Any:
 
 def _divided(powers: Powers) -> Any:
     """exp(a)/(2 + exp(a)) is 1/(2 exp(-a) + 1): nothing is infinite both above and below."""
-    tops = {top: n for top, n in powers.items() if n in _EXPANDED and _sum(top) and not _cancels(top)}
+    tops = {top: n for top, n in powers.items() if n in _EXPANDED and _sum(top) and not _cancels(top)
+            and (n == 1 or not _may_vanish(top))}
     divisors = [(base, parts) for base, parts in _divisors(powers) if powers[base] == -1]
     if not divisors or not tops or math.prod(len(_sum(top)) ** n for top, n in tops.items()) > _MULTIPLIED:
         return None
@@ -153,6 +154,8 @@ def _divided(powers: Powers) -> Any:
             rest = _product(powers | {base: 0} | dict.fromkeys(tops, 0))
             by = {a: max((at for at in parts if 0 < _ratio(at, a) < 1), key=lambda at: _ratio(at, a), default=a)
                   for a in above}
+            if len(above) > 1 and _may_vanish(base):  # the terms would be large, and cancel
+                continue
             if _cancels(base) and not (len(above) == 1 and len(parts) == 2 and sum(parts.values()) == 0
                                        and set(by.values()) <= parts.keys()):
                 continue
@@ -162,7 +165,12 @@ def _divided(powers: Powers) -> Any:
 
 def _cancels(e: Any) -> bool:
     """Return whether a sum may be near 0, where its expm1 has digits that exp(x) - 1 has not."""
-    return e.has(p.expm1) and not all(factor.is_positive for factor in _sum(e).values())
+    return e.has(p.expm1) and _may_vanish(e)
+
+
+def _may_vanish(e: Any) -> bool:
+    """Return whether a sum of exponentials may be near 0: not all of its factors are positive."""
+    return not all(factor.is_positive for factor in _sum(e).values())
 
 
 def _ratio(a: Any, b: Any) -> Any:
