@@ -15,6 +15,12 @@ if level := os.environ.get("ATEN_CPU_CAPABILITY"):
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"torchinductor-{level}"))
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Name bytes by their argument: compressed ones hold the second they were made in, and parallel processes,
+    which begin in different seconds, would collect tests of different names and run none."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def as_on_a_fresh_start(monkeypatch):
     """A test's own activations, and its flushing of denormals, end with it; it leaves torch.compile as it was."""
