@@ -68,8 +68,8 @@ def test_every_activation_can_be_clicked_and_read(chromium, page):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("fatrelu", "it jumps"), ("relu", "C0: its first derivative jumps"), ("silu", "every derivative exists"),
-    ("relu_squared", "C1: its second derivative jumps")])
+    ("fatrelu", "it jumps"), ("relu", "C0: its first derivative is not continuous"), ("silu", "every derivative exists"),
+    ("relu_squared", "C1: its second derivative is not continuous")])
 def test_smoothness_is_said_in_words(chromium, page, name, said):
     with opened(chromium, page, f"#{name}") as tab:
         assert said in tab.locator(".x-facts").inner_text()

@@ -109,11 +109,11 @@ def _smoothness(kind: str) -> str:
     """Say in the page's words how smooth a function is.
 
     >>> _smoothness("C0"), _smoothness("discontinuous")
-    ('C0: its first derivative jumps', 'it jumps')
+    ('C0: its first derivative is not continuous', 'it jumps')
     """
     said = {"smooth": "smooth: every derivative exists", "discontinuous": "it jumps",
             "undefined": "it has no finite value at some x"}
-    return said.get(kind) or f"{kind}: its {('first', 'second', 'third', 'fourth')[int(kind[1:])]} derivative jumps"
+    return said.get(kind) or f"{kind}: its {('first', 'second', 'third', 'fourth')[int(kind[1:])]} derivative is not continuous"
 
 
 def _interval(ends: Sequence[float | None]) -> str:

@@ -290,7 +290,7 @@ function facts(a) {
     const gate = a.kind === "gated" ? " (of its gate, up = 1)" : "";
     rows.push([`smoothness${gate}`, p.smoothness === "smooth" ? "smooth: every derivative exists" :
       p.smoothness === "discontinuous" ? "it jumps" : p.smoothness === "undefined" ? "it has no finite value at some x" :
-        `${p.smoothness}: its ${["first", "second", "third", "fourth"][p.smoothness.slice(1)]} derivative jumps`]);
+        `${p.smoothness}: its ${["first", "second", "third", "fourth"][p.smoothness.slice(1)]} derivative is not continuous`]);
     rows.push(["monotonic", p.monotonic ? "yes" : "no"]);
     rows.push(["lowest point", p.minimum ? `${number(p.minimum[1], 6)} at ${number(p.minimum[0], 6)}` : "none"]);
     rows.push(["range", interval(p.range)]);
