@@ -68,7 +68,8 @@ def test_every_activation_can_be_clicked_and_read(chromium, page):
 
 
 @pytest.mark.parametrize(("name", "said"), [
-    ("fatrelu", "it jumps"), ("relu", "C0: its first derivative is not continuous"), ("silu", "every derivative exists"),
+    ("fatrelu", "it jumps"), ("silu", "every derivative exists"),
+    ("relu", "C0: its first derivative is not continuous"),
     ("relu_squared", "C1: its second derivative is not continuous")])
 def test_smoothness_is_said_in_words(chromium, page, name, said):
     with opened(chromium, page, f"#{name}") as tab:

@@ -113,7 +113,8 @@ def _smoothness(kind: str) -> str:
     """
     said = {"smooth": "smooth: every derivative exists", "discontinuous": "it jumps",
             "undefined": "it has no finite value at some x"}
-    return said.get(kind) or f"{kind}: its {('first', 'second', 'third', 'fourth')[int(kind[1:])]} derivative is not continuous"
+    which = ("first", "second", "third", "fourth")
+    return said.get(kind) or f"{kind}: its {which[int(kind[1:])]} derivative is not continuous"
 
 
 def _interval(ends: Sequence[float | None]) -> str:
