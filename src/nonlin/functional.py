@@ -17,6 +17,7 @@ from nonlin.functions import Definition, get
 from nonlin.functions.registry import serialize
 from nonlin.kernels import arguments, operands
 from nonlin.kernels.activation import fast_path, ops
+from nonlin.kernels.registration import constant_when_traced
 
 _PACKED = "_packed"
 _POINT = "\N{MIDDLE DOT}"  # in a name that pickle takes apart at its points
@@ -62,7 +63,7 @@ def _whole_tensor(definition: Definition) -> Callable[..., Tensor]:
     return _named(call, definition, "")
 
 
-@torch.compiler.assume_constant_result  # pyright: ignore[reportUnknownMemberType]
+@constant_when_traced
 def _text(definition: Definition) -> str:
     return serialize(definition)  # what a compiler cannot trace: it may hold a lock
 

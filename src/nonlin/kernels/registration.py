@@ -21,6 +21,16 @@ _LIBRARY = torch.library.Library("nonlin", "DEF")
 _Needs = Sequence[Any]
 
 
+def constant_when_traced(function: Any) -> Any:
+    """Let torch.compile call ``function`` as it traces and take its result as a constant.
+
+    It says what ``torch.compiler.assume_constant_result`` says, which first loads torch._dynamo: a second and more, for
+    each process that computes an activation and compiles nothing.
+    """
+    function._dynamo_marked_constant = True
+    return function
+
+
 def register(schema: str, *, compute: Callable[..., Any], fake: Callable[..., Any], composed: Callable[..., Any],
              save: Callable[..., None], backward: Callable[..., Any], vmap: Callable[..., Any],
              jvp: Callable[..., Any] | None = None) -> Any:

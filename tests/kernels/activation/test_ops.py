@@ -17,6 +17,7 @@ from nonlin.functions import get, names
 from nonlin.functions.definition import Parameter, X, pointwise
 from nonlin.functions.registry import deserialize, serialize
 from nonlin.kernels.activation import ops
+from nonlin.kernels.registration import constant_when_traced
 from nonlin.kernels.torch import backend as torch_backend
 
 SOME = ["gelu", "swiglu", "prelu", "xielu", "swiglu_oai"]
@@ -298,3 +299,21 @@ def test_an_exported_program_runs_in_another_process(tmp_path):
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "block.pt2"), str(tmp_path / "want.pt")],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_what_compiles_nothing_loads_no_compiler():
+    script = ("import sys, torch; from nonlin import functional; from nonlin.nn import FeedForward\n"
+              "(FeedForward(8, 16)(torch.randn(3, 8)).sum() + functional.gelu(torch.randn(3))).sum().backward()\n"
+              "print('torch._dynamo' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr[-2000:]
+
+
+def test_a_constant_of_a_trace_is_marked_as_torch_marks_one():
+    def ours():
+        return 1
+
+    def theirs():
+        return 1
+
+    assert vars(constant_when_traced(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}

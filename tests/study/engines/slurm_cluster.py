@@ -106,20 +106,35 @@ class SlurmCluster:
         log.close()
 
     def _wait(self, ready, what):
+        if not self._comes(ready, what):
+            raise RuntimeError(f"{what} does not start: {self.logs()}")
+
+    def _comes(self, ready, what):
         deadline = time.monotonic() + 60
         while not ready():
             if time.monotonic() > deadline or self.processes.get(what, self.processes["munged"]).poll() is not None:
-                raise RuntimeError(f"{what} does not start: {self.logs()}")
+                return False
             time.sleep(0.1)
+        return True
 
     def logs(self):
-        return "\n".join(path.read_text(errors="replace")[-1500:] for path in self.folder.glob("*.[lo][ou][gt]"))
+        states = [self.call(*command, check=False).stdout for command in (("sinfo",), ("squeue",))]
+        return "\n".join([*states, *(path.read_text(errors="replace")[-1500:]
+                                     for path in self.folder.glob("*.[lo][ou][gt]"))])
 
     def start_node(self):
-        """Start slurmd and wait until the node takes jobs."""
-        self._start("slurmd", "-D")
-        self._wait(lambda: any(word in self.call("sinfo", "--noheader", "-o", "%T", check=False).stdout
-                               for word in ("idle", "mixed", "alloc")), "slurmd")
+        """Start slurmd and wait until the node takes jobs.
+
+        A daemon that dies as it starts a job leaves a node that can stay unready; the next daemon registers it anew.
+        """
+        for _ in range(3):
+            self._start("slurmd", "-D")
+            if self._comes(lambda: any(word in self.call("sinfo", "--noheader", "-o", "%T", check=False).stdout
+                                       for word in ("idle", "mixed", "alloc")), "slurmd"):
+                return
+            said = self.logs()
+            self.stop_node()
+        raise RuntimeError(f"slurmd does not start: {said}")
 
     def stop_node(self):
         """Kill slurmd; the jobs that it started go on."""

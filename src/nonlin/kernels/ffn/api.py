@@ -14,7 +14,7 @@ from nonlin.kernels import arguments, operands
 from nonlin.kernels.activation.fast_path import fit
 from nonlin.kernels.ffn import composed, fast_path, few, ops
 from nonlin.kernels.ffn.layout import Form, Tensors
-from nonlin.kernels.registration import vmapped
+from nonlin.kernels.registration import constant_when_traced, vmapped
 
 MEMORY = ("fast", "lean", "minimal")
 LAYOUTS = ("separate", *arguments.LAYOUTS)
@@ -125,12 +125,12 @@ def _differentiates(tensors: Tensors) -> bool:
         torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _text(definition: Definition) -> str:
     return serialize(definition)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_traced
 def _keep(definition: Definition, memory: str, dtype: torch.dtype) -> str:
     """Return which of the activation's input and output the operation saves."""
     if memory == "minimal":
