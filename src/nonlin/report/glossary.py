@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 TERMS = {
     "Holm": "When many differences are judged at once, one looks real by chance. Holm's correction widens the "
             "intervals so that the chance of even one false finding stays below 5 %.",
-    "C0": "Continuous, but its derivative is not: a kink, or an endless slope. C1 is so in its derivative, and so on.",
+    "C0": "Continuous, but its derivative jumps or has no bound. C1 is so in its derivative, and so on.",
     "decades": "Powers of ten: two decades are a factor of 100.",
     "nats": "Units of information, like bits but with natural logarithms: one nat is 1.44 bits.",
     "kurtosis": "How much rare, very large values stand out: 3 for a bell curve, more where a few values are huge.",
