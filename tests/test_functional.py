@@ -102,6 +102,23 @@ def test_wrong_calls_are_explained():
         functional.gellu  # noqa: B018
 
 
+@pytest.mark.parametrize("name", ["gelu", "prelu", "swiglu", "solu"])
+def test_inputs_may_be_given_by_their_names(name):
+    torch._dynamo.reset()
+    given = functional.activation(name)
+    for shape in ((5,), (64, 300)):
+        inputs = {v: torch.randn(shape) for v in get(name).variables}
+        want = given(*inputs.values())
+        calls = [given, torch.compile(given, fullgraph=True, backend="eager")]
+        if get(name).expr is not None:
+            calls.append(functional._general(get(name)))  # as where nothing is compiled
+        assert all(torch.equal(call(**inputs), want) for call in calls)
+    first, *rest = inputs.items()
+    assert torch.equal(given(first[1], **dict(rest)), want)
+    with pytest.raises(UserError, match=r"slope|inputs must be gate, up; got 1"):
+        functional.prelu(first[1], x=first[1]) if name != "swiglu" else functional.swiglu(up=first[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_stays_and_parameters_learn(dtype):
     x = torch.randn(7, dtype=dtype, requires_grad=True)
