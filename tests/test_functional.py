@@ -1,5 +1,8 @@
 """Activations of tensors: what calls may look like, gradients of every order, modules and widths."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +131,18 @@ def test_dtype_stays_and_parameters_learn(dtype):
     out.sum().backward()
     assert x.grad.dtype == dtype and all(p.grad is not None and p.shape == (1,) for p in module.parameters())
     assert all(p._no_weight_decay for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_parameters_stay_without_weight_decay(name):
+    block = FeedForward(4, 8, name)
+    empty = FeedForward(4, 8, name, device="meta").to_empty(device="cpu")
+    assigned = FeedForward(4, 8, name, device="meta")
+    assigned.load_state_dict(block.state_dict(), assign=True)
+    copies = nn.TransformerEncoder(nn.Sequential(block), 2, enable_nested_tensor=False).layers
+    for made in (copy.deepcopy(block), *copies, empty, assigned, pickle.loads(pickle.dumps(block)), block.to("meta")):
+        for path, parameter in made.named_parameters():
+            assert getattr(parameter, "_no_weight_decay", False) == ("activation" in path), path
 
 
 @pytest.mark.parametrize("name", ["polynorm", "solu"])
