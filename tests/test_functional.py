@@ -1,5 +1,8 @@
 """Activations of tensors: what calls may look like, gradients of every order, modules and widths."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +105,23 @@ def test_wrong_calls_are_explained():
         functional.gellu  # noqa: B018
 
 
+@pytest.mark.parametrize("name", ["gelu", "prelu", "swiglu", "solu"])
+def test_inputs_may_be_given_by_their_names(name):
+    torch._dynamo.reset()
+    given = functional.activation(name)
+    for shape in ((5,), (64, 300)):
+        inputs = {v: torch.randn(shape) for v in get(name).variables}
+        want = given(*inputs.values())
+        calls = [given, torch.compile(given, fullgraph=True, backend="eager")]
+        if get(name).expr is not None:
+            calls.append(functional._general(get(name)))  # as where nothing is compiled
+        assert all(torch.equal(call(**inputs), want) for call in calls)
+    first, *rest = inputs.items()
+    assert torch.equal(given(first[1], **dict(rest)), want)
+    with pytest.raises(UserError, match=r"slope|inputs must be gate, up; got 1"):
+        functional.prelu(first[1], x=first[1]) if name != "swiglu" else functional.swiglu(up=first[1])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_stays_and_parameters_learn(dtype):
     x = torch.randn(7, dtype=dtype, requires_grad=True)
@@ -111,6 +131,18 @@ def test_dtype_stays_and_parameters_learn(dtype):
     out.sum().backward()
     assert x.grad.dtype == dtype and all(p.grad is not None and p.shape == (1,) for p in module.parameters())
     assert all(p._no_weight_decay for p in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_parameters_stay_without_weight_decay(name):
+    block = FeedForward(4, 8, name)
+    empty = FeedForward(4, 8, name, device="meta").to_empty(device="cpu")
+    assigned = FeedForward(4, 8, name, device="meta")
+    assigned.load_state_dict(block.state_dict(), assign=True)
+    copies = nn.TransformerEncoder(nn.Sequential(block), 2, enable_nested_tensor=False).layers
+    for made in (copy.deepcopy(block), *copies, empty, assigned, pickle.loads(pickle.dumps(block)), block.to("meta")):
+        for path, parameter in made.named_parameters():
+            assert getattr(parameter, "_no_weight_decay", False) == ("activation" in path), path
 
 
 @pytest.mark.parametrize("name", ["polynorm", "solu"])

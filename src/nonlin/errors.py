@@ -45,8 +45,8 @@ class NonlinError(Exception):
     Its text is one line of bounded length, whatever stands in the files whose names and values it repeats.
     """
 
-    def __init__(self, *args: Any):
-        super().__init__(*(short(arg, MOST_SHOWN) if isinstance(arg, str) else arg for arg in args))
+    def __str__(self) -> str:  # not in __init__, which torch.compile could not trace
+        return short(super().__str__(), MOST_SHOWN)
 
 
 class UserError(NonlinError, ValueError):

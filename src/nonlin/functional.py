@@ -78,6 +78,9 @@ def _general(definition: Definition) -> Callable[..., Tensor]:
             return made
         if arguments.traced(inputs):
             return torch.overrides.handle_torch_function(activation(definition), inputs, *inputs, **parameters)
+        if named := [v for v in definition.variables[len(inputs):] if v in parameters]:
+            rest = {name: value for name, value in parameters.items() if name not in named}
+            return call(*inputs, *(parameters[v] for v in named), **rest)
         checked = _checked(definition, inputs, parameters)
         if checked[0].is_nested:
             return arguments.on_values(definition.name, lambda *values: call(*values, **parameters), checked)

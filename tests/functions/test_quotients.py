@@ -22,11 +22,15 @@ READ = {
     "exp(2*x)*sigmoid(-x)**2": "sigmoid(x)**2",
     "exp(gate)/(exp(gate) + exp(up))": "sigmoid(gate - up)", "2/(1 + exp(-2*x)) - 1": "2*sigmoid(2*x) - 1",
     "x*exp(x)/(1 + exp(x))**2": "x*sigmoid(x)*sigmoid(-x)", "exp(2*x)/(1 + exp(x))": "exp(x)*sigmoid(x)",
+    "(exp(x) - 1)/exp(x)": "-expm1(-x)", "expm1(x)*exp(-x)": "-expm1(-x)", "(x + exp(x))/exp(x)": "x*exp(-x) + 1",
+    "(exp(2*x) + 2)**2/exp(4*x)": "(1 + 2*exp(-2*x))**2",
+    "2*exp(x) - 2": "2*expm1(x)", "x*(1 - exp(-exp(x)))": "-x*expm1(-exp(x))", "exp(x) - x - 1": "expm1(x) - x",
     "exp(x)/expm1(x)": "-1/expm1(-x)", "(x**2 + exp(x))/(1 + exp(x))": "x**2*sigmoid(-x) + sigmoid(x)"}
 FAR = ["sqrt(exp(x))", "sqrt(exp(x))/(1 + sqrt(exp(x)))", "x*exp(x)**1.5*exp(-2*x)",
        "exp(x)/(2 + exp(x))", "(exp(x) + 2)/(exp(x) + 3)", "x*exp(x)*(exp(x) + 2)/(exp(x)*(exp(x) + 2) + 2)",
        "x*((1 + exp(x))**2 - 1)/((1 + exp(x))**2 + 1)", "exp(x)/(1 + exp(x) + exp(2*x))", "exp(x)/(x**2 + exp(x))",
        "exp(-x**2)*exp(x)", "exp(x)/(exp(x) - 1)", "x*exp(x)/(exp(x) + pi)",
+       "(1 + exp(x))*exp(-x)", "x*(exp(x) - 1)**2/exp(2*x)", "exp(-x)*(x + exp(x))",
        "(exp(x) - x*exp(-x))/(exp(x) + 2*exp(-x))", "exp(x + 1)/(1 + exp(x))", "x*exp(x - 2)/(3 + exp(x))"]
 
 
@@ -53,6 +57,18 @@ def test_values_and_gradients_are_right_to_the_ends(text):
                         assert abs(got - exact) <= close * abs(exact) + least, (text, at, got, exact)
 
 
+ROOTS = {"exp(x)/sqrt(1 + exp(2*x))": 1.0, "sqrt(1 + exp(x))*exp(-x/2)": 1.0, "x*exp(x)/(1 + exp(2*x))**0.5": None,
+         "exp(x)**0.3/(1 + exp(x))**0.3": 1.0}
+
+
+@pytest.mark.parametrize("text", ROOTS)
+def test_a_root_of_a_sum_is_divided_by_the_exponential_beside_it(text):
+    x = torch.tensor([50.0, 360.0, 400.0, 720.0, 1100.0], dtype=torch.float64)
+    for dtype in (torch.float64, torch.float32):
+        got = functional.activation(Definition("root", "pointwise", parse(text)))(x.to(dtype)).double()
+        torch.testing.assert_close(got, torch.ones_like(x) if ROOTS[text] else x, rtol=1e-6, atol=0)
+
+
 EXPS = st.sampled_from(["exp(x)", "exp(-x)", "exp(2*x)", "expm1(x)", "1", "2", "x", "sigmoid(x)", "exp(x/2)",
                         "exp(x*x)"])
 SUMS = st.lists(EXPS, min_size=1, max_size=3).map(lambda parts: "(" + " + ".join(parts) + ")")
@@ -60,6 +76,7 @@ POWERS = st.tuples(SUMS, st.sampled_from(["", "**2", "**3", "**0.5"])).map("".jo
 
 
 DIFFERENCES = ["expm1(x)/(2 + exp(x))", "x*expm1(x)/(2 + exp(x))", "expm1(2*x)/expm1(x)", "expm1(x)**2/(1 + exp(2*x))",
+               "x/(exp(x) - 1)", "x/(1 - exp(-x))", "(exp(x) - 1)*exp(-x)", "exp(tanh(x)) - 1", "x*(1 - exp(-x**2))",
                "(3 + 2*exp(1.5*x))/expm1(2*x)", "(1 + exp(-x))/(x + expm1(-2*x))"]
 WRITTEN = ["(1-exp(-x**2))/(exp(2*x)-exp(-x**2))", "(2-exp(-2*x)-exp(-x))**2/(exp(2*x)+1+exp(1-x))"]
 

@@ -38,6 +38,15 @@ def test_at_its_ties_it_has_torchs_derivative_in_every_form(name):
     np.testing.assert_allclose(exact, want.numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("text", ["max(x, 0) + min(0, exp(x) - 1)", "max(0, x) + 1.5*min(exp(x) - 1, 0)",
+                                  "max(x, 0) + min(0, 1 - exp(-x))"])
+def test_an_exponential_that_rounds_to_one_makes_no_tie(text):
+    for dtype in (torch.float64, torch.float32):
+        x = torch.tensor([1e-30, 1e-17, 1e-9], dtype=dtype, requires_grad=True)
+        functional.activation(Definition("any", "pointwise", parse(text)))(x).sum().backward()
+        assert x.grad.tolist() == [1.0] * 3
+
+
 @pytest.mark.parametrize("slope", [0.25, -0.5, 0.0, 2.0])
 def test_prelu_at_zero_has_its_slope_whatever_that_is(slope):
     x, weight = torch.zeros(3, requires_grad=True), torch.tensor([slope])

@@ -109,6 +109,27 @@ def test_a_first_call_inside_a_compiler(name):
     assert torch.equal(got, F.activation(name)(x))
 
 
+def test_a_mistake_inside_a_compiler_is_told_in_words():
+    for call, x in ((F.gelu, torch.arange(3)), (F.swiglu_packed, torch.ones(3)),
+                    (FeedForward(8, 16), torch.ones(3, 8, dtype=torch.float64))):
+        torch._dynamo.reset()
+        with pytest.raises(UserError) as plain:
+            call(x)
+        with pytest.raises(Exception, match="UserError") as compiled:
+            torch.compile(lambda x, call=call: call(x), fullgraph=True, backend="eager")(x)
+        assert str(plain.value) in str(compiled.value)
+
+
+@pytest.mark.parametrize("call", [F.gelu, F.prelu, F.swiglu_packed, FeedForward(8, 16), FeedForward(8, 16, "relu")])
+def test_backward_is_compiled(call):
+    torch._dynamo.reset()
+    for rows in (2, 300):
+        x = torch.randn(rows, 8, requires_grad=True)
+        with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+            call(x).sum().backward()
+        torch.testing.assert_close(x.grad, torch.autograd.grad(call(x).sum(), x)[0])
+
+
 @pytest.mark.parametrize("name", ["gelu", "xielu", "swiglu", "solu", "traced_by_fx"])
 def test_a_symbolic_trace_goes_through(name):
     if name == "traced_by_fx":

@@ -41,7 +41,22 @@ def simplified(expr: Expr) -> Expr:
             memo[e] = _rewritten(e if args == e.args else e.func(*args))
         return memo[e]
 
-    return visit(expr) if expr.has(p.exp, p.expm1) else expr
+    return _differences(visit(expr)) if expr.has(p.exp, p.expm1) else expr
+
+
+def _differences(e: Any) -> Any:
+    """Return the expression with expm1(a) for exp(a) - 1, which is 0 where a is small, and then has a tie at 0.
+
+    Last of all: to divide a sum by an exponential is easier where it has exponentials alone.
+    """
+    def one_less(*terms: Any) -> Any:
+        number, rest = sympy.Add(*terms).as_coeff_Add()
+        found = [t for t in sympy.Add.make_args(rest) if (c := t.as_coeff_Mul())[0] == -number and c[1].func is p.exp]
+        if number == 0 or len(found) != 1:
+            return sympy.Add(*terms)
+        return rest - found[0] - number * p.expm1(found[0].as_coeff_Mul()[1].args[0])
+
+    return e.replace(sympy.Add, one_less)
 
 
 def _rewritten(e: Any) -> Any:
@@ -49,7 +64,7 @@ def _rewritten(e: Any) -> Any:
         return p.softplus(e.args[0].args[0])
     e = _rooted(e)
     if (e.is_Mul or e.is_Pow) and e.has(p.exp, p.expm1):
-        for rule in (_joined, _hyperbolic, _divided, _logistic, _turned):
+        for rule in (_joined, _hyperbolic, _divided, _logistic, _turned, _taken_in):
             if (made := rule({base: n for base, n in e.as_powers_dict().items() if n != 0})) is not None:
                 return made.func(*map(_rewritten, made.args)) if made.is_Add else _rewritten(made)
     return e
@@ -160,6 +175,17 @@ def _divided(powers: Powers) -> Any:
                                        and set(by.values()) <= parts.keys()):
                 continue
             return sympy.Add(*(rest * c * _exp(a - by[a]) / _relative(parts, by[a]) for a, c in above.items()))
+    return None
+
+
+def _taken_in(powers: Powers) -> Any:
+    """exp(-a) (exp(a) + 2) is 1 + 2 exp(-a), and exp(a)/sqrt(exp(2 a) + 1) is 1/sqrt(1 + exp(-2 a))."""
+    for call, n in powers.items():
+        for base, m in powers.items() if call.func is p.exp and n.is_Integer else ():
+            parts, at = _sum(base), -call.args[0] * n / m
+            if at in parts and 1 < len(parts) <= _TERMS \
+                    and (not _cancels(base) or (len(parts) == 2 and sum(parts.values()) == 0)):
+                return _product(powers | {call: 0, base: 0}, _relative(parts, at) ** m)
     return None
 
 

@@ -166,7 +166,8 @@ def _nested(flat: Sequence[Any], lengths: Sequence[int | None]) -> list[Any]:
 
 def batched_gradient(gradient: Tensor) -> bool:
     """Return whether torch's older vmap holds the gradient, as under ``is_grads_batched``: it knows no rule of ours."""
-    return torch._C._functorch.is_legacy_batchedtensor(gradient)
+    # A compiler cannot trace the question, and compiles no batch.
+    return not torch.compiler.is_dynamo_compiling() and torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 _Transform = torch._C._functorch.TransformType

@@ -49,9 +49,7 @@ class Activation(nn.Module):
             if hasattr(self, q.name):
                 raise UserError(rule("Activation", "parameters", "have names that no module's attribute has", q.name,
                                      "Name the learnable parameter otherwise."))
-            parameter = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-            parameter._no_weight_decay = True  # type: ignore[attr-defined]
-            self.register_parameter(q.name, parameter)
+            self.register_parameter(q.name, nn.Parameter(torch.empty(1, device=device, dtype=dtype)))
         self.reset_parameters()
 
     @torch.no_grad()
@@ -66,6 +64,23 @@ class Activation(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._function = functional.activation(self.definition)
+        self._mark()
+
+    # torch puts other parameters in the place of these: in a copy, from a state that is assigned, off the meta device.
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Add a parameter, which is marked to have no weight decay."""
+        super().register_parameter(name, param)
+        self._mark()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        made = super()._apply(fn, recurse)
+        self._mark()
+        return made
+
+    def _mark(self) -> None:
+        for parameter in self._parameters.values():
+            if parameter is not None:
+                parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the activation of x, or of gate and up."""

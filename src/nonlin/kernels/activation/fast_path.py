@@ -151,7 +151,7 @@ def projections(stock: Mapping[type, Any], *layers: Any) -> tuple[Any, ...] | No
 
 def plain_gradient(gradient: Tensor, saved: Sequence[Tensor]) -> bool:
     """Return whether a gradient and what was saved are plain, and the gradient is one and no batch of them."""
-    return not batched_gradient(gradient) and plain((gradient, *saved))
+    return not _compiling() and not batched_gradient(gradient) and plain((gradient, *saved))
 
 
 def _watched() -> bool:
