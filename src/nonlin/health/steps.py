@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.autograd.graph import get_gradient_edge
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -110,7 +111,8 @@ class Steps:
     def start(self) -> None:
         """Begin to look at optimizers."""
         self._gradients.wait(self._look())
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        # A compiled step calls it between its graphs. torch.compiler.disable would load the compiler now.
+        self._hook = register_optimizer_step_post_hook(_disable_dynamo(lambda *given: self._stepped(*given)))
 
     def stop(self) -> None:
         """End it."""
