@@ -13,6 +13,7 @@ from nonlin.nn import Activation
 from nonlin.patching.blocks import Block, must_be_module
 from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.identification import Identified, Match, identify_all
+from nonlin.patching.keeping import left_as_it_was
 from nonlin.patching.patch import Recipe, recipe_of
 from nonlin.patching.verify import Refused, Replacement, prove, refuse_weights, replacement
 
@@ -73,7 +74,8 @@ def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None
     replacements, proved, refused = [], set(), {}
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
-            replacements.append(_proved(block, found, memory, proved, refused))
+            with left_as_it_was(block.module):
+                replacements.append(_proved(block, found, memory, proved, refused, whole=call == "accelerate"))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
@@ -92,9 +94,11 @@ def _stated(block: Block) -> Iterator[Match]:
             yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
 
 
-def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Replacement:
+def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str], whole: bool
+            ) -> Replacement:
     """Return the block's replacement, verified; the costly part runs once for blocks of one kind.
 
+    ``whole``: the block's own forward does nothing beside.
     The proof in float64 decides between activations that the block's own dtype cannot distinguish.
     """
     matches = list(found.matches) if found.status in ("found", "ambiguous") else []
@@ -109,7 +113,7 @@ def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refu
             reason = reason or refused[made.kind]
             continue
         try:
-            prove(made, sharp=made.kind not in proved)
+            prove(made, made.kind not in proved, whole)
         except Refused as error:
             reason = reason or str(error)
             if made.kind not in proved:
