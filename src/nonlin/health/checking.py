@@ -16,6 +16,7 @@ from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import grade
 from nonlin.health.hooks import COMPILER, Hooks
+from nonlin.patching.blocks import some_tensor
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
@@ -66,7 +67,7 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
 def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
            progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None,
            ids: Any = None) -> dict[str, Any]:
-    model, device = loaded.model, next(loaded.model.parameters()).device
+    model, device = loaded.model, some_tensor(loaded.model).device
     given = inputs.prepare(model, tokenizer, text, tokens, context, own=own, ids=ids)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)

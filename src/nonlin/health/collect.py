@@ -143,7 +143,7 @@ class Collector:
         modules = dict(model.named_modules())
         self.observed: list[Observed] = []
         for answer in answers:
-            block, device = answer.block, next(answer.block.down.module.parameters()).device
+            block, device = answer.block, answer.block.down.weight.device
             name = layer_of(block)
             one = Observed(answer, name, block.hidden * (block.experts if block.stacked else 1), device)
             self.observed.append(one)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import told
-from nonlin.patching.blocks import Block
+from nonlin.patching.blocks import Block, some_tensor
 from nonlin.patching.configuration import is_configuration, tree
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import Identified, evaluating, identify
@@ -169,7 +169,7 @@ def outputs_differ(model: nn.Module, made: nn.Module) -> str | None:
             text = config.get_text_config()
             count = min(int(text.vocab_size), 1000)
             tokens = torch.randint(min(8, count - 1), count, (1, _TOKENS), generator=torch.Generator().manual_seed(0))
-            given = {"input_ids": tokens.to(next(model.parameters()).device)}
+            given = {"input_ids": tokens.to(some_tensor(model).device)}
             if getattr(config, "is_encoder_decoder", False):
                 given["decoder_input_ids"] = given["input_ids"]
             with torch.random.fork_rng(devices=[]):

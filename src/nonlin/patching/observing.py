@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
+from nonlin.patching.blocks import some_tensor
 from nonlin.patching.tokenizers import token_ids
 from nonlin.patching.verify import Replacement
 
@@ -151,7 +152,7 @@ def _checked(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _call(model: nn.Module, batch: Tensor) -> None:
-    some = next(model.parameters())
+    some = some_tensor(model)
     batch = batch.to(some.device, some.dtype if batch.is_floating_point() else torch.long)
     both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     model(batch, decoder_input_ids=batch) if both else model(batch)
