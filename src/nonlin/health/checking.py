@@ -72,6 +72,8 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     _run(model, short)
+    if given.sequences.shape[1] > short.shape[1]:
+        _run(model, given.sequences[:1].to(device), longer=True)
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
     collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
     notes: list[str] = []
@@ -117,14 +119,20 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     return finite(made)
 
 
-def _run(model: nn.Module, ids: Tensor) -> None:
-    """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not."""
+def _run(model: nn.Module, ids: Tensor, longer: bool = False) -> None:
+    """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not.
+
+    ``longer``: it has run on fewer.
+    """
     try:
         with torch.no_grad():
             inputs.forward(model, ids)
     except MemoryError:
         raise
     except Exception as error:  # the code is another's; the user needs the model, the reason, and no trace
+        if longer:
+            raise UserError(f"check: MODEL must run on sequences of {ids.shape[1]:,} tokens; {type(model).__name__} "
+                            f"raised {told(error)}. Pass a smaller --context (context=).") from error
         raise UserError(f"check: MODEL must run on token ids alone; {type(model).__name__} raised "
                         f"{told(error)}. Observe a run with inputs of your own instead: with "
                         "nonlin.health.watch(model) as health.") from error
