@@ -29,6 +29,7 @@ _TRIED = 256  # of a study's tokens, on which a model's tokenizer is tried
 _COMPARED = 512  # tokens on which other activations are tried
 
 
+@torch.inference_mode(False)
 def check(model: str | Path | nn.Module, text: str | Path | None = None, *, tokenizer: Any = None,
           tokens: int = TOKENS, context: int = CONTEXT, gradients: bool = False, dtype: torch.dtype = torch.float32,
           device: str | None = None, trust_remote_code: bool = False,
@@ -151,7 +152,8 @@ def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:
             out = inputs.logits_of(inputs.forward(model, batch))
             assert out is not None
             # A fixed random direction: the square of what a norm puts out would have no gradient.
-            direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0)).to(out.device)
+            direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float32,
+                                    device="cpu").to(out.device)
             loss = (out.float() * direction).sum(-1).mean()
             notes = ["the model predicts no next token, or the tokens are random: gradients are those of a random "
                      "direction of its output"]
@@ -202,7 +204,7 @@ def _own_text(loaded: Loaded, tokenizer: Any) -> tuple[Tensor, str] | None:
             return None
     except UserError:  # damaged: any other text will do
         return None
-    return torch.tensor(tokens), f"the study's own text ({data.info['description']})"
+    return torch.tensor(tokens, device="cpu"), f"the study's own text ({data.info['description']})"
 
 
 def _is_a_study(folder: Path) -> bool:

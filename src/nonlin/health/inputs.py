@@ -88,7 +88,7 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
     pieces = [list(map(int, ids[i * step:(i + 1) * step])) for i in range(count)]
     if special and tokenizer is not None:
         pieces = [tokenizer.build_inputs_with_special_tokens(piece) for piece in pieces]
-    return Inputs(torch.tensor(pieces), described, real, notes)
+    return Inputs(torch.tensor(pieces, device="cpu"), described, real, notes)
 
 
 def _special(tokenizer: Any) -> int:

@@ -65,7 +65,8 @@ class _Gradients:
         self._known = {id(p): (weakref.ref(p.grad), p.grad._version) for p in known if p.grad is not None}
         for p in parameters:
             if p.requires_grad and p.is_leaf and not p.is_inference():
-                with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # some kinds have no view
+                # Some kinds have no view, and nothing has a gradient in inference mode.
+                with contextlib.suppress(RuntimeError, NotImplementedError, ValueError, AttributeError):
                     self._wait_for(id(p), get_gradient_edge(p).node)
 
     def _wait_for(self, key: int, node: Any) -> None:

@@ -155,7 +155,8 @@ def uninstall(module: nn.Module) -> bool:
         return False
     module.__class__ = base
     make_sparse(module, None)
-    del module.__dict__[_KEY], module.__dict__[_PARTS], module.__dict__[_OWN]
+    for key in (_KEY, _PARTS, _OWN):
+        module.__dict__.pop(key, None)
     return True
 
 
@@ -206,9 +207,9 @@ def _changed(module: nn.Module) -> bool:
     kept = module.__dict__
     if kept[_KEY].swapped:
         return False
-    if overridden() is not None or _own(module, kept[_KEY]) is not kept[_OWN]:
+    if overridden() is not None or _own(module, kept[_KEY]) is not kept.get(_OWN):
         return True
-    for holder, name, value, forward in kept[_PARTS]:
+    for holder, name, value, forward in kept.get(_PARTS, ()):
         owner = part(module, holder) if holder else module
         if forward is None:
             now = vars(owner).get(name)

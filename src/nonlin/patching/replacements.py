@@ -1,10 +1,12 @@
 """A verified replacement for every feed-forward block of a model, and the reason for each that gets none."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from nonlin.functions import Definition
@@ -62,7 +64,24 @@ def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None
     blocks = some_blocks(model, call)
     left = [LeftAlone(c.name, class_name(c.module), "its products are convolutions of one position: only matrix "
                       "products over the last dimension are replaced") for c in find_convolved(model)]
-    able = []
+    with _without_modes(blocks[0]):
+        return _replacements_of(model, blocks, left, memory, run, whole=call == "accelerate")
+
+
+@contextlib.contextmanager
+def _without_modes(block: Block) -> Iterator[None]:
+    """Leave inference mode and autocast: a proof needs gradients, and products in the block's own dtype."""
+    device = block.up.weight.device.type
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if device != "meta" and torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _replacements_of(model: nn.Module, blocks: Sequence[Block], left: list[LeftAlone], memory: str,
+                     run: Callable[[], Any] | None, whole: bool) -> tuple[list[Replacement], list[LeftAlone]]:
+    able: list[Block] = []
     for block in blocks:
         try:
             if recipe_of(block.module) is not None:
@@ -71,11 +90,11 @@ def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None
             able.append(block)
         except Refused as error:
             left.append(LeftAlone(block.name, class_name(block.module), str(error)))
-    replacements, proved, refused = [], set(), {}
+    replacements, proved, refused = list[Replacement](), set[Any](), dict[Any, str]()
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
             with left_as_it_was(block.module):
-                replacements.append(_proved(block, found, memory, proved, refused, whole=call == "accelerate"))
+                replacements.append(_proved(block, found, memory, proved, refused, whole))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}

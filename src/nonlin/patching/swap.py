@@ -236,7 +236,7 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
         raise UserError(rule("swap", "tokenizer", "be given with text", None,
                              "Pass the model's tokenizer, or token ids."))
     else:
-        ids = torch.tensor(token_ids(tokenizer, text, "swap"), dtype=torch.long)
+        ids = torch.tensor(token_ids(tokenizer, text, "swap"), dtype=torch.long, device="cpu")
     if ids.numel() < 2:
         raise UserError(rule("swap", "text", "have at least two tokens", ids.numel(), "Pass more text."))
     if ids.is_floating_point() or ids.is_complex():

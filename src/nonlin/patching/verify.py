@@ -235,8 +235,9 @@ def inputs(block: Block, recipe: Recipe, rows: int = 4, sizes: tuple[float, ...]
     """Return random rows of several sizes in the block's dtype: (1, N, D), or what experts activate (N, 2 H)."""
     some = some_tensor(block.module)
     width = 2 * block.hidden if recipe.style == "experts" else block.dim
-    x = torch.randn(len(sizes), rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (x * torch.tensor(sizes, dtype=torch.float64)[:, None, None]).flatten(0, 1)
+    wide: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    x = torch.randn(len(sizes), rows, width, generator=torch.Generator().manual_seed(0), **wide)
+    x = (x * torch.tensor(sizes, **wide)[:, None, None]).flatten(0, 1)
     x = x.to(some.device, _dtype(block))
     return x if recipe.style == "experts" else x[None]
 
@@ -336,7 +337,7 @@ def _compare_gradients(block: Block, recipe: Recipe) -> None:
     def gradients() -> list[Tensor]:
         leaf = x.clone().requires_grad_(True)
         out = _run(block, recipe, leaf)
-        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype, device="cpu")
         found = torch.autograd.grad((out * towards.to(out.device)).sum(), [leaf, *parameters], allow_unused=True,
                                     materialize_grads=True)
         return [g.flatten() for g in found]
