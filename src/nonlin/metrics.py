@@ -152,7 +152,8 @@ def flushed_share(counts: Tensor, largest: float, name: str = "float8_e4m3") -> 
     if not total or not largest:
         return 0.0
     top, least = FORMATS[name]
-    limit = torch.log2(torch.tensor(least / 2 / top * largest)).item()  # below half of the smallest rounds to 0
+    half = torch.tensor(least / 2 / top * largest, dtype=torch.float32, device="cpu")
+    limit = torch.log2(half).item()  # below half of the smallest rounds to 0
     powers = torch.arange(EXPONENTS, device=counts.device) - EXPONENTS // 2
     return float(counts[powers + 1 <= limit].sum()) / total
 

@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from torch import nn
 
 import nonlin
 from nonlin import health
@@ -254,3 +256,32 @@ def test_a_text_that_is_none_is_refused_and_what_is_left_out_is_said(tmp_path):
     assert "line 2" in inputs._read_text(tmp_path / "some.jsonl", 200, "check")[2][0]
     for ids in ("ids.JSON", "ids.NPY"):
         assert inputs.holds_ids(tmp_path / ids)
+
+
+class ByHand(nn.Module):
+    """A small GPT as people write it: its tokens have another name, its output is a pair, and it generates."""
+
+    def __init__(self, block_size=None, longest=64):
+        super().__init__()
+        torch.manual_seed(0)
+        self.config, self.longest = SimpleNamespace(vocab_size=256, block_size=block_size), longest
+        self.embedding, self.head = nn.Embedding(256, 16), nn.Linear(16, 256)
+        self.mlp = nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 16))
+
+    def forward(self, idx, targets=None):
+        assert idx.shape[1] <= self.longest, f"block size is only {self.longest}"
+        x = self.embedding(idx)
+        return self.head(x + self.mlp(x)), None
+
+    def generate(self, idx, count):
+        return idx
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_model_written_by_hand(gradients):
+    """It was called by a name that it has not, and the error said that it takes no tokens."""
+    record = health.check(ByHand(block_size=64), tokens=256, gradients=gradients)
+    assert record["tokens"] == 256 and record["blocks"][0]["activation"]["computed"] == "gelu"
+    with pytest.raises(UserError, match=r"run on sequences of 512 tokens; .*only 64.* Pass a smaller --context"):
+        health.check(ByHand(), gradients=gradients)
+    assert health.check(ByHand(), tokens=256, context=64)["tokens"] == 256

@@ -398,3 +398,20 @@ def test_a_model_of_inference_tensors_can_be_watched():
     with nonlin.health.watch(net) as health, torch.no_grad():
         net(torch.randn(16, 8))
     assert health.record()["blocks"]
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["the optimizer's step", "the whole training step"])
+def test_a_compiled_step_of_an_optimizer_ends_a_step(whole):
+    net = model()
+    optimizer = torch.optim.Adam(net.parameters())
+
+    def train():
+        optimizer.zero_grad()
+        backward(net)
+        optimizer.step() if whole else compiled()
+
+    compiled = torch.compile(train if whole else lambda: optimizer.step(), backend="eager")
+    with nonlin.health.watch(net, every=3) as health:
+        for _ in range(7):
+            compiled() if whole else train()
+    assert health.index == 7 and health.observed_step == 7 and health.record()["tokens"] == 16

@@ -66,6 +66,13 @@ def compiled():
 def few_tokens():
     return Tiny(Block(), vocabulary=100)
 
+class Dropping(Block):
+    def forward(self, x):
+        return nn.functional.dropout(self.down(nn.functional.gelu(self.up(x))), 0.1, self.training)
+
+def dropping():
+    return Tiny(Dropping())
+
 class Named(Tiny):
     def forward(self, tokens):
         return {"logits": super().forward(tokens)}
@@ -111,6 +118,7 @@ def test_a_block_that_layers_share_is_one_block(tmp_path, monkeypatch):
     ("computed_weight", "the weights of blocks.0.up are computed from others"),
     ("kept", "makes a new module at each call; got 'kept, which returned the same one again'"),
     ("compiled", "as it was before torch.compile; got 'compiled'"),
+    ("dropping", "probability of 0.1 that no part keeps as a number; and no part that it calls is its activation"),
     ("few_tokens", "tokenizer must have at most the model's 100 tokens; got 256"), ("named", "it returned dict"),
     ("turned", r"it returned torch.Size\(\[1, 256, 16\]\)")])
 def test_what_makes_no_study_is_one_error(name, words, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from nonlin.health.attention import AttentionLogits
 from nonlin.health.collect import Collector
 from nonlin.health.findings import grade
 from nonlin.health.hooks import COMPILER, Hooks
+from nonlin.patching.blocks import some_tensor
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import identify_all
 from nonlin.patching.loading import NO_TOKENIZER, Loaded
@@ -28,6 +29,7 @@ _TRIED = 256  # of a study's tokens, on which a model's tokenizer is tried
 _COMPARED = 512  # tokens on which other activations are tried
 
 
+@torch.inference_mode(False)
 def check(model: str | Path | nn.Module, text: str | Path | None = None, *, tokenizer: Any = None,
           tokens: int = TOKENS, context: int = CONTEXT, gradients: bool = False, dtype: torch.dtype = torch.float32,
           device: str | None = None, trust_remote_code: bool = False,
@@ -66,11 +68,13 @@ def check(model: str | Path | nn.Module, text: str | Path | None = None, *, toke
 def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int, context: int, gradients: bool,
            progress: Callable[[int, int], None] | None, own: tuple[Tensor, str] | None = None,
            ids: Any = None) -> dict[str, Any]:
-    model, device = loaded.model, next(loaded.model.parameters()).device
+    model, device = loaded.model, some_tensor(loaded.model).device
     given = inputs.prepare(model, tokenizer, text, tokens, context, own=own, ids=ids)
     blocks = find_blocks(model)
     short = given.sequences[:1, :16].to(device)
     _run(model, short)
+    if given.sequences.shape[1] > short.shape[1]:
+        _run(model, given.sequences[:1].to(device), longer=True)
     answers = identify_all(model, blocks, lambda: inputs.forward(model, short))
     collector, attention = Collector(model, answers, gradients, inputs.BATCH_TOKENS), AttentionLogits()
     notes: list[str] = []
@@ -116,14 +120,20 @@ def _check(loaded: Loaded, tokenizer: Any, text: str | Path | None, tokens: int,
     return finite(made)
 
 
-def _run(model: nn.Module, ids: Tensor) -> None:
-    """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not."""
+def _run(model: nn.Module, ids: Tensor, longer: bool = False) -> None:
+    """Run the model on tokens; UserError where it does not take tokens alone, as models of images and sound do not.
+
+    ``longer``: it has run on fewer.
+    """
     try:
         with torch.no_grad():
             inputs.forward(model, ids)
     except MemoryError:
         raise
     except Exception as error:  # the code is another's; the user needs the model, the reason, and no trace
+        if longer:
+            raise UserError(f"check: MODEL must run on sequences of {ids.shape[1]:,} tokens; {type(model).__name__} "
+                            f"raised {told(error)}. Pass a smaller --context (context=).") from error
         raise UserError(f"check: MODEL must run on token ids alone; {type(model).__name__} raised "
                         f"{told(error)}. Observe a run with inputs of your own instead: with "
                         "nonlin.health.watch(model) as health.") from error
@@ -142,7 +152,8 @@ def _backward(model: nn.Module, batch: Tensor, real: bool) -> list[str]:
             out = inputs.logits_of(inputs.forward(model, batch))
             assert out is not None
             # A fixed random direction: the square of what a norm puts out would have no gradient.
-            direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0)).to(out.device)
+            direction = torch.randn(out.shape[-1], generator=torch.Generator().manual_seed(0), dtype=torch.float32,
+                                    device="cpu").to(out.device)
             loss = (out.float() * direction).sum(-1).mean()
             notes = ["the model predicts no next token, or the tokens are random: gradients are those of a random "
                      "direction of its output"]
@@ -193,7 +204,7 @@ def _own_text(loaded: Loaded, tokenizer: Any) -> tuple[Tensor, str] | None:
             return None
     except UserError:  # damaged: any other text will do
         return None
-    return torch.tensor(tokens), f"the study's own text ({data.info['description']})"
+    return torch.tensor(tokens, device="cpu"), f"the study's own text ({data.info['description']})"
 
 
 def _is_a_study(folder: Path) -> bool:

@@ -45,6 +45,7 @@ class Observed:
         self.calls = 0  # through the projections' hooks
         self.clear()
 
+    @torch.inference_mode(False)
     def clear(self) -> None:
         """Forget what was taken in."""
         units, device = self._sizes
@@ -53,8 +54,9 @@ class Observed:
         self.streams = {name: Stream(units, device) for name in names}
         wide = torch.float32 if device.type == "mps" else torch.float64
         self.residual: Stream | None = None
-        self.response = torch.zeros(units, device=device)  # see metrics.response: as far as it had to be followed
-        self.slope = torch.zeros(units, device=device)  # the derivative by the gate, likewise
+        # See metrics.response: as far as it had to be followed.
+        self.response = torch.zeros(units, dtype=torch.float32, device=device)
+        self.slope = torch.zeros_like(self.response)  # the derivative by the gate, likewise
         self.sparse = torch.zeros(2, dtype=wide, device=device)  # sum over batches, number of them
         self.gradients = torch.zeros(4, dtype=wide, device=device)  # sum of squares, values, zero ones, ones at all
         self.tokens = 0
@@ -68,7 +70,7 @@ class Observed:
     def activation(self) -> Callable[..., Tensor]:
         """The activation as a function of tensors, with the parameters that were found."""
         match = self.answer.matches[0]
-        values = {name: torch.tensor([v], device=self.response.device) for name, v in match.parameters.items()}
+        values = {name: self.response.new_tensor([v]) for name, v in match.parameters.items()}
         return lambda *inputs: functional.activation(match.definition)(*inputs, **values)
 
     def take(self, inputs: tuple[Tensor, ...], hidden: Tensor, limit: int, units: slice = slice(None)) -> None:
@@ -78,16 +80,16 @@ class Observed:
             return
         if self.answer.status == "unknown" and not self.tokens:
             self._identify_from(tuple(rows[:-1]), rows[-1])
+        self._answers([x.float() for x in rows[:-1]], rows[-1], units)  # first: a call without answers counts nothing
         for stream, x in zip(self.streams.values(), rows, strict=True):
             stream.add(x, self.tokens, units)
-        self._answers([x.float() for x in rows[:-1]], rows[-1], units)
 
     def _answers(self, inputs: list[Tensor], hidden: Tensor, units: slice) -> None:
         """Find dead units and saturated gates: test all on a few tokens, then those still in doubt on the rest."""
         if self.definition is None:
             self.response[units] = torch.maximum(self.response[units], hidden.float().abs().amax(0))
             return
-        values = {k: torch.tensor([v], device=hidden.device) for k, v in self.answer.matches[0].parameters.items()}
+        values = {k: self.response.new_tensor([v]) for k, v in self.answer.matches[0].parameters.items()}
         whole = self.definition.expr is None  # normalizes over the units: none can be left out
         for rows in (slice(0, _FEW), slice(_FEW, None)):
             for kept, least in ((self.response, metrics.DEAD), (self.slope, metrics.SATURATED)):
@@ -96,10 +98,10 @@ class Observed:
                 few = [x[rows][:, doubt] for x in inputs]
                 if not few[0].numel() or (whole and kept is self.slope):
                     continue
-                if kept is self.response:
-                    seen = metrics.response(self.activation(), few)
-                else:
-                    seen = metrics.gate_derivatives(self.definition, few[0], values).amax(0)
+                with torch.inference_mode(False):  # derivatives are asked for
+                    few = [x.clone() if x.is_inference() else x for x in few]
+                    seen = metrics.response(self.activation(), few) if kept is self.response else (
+                        metrics.gate_derivatives(self.definition, few[0], values).amax(0))
                 now = kept[units]
                 now[doubt] = torch.maximum(now[doubt], seen)
 
@@ -143,7 +145,7 @@ class Collector:
         modules = dict(model.named_modules())
         self.observed: list[Observed] = []
         for answer in answers:
-            block, device = answer.block, next(answer.block.down.module.parameters()).device
+            block, device = answer.block, answer.block.down.weight.device
             name = layer_of(block)
             one = Observed(answer, name, block.hidden * (block.experts if block.stacked else 1), device)
             self.observed.append(one)

@@ -43,7 +43,7 @@ def _config(model: nn.Module) -> Any:
 
 def _longest(model: nn.Module) -> int | None:
     config = _config(model)
-    return next((v for n in ("max_position_embeddings", "n_positions", "context") if isinstance(
+    return next((v for n in ("max_position_embeddings", "n_positions", "context", "block_size") if isinstance(
         v := getattr(config, n, None), int)), None)
 
 
@@ -88,7 +88,7 @@ def prepare(model: nn.Module, tokenizer: Any, text: str | Path | None, tokens: i
     pieces = [list(map(int, ids[i * step:(i + 1) * step])) for i in range(count)]
     if special and tokenizer is not None:
         pieces = [tokenizer.build_inputs_with_special_tokens(piece) for piece in pieces]
-    return Inputs(torch.tensor(pieces), described, real, notes)
+    return Inputs(torch.tensor(pieces, device="cpu"), described, real, notes)
 
 
 def _special(tokenizer: Any) -> int:
@@ -164,13 +164,15 @@ def _tokenize(tokenizer: Any, raw: str, vocabulary: int, tokens: int, seed: int)
 
 def forward(model: nn.Module, ids: Tensor) -> Any:
     """Run the model on token ids (b, T) and return what it returns."""
-    config = _config(model)
-    if not hasattr(model, "generate") and not hasattr(config, "model_type"):
+    config, takes = _config(model), inspect.signature(model.forward).parameters
+    named = [q.name for q in takes.values() if q.kind is q.POSITIONAL_OR_KEYWORD]
+    # A model written by hand may generate too, and calls its tokens as it likes.
+    if (named and "input_ids" not in named) or not (hasattr(model, "generate") or hasattr(config, "model_type")):
         return model(ids)
     options: dict[str, Any] = {"input_ids": ids}
     if getattr(config, "is_encoder_decoder", False):
         options["decoder_input_ids"] = ids
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in takes:
         options["use_cache"] = False
     return model(**options)
 

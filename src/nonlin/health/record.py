@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from nonlin import metrics
 from nonlin.health.collect import Collector, Observed
 from nonlin.patching.anew import Anew
+from nonlin.patching.blocks import some_tensor
 from nonlin.patching.configuration import claimed
 
 FORMAT = 1
@@ -39,7 +40,7 @@ def make(collector: Collector, model: nn.Module, source: str) -> dict[str, Any]:
     anew = Anew(model)
     blocks = [_block(one, model, i, anew) for i, one in enumerate(collector.observed)]
     return {
-        "format": FORMAT, "source": source, "ranks": ranks, "dtype": str(next(model.parameters()).dtype)[6:],
+        "format": FORMAT, "source": source, "ranks": ranks, "dtype": str(some_tensor(model).dtype)[6:],
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens": max((one.tokens for one in collector.observed), default=0), "text": None, "notes": [],
         "blocks": blocks, "attention": None, "alternatives": None, "loss_nats": None,

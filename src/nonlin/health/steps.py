@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.autograd.graph import get_gradient_edge
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -64,7 +65,8 @@ class _Gradients:
         self._known = {id(p): (weakref.ref(p.grad), p.grad._version) for p in known if p.grad is not None}
         for p in parameters:
             if p.requires_grad and p.is_leaf and not p.is_inference():
-                with contextlib.suppress(RuntimeError, NotImplementedError, ValueError):  # some kinds have no view
+                # Some kinds have no view, and nothing has a gradient in inference mode.
+                with contextlib.suppress(RuntimeError, NotImplementedError, ValueError, AttributeError):
                     self._wait_for(id(p), get_gradient_edge(p).node)
 
     def _wait_for(self, key: int, node: Any) -> None:
@@ -110,7 +112,8 @@ class Steps:
     def start(self) -> None:
         """Begin to look at optimizers."""
         self._gradients.wait(self._look())
-        self._hook = register_optimizer_step_post_hook(self._stepped)
+        # A compiled step calls it between its graphs. torch.compiler.disable would load the compiler now.
+        self._hook = register_optimizer_step_post_hook(_disable_dynamo(lambda *given: self._stepped(*given)))
 
     def stop(self) -> None:
         """End it."""

@@ -34,6 +34,7 @@ class Stream:
 
     SUMS = ("count", "sum", "sum2", "sum4", "zero", "positive")
 
+    @torch.inference_mode(False)
     def __init__(self, units: int, device: torch.device):
         wide = torch.float32 if device.type == "mps" else torch.float64
         for name in self.SUMS:
@@ -59,7 +60,7 @@ class Stream:
         x = x_NH.detach().float()
         finite = torch.isfinite(x)
         self.nonfinite += (~finite).sum()
-        x = torch.where(finite, x, torch.zeros((), device=x.device))
+        x = torch.where(finite, x, x.new_zeros(()))
         square = x.square()
         self.count[units] += x.shape[0]
         self.sum[units] += x.sum(0)

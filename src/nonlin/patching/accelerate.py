@@ -8,7 +8,7 @@ from torch import nn
 
 from nonlin.errors import UserError, rule
 from nonlin.kernels.ffn import few
-from nonlin.patching.blocks import must_be_module
+from nonlin.patching.blocks import must_be_module, some_tensor
 from nonlin.patching.observing import asked_of
 from nonlin.patching.patch import install, recipe_of, uninstall
 from nonlin.patching.replacements import Change, LeftAlone, change_of, class_name, grouped, replacements_of
@@ -93,7 +93,7 @@ def accelerate(model: nn.Module, *, memory: str = "lean", run: Callable[[], Any]
     prepared = [] if asked is None else prepare(model, replacements, asked, run)
     for made in replacements:
         install(made.block.module, made.recipe)
-    on_cpu = any(p.device.type == "cpu" for made in replacements for p in made.block.module.parameters())
+    on_cpu = any(some_tensor(made.block.module).device.type == "cpu" for made in replacements)
     if on_cpu:
         few.prepare()
     outcomes = () if asked is None else decide(prepared, asked)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import told
-from nonlin.patching.blocks import Block
+from nonlin.patching.blocks import Block, some_tensor
 from nonlin.patching.configuration import is_configuration, tree
 from nonlin.patching.finding import find_blocks
 from nonlin.patching.identification import Identified, evaluating, identify
@@ -151,7 +151,7 @@ def _shown(value: Any) -> str:
 
 def same_function(a: Any, b: Any) -> bool:
     """Return whether two functions of one tensor give the same numbers; False where either gives none."""
-    x = torch.randn(1, _VALUES, generator=torch.Generator().manual_seed(0)) * 4
+    x = torch.randn(1, _VALUES, generator=torch.Generator().manual_seed(0), dtype=torch.float32, device="cpu") * 4
     try:
         with torch.no_grad():
             one, two = a(x.clone()), b(x.clone())  # either may write into its input
@@ -168,8 +168,9 @@ def outputs_differ(model: nn.Module, made: nn.Module) -> str | None:
         try:
             text = config.get_text_config()
             count = min(int(text.vocab_size), 1000)
-            tokens = torch.randint(min(8, count - 1), count, (1, _TOKENS), generator=torch.Generator().manual_seed(0))
-            given = {"input_ids": tokens.to(next(model.parameters()).device)}
+            tokens = torch.randint(min(8, count - 1), count, (1, _TOKENS), device="cpu",
+                                   generator=torch.Generator().manual_seed(0))
+            given = {"input_ids": tokens.to(some_tensor(model).device)}
             if getattr(config, "is_encoder_decoder", False):
                 given["decoder_input_ids"] = given["input_ids"]
             with torch.random.fork_rng(devices=[]):

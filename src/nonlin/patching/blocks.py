@@ -126,6 +126,11 @@ def must_be_module(model: Any, call: str) -> None:
                              "Load it first: nonlin.patching.load(path).model."))
 
 
+def some_tensor(module: nn.Module) -> Tensor:
+    """Return one of a module's parameters, or of its buffers where it has no others: all have its device and dtype."""
+    return next(t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point())
+
+
 def base_of(module: nn.Module) -> nn.Module:
     """Return the linear layer inside an adapter's wrapper (peft), or the module itself."""
     inner = getattr(module, "base_layer", None)

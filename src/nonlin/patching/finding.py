@@ -113,14 +113,13 @@ def _walk(prefix: str, module: nn.Module) -> Iterator[Block]:
     own: list[Block] = []
     if isinstance(module, nn.Sequential):
         own = list(_chain(prefix, module, direct))
-    elif not _mixes(module):
-        # A module around whole blocks holds projections for other ends (CLIP's two into the common space).
-        if not below and (block := _match(prefix, module, direct)) is not None:
-            own = [block] if _plausible(module, block, direct) else []
-        if not own:
-            spread = [p for name, child in children if (p := _only_projection(_join(prefix, name), child, inside))]
-            spread = [*spread, *direct] if len(direct) == 1 and not below else spread
-            own = list(_in_order(prefix, module, [*_pair(prefix, module, inside), *spread]))
+    # A module around whole blocks holds projections for other ends (CLIP's two into the common space).
+    elif not _mixes(module) and not below and (block := _match(prefix, module, direct)) is not None:
+        own = [block] if _plausible(module, block, direct) else []
+    if not own and not _mixes(module):
+        spread = [p for name, child in children if (p := _only_projection(_join(prefix, name), child, inside))]
+        spread = [*spread, *direct] if len(direct) == 1 and not below else spread
+        own = list(_in_order(prefix, module, [*_pair(prefix, module, inside), *spread]))
     yield from own
     yield from below
 
@@ -146,8 +145,9 @@ def _plausible(module: nn.Module, block: Block, direct: list[Projection]) -> boo
     if _feeds(module):
         return True
     used = {id(p.module) for p in block.projections.values()}
-    named = all(re.search(r"gate|up_|down", _last(p)) for p in block.projections.values())
-    if not named and any(id(p.module) not in used and not _GATE.search(_last(p)) for p in direct):
+    named, fed = (all(re.search(words, _last(p)) for p in block.projections.values())
+                  for words in (r"gate|up_|down", r"(^|_)(ff|fc|mlp)"))
+    if not named and not fed and any(id(p.module) not in used and not _GATE.search(_last(p)) for p in direct):
         return False  # Mamba, xLSTM: further products of the same values
     if block.gated and any(isinstance(child, _CONVOLUTIONS) for child in module.children()):
         return False  # a gated convolution
@@ -226,29 +226,41 @@ def _gate_first(first: Projection, second: Projection) -> bool:
 
 
 def _chain(prefix: str, module: nn.Module, direct: list[Projection]) -> Iterator[Block]:
-    """Yield every two linear layers that follow each other with something between them."""
+    """Yield every two linear layers that follow each other with something between them, packed ones too."""
     names = [name for name, _ in module.named_children()]
     for up, down in itertools.pairwise(direct):
-        between = names.index(down.name.rpartition(".")[2]) - names.index(up.name.rpartition(".")[2])
-        if sizes_of(up)[1] == sizes_of(down)[0] and between > 1:
-            yield Block(prefix, module, "plain", None, up, down, *sizes_of(up))
+        between = names.index(_last(down)) - names.index(_last(up))
+        (dim, width), hidden = sizes_of(up), sizes_of(down)[0]
+        if width == hidden and between > 1:
+            yield Block(prefix, module, "plain", None, up, down, dim, hidden)
+        elif width == 2 * hidden and between > 1:  # something between halves it
+            gate, up = (replace(up, part=part) for part in ("first", "second"))
+            yield Block(prefix, module, "concatenated", gate, up, down, dim, hidden)
 
 
 def _match(prefix: str, module: nn.Module, candidates: list[Projection]) -> Block | None:
-    """Pair the projections by their shapes: D to H once or twice, or to 2 H; and H to D."""
-    for down in reversed(candidates):
-        hidden, dim = sizes_of(down)
-        into = [p for p in candidates if p is not down and sizes_of(p)[0] == dim]
-        single = [p for p in into if sizes_of(p)[1] == hidden]
-        packed = [p for p in into if sizes_of(p)[1] == 2 * hidden]
-        if len(single) == 2:
-            gate, up = single if _gate_first(*single) else single[::-1]
-            return Block(prefix, module, "separate", gate, up, down, dim, hidden)
-        if len(single) == 1:
-            return Block(prefix, module, "plain", None, single[0], down, dim, hidden)
-        if len(packed) == 1 and not single:
-            gate, up = (replace(packed[0], part=part) for part in ("first", "second"))
-            return Block(prefix, module, "concatenated", gate, up, down, dim, hidden)
+    """Pair the projections by their shapes: D to H once or twice, or to 2 H; and H to D.
+
+    Two into one width come first: of LLaMA's w1, w2 and w3, w2 and w3 alone look like a plain block.
+    """
+    pairs = [pair for down in reversed(candidates) if (pair := _paired(prefix, module, candidates, down)) is not None]
+    return next((b for b in pairs if b.layout == "separate"), pairs[0] if pairs else None)
+
+
+def _paired(prefix: str, module: nn.Module, candidates: list[Projection], down: Projection) -> Block | None:
+    """Return the block that ends with ``down``, or None."""
+    hidden, dim = sizes_of(down)
+    into = [p for p in candidates if p is not down and sizes_of(p)[0] == dim]
+    single = [p for p in into if sizes_of(p)[1] == hidden]
+    packed = [p for p in into if sizes_of(p)[1] == 2 * hidden]
+    if len(single) == 2:
+        gate, up = single if _gate_first(*single) else single[::-1]
+        return Block(prefix, module, "separate", gate, up, down, dim, hidden)
+    if len(single) == 1:
+        return Block(prefix, module, "plain", None, single[0], down, dim, hidden)
+    if len(packed) == 1 and not single:
+        gate, up = (replace(packed[0], part=part) for part in ("first", "second"))
+        return Block(prefix, module, "concatenated", gate, up, down, dim, hidden)
     return None
 
 

@@ -24,6 +24,7 @@ from nonlin.functions.definition import gated
 from nonlin.kernels.torch import backend as torch_backend
 from nonlin.patching.blocks import Block, Layout, Projection, first_tensor, split
 from nonlin.patching.configuration import claimed
+from nonlin.patching.keeping import left_as_it_was
 
 _POINTS = 6144
 _ROUNDING = 32.0  # times float32's epsilon and the product's scale: what a few roundings can make
@@ -162,7 +163,7 @@ def _probe(block: Block, run: Callable[[], Any] | None) -> tuple[tuple[Tensor, .
     for attempt in (lambda: alone(x), run):
         if attempt is None:
             continue
-        with evaluating(block.module):
+        with evaluating(block.module), left_as_it_was(block.module):
             try:
                 seen = capture(block, attempt)
             except Exception as error:  # any code may stand in a block; what it raised is the reason given
@@ -183,7 +184,7 @@ def _probe_experts(block: Block) -> tuple[tuple[Tensor, ...], Tensor] | str:
     if function is None:
         return "its experts apply the activation inside their forward, which cannot be called on chosen values"
     try:
-        with torch.no_grad(), evaluating(module):
+        with torch.no_grad(), evaluating(module), left_as_it_was(module):
             product = function(values.clone())  # it may write into them
     except Exception as error:  # any code may stand there; what it raised is the reason given
         return f"its activation cannot be called alone ({told(error)})"

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from nonlin.errors import UserError, not_empty, rule, told
 from nonlin.patching import bounded
@@ -78,6 +79,9 @@ def refuse(model: nn.Module, call: str) -> None:
     if kinds or whole or method:
         raise UserError(rule(call, "the model's weights", "be floating-point, not quantized to 8 or 4 bits",
                              method or ", ".join(kinds or whole), "Load the checkpoint it was quantized from."))
+    if any(is_lazy(p) for p in model.parameters()):
+        raise UserError(rule(call, "the model's weights", "be initialized", "lazy modules that have not run yet",
+                             "Run the model once before the call."))
     devices = sorted({str(p.device) for p in model.parameters()})
     if "meta" in devices:
         raise UserError(rule(call, "the model's weights", "be loaded", "parameters on the meta device",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nonlin.errors import UserError, rule
+from nonlin.patching.blocks import some_tensor
 from nonlin.patching.tokenizers import token_ids
 from nonlin.patching.verify import Replacement
 
@@ -73,7 +74,7 @@ def _batches(calibration: Any, tokenizer: Any) -> Iterator[Tensor]:
             if tokenizer is None:
                 raise UserError(rule("accelerate", "tokenizer", "be given with texts", None,
                                      "Pass the model's tokenizer, or token ids."))
-            one = torch.tensor(token_ids(tokenizer, one, "accelerate"), dtype=torch.long)
+            one = torch.tensor(token_ids(tokenizer, one, "accelerate"), dtype=torch.long, device="cpu")
         if one.is_floating_point():
             yield one.reshape(-1, one.shape[-1])[:each][None]
         elif one.is_complex() or one.dtype is torch.bool:
@@ -101,14 +102,16 @@ def observed(model: nn.Module, replacements: Sequence[Replacement], asked: Asked
             run()
         elif (vocabulary := _vocabulary(model)) is not None:
             with contextlib.suppress(Exception):  # random tokens may not suit a model
-                _call(model, torch.randint(vocabulary, (1, _RANDOM), generator=torch.Generator().manual_seed(0)))
+                _call(model, torch.randint(vocabulary, (1, _RANDOM), device="cpu",
+                                           generator=torch.Generator().manual_seed(0)))
     found = {name: (x, "random tokens" if run is None else "run()") for name, x in _joined(rows).items()}
     return found | {p.block.name: (_normal(p), "random numbers") for p in replacements if p.block.name not in found}
 
 
 def _normal(made: Replacement) -> Tensor:
     weight = made.block.up.weight
-    return torch.randn(_RANDOM, made.block.dim, generator=torch.Generator().manual_seed(0)).to(weight)
+    return torch.randn(_RANDOM, made.block.dim, generator=torch.Generator().manual_seed(0), dtype=torch.float32,
+                       device="cpu").to(weight)
 
 
 def _joined(rows: dict[str, list[Tensor]]) -> dict[str, Tensor]:
@@ -151,7 +154,7 @@ def _checked(model: nn.Module, batch: Tensor) -> Tensor:
 
 
 def _call(model: nn.Module, batch: Tensor) -> None:
-    some = next(model.parameters())
+    some = some_tensor(model)
     batch = batch.to(some.device, some.dtype if batch.is_floating_point() else torch.long)
     both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
     model(batch, decoder_input_ids=batch) if both else model(batch)

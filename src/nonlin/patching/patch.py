@@ -19,11 +19,15 @@ from nonlin.kernels.ffn import api as ffn
 from nonlin.kernels.ffn.layout import Form, Tensors
 from nonlin.kernels.ffn.sparse import Units
 from nonlin.nn.modules import PLAIN, altered, changed_everywhere, hooked, overridden, stock
+from nonlin.patching.keeping import attributes
 
 Style = Literal["block", "layer", "experts"]
 """What is replaced: a module's forward, a layer's ``feed_forward_chunk`` (BERT), the experts' ``_apply_gate``."""
 
 _KEY, _PARTS, _SPARSE = "_nonlin_recipe", "_nonlin_parts", "_nonlin_sparse"
+_OWN = "_nonlin_own"  # the function of the block's own class that was proved equal
+_FUNCTIONS = {"block": "forward", "layer": "feed_forward_chunk", "experts": "_apply_gate"}
+_PLAIN = (str, int, float, type(None))
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class Replaced:
 class _Block(Replaced):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         recipe = self.__dict__[_KEY]
-        if _changed(self):  # type: ignore[arg-type]
+        # The block's own forward may use other arguments; a swapped one has no use for them.
+        if _changed(self) or (len(args) + len(kwargs) != 1 and not recipe.swapped):  # type: ignore[arg-type]
             return self._nonlin_base.forward(self, *args, **kwargs)  # type: ignore[attr-defined]
         return compute(self, recipe, args[0] if args else kwargs[recipe.argument])  # type: ignore[arg-type]
 
@@ -140,6 +145,7 @@ def install(module: nn.Module, recipe: Recipe) -> None:
         module.__class__ = _class(type(module), recipe.style)
     make_sparse(module, None)  # its threshold was another activation's
     module.__dict__[_KEY], module.__dict__[_PARTS] = recipe, () if recipe.swapped else tuple(_parts(module, recipe))
+    module.__dict__[_OWN] = _own(module, recipe)
 
 
 def uninstall(module: nn.Module) -> bool:
@@ -149,7 +155,8 @@ def uninstall(module: nn.Module) -> bool:
         return False
     module.__class__ = base
     make_sparse(module, None)
-    del module.__dict__[_KEY], module.__dict__[_PARTS]
+    for key in (_KEY, _PARTS, _OWN):
+        module.__dict__.pop(key, None)
     return True
 
 
@@ -165,7 +172,7 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
     """Yield what the replacement computes in place of: the activation, and the modules that hold a projection.
 
     Each as (path of its holder, name, the part, the forward of its class), kept by the part itself: a copy or a pickle
-    of the block takes its parts along.
+    of the block takes its parts along. Functions, numbers and words that a holder keeps are parts without a forward.
     """
     called = {recipe.gate, recipe.up, recipe.down, recipe.hidden_dropout, recipe.out_dropout} - {None}
     holders = {path.rpartition(".")[0] for path in called if path}
@@ -174,15 +181,22 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
     for path in sorted(path for path in holders if path):
         holder, _, name = path.rpartition(".")
         yield holder, name, part(module, path), type(part(module, path)).forward
-    for holder in sorted(holders):
-        owner = part(module, holder)
+    waiting = sorted(holders)
+    for holder in waiting:
+        owner, prefix = part(module, holder), f"{holder}." if holder else ""
         for name, child in owner._modules.items():
-            path = f"{holder}.{name}" if holder else name
+            path = f"{prefix}{name}"
             if child is not None and path not in called and path not in holders:
                 yield holder, name, child, type(child).forward
-        for name, value in vars(owner).items():
-            if not name.startswith("_") and callable(value):
+                waiting.append(path)
+        for name, value in attributes(owner).items():
+            if f"{prefix}{name}" not in called and (callable(value) or isinstance(value, _PLAIN)):
                 yield holder, name, value, None
+
+
+def _own(module: Any, recipe: Recipe) -> Any:
+    """Return the function of the block's own class that the replacement stands for."""
+    return getattr(module._nonlin_base, _FUNCTIONS[recipe.style])
 
 
 def _changed(module: nn.Module) -> bool:
@@ -190,12 +204,16 @@ def _changed(module: nn.Module) -> bool:
 
     So it is where a mode may override torch's functions, the activation's too.
     """
-    if not module.__dict__[_KEY].swapped and overridden() is not None:
+    kept = module.__dict__
+    if kept[_KEY].swapped:
+        return False
+    if overridden() is not None or _own(module, kept[_KEY]) is not kept.get(_OWN):
         return True
-    for holder, name, value, forward in module.__dict__.get(_PARTS, ()):
+    for holder, name, value, forward in kept.get(_PARTS, ()):
         owner = part(module, holder) if holder else module
         if forward is None:
-            if vars(owner).get(name) is not value:
+            now = vars(owner).get(name)
+            if now is not value and (callable(value) or type(now) is not type(value) or now != value):
                 return True
         elif owner._modules.get(name) is not value or type(value).forward is not forward or hooked(value):
             return True
@@ -315,7 +333,7 @@ def _tensors(x: Tensor, projections: tuple[Any, ...], recipe: Recipe) -> list[An
         if weight.dtype is not x.dtype and not _autocasts(x):
             return None
         weights.append(weight.t() if "nf" in p.__dict__ else weight)  # Conv1D stores it the other way round
-        biases.append(own.get("bias"))
+        biases.append(own["bias"] if "bias" in own else getattr(p, "bias", None))
     return [x, *weights, *biases]
 
 

@@ -1,10 +1,12 @@
 """A verified replacement for every feed-forward block of a model, and the reason for each that gets none."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from nonlin.functions import Definition
@@ -13,6 +15,7 @@ from nonlin.nn import Activation
 from nonlin.patching.blocks import Block, must_be_module
 from nonlin.patching.finding import find_convolved, some_blocks
 from nonlin.patching.identification import Identified, Match, identify_all
+from nonlin.patching.keeping import left_as_it_was
 from nonlin.patching.patch import Recipe, recipe_of
 from nonlin.patching.verify import Refused, Replacement, prove, refuse_weights, replacement
 
@@ -61,7 +64,24 @@ def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None
     blocks = some_blocks(model, call)
     left = [LeftAlone(c.name, class_name(c.module), "its products are convolutions of one position: only matrix "
                       "products over the last dimension are replaced") for c in find_convolved(model)]
-    able = []
+    with _without_modes(blocks[0]):
+        return _replacements_of(model, blocks, left, memory, run, whole=call == "accelerate")
+
+
+@contextlib.contextmanager
+def _without_modes(block: Block) -> Iterator[None]:
+    """Leave inference mode and autocast: a proof needs gradients, and products in the block's own dtype."""
+    device = block.up.weight.device.type
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if device != "meta" and torch.is_autocast_enabled(device):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def _replacements_of(model: nn.Module, blocks: Sequence[Block], left: list[LeftAlone], memory: str,
+                     run: Callable[[], Any] | None, whole: bool) -> tuple[list[Replacement], list[LeftAlone]]:
+    able: list[Block] = []
     for block in blocks:
         try:
             if recipe_of(block.module) is not None:
@@ -70,10 +90,11 @@ def replacements_of(model: nn.Module, memory: str, run: Callable[[], Any] | None
             able.append(block)
         except Refused as error:
             left.append(LeftAlone(block.name, class_name(block.module), str(error)))
-    replacements, proved, refused = [], set(), {}
+    replacements, proved, refused = list[Replacement](), set[Any](), dict[Any, str]()
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
-            replacements.append(_proved(block, found, memory, proved, refused))
+            with left_as_it_was(block.module):
+                replacements.append(_proved(block, found, memory, proved, refused, whole))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
@@ -92,9 +113,11 @@ def _stated(block: Block) -> Iterator[Match]:
             yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
 
 
-def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str]) -> Replacement:
+def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str], whole: bool
+            ) -> Replacement:
     """Return the block's replacement, verified; the costly part runs once for blocks of one kind.
 
+    ``whole``: the block's own forward does nothing beside.
     The proof in float64 decides between activations that the block's own dtype cannot distinguish.
     """
     matches = list(found.matches) if found.status in ("found", "ambiguous") else []
@@ -109,7 +132,7 @@ def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refu
             reason = reason or refused[made.kind]
             continue
         try:
-            prove(made, sharp=made.kind not in proved)
+            prove(made, made.kind not in proved, whole)
         except Refused as error:
             reason = reason or str(error)
             if made.kind not in proved:

@@ -146,7 +146,7 @@ class _Float:
     def errors(self, threshold: float, every: int = 1) -> Tensor:
         """Return each token's relative error of the output, the norm of what is left out by that of the whole."""
         hidden, size = self.hidden[::every], self.size[::every]
-        lost = linear(hidden.where(size <= threshold, torch.zeros(())), self.down)
+        lost = linear(hidden.where(size <= threshold, hidden.new_zeros(())), self.down)
         return lost.norm(dim=-1) / linear(hidden, self.down, self.bias).norm(dim=-1).clamp(min=1e-30)
 
     def of_error(self, error: float) -> float:

@@ -12,7 +12,7 @@ from nonlin.errors import UserError, rule
 from nonlin.functions import Definition, get
 from nonlin.functions.registry import gate_of, gated_by
 from nonlin.nn import Activation
-from nonlin.patching.blocks import must_be_module
+from nonlin.patching.blocks import must_be_module, some_tensor
 from nonlin.patching.identification import evaluating
 from nonlin.patching.patch import Recipe, install, part, recipe_of, uninstall
 from nonlin.patching.replacements import Change, class_name, replacements_of
@@ -44,7 +44,7 @@ def unswap(module: nn.Module) -> str:
     """Put back what the block had before its first swap and return that activation's name."""
     undo: _Undo = module.__dict__.pop(_KEY)
     if undo.path is not None and undo.module is not None:
-        some = next(module.parameters())
+        some = some_tensor(module)
         _put(module, undo.path, undo.module.to(some.device))
     for config, name, value in reversed(undo.config):
         setattr(config, name, value)
@@ -236,7 +236,7 @@ def _tokens(model: nn.Module, text: str | Tensor, tokenizer: Any) -> Tensor:
         raise UserError(rule("swap", "tokenizer", "be given with text", None,
                              "Pass the model's tokenizer, or token ids."))
     else:
-        ids = torch.tensor(token_ids(tokenizer, text, "swap"), dtype=torch.long)
+        ids = torch.tensor(token_ids(tokenizer, text, "swap"), dtype=torch.long, device="cpu")
     if ids.numel() < 2:
         raise UserError(rule("swap", "text", "have at least two tokens", ids.numel(), "Pass more text."))
     if ids.is_floating_point() or ids.is_complex():
@@ -263,7 +263,7 @@ def _is_causal(model: nn.Module, ids: Tensor) -> bool:
 
 
 def _logits(model: nn.Module, ids: Tensor) -> Any:
-    out = model(ids.to(next(model.parameters()).device))
+    out = model(ids.to(some_tensor(model).device))
     return out if isinstance(out, Tensor) else getattr(out, "logits", None)
 
 

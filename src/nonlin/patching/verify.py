@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from nonlin.errors import told
 from nonlin.functions import Definition
-from nonlin.patching.blocks import Block, split
+from nonlin.patching.blocks import Block, some_tensor, split
 from nonlin.patching.dropouts import set_to_zero, with_dropouts
 from nonlin.patching.identification import Match, evaluating
+from nonlin.patching.keeping import read, written
 from nonlin.patching.patch import Recipe, install, part, uninstall
 
 _SIZES = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0)  # of the inputs' rows: clamps and tails are reached
@@ -125,11 +126,11 @@ def _holder(block: Block, definition: Definition) -> str | None:
 
 def refuse_weights(block: Block) -> None:
     """Raise Refused for weights that are not plain tensors on one device."""
-    tensors = [t for p in block.projections.values() for t in p.module.parameters()]
+    tensors = [t for p in block.projections.values() for t in list(p.module.parameters()) or [p.weight]]
     for tensor in tensors:
         if tensor.is_complex():
             raise Refused(f"its weights are {tensor.dtype}, not real numbers")
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.dtype.itemsize < 2:
             raise Refused(f"its weights are {tensor.dtype}: quantized weights stay as they are")
         if type(tensor) not in (nn.Parameter, Tensor):
             kind = type(tensor.data).__name__ if type(tensor) is nn.Parameter else type(tensor).__name__
@@ -167,8 +168,10 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
     return Replacement(block, recipe, (type(module), definition.name, recipe.layout, gate_first))
 
 
-def prove(made: Replacement, sharp: bool) -> None:
+def prove(made: Replacement, sharp: bool, whole: bool = False) -> None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
+
+    ``whole`` adds that the block does nothing beside: it writes nothing that it keeps, and reads no buffer.
 
     In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37. They
     count where the block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications
@@ -178,7 +181,7 @@ def prove(made: Replacement, sharp: bool) -> None:
     """
     try:
         if sharp:
-            _prove_sharply(made)
+            _prove_sharply(made, whole)
         eps, where = torch.finfo(_dtype(made.block)).eps, f"in {str(_dtype(made.block)).removeprefix('torch.')}"
         _compare(made.block, made.recipe, inputs(made.block, made.recipe), _ROUNDINGS * eps, where)
         _compare(made.block, made.recipe, extreme(made.block, made.recipe), _ROUNDINGS * eps, f"{where} at extreme "
@@ -189,7 +192,7 @@ def prove(made: Replacement, sharp: bool) -> None:
         raise Refused(f"the proof cannot run it ({told(error)})") from error
 
 
-def _prove_sharply(made: Replacement) -> None:
+def _prove_sharply(made: Replacement, whole: bool) -> None:
     twin = copy.deepcopy(made.block.module).double()
     other, recipe = replace(made.block, module=twin), made.recipe
     _compare(other, recipe, inputs(other, recipe), _SHARP, "in float64")
@@ -199,18 +202,42 @@ def _prove_sharply(made: Replacement) -> None:
     if recipe.style != "experts":
         _compare_gradients(other, recipe)
         _compare_training(other, recipe)
+    if whole and (text := _does_beside(other, recipe)) is not None:
+        raise Refused(text)
+
+
+def _does_beside(block: Block, recipe: Recipe) -> str | None:
+    """Return what a block's own forward does that its replacement would not, or None.
+
+    It may write what the block keeps (a penalty on the hidden values, a counter), or read a buffer that may change (a
+    mask of units): values and gradients, which are equal now, do not tell.
+    """
+    x, twin = inputs(block, recipe, rows=1), block.module
+    inside = tuple(path for path in (recipe.gate, recipe.up, recipe.down, recipe.activation) if path)
+
+    def out() -> Tensor:
+        return _run(block, recipe, x)
+
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for mode in (True, False):
+            if (path := written(twin.train(mode), out)) is not None:
+                return f"each call writes {path}, which a replacement would not"
+        if (path := read(twin, inside, out)) is not None:
+            return f"its output depends on the buffer {path}, which may change"
+    return None
 
 
 def _dtype(block: Block) -> torch.dtype:
-    return next(p for p in block.module.parameters() if p.is_floating_point()).dtype
+    return some_tensor(block.module).dtype
 
 
 def inputs(block: Block, recipe: Recipe, rows: int = 4, sizes: tuple[float, ...] = _SIZES) -> Tensor:
     """Return random rows of several sizes in the block's dtype: (1, N, D), or what experts activate (N, 2 H)."""
-    some = next(block.module.parameters())
+    some = some_tensor(block.module)
     width = 2 * block.hidden if recipe.style == "experts" else block.dim
-    x = torch.randn(len(sizes), rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = (x * torch.tensor(sizes, dtype=torch.float64)[:, None, None]).flatten(0, 1)
+    wide: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
+    x = torch.randn(len(sizes), rows, width, generator=torch.Generator().manual_seed(0), **wide)
+    x = (x * torch.tensor(sizes, **wide)[:, None, None]).flatten(0, 1)
     x = x.to(some.device, _dtype(block))
     return x if recipe.style == "experts" else x[None]
 
@@ -310,7 +337,7 @@ def _compare_gradients(block: Block, recipe: Recipe) -> None:
     def gradients() -> list[Tensor]:
         leaf = x.clone().requires_grad_(True)
         out = _run(block, recipe, leaf)
-        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype)
+        towards = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=out.dtype, device="cpu")
         found = torch.autograd.grad((out * towards.to(out.device)).sum(), [leaf, *parameters], allow_unused=True,
                                     materialize_grads=True)
         return [g.flatten() for g in found]

@@ -150,7 +150,7 @@ def _replacements(model: nn.Module, look: Look) -> tuple[list[dict[str, Any]], l
             continue
         try:
             found.append(stacking.fields(model, block) if block.experts else
-                         entering.fields(model, block, look.logits))
+                         entering.fields(model, block, look.logits, one.reason))
         except (entering.Refused, stacking.Refused) as error:
             stay.append((one.name, one.kind, str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}

@@ -26,8 +26,11 @@ class Refused(Exception):
     """Why a block cannot be entered."""
 
 
-def fields(model: nn.Module, block: Block, logits: Callable[[], Tensor]) -> dict[str, Any]:
-    """Return how a block is entered, as the fields of its description; raise Refused, with the reason."""
+def fields(model: nn.Module, block: Block, logits: Callable[[], Tensor], why: str) -> dict[str, Any]:
+    """Return how a block is entered, as the fields of its description; raise Refused, with the reason.
+
+    ``why`` it is not replaced whole.
+    """
     found = identify(block, logits)
     block = found.block
     if block.layout not in ("plain", "separate"):
@@ -45,7 +48,7 @@ def fields(model: nn.Module, block: Block, logits: Callable[[], Tensor]) -> dict
                 return {"style": "entered", "block": block, "activation": path, "computes": definition.name,
                         "gate": paths.get("gate"), "up": paths["up"], "down": paths["down"], "gate_first": True,
                         "hidden_dropout": None, "out_dropout": None, "argument": "x", "fused": False}
-    raise Refused("its layer computes it in its own forward, and calls no part that is the activation")
+    raise Refused(f"{why}; and no part that it calls is its activation")
 
 
 def _candidates(module: nn.Module, taken: set[str]) -> Iterator[str]:

@@ -1,0 +1,87 @@
+"""What a module keeps between calls beside its weights: attributes and buffers that its forward writes or reads.
+
+A replacement of a block writes none of them, and reads those that its recipe names. To look at a block is to run it:
+what that wrote is put back.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+OF_TORCH = {*vars(nn.Module()), *vars(nn.Module)} - {"forward"}
+"""Names of attributes that every module has."""
+
+
+def attributes(module: nn.Module) -> dict[str, Any]:
+    """Return what a module keeps under names of its class's own."""
+    return {name: value for name, value in vars(module).items()
+            if name not in OF_TORCH and not name.startswith("_nonlin")}
+
+
+@contextlib.contextmanager
+def left_as_it_was(module: nn.Module) -> Iterator[None]:
+    """Put back the attributes and buffers of the module's parts that a run writes."""
+    kept = [(m, attributes(m), dict(m._buffers), {name: (b._version, b.clone()) for name, b in m._buffers.items()
+                                                  if b is not None and not b.is_inference()}) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, before, buffers, values in kept:
+            for name in attributes(m).keys() - before.keys():
+                del vars(m)[name]
+            vars(m).update(before)
+            m._buffers.update(buffers)
+            for name, (version, value) in values.items():
+                if (buffer := buffers[name]) is not None and buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(value)
+
+
+def written(module: nn.Module, run: Callable[[], Any]) -> str | None:
+    """Return what each run of a module writes, by its path; None for nothing. The first run may write more."""
+    run()
+    before = _state(module)
+    run()
+    after = _state(module)
+    return next((path for path in {**before, **after} if path not in before or path not in after
+                 or before[path][1:] != after[path][1:] or before[path][0] is not after[path][0]), None)
+
+
+def _state(module: nn.Module) -> dict[str, tuple[Any, ...]]:
+    """Return every tensor, with its version, and every number or word that a module's parts keep, by path."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for prefix, m in module.named_modules():
+        for name, value in {**attributes(m), **m._buffers}.items():
+            path = f"{prefix}.{name}" if prefix else name
+            if isinstance(value, Tensor):
+                found[path] = value, value._version
+            elif isinstance(value, (int, float, str)):
+                found[path] = None, value
+            elif isinstance(value, (list, dict, set)):
+                found[path] = value, len(value)
+    return found
+
+
+def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor]) -> str | None:
+    """Return the path of a buffer that the value of ``run()`` depends on, or None; parts ``leave_out`` may have some.
+
+    Buffers are changed to find out, and changed back.
+    """
+    value = run()
+    for path, buffer in module.named_buffers():
+        if any(path.startswith(f"{p}.") for p in leave_out) or not buffer.numel():
+            continue
+        before = buffer.clone()
+        try:
+            buffer.copy_(~before if buffer.dtype == torch.bool else before * 2 + 1)
+            same = torch.equal(run(), value)
+        except Exception:  # a number that stands for a place, or a size
+            same = False
+        finally:
+            buffer.copy_(before)
+        if not same:
+            return path
+    return None

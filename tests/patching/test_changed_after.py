@@ -1,0 +1,163 @@
+"""What a block's own forward reads, writes and takes beside its input: honoured after accelerate, or refused before."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import nonlin
+from nonlin import health
+from nonlin.errors import UserError
+
+
+class Block(nn.Module):
+    """A block with numbers, functions and arguments of its own."""
+
+    def __init__(self, act=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.down, self.act = nn.Linear(8, 32), nn.Linear(32, 8), act or nn.LeakyReLU()
+        self.scale, self.limit, self.mode, self._after = 1.0, None, "plain", torch.clone
+
+    def forward(self, x, **options):
+        hidden = self.act(self.up(x))
+        if self.limit is not None:
+            hidden = hidden.clamp(max=self.limit)
+        out = self.down(hidden) * self.scale * options.get("gain", 1.0)
+        return self._after(out if self.mode == "plain" else out.tanh())
+
+
+def doubled(x):
+    return 2 * x
+
+
+CHANGES = {"a number": lambda m: setattr(m, "scale", 3.0), "a word": lambda m: setattr(m, "mode", "bounded"),
+           "a number that was none": lambda m: setattr(m, "limit", 0.1),
+           "a private function": lambda m: setattr(m, "_after", doubled),
+           "the activation's number": lambda m: setattr(m.act, "negative_slope", 0.9)}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("way", [lambda m: m, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+                         ids=["itself", "copied", "pickled"])
+def test_what_a_block_keeps_is_honoured_when_it_changes(change, way):
+    plain, x = Block(), torch.randn(3, 8)
+    fast = copy.deepcopy(plain)
+    assert len(nonlin.accelerate(fast).changed) == 1
+    fast = way(fast)
+    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-6)
+    before = plain(x)
+    for model in (plain, fast):
+        CHANGES[change](model)
+    assert torch.equal(fast(x), plain(x)) and not torch.allclose(plain(x), before, atol=1e-4)
+
+
+def test_a_part_inside_the_activation_is_honoured_when_it_changes():
+    model, x = Block(nn.Sequential(nn.Identity(), nn.GELU())), torch.randn(3, 8)
+    nonlin.accelerate(model)
+    model.act[1] = nn.ReLU()
+    assert torch.equal(model(x), model.down(model.up(x).relu()))
+
+
+def test_a_forward_patched_on_the_class_is_honoured(monkeypatch):
+    model, x = Block(), torch.randn(3, 8)
+    nonlin.accelerate(model)
+    monkeypatch.setattr(Block, "forward", lambda self, x: self.down(self.up(x).tanh()))
+    assert torch.equal(model(x), model.down(model.up(x).tanh()))
+
+
+class Starred(Block):
+    def forward(self, *given):
+        return super().forward(given[0], gain=given[1] if len(given) > 1 else 1.0)
+
+
+@pytest.mark.parametrize(("make", "given"), [(Block, {"gain": 3.0}), (Starred, 3.0)], ids=["by name", "by place"])
+def test_what_a_call_gives_beside_the_input_is_not_lost(make, given):
+    model, x = make(), torch.randn(3, 8)
+
+    def run():
+        return model(x, **given) if isinstance(given, dict) else model(x, given)
+
+    before = run()
+    assert len(nonlin.accelerate(model).changed) == 1
+    assert torch.equal(run(), before)
+
+
+class Penalized(Block):
+    """Keeps a penalty on its hidden values, which a training loop adds to the loss."""
+
+    def forward(self, x):
+        hidden = self.act(self.up(x))
+        self.penalty = hidden.abs().mean()
+        return self.down(hidden)
+
+
+class Counting(Block):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+class Recording(Block):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        if self.training:
+            self.seen.append(x.shape)
+        return super().forward(x)
+
+
+class Masked(Block):
+    """Prunes units by a mask, which is all ones at first."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.register_buffer("mask", torch.ones(32, dtype=dtype))
+
+    def forward(self, x):
+        return self.down(self.act(self.up(x)) * self.mask)
+
+
+BESIDE = {"a penalty": (Penalized, "writes penalty"), "a counter": (Counting, "writes calls"),
+          "a list": (Recording, "writes seen"), "a mask": (Masked, "depends on the buffer mask"),
+          "a mask of bits": (lambda: Masked(torch.bool), "depends on the buffer mask")}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_block_that_does_more_is_left_alone_and_as_it_was(name):
+    make, words = BESIDE[name]
+    model = make()
+    state, names = copy.deepcopy(model.state_dict()), set(vars(model))
+    with pytest.raises(UserError, match=words):
+        nonlin.accelerate(model)
+    health.watch(model)
+    assert set(vars(model)) == names and not getattr(model, "seen", [])
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+class Lazily(Block):
+    """Makes something at its first call, and keeps it."""
+
+    def forward(self, x):
+        if not hasattr(self, "made"):
+            self.made = torch.ones(())
+        return super().forward(x) * self.made
+
+
+def test_what_only_the_first_call_makes_is_no_reason():
+    model = Lazily()
+    assert len(nonlin.accelerate(model).changed) == 1 and not hasattr(model, "made")
+
+
+def test_functions_of_torch_as_activations_are_replaced_as_before():
+    for act in (F.gelu, torch.tanh, nn.GELU(approximate="tanh")):
+        assert len(nonlin.accelerate(Block(act)).changed) == 1
