@@ -1,6 +1,7 @@
 """The rules of the house: no circles of imports, no repeated names, sizes that fit a screen, tests that mirror."""
 
 import ast
+import re
 from pathlib import Path
 
 import grimp
@@ -81,3 +82,11 @@ def test_tests_import_each_other_as_a_package():
     """No search path is edited, and no module is loaded from its file."""
     bad = ("sys.path." + "insert", "sys.path." + "append", "spec_from_" + "file_location")
     assert [(path, word) for path in TESTS for word in bad if word in path.read_text(encoding="utf-8")] == []
+
+
+def test_commands_that_may_be_copied_quote_the_folder():
+    """A folder may be called "my study": the command printed for it must be one that a shell takes."""
+    told = re.compile(r"nonlin [a-z-]+(?: --[a-z]+)* \{(?!quoted\()[^}]*(?:directory|folder|study|where)[^}]*\}")
+    found = [f"{path.name}: {match}" for path in SOURCES if path.suffix == ".py"
+             for match in told.findall(path.read_text(encoding="utf-8"))]
+    assert found == []

@@ -7,15 +7,16 @@ from typing import Any
 
 from nonlin.errors import UserError, not_empty
 from nonlin.files import Unreadable, printable, read_json
+from nonlin.letters import quoted
 
 STUDY, LADDER, CLAIMS, CALIBRATION = "a study", "a ladder", "claims", "A/A studies"
 _LOOKED_AT, _NAMED = 20, 2  # folders, where another was meant
 _FIELDS = {LADDER: "rungs", CLAIMS: "studies", STUDY: "arms"}  # of a plan
 _NEXT = {
     STUDY: "nonlin compare --resume --out {0} continues it; to begin something else, give another folder.",
-    LADDER: "nonlin ladder --resume --out {0} continues it; its studies are in {0}/rungs.",
+    LADDER: "nonlin ladder --resume --out {0} continues it; its studies are in {1}/rungs.",
     CLAIMS: "nonlin claims --resume --out {0} continues them; to begin something else, give another folder.",
-    CALIBRATION: "The command that began them, without --resume, goes on with them; each is a study in {0}/studies.",
+    CALIBRATION: "The command that began them, without --resume, goes on with them; each is a study in {1}/studies.",
 }
 
 
@@ -42,7 +43,8 @@ def must_hold(directory: str | Path, wanted: str, call: str = "", also: Collecti
     found = kind_of(directory)
     if found not in (None, wanted, *also):
         where = printable(str(directory))
-        raise UserError(f"{call}{where} must hold {wanted}; it holds {found}. {_NEXT[found].format(where)}")
+        raise UserError(f"{call}{where} must hold {wanted}; it holds {found}. "
+                        f"{_NEXT[found].format(quoted(directory), where)}")
 
 
 def must_be(directory: str | Path, wanted: str, *also: str) -> None:

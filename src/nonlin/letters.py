@@ -1,6 +1,7 @@
 """The letters of a text that is shown: none that a terminal obeys, and none that cannot be written."""
 
 import codecs
+import shlex
 
 _IN_ASCII = {"−": "-", "–": "-", "…": "...", "×": "x", "±": "+/-", "“": '"', "”": '"', "→": "->", "²": "2"}
 NEAREST = "nonlin.nearest"
@@ -28,6 +29,15 @@ def printable(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def quoted(path: object) -> str:
+    """Return a path as a command takes it that is to be copied into a shell.
+
+    >>> quoted("runs/mine"), quoted("my study's")
+    ('runs/mine', '\'my study\'"\'"\'s\'')
+    """
+    return shlex.quote(printable(str(path)))
 
 
 def plain(text: object) -> str:

@@ -383,6 +383,26 @@ def test_text_that_is_no_utf8_is_said(tmp_path):
     assert dict(found.documents)[str(tmp_path / "latin.txt")] == plain.replace("€", "").encode("latin-1")
 
 
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("code", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])
+def test_records_in_utf_16_are_said_to_be_so(tmp_path, code, mark, name):
+    text = ("\ufeff" if mark else "") + '{"text": "größer als ein Wort"}\n' * 5000
+    data = text.encode(code)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(UserError, match="it is UTF-16 or UTF-32, and must be UTF-8"):
+        load_corpus(tmp_path / name)
+    (tmp_path / "b.txt").write_text("words of another file\n" * 5000)
+    assert "1 files of UTF-16 or UTF-32 left out" in load_corpus(tmp_path).notes[0]
+
+
+def test_a_record_that_is_no_utf_8_is_named_by_its_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a word"}\n' * 5000 + '{"text": "größer"}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"line 5001 is no UTF-8\. Pass"):
+        load_corpus(path)
+
+
 @pytest.mark.parametrize("code", ["utf-16", "utf-32", "utf-16-be"])
 def test_text_of_wide_characters_is_not_read_as_bytes(tmp_path, code):
     text = ("\ufeff" if code.endswith("be") else "") + "中文字符" * 20_000  # no zero byte where a file is looked at

@@ -3,9 +3,11 @@
 import contextlib
 import ctypes
 import hashlib
+import html
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 from nonlin.calls.comparison import compare, resume_study
 from nonlin.errors import UserError
 from nonlin.files import DEEPEST
+from nonlin.kinds import LADDER, must_be
 from nonlin.report import build
 from nonlin.study import Store, load
 from nonlin.study.store import _checksum
@@ -263,3 +266,13 @@ def test_a_folder_whose_name_is_no_utf8_gets_its_page_and_its_errors(study, tmp_
     assert status == 2 and err.startswith("Error:") and "no plan.json" in err
     with pytest.raises(UserError, match="must be empty or hold a study"):
         Store(folder)
+
+
+def test_commands_that_go_on_with_a_study_can_be_copied_whatever_its_folder_is_called(tmp_path):
+    folder = tmp_path / "my study's"
+    Store(folder).create(plan())
+    command = f"nonlin compare --resume --out {shlex.quote(str(folder))}"
+    with pytest.raises(UserError) as error:
+        must_be(folder, LADDER)
+    assert f"{command} continues it" in str(error.value)
+    assert f"<code>{command}</code>" in html.unescape(build(folder).read_text(encoding="utf-8"))

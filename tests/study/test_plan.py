@@ -89,6 +89,31 @@ def test_bad_requests_are_explained(changes, words):
         studies.request(**changes)
 
 
+@pytest.mark.parametrize("changes", [
+    {"minutes": 1e300}, {"steps": 10**20}, {"margin": 1e308}, {"batch": 10**20}, {"learning_rates": 130},
+    {"learning_rates": 3000}, {"learning_rate": 1e16}, {"learning_rate": 1e-320}, {"replicate": 1 << 80},
+    {"training": {"evaluation_tokens": 10**30}}, {"training": {"probe_every": 10**30}}])
+def test_what_a_plan_could_not_be_read_with_is_refused_before_one_is_made(changes):
+    """A plan that was written and then called damaged is nobody's to restore."""
+    with pytest.raises(UserError, match=rf"\b{next(iter(changes.get('training') or changes))}\b") as error:
+        studies.request(**changes)
+    assert "damaged" not in str(error.value)
+
+
+@given(st.floats(0, 1e308, exclude_min=True), st.integers(2, 200))
+def test_every_request_that_is_taken_has_a_plan_that_reads_back(rate, rates):
+    try:
+        plan = studies.plan(learning_rate=rate, learning_rates=rates, minutes=None, steps=10)
+    except UserError:
+        return
+    assert Plan.from_dict(json.loads(json.dumps(plan.as_dict()))) == plan
+
+
+def test_a_study_without_end_is_refused():
+    with pytest.raises(UserError, match="runs must end within"):
+        studies.plan(minutes=None, steps=10**15, batch=10**6)
+
+
 def test_arms_that_train_the_same_runs_under_two_names_are_refused():
     twins = [Arm(name, "pointwise", 128, 100_000, activation="gelu") for name in ("one", "other")]
     with pytest.raises(UserError, match=r"differ in more than their names.*other"):
@@ -203,3 +228,17 @@ def test_recipes_that_no_study_can_follow():
         with pytest.raises(UserError, match=r"must leave steps of a run between them; they take 300 steps of 300"):
             studies.plan(training=training)
     assert studies.plan(training={"warmup_steps": 200, "decay_steps": 100}).hash  # linear has no decay of its own
+
+
+@pytest.mark.parametrize(("training", "fits"), [
+    ({"warmup_fraction": 0.9, "decay_fraction": 0.9}, False), ({"warmup_fraction": 0.7, "decay_fraction": 0.3}, True),
+    ({"warmup_steps": 200, "decay_fraction": 0.5}, False), ({"warmup_fraction": 0.4, "decay_steps": 200}, False),
+    ({"warmup_steps": 200, "decay_fraction": 0.3}, True), ({"warmup_fraction": 0.9}, False)])
+def test_a_warm_up_and_a_decay_take_no_more_than_all_steps(training, fits):
+    """The page says how long both are: a decay that has no room for its share would not be as long."""
+    made = {"schedule": "wsd", **training}
+    if fits:
+        assert studies.plan(training=made).hash
+    else:
+        with pytest.raises(UserError, match="must leave steps of a run between them"):
+            studies.plan(training=made)

@@ -16,6 +16,7 @@ from nonlin.advice.sizes import size_text
 from nonlin.errors import UserError, not_empty, rule
 from nonlin.functions import Definition, define, get
 from nonlin.ladder.folder import load_ladder
+from nonlin.letters import quoted
 from nonlin.numbers import number
 from nonlin.study import load
 from nonlin.study.defaults import LEARNING_RATES, MINIMUM_STEPS, TUNE_FRACTION, TUNE_SEEDS
@@ -157,7 +158,7 @@ def _missing(choice: Choice, evidence: Sequence[Evidence], unfinished: bool, stu
                      if not any(e.own for e in evidence) else
                      "Your study decides nothing yet: it is unfinished, or undecided.")
     if unfinished:
-        lines.append(f"{study} has no judged runs yet. Continue it: nonlin compare --resume --out {study}")
+        lines.append(f"{study} has no judged runs yet. Continue it: nonlin compare --resume --out {quoted(study)}")
     if not any(e.own for e in evidence):
         lines.append("The papers trained an encoder with a decoder; a decoder alone may differ.")
     unknown = [n for n in OPTIONS if not any(n in e.found for e in evidence)]

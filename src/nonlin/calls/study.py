@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nonlin.errors import UserError, not_empty, unknown_name
+from nonlin.errors import UserError, not_empty, rule, unknown_name
 from nonlin.files import must_be_page, write_atomically, writing
 from nonlin.records import Record
-from nonlin.study import Plan, ProcessEngine, StudyFolder, load
+from nonlin.study import Plan, ProcessEngine, StudyFolder, defaults, load
 from nonlin.study.across import across
 from nonlin.study.engines import EngineChoice, ask
 from nonlin.study.records import Across, ArmResult, ArmVerdict, PairVerdict, Results
@@ -148,6 +148,9 @@ class Study:
 
         ``inches`` is the width of a column; drawings of two panels are as wide as a page of two columns.
         """
+        low, high = defaults.COLUMN_INCHES
+        if not low <= inches <= high:
+            raise UserError(rule("write_paper", "inches", f"be from {low} to {high}", inches, "Try 3.25."))
         from nonlin.report import paper
 
         return paper.write(self.folder, inches)

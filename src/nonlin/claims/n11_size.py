@@ -16,6 +16,7 @@ from nonlin.errors import UserError, rule
 from nonlin.ladder.folder import load_ladder
 from nonlin.ladder.forecast import FEWEST_RUNGS
 from nonlin.ladder.points import diverged
+from nonlin.letters import quoted
 
 MARGIN = 0.005  # bits per byte, and bits per byte for ten times the parameters
 
@@ -72,7 +73,7 @@ def by_ladder(directory: str | Path) -> dict[str, Any]:
     rungs = {one.name: results for one, results in ran}
     if len(rungs) < FEWEST_RUNGS:
         raise UserError(rule("claims", "ladder", f"have {FEWEST_RUNGS} or more finished rungs with both", len(rungs),
-                             f"Continue it: nonlin ladder --resume --out {directory}"))
+                             f"Continue it: nonlin ladder --resume --out {quoted(directory)}"))
     measures = _measures(rungs, {one.name: one.parameters for one, _ in ran})
     last = there.forecasts()[-1:] if there.plan.baseline == "gelu" else []
     aim = next((row for made in last for at in made["at"] if at["what"] == "target" for row in at["arms"]

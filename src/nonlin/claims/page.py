@@ -1,6 +1,5 @@
 """The page of the claims: one self-contained HTML file that reads as an article."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,8 @@ from nonlin.claims.definition import VERDICTS, Claim
 from nonlin.claims.everything import all_claims
 from nonlin.claims.lessons import budget, lesson
 from nonlin.claims.runner import as_measured
-from nonlin.files import finite, inside, printable, write_atomically, writing
+from nonlin.files import finite, inside, write_atomically, writing
+from nonlin.letters import quoted
 from nonlin.numbers import typeset
 from nonlin.report.explorer import environment, unbroken, with_its_scripts
 from nonlin.report.glossary import Glossary
@@ -44,22 +44,18 @@ def _build(directory: Path, results: Mapping[str, Any]) -> Path:
     page = environment("nonlin.claims").get_template("claims.html").render(
         sections=sections, results=results, counts=[(v, counts[v]) for v in VERDICTS if counts[v]], classes=CLASSES,
         done=sum(counts.values()), others=[row["number"] for row in rows if not row["verdict"]],
-        command=_command(directory, results), resume=f"nonlin claims --resume --out {_quoted(directory)}",
+        command=_command(directory, results), resume=f"nonlin claims --resume --out {quoted(directory)}",
         notes=words.notes(), slots=OWN, figures_data=drawings.data())
     path = directory / "claims.html"
     write_atomically(path, with_its_scripts(page))
     return path
 
 
-def _quoted(directory: Path) -> str:
-    return shlex.quote(printable(str(directory)))
-
-
 def _command(directory: Path, results: Mapping[str, Any]) -> str:
     """The command of these claims, whole: it can be given again in the same place, or with numbers added."""
     request = results["plan"]["request"]
     return (f"nonlin claims --seed {results['plan']['seed']} --minutes {request['minutes']:g} "
-            f"--out {_quoted(directory)}")
+            f"--out {quoted(directory)}")
 
 
 def _told(claim: Claim, row: Mapping[str, Any], words: Glossary) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 The language model's part is a handful of ordinary studies, each with a plan of its own inside this one.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -57,6 +56,9 @@ class Extent:
 #: seeds before steps: what is left open there is open for want of seeds.
 EXTENTS = ((900, Extent(7, 24, 40, 3, 3, 24)), (500, Extent(7, 12, 20, 2, 3, 12)), (600, Extent(7, 8, 12, 2, 3, 8)),
            (150, Extent(7, 4, 6, 2, 3, 4)), (100, Extent(6, 3, 5, 1, 3, 4)), (0, Extent(5, 3, 4, 1, 2, 4)))
+
+
+MOST_MINUTES = 10_000_000  # 19 years
 
 
 class _RequestForm(Record, frozen=True, kw_only=True):
@@ -165,8 +167,9 @@ def _request(arms: Iterable[str], model: Mapping[str, Any], data: Mapping[str, A
 
 def check(minutes: float, seed: int) -> None:
     """Raise UserError for values that make no plan."""
-    if not 1 <= minutes < math.inf:
-        raise UserError(rule("claims", "minutes", "be 1 or more", minutes, "Use --minutes 20, or 2 for a first look."))
+    if not 1 <= minutes <= MOST_MINUTES:
+        raise UserError(rule("claims", "minutes", f"be from 1 to {MOST_MINUTES:,}", minutes,
+                             "Use --minutes 20, or 2 for a first look."))
     if not 0 <= seed < 10**6:
         raise UserError(rule("claims", "seed", "be from 0 to 999999", seed, "Choose another one."))
 

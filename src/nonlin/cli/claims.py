@@ -10,6 +10,7 @@ from nonlin.cli.engine_options import ENGINE_OPTIONS, EngineChoice, engine_optio
 from nonlin.cli.numbers import number
 from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError, rule
+from nonlin.letters import quoted
 from nonlin.numbers import interval, typeset
 
 # Options that claims may be resumed with: where they run is no part of a plan, and more of them may be added.
@@ -57,7 +58,7 @@ def claims(ctx: click.Context, numbers: tuple[int, ...], out: Path | None, resum
     print_json(found.values) if as_json else print_table(found.values, found.numbers)
     say(f"Took {span(found.values['timing']['seconds'])}.\nPage: {found.report}")
     if stopped:
-        say(f"Stopped; every finished run is kept. To go on: nonlin claims --resume --out {found.directory}")
+        say(f"Stopped; every finished run is kept. To go on: nonlin claims --resume --out {quoted(found.directory)}")
         raise click.exceptions.Exit(130)
 
 

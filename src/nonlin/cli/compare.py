@@ -13,6 +13,7 @@ from nonlin.cli.output import json_option, print_json, say
 from nonlin.cli.recipe_options import recipe_options
 from nonlin.errors import UserError
 from nonlin.kinds import STUDY, must_be
+from nonlin.letters import quoted
 from nonlin.study import defaults
 from nonlin.tracking.names import TRACKERS
 
@@ -66,7 +67,8 @@ _FREE = {"out", "resume", "as_json", "track", *ENGINE_OPTIONS}
         default=defaults.JUDGE_SEEDS, show_default=True)
 @number("--learning-rate", 0, f"Middle of the grid of learning rates. Default: {defaults.LEARNING_RATE:g}; in a "
         "--model of your own 0.001, from a checkpoint 0.0001.", above=True, whole=False)
-@number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
+@number("--learning-rates", 2, "Their number.", most=defaults.MOST_LEARNING_RATES, default=defaults.LEARNING_RATES,
+        show_default=True)
 @recipe_options
 @number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
         default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)
@@ -138,7 +140,8 @@ def print_study(study: "Study", as_json: bool, stopped: bool = False) -> None:
     for line in words(results, str(study.directory)):
         say(line)
     if stopped:
-        return say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out {study.directory}")
+        return say(f"Stopped; every finished run is kept. To go on: nonlin compare --resume --out "
+                   f"{quoted(study.directory)}")
     for part, where in study.made.items():
         say(f"{part}: {where}")
     say(f"Took {span(study.results.timing.seconds)} (planned: {span(60 * study.plan.predicted_minutes)}).")

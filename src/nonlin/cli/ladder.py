@@ -13,6 +13,7 @@ from nonlin.cli.output import json_option, print_json, say
 from nonlin.errors import UserError
 from nonlin.kinds import LADDER, must_be
 from nonlin.ladder.design import ACTIVATIONS, LONGER, SEEDS, TOKENS_PER_PARAMETER
+from nonlin.letters import quoted
 from nonlin.study import defaults
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ _FREE = {"out", "resume", "as_json", *ENGINE_OPTIONS}
               help="How the rate falls; wsd: longer runs are branches of the shorter ones.")
 @number("--learning-rate", 0, f"Middle of the grid of learning rates at the smallest rung. Default: "
         f"{defaults.LEARNING_RATE:g}, or 0.001 in your --model.", above=True, whole=False)
-@number("--learning-rates", 2, "Their number.", default=defaults.LEARNING_RATES, show_default=True)
+@number("--learning-rates", 2, "Their number.", most=defaults.MOST_LEARNING_RATES, default=defaults.LEARNING_RATES,
+        show_default=True)
 @number("--margin", 0, "Differences below it count as none, in bits per byte.", whole=False,
         default=defaults.MARGIN_BITS_PER_BYTE, show_default=True)
 @number("--confidence", 0, "Of the intervals.", above=True, whole=False, most=1, default=defaults.CONFIDENCE,
@@ -99,7 +101,8 @@ def ladder(ctx: click.Context, target: str | None, out: Path | None, resume: boo
                                              **_parsed(options))
     except Interrupted as stopped:
         _print(stopped.found, as_json)
-        say(f"Stopped; every finished run is kept. To go on: nonlin ladder --resume --out {stopped.found.directory}")
+        say("Stopped; every finished run is kept. To go on: nonlin ladder --resume --out "
+            f"{quoted(stopped.found.directory)}")
         raise click.exceptions.Exit(130) from None
     _print(found, as_json)
     say(f"Report: {found.report}")

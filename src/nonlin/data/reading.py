@@ -31,6 +31,8 @@ _TRIED = 64  # records of a .json file, among which one with a text tells what t
 _MARKS = re.compile(rb'\\.|["{}\[\]]', re.DOTALL)
 _ENDED = -1  # the depth of brackets after an array
 _BOM = b"\xef\xbb\xbf"
+# How UTF-16 and UTF-32 begin: by their marks, or by two letters of ASCII.
+_WIDE = re.compile(rb"\xff\xfe|\0{0,2}\xfe\xff|(?:[\t\n\r -~](?:\0|\0{3})){2}|(?:(?:\0|\0{3})[\t\n\r -~]){2}")
 _PLACES = 3  # of a kind of loss that are named
 
 #: (number of the record in its file, the next piece of its text).
@@ -112,6 +114,10 @@ def _parsed(file: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Piec
     name, text = _opened(file, path.name.lower())
     if name.endswith(".parquet"):
         yield from _rows(file if text is file else _copied(text, losses), path, losses)
+    elif _WIDE.match(text.peek(CHUNK)[:8]):
+        if not in_folder:
+            raise ValueError("it is UTF-16 or UTF-32, and must be UTF-8")
+        losses.add("files of UTF-16 or UTF-32 left out", str(path))
     elif name.endswith((".jsonl", ".ndjson", ".jsonlines")):
         yield from _records(_lines(text, losses.progress), path, losses)
     elif name.endswith(".json") and (form := _json_form(path, losses.progress)):
@@ -133,11 +139,10 @@ def _opened(file: BinaryIO, name: str) -> tuple[str, Any]:
 
 def _plain(text: BinaryIO, path: Path, losses: Losses, in_folder: bool) -> Pieces:
     chunk = text.read(CHUNK)
-    wide = chunk.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if wide or b"\0" in chunk[:_LOOKED_AT]:
+    if b"\0" in chunk[:_LOOKED_AT]:
         if not in_folder:
-            raise ValueError("it is UTF-16 or UTF-32, and must be UTF-8" if wide else "it holds binary data, not text")
-        losses.add("files of UTF-16 or UTF-32 left out" if wide else "binary files left out", str(path))
+            raise ValueError("it holds binary data, not text")
+        losses.add("binary files left out", str(path))
         return
     if _has_text(chunk.partition(b"\n")[0]):
         losses.add('files of JSON lines taken as they are, since their names do not end in .jsonl', str(path))
@@ -356,9 +361,11 @@ def _records(records: Iterator[tuple[str, bytes]], path: Path, losses: Losses) -
     index = 0
     for place, raw in records:
         try:
-            record = json.loads(raw)
+            record = json.loads(raw.decode("utf-8-sig"))
         except RecursionError as error:
             raise ValueError(f"{place} is nested too deeply") from error
+        except UnicodeDecodeError as error:  # json itself would guess at another encoding
+            raise ValueError(f"{place} is no UTF-8") from error
         except ValueError as error:
             raise ValueError(f"{place} is not JSON: {error}") from error
         if not isinstance(record, dict) or not isinstance(record.get("text", 0), str | None):

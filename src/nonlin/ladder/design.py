@@ -22,6 +22,7 @@ TOKENS_PER_PARAMETER, SEEDS, LONGER = 20.0, 3, 4.0  # LONGER: the horizon of two
 #: Where nobody says which: the usual ones, and the bounded gates of current models.
 ACTIVATIONS = ("gelu", "swiglu", "geglu", "relu", "relu_squared", "swiglu_clamped", "situ_glu")
 SIZES, SPAN, SMALLEST, LARGEST = 5, 100.0, 12_000, 2_000_000_000
+_MOST = 1_000_000  # tokens per parameter, and times that a rung is longer
 _STEP = 1.1  # between two largest sizes that are tried
 _ASPECT = (24.0, 64.0, 50e3, 125e6)  # width over depth: from 24 at 50 thousand parameters to 64 at 125 million
 _STARTING_SECONDS, _RESERVE_MINUTES = 5.0, 1.0  # of a rung's workers and its page; of measuring and the ladder's page
@@ -78,10 +79,11 @@ class Settings:
 
     def __post_init__(self):
         for name, good, must in (
-                ("tokens_per_parameter", 0 < self.tokens_per_parameter < math.inf, "be positive and finite"),
+                ("tokens_per_parameter", 0 < self.tokens_per_parameter <= _MOST, f"be above 0 and at most {_MOST:,}"),
                 ("seeds", self.seeds >= defaults.MINIMUM_RUNG_SEEDS, f"be {defaults.MINIMUM_RUNG_SEEDS} or more"),
                 ("batch", self.batch >= 1, "be positive"), ("context", self.context >= 1, "be positive"),
-                ("longer", self.longer == 0 or 1 < self.longer < math.inf, "be above 1, or 0 for none")):
+                ("longer", self.longer == 0 or 1 < self.longer <= _MOST,
+                 f"be above 1 and at most {_MOST:,}, or 0 for none")):
             if not good:
                 raise UserError(rule("ladder", name, must, getattr(self, name), "Choose another value."))
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nonlin.files import inside, printable, write_atomically, writing
+from nonlin.files import inside, write_atomically, writing
+from nonlin.letters import quoted
 from nonlin.progress import span
 from nonlin.report import ladder_figures, terminal
 from nonlin.report.explorer import environment, with_its_scripts
@@ -58,7 +59,7 @@ def moment(directory: Path, now: SeveralSnapshot) -> dict[str, Any]:
     """Return what the part several.html says of a page's moment."""
     return {"now": now, "refresh": REFRESH_SECONDS, "written": time.strftime("%H:%M:%S"),
             "left": span(now.seconds_left),
-            "directory": printable(str(directory)), "in_flight": terminal.in_flight(now.current) if now.current else ""}
+            "directory": quoted(directory), "in_flight": terminal.in_flight(now.current) if now.current else ""}
 
 
 def _slots(results: Mapping[str, Any]) -> dict[str, int]:

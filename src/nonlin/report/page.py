@@ -7,6 +7,7 @@ from typing import Any
 
 from nonlin.files import Unreadable, printable, read_json, write_atomically, writing
 from nonlin.functions import Definition, define, get
+from nonlin.letters import quoted
 from nonlin.numbers import counted, interval, number
 from nonlin.progress import span
 from nonlin.report import drawing, explorer, figures, interactive, tables, terminal
@@ -63,7 +64,7 @@ def write_page(folder: StudyFolder, study: Study, drawn: Mapping[str, Any], now:
         pairs=tables.pairs(study), edges=list(terminal.edges(study.results)), environment_=_environment(study.results),
         following=next_steps(study.results, printable(str(folder.directory))),
         left=span(now.seconds_left or 0.0), in_flight=terminal.in_flight(now),
-        directory=printable(str(folder.directory)),
+        directory=quoted(folder.directory),
         trials=[(arm["name"], run) for arm in study.arms for run in arm["judged"]], **values)
     page = explorer.with_its_scripts(page)
     path = folder.directory / "report.html"

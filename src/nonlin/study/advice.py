@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nonlin.letters import quoted
 from nonlin.numbers import nothing, number, percent, short
 from nonlin.progress import span
 from nonlin.study.plan import Plan
@@ -171,7 +172,7 @@ def next_steps(results: Mapping[str, Any], directory: str) -> list[tuple[str, st
         if pair["seeds_needed"]:
             by_seeds.setdefault(pair["seeds_needed"], []).append(f"{pair['first']} against {pair['second']}")
     deciding = [(f"To decide {', '.join(names)}{_time(results, seeds)}",
-                 f"nonlin extend {shlex.quote(directory)} --seeds {seeds}")
+                 f"nonlin extend {quoted(directory)} --seeds {seeds}")
                 for seeds, names in sorted(by_seeds.items())][:_TOLD]
     return deciding + _at_other_sizes(results)
 

@@ -27,6 +27,8 @@ SEEDS_APART = 10_000  # from one replicate of a study to the next
 # where an arm's best lies on its edge.
 LEARNING_RATE = 1e-2
 LEARNING_RATES = 3
+MOST_LEARNING_RATES = 100
+RATES_BETWEEN = 1e-30, 1e15  # whatever is asked for: a plan's file holds no others
 LEARNING_RATE_FACTOR = 2.0
 LEARNING_RATE_EXTENSIONS = 2
 RATE_STEPS = 4  # the chosen rate lies on a grid as many times finer: on the parabola through the best three rates
@@ -55,3 +57,6 @@ MAXIMUM_EPOCHS = 4  # repeating text up to four times is worth about as much as 
 EXTENSION_ALLOWANCE = 0.25  # tuning runs expected beyond the grid, of the grid's
 SUSTAINED_SPEED = 0.9  # of the speed measured in a moment: what a busy machine keeps up for minutes
 RESERVE_SECONDS = 45.0  # starting up, measuring, samples and the report
+
+# A paper's column may be so wide, in inches: in less a figure has no room, and no reader of PDF shows hundreds.
+COLUMN_INCHES = 2.5, 40

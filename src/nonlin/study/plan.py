@@ -23,6 +23,7 @@ from nonlin.study.wellformed import BadForm, PlanForm, must_be, must_be_one
 from nonlin.subject.words import headline, own_lines, small_first_weights
 from nonlin.training import recipe, transfer
 
+_LONGEST = 1e12  # minutes of a study
 _MINUTES = 300  # up to which a study's time is told in minutes
 _WHOLE = ("evaluations", "probe_every", "evaluation_tokens", "accumulation", "batch")
 _NUMBERS = ("weight_decay", "clip", "warmup_fraction", "decay_fraction", "final_fraction", "beta1", "beta2", "epsilon",
@@ -300,6 +301,9 @@ def make_plan(request: Request, speeds: Mapping[str, Mapping[str, float] | float
     predicted = predict(request, costs, workers, steps)
     if request.minutes is not None and predicted.minutes > request.minutes:
         raise _too_small(request, predicted.minutes, steps)
+    if predicted.minutes > _LONGEST:
+        raise UserError(rule("compare", "runs", f"end within {_LONGEST:.0e} minutes", predicted.minutes,
+                             "Take fewer --steps, or a smaller --batch or model."))
     for lengths in predicted.steps.values():
         recipe.check_length(request.training, min(lengths.values()))
     base = next(arm.parameters for arm in request.arms if arm.name == request.baseline)

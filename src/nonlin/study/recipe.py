@@ -38,6 +38,9 @@ def recipe_values(asked: Mapping[str, Any], file: str | Path | None, context: in
     for word in ("warmup", "decay"):
         if word in words:
             training |= _length(word, words[word])
+    if "decay" in said and words.get("schedule") != "wsd":
+        raise UserError(rule("recipe", "decay", "come with the schedule wsd, which alone has one", said["decay"],
+                             "Add --schedule wsd, or leave it out."))
     if "transfer" in words:
         training["transfer"] = transfer_of(words["transfer"], _BASE,
                                            words.get("learning_rate", learning_rate))

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nonlin.errors import UserError, rule, unknown_name
 from nonlin.study import defaults
+from nonlin.study.wellformed import BadForm, RequestForm, must_be
 from nonlin.training import recipe, transfer
 
 MATCHES = ("params", "flops", "time", "width")
@@ -97,7 +99,12 @@ class Request:
                     "have a learning rate of their own where the rung's rates are carried, and only there")
         self._check("seeds", self.seeds < defaults.FIRST_TUNE_SEED, f"be fewer than {defaults.FIRST_TUNE_SEED}")
         self._check("learning_rate", 0 < self.learning_rate < math.inf, "be positive and finite")
-        self._check("learning_rates", self.learning_rates >= 2, "be 2 or more")
+        self._check("learning_rates", 2 <= self.learning_rates <= defaults.MOST_LEARNING_RATES,
+                    f"be from 2 to {defaults.MOST_LEARNING_RATES}")
+        reach = defaults.LEARNING_RATE_FACTOR ** (self.learning_rates // 2 + defaults.LEARNING_RATE_EXTENSIONS)
+        low, high = defaults.RATES_BETWEEN
+        self._check("learning_rate", low < self.learning_rate / reach and self.learning_rate * reach < high,
+                    f"leave all rates that may be tried between {low:g} and {high:g}")
         self._check("minutes", self.minutes is None or defaults.MINIMUM_MINUTES <= self.minutes < math.inf,
                     f"be {defaults.MINIMUM_MINUTES:g} or more, and finite")
         self._check("minutes", self.minutes is not None or self.steps is not None, "be given unless steps is")
@@ -115,10 +122,20 @@ class Request:
         if self.batch % parts:
             raise UserError(rule("compare", "accumulation", f"divide the batch of {self.batch} sequences", parts,
                                  f"Try --batch {parts * -(-self.batch // parts)}."))
+        self._must_fit_a_plan()
 
     def _check(self, name: str, good: bool, must: str) -> None:
         if not good:
             raise UserError(rule("compare", name, must, getattr(self, name), "Choose another value."))
+
+    def _must_fit_a_plan(self) -> None:
+        """Raise UserError for values that a plan's reader refuses: the plan would be written, and never read."""
+        try:
+            must_be(RequestForm, self.as_dict())
+        except BadForm as error:
+            why, _, place = re.sub(r"`\$\.?|`", "", str(error)).partition(" - at ")
+            raise UserError(f"compare: {place or 'the request'} must fit a plan ({why}). Choose another value."
+                            ) from error
 
     def as_dict(self) -> dict[str, Any]:
         """Return the request as JSON values."""

@@ -28,6 +28,7 @@ from nonlin.files import (
     writing,
 )
 from nonlin.kinds import CALIBRATION, kind_of, must_hold
+from nonlin.letters import quoted
 from nonlin.study.plan import Plan
 from nonlin.study.wellformed import must_be_experiment, must_be_run
 from nonlin.training.config import CHECKPOINT, METRICS, config_hash
@@ -141,8 +142,8 @@ class Store:
         """Raise UserError for a plan of an older version: its runs chose rates and drew weights otherwise."""
         if plan.format < _PRESENT:
             raise UserError(f"the study in {self.directory} was planned by an older version, whose rule chose learning "
-                            f"rates otherwise: nonlin report {self.directory} still writes its page, but it cannot go "
-                            "on. Start it anew in another folder.")
+                            f"rates otherwise: nonlin report {quoted(self.directory)} still writes its page, but it "
+                            "cannot go on. Start it anew in another folder.")
 
     def create(self, plan: Any) -> None:
         """Write the plan. UserError where another one is."""

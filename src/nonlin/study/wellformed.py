@@ -152,7 +152,7 @@ class RequestForm(Record, frozen=True, kw_only=True):
     confidence: Annotated[float, Meta(gt=0, lt=1)] | UnsetType = UNSET
     batch: Size | UnsetType = UNSET
     precision: str | UnsetType = UNSET
-    replicate: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
+    replicate: Annotated[int, Meta(ge=0, le=10**12)] | UnsetType = UNSET
     role: Literal["tuned", "checked", "carried"] | None = None
     training: dict[str, Any] | UnsetType = UNSET
 

@@ -22,6 +22,7 @@ DEFAULTS: dict[str, Any] = {
     "beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8, "momentum": 0.95, "accumulation": 1,
 }
 _MOST_EVALUATIONS = 100_000  # of a run: their steps are listed
+_MOST = 10**15  # of whatever else is counted
 _MOST_WIDTH = 512  # of a head, in the transformer kernels
 
 
@@ -60,12 +61,12 @@ def check(training: Mapping[str, Any]) -> None:
     count = choice(training, "accumulation")
     if not isinstance(count, int) or count < 1:
         raise _wrong("accumulation", "be a whole number from 1 on", count)
-    if not isinstance(tokens := training.get("evaluation_tokens", 1), int) or tokens < 1:
-        raise _wrong("evaluation_tokens", "be a whole number from 1 on", tokens)
+    if not isinstance(tokens := training.get("evaluation_tokens", 1), int) or not 1 <= tokens <= _MOST:
+        raise _wrong("evaluation_tokens", f"be a whole number from 1 to {_MOST:,}", tokens)
     if not isinstance(times := training.get("evaluations", 1), int) or not 1 <= times <= _MOST_EVALUATIONS:
         raise _wrong("evaluations", f"be a whole number from 1 to {_MOST_EVALUATIONS:,}", times)
-    if not isinstance(steps := training.get("probe_every", 1), int) or steps < 1:
-        raise _wrong("probe_every", "be a whole number from 1 on", steps)
+    if not isinstance(steps := training.get("probe_every", 1), int) or not 1 <= steps <= _MOST:
+        raise _wrong("probe_every", f"be a whole number from 1 to {_MOST:,}", steps)
 
 
 _WORDS = {"warmup_fraction": "warmup", "warmup_steps": "warmup", "decay_fraction": "decay", "decay_steps": "decay"}
@@ -76,12 +77,15 @@ def _wrong(name: str, must: str, value: Any) -> UserError:
 
 
 def check_length(training: Mapping[str, Any], steps: int) -> None:
-    """Raise UserError where the warm-up and the decay, given in steps, do not fit a run of ``steps``."""
-    needed = training.get("warmup_steps", 0)
-    needed += training.get("decay_steps", 0) if choice(training, "schedule") == "wsd" else 0
-    if needed >= steps:
+    """Raise UserError where the warm-up and the decay do not fit a run of ``steps``: as shares they may fill it."""
+    wsd = choice(training, "schedule") == "wsd"
+    given = training.get("warmup_steps", 0) + (training.get("decay_steps", 0) if wsd else 0)
+    shares = training.get("warmup_fraction", 0.0) if "warmup_steps" not in training else 0.0
+    shares += choice(training, "decay_fraction") if wsd and "decay_steps" not in training else 0.0
+    needed = given + math.floor(shares * steps + 1e-6)
+    if given >= steps or needed > steps:
         raise UserError(f"recipe: warmup and decay must leave steps of a run between them; they take {needed:,} steps "
-                        f"of {steps:,}. Give them as shares of the steps (0.1), or train longer with --steps.")
+                        f"of {steps:,}. Give them as smaller shares of the steps (0.1), or train longer with --steps.")
 
 
 # The schedule.

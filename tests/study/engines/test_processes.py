@@ -164,7 +164,8 @@ def test_steps_on_several_devices_are_not_said_to_be_captured(monkeypatch):
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"name": "dask"}, "unknown engine 'dask'"), ({"workers": 0}, "workers must be 1 or more"),
-    ({"trials_per_gpu": -1}, "trials-per-gpu must be 1 or more"), ({"slurm": {"time": "1"}}, "--engine slurm")])
+    ({"trials_per_gpu": -1}, "trials-per-gpu must be 1 or more"), ({"slurm": {"time": "1"}}, "--engine slurm"),
+    ({"address": "10.0.0.1:6379"}, "--engine ray"), ({"parallel": "fsdp"}, "devices-per-trial")])
 def test_choices_that_make_no_engine(changes, words):
     with pytest.raises(UserError, match=words):
         EngineChoice(**changes)

@@ -30,8 +30,12 @@ class EngineChoice:
                 raise UserError(rule("engine", option.replace("_", "-"), "be 1 or more", value, "Choose another."))
         if self.parallel not in PARALLEL:
             raise unknown_name("way to train on several devices", self.parallel, PARALLEL)
-        if self.slurm and self.name != "slurm":
-            raise UserError(f"engine: slurm must come with --engine slurm; got --engine {self.name}. Add it.")
+        for option, engine, given in (("slurm", "slurm", self.slurm), ("address", "ray", self.address != "auto")):
+            if given and self.name != engine:
+                raise UserError(f"engine: {option} must come with --engine {engine}; got --engine {self.name}. Add it.")
+        if self.parallel != PARALLEL[0] and self.devices_per_trial == 1:
+            raise UserError(rule("engine", "parallel", "come with --devices-per-trial of 2 or more", self.parallel,
+                                 "Add it, or leave --parallel out."))
 
 
 def chosen_engine(engine: str | EngineChoice, workers: int | None = None) -> EngineChoice:
