@@ -144,6 +144,37 @@ def test_a_block_that_does_more_is_left_alone_and_as_it_was(name):
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+class Observing(nn.Linear):
+    """Keeps the largest input that it saw, as a layer does that is to be quantized."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x):
+        self.largest.copy_(torch.maximum(self.largest, x.abs().amax()))
+        return super().forward(x)
+
+
+def observing():
+    return nn.Sequential(Observing(8, 32), nn.GELU(), nn.Linear(32, 8))
+
+
+def hooked():
+    block = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+    block[0].register_forward_hook(lambda module, given, out: setattr(module, "last", out))
+    return block
+
+
+@pytest.mark.parametrize(("make", "name"), [(observing, "largest"), (hooked, "last")])
+def test_a_projection_that_is_called_as_ever_may_write(make, name):
+    plain, x = make(), torch.randn(3, 8)
+    fast = copy.deepcopy(plain)
+    assert len(nonlin.accelerate(fast).changed) == 1
+    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(getattr(fast[0], name), x.abs().amax() if name == "largest" else fast[0](x))
+
+
 class Lazily(Block):
     """Makes something at its first call, and keeps it."""
 

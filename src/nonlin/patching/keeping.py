@@ -40,20 +40,29 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
                         buffer.copy_(value)
 
 
-def written(module: nn.Module, run: Callable[[], Any]) -> str | None:
-    """Return what each run of a module writes, by its path; None for nothing. The first run may write more."""
+def written(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Any]) -> str | None:
+    """Return what each run of a module writes, by its path; None for nothing. Parts ``leave_out`` may write.
+
+    The first run may write more.
+    """
     run()
-    before = _state(module)
+    before = _state(module, leave_out)
     run()
-    after = _state(module)
+    after = _state(module, leave_out)
     return next((path for path in {**before, **after} if path not in before or path not in after
                  or before[path][1:] != after[path][1:] or before[path][0] is not after[path][0]), None)
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, ...]]:
+def _inside(path: str, parts: tuple[str, ...]) -> bool:
+    return any(path == p or path.startswith(f"{p}.") for p in parts)
+
+
+def _state(module: nn.Module, leave_out: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """Return every tensor, with its version, and every number or word that a module's parts keep, by path."""
     found: dict[str, tuple[Any, ...]] = {}
     for prefix, m in module.named_modules():
+        if _inside(prefix, leave_out):
+            continue
         for name, value in {**attributes(m), **m._buffers}.items():
             path = f"{prefix}.{name}" if prefix else name
             if isinstance(value, Tensor):
@@ -72,7 +81,7 @@ def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor
     """
     value = run()
     for path, buffer in module.named_buffers():
-        if any(path.startswith(f"{p}.") for p in leave_out) or not buffer.numel():
+        if _inside(path, leave_out) or not buffer.numel():
             continue
         before = buffer.clone()
         try:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nonlin.errors import told
 from nonlin.functions import Definition
+from nonlin.nn.modules import altered
 from nonlin.patching.blocks import Block, some_tensor, split
 from nonlin.patching.dropouts import set_to_zero, with_dropouts
 from nonlin.patching.identification import Match, evaluating
@@ -213,14 +214,17 @@ def _does_beside(block: Block, recipe: Recipe) -> str | None:
     mask of units): values and gradients, which are equal now, do not tell.
     """
     x, twin = inputs(block, recipe, rows=1), block.module
-    inside = tuple(path for path in (recipe.gate, recipe.up, recipe.down, recipe.activation) if path)
+    products = tuple(path for path in (recipe.gate, recipe.up, recipe.down) if path)
+    inside = (*products, recipe.activation) if recipe.activation else products
+    # A projection that is more than its weights is called, and writes as ever: an observer, one with a hook.
+    called = tuple(path for path in products if altered(part(twin, path), recipe.stock))  # type: ignore[attr-defined]
 
     def out() -> Tensor:
         return _run(block, recipe, x)
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for mode in (True, False):
-            if (path := written(twin.train(mode), out)) is not None:
+            if (path := written(twin.train(mode), called, out)) is not None:
                 return f"each call writes {path}, which a replacement would not"
         if (path := read(twin, inside, out)) is not None:
             return f"its output depends on the buffer {path}, which may change"
