@@ -1,6 +1,7 @@
 """What a block's own forward reads, writes and takes beside its input: honoured after accelerate, or refused before."""
 
 import copy
+import functools
 import pickle
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 import nonlin
 from nonlin import health
 from nonlin.errors import UserError
+from nonlin.patching.patch import _changed
 
 
 class Block(nn.Module):
@@ -67,6 +69,39 @@ def test_a_forward_patched_on_the_class_is_honoured(monkeypatch):
     nonlin.accelerate(model)
     monkeypatch.setattr(Block, "forward", lambda self, x: self.down(self.up(x).tanh()))
     assert torch.equal(model(x), model.down(model.up(x).tanh()))
+
+
+def unnamed(function):
+    def wrapper(self, x):
+        return function(self, x)
+    return wrapper
+
+
+class Wrapped(Block):
+    @unnamed
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Partial(Block):
+    forward = functools.partialmethod(lambda self, gain, x: Block.forward(self, x) * gain, 1.0)
+
+
+@pytest.mark.parametrize("make", [Wrapped, Partial])
+def test_a_forward_that_has_no_name_of_its_own(make):
+    """A block of it stays accelerated, and can be pickled."""
+    model, x = make(), torch.randn(3, 8)
+    assert len(nonlin.accelerate(model).changed) == 1
+    for made in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert not _changed(made) and torch.equal(made(x), model(x))
+
+
+def test_a_forward_patched_on_the_class_is_honoured_in_copies(monkeypatch):
+    model, x = Wrapped(), torch.randn(3, 8)
+    nonlin.accelerate(model)
+    monkeypatch.setattr(Wrapped, "forward", lambda self, x: self.down(self.up(x).tanh()))
+    for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(made(x), model.down(model.up(x).tanh()))
 
 
 class Starred(Block):

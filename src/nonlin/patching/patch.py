@@ -90,7 +90,12 @@ class Replaced:
         return f"{self._nonlin_base.__name__}[nonlin: {recipe_of(self).definition.name}]"  # type: ignore[arg-type]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _made, (self._nonlin_base, self._nonlin_style), self.__dict__
+        # The function itself may have no name to be pickled by; another process finds its own.
+        return _made, (self._nonlin_base, self._nonlin_style), self.__dict__ | {_OWN: not _patched(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = state.get(_OWN, True) and _to_watch(self, state[_KEY])  # older pickles have none
+        super().__setstate__(state | {_OWN: own})  # type: ignore[misc]
 
 
 class _Block(Replaced):
@@ -145,7 +150,7 @@ def install(module: nn.Module, recipe: Recipe) -> None:
         module.__class__ = _class(type(module), recipe.style)
     make_sparse(module, None)  # its threshold was another activation's
     module.__dict__[_KEY], module.__dict__[_PARTS] = recipe, () if recipe.swapped else tuple(_parts(module, recipe))
-    module.__dict__[_OWN] = _own(module, recipe)
+    module.__dict__[_OWN] = _to_watch(module, recipe)
 
 
 def uninstall(module: nn.Module) -> bool:
@@ -199,6 +204,18 @@ def _own(module: Any, recipe: Recipe) -> Any:
     return getattr(module._nonlin_base, _FUNCTIONS[recipe.style])
 
 
+def _to_watch(module: Any, recipe: Recipe) -> Any:
+    """Return that function; None where the class makes one anew at each look, as functools.partialmethod does."""
+    own = _own(module, recipe)
+    return own if _own(module, recipe) is own else None
+
+
+def _patched(module: Any) -> bool:
+    """Return whether the class has another function now than the one that was proved equal."""
+    own = module.__dict__[_OWN]
+    return own is not None and _own(module, module.__dict__[_KEY]) is not own
+
+
 def _changed(module: nn.Module) -> bool:
     """Return whether a part was replaced, patched or hooked since: then the block's own forward is right, and runs.
 
@@ -207,7 +224,7 @@ def _changed(module: nn.Module) -> bool:
     kept = module.__dict__
     if kept[_KEY].swapped:
         return False
-    if overridden() is not None or _own(module, kept[_KEY]) is not kept.get(_OWN):
+    if overridden() is not None or _patched(module):
         return True
     for holder, name, value, forward in kept.get(_PARTS, ()):
         owner = part(module, holder) if holder else module
