@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 import nonlin
@@ -102,6 +103,31 @@ def test_a_forward_patched_on_the_class_is_honoured_in_copies(monkeypatch):
     monkeypatch.setattr(Wrapped, "forward", lambda self, x: self.down(self.up(x).tanh()))
     for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert torch.equal(made(x), model.down(model.up(x).tanh()))
+
+
+class Numbered(Block):
+    """A block that knows its layer, and does not compute with it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.down(self.act(self.up(x)))
+
+
+def test_a_number_that_a_block_does_not_read_makes_no_program_of_its_own():
+    layers = nn.ModuleList(Numbered(i) for i in range(3))
+    nonlin.accelerate(layers)
+    layers[0].layer = 7
+    layers[0].scale = 3.0
+    assert not _changed(layers[0])
+    torch._dynamo.reset()
+    counted = CompileCounter()
+    call = torch.compile(lambda block, x: block(x), backend=counted, fullgraph=True)
+    for layer in layers:
+        call(layer, torch.randn(3, 8))
+    assert counted.frame_count == 1
 
 
 class Starred(Block):

@@ -94,3 +94,37 @@ def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor
         if not same:
             return path
     return None
+
+
+def looked_at(module: nn.Module, run: Callable[[], Any]) -> tuple[str, ...] | None:
+    """Return the paths of the attributes that a run reads, or None where that cannot be seen.
+
+    What it does not read cannot matter before something changes that it reads.
+    """
+    found: set[str] = set()
+    paths: dict[int, list[str]] = {}
+    for path, m in module.named_modules(remove_duplicate=False):
+        paths.setdefault(id(m), []).append(f"{path}." if path else "")
+    classes = [(m, type(m)) for m in module.modules()]
+    try:
+        for m, cls in classes:
+            m.__class__ = _looking(cls, paths, found)
+        run()
+    except Exception:  # any class may stand in a block, also one that nothing can be below
+        return None
+    finally:
+        for m, cls in classes:
+            m.__class__ = cls
+    return tuple(sorted(found))
+
+
+def _looking(cls: type, paths: dict[int, list[str]], found: set[str]) -> type:
+    """Return a class below another, which keeps the paths of the attributes that are asked for."""
+    original: Any = cls.__getattribute__
+
+    def look(self: Any, name: str) -> Any:
+        if not name.startswith("__"):
+            found.update(f"{prefix}{name}" for prefix in paths.get(id(self), ()))
+        return original(self, name)
+
+    return type(cls.__name__, (cls,), {"__getattribute__": look, "__module__": cls.__module__})

@@ -38,7 +38,7 @@ class Recipe:
     projection. ``activation`` names the module that holds the learnable parameters. A dropout is a module, or a number
     that a part keeps (:mod:`nonlin.patching.dropouts`). ``fused`` lists the projections'
     classes that were proved to be a plain matrix product. ``swapped`` says that the block's own forward computes
-    another function than the recipe.
+    another function than the recipe. ``reads`` lists the attributes that it reads, by path; None: they are not known.
     """
 
     definition: Definition
@@ -55,6 +55,7 @@ class Recipe:
     fused: tuple[type, ...] = ()
     memory: str = "lean"
     swapped: bool = False
+    reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         # Made once: a compiler that traces a call need not see how.
@@ -177,7 +178,8 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
     """Yield what the replacement computes in place of: the activation, and the modules that hold a projection.
 
     Each as (path of its holder, name, the part, the forward of its class), kept by the part itself: a copy or a pickle
-    of the block takes its parts along. Functions, numbers and words that a holder keeps are parts without a forward.
+    of the block takes its parts along. Functions that a holder keeps are parts without a forward. So are numbers and
+    words that the block's own forward reads: for others, as a layer's number, torch.compile would compile it again.
     """
     called = {recipe.gate, recipe.up, recipe.down, recipe.hidden_dropout, recipe.out_dropout} - {None}
     holders = {path.rpartition(".")[0] for path in called if path}
@@ -195,7 +197,9 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
                 yield holder, name, child, type(child).forward
                 waiting.append(path)
         for name, value in attributes(owner).items():
-            if f"{prefix}{name}" not in called and (callable(value) or isinstance(value, _PLAIN)):
+            path = f"{prefix}{name}"
+            counts = callable(value) or (isinstance(value, _PLAIN) and (recipe.reads is None or path in recipe.reads))
+            if counts and path not in called:
                 yield holder, name, value, None
 
 
@@ -205,7 +209,7 @@ def _own(module: Any, recipe: Recipe) -> Any:
 
 
 def _to_watch(module: Any, recipe: Recipe) -> Any:
-    """Return that function; None where the class makes one anew at each look, as functools.partialmethod does."""
+    """Return that function; None where the class gives another at each look, as functools.partialmethod does."""
     own = _own(module, recipe)
     return own if _own(module, recipe) is own else None
 
