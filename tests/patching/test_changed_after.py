@@ -236,6 +236,29 @@ def test_a_projection_that_is_called_as_ever_may_write(make, name):
     assert torch.equal(getattr(fast[0], name), x.abs().amax() if name == "largest" else fast[0](x))
 
 
+class Keeping(Block):
+    """Keeps what it has seen, in a list, a dictionary and a tensor that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes, self.named, self.calls = [], {}, torch.zeros(())
+
+    def forward(self, x):
+        self.shapes.append(x.shape)
+        self.named[len(self.named)] = x.shape
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_what_a_block_kept_before_it_was_looked_at_is_as_it_was():
+    model, x = Keeping(), torch.randn(3, 8)
+    model(x)
+    with pytest.raises(UserError, match="writes"):
+        nonlin.accelerate(model)
+    health.watch(model)
+    assert model.shapes == [x.shape] and model.named == {0: x.shape} and model.calls == 1
+
+
 class Lazily(Block):
     """Makes something at its first call, and keeps it."""
 

@@ -24,20 +24,26 @@ def attributes(module: nn.Module) -> dict[str, Any]:
 @contextlib.contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
     """Put back the attributes and buffers of the module's parts that a run writes."""
-    kept = [(m, attributes(m), dict(m._buffers), {name: (b._version, b.clone()) for name, b in m._buffers.items()
-                                                  if b is not None and not b.is_inference()}) for m in module.modules()]
+    kept = [(m, attributes(m), dict(m._buffers)) for m in module.modules()]
+    values: list[Any] = [v for _, own, buffers in kept for v in (*own.values(), *buffers.values())]
+    tensors = [(t, t._version, t.detach().clone()) for t in values if isinstance(t, Tensor) and not t.is_inference()]
+    holders: list[tuple[Any, Any]] = [(v, v.copy()) for v in values if type(v) in (list, dict, set)]
     try:
         yield
     finally:
-        for m, before, buffers, values in kept:
+        for m, before, buffers in kept:
             for name in attributes(m).keys() - before.keys():
                 del vars(m)[name]
             vars(m).update(before)
             m._buffers.update(buffers)
-            for name, (version, value) in values.items():
-                if (buffer := buffers[name]) is not None and buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(value)
+        for tensor, version, value in tensors:
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(value)
+        for holder, contents in holders:
+            if len(holder) != len(contents):
+                holder.clear()
+                (holder.extend if isinstance(holder, list) else holder.update)(contents)
 
 
 def written(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Any]) -> str | None:
