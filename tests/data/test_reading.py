@@ -403,6 +403,12 @@ def test_a_record_that_is_no_utf_8_is_named_by_its_line(tmp_path):
         load_corpus(path)
 
 
+def test_a_record_with_half_a_surrogate_pair_in_its_bytes_is_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a word"}\n' * 20_000 + b'{"text": "half \xed\xa0\x80 pair"}\n')
+    assert "1 records with lone surrogates, each replaced by U+FFFD" in load_corpus(path).notes[0]
+
+
 @pytest.mark.parametrize("code", ["utf-16", "utf-32", "utf-16-be"])
 def test_text_of_wide_characters_is_not_read_as_bytes(tmp_path, code):
     text = ("\ufeff" if code.endswith("be") else "") + "中文字符" * 20_000  # no zero byte where a file is looked at

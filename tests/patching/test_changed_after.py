@@ -1,16 +1,19 @@
 """What a block's own forward reads, writes and takes beside its input: honoured after accelerate, or refused before."""
 
 import copy
+import functools
 import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 
 import nonlin
 from nonlin import health
 from nonlin.errors import UserError
+from nonlin.patching.patch import _changed
 
 
 class Block(nn.Module):
@@ -67,6 +70,64 @@ def test_a_forward_patched_on_the_class_is_honoured(monkeypatch):
     nonlin.accelerate(model)
     monkeypatch.setattr(Block, "forward", lambda self, x: self.down(self.up(x).tanh()))
     assert torch.equal(model(x), model.down(model.up(x).tanh()))
+
+
+def unnamed(function):
+    def wrapper(self, x):
+        return function(self, x)
+    return wrapper
+
+
+class Wrapped(Block):
+    @unnamed
+    def forward(self, x):
+        return super().forward(x)
+
+
+class Partial(Block):
+    forward = functools.partialmethod(lambda self, gain, x: Block.forward(self, x) * gain, 1.0)
+
+
+@pytest.mark.parametrize("make", [Wrapped, Partial])
+def test_a_forward_that_has_no_name_of_its_own(make):
+    """A block of it stays accelerated, and can be pickled."""
+    model, x = make(), torch.randn(3, 8)
+    assert len(nonlin.accelerate(model).changed) == 1
+    for made in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert not _changed(made) and torch.equal(made(x), model(x))
+
+
+def test_a_forward_patched_on_the_class_is_honoured_in_copies(monkeypatch):
+    model, x = Wrapped(), torch.randn(3, 8)
+    nonlin.accelerate(model)
+    monkeypatch.setattr(Wrapped, "forward", lambda self, x: self.down(self.up(x).tanh()))
+    for made in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(made(x), model.down(model.up(x).tanh()))
+
+
+class Numbered(Block):
+    """A block that knows its layer, and does not compute with it."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.down(self.act(self.up(x)))
+
+
+def test_a_number_that_a_block_does_not_read_makes_no_program_of_its_own():
+    layers = nn.ModuleList(Numbered(i) for i in range(3))
+    nonlin.accelerate(layers)
+    layers[0].layer = 7
+    layers[0].scale = 3.0
+    assert not _changed(layers[0])
+    torch._dynamo.reset()
+    counted = CompileCounter()
+    call = torch.compile(lambda block, x: block(x), backend=counted, fullgraph=True)
+    for layer in layers:
+        call(layer, torch.randn(3, 8))
+    assert counted.frame_count == 1
 
 
 class Starred(Block):
@@ -142,6 +203,60 @@ def test_a_block_that_does_more_is_left_alone_and_as_it_was(name):
     health.watch(model)
     assert set(vars(model)) == names and not getattr(model, "seen", [])
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+class Observing(nn.Linear):
+    """Keeps the largest input that it saw, as a layer does that is to be quantized."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x):
+        self.largest.copy_(torch.maximum(self.largest, x.abs().amax()))
+        return super().forward(x)
+
+
+def observing():
+    return nn.Sequential(Observing(8, 32), nn.GELU(), nn.Linear(32, 8))
+
+
+def hooked():
+    block = nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8))
+    block[0].register_forward_hook(lambda module, given, out: setattr(module, "last", out))
+    return block
+
+
+@pytest.mark.parametrize(("make", "name"), [(observing, "largest"), (hooked, "last")])
+def test_a_projection_that_is_called_as_ever_may_write(make, name):
+    plain, x = make(), torch.randn(3, 8)
+    fast = copy.deepcopy(plain)
+    assert len(nonlin.accelerate(fast).changed) == 1
+    torch.testing.assert_close(fast(x), plain(x), rtol=1e-5, atol=1e-6)
+    assert torch.equal(getattr(fast[0], name), x.abs().amax() if name == "largest" else fast[0](x))
+
+
+class Keeping(Block):
+    """Keeps what it has seen, in a list, a dictionary and a tensor that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes, self.named, self.calls = [], {}, torch.zeros(())
+
+    def forward(self, x):
+        self.shapes.append(x.shape)
+        self.named[len(self.named)] = x.shape
+        self.calls += 1
+        return super().forward(x)
+
+
+def test_what_a_block_kept_before_it_was_looked_at_is_as_it_was():
+    model, x = Keeping(), torch.randn(3, 8)
+    model(x)
+    with pytest.raises(UserError, match="writes"):
+        nonlin.accelerate(model)
+    health.watch(model)
+    assert model.shapes == [x.shape] and model.named == {0: x.shape} and model.calls == 1
 
 
 class Lazily(Block):

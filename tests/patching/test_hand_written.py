@@ -11,6 +11,7 @@ import nonlin
 from nonlin import health
 from nonlin.errors import UserError
 from nonlin.patching import describe_blocks
+from nonlin.patching.finding import find_blocks
 
 D, H = 16, 40
 
@@ -125,6 +126,32 @@ def test_a_layer_that_holds_all_its_projections(names):
     assert [b["activation"]["computed"] for b in watched.record()["blocks"]] == ["gelu"] * 2
     with pytest.raises(UserError, match="something stands in the block"):
         nonlin.accelerate(model)
+
+
+class Holding(nn.Module):
+    """Products by name, and the sizes of each: a layer, or a part of one."""
+
+    def __init__(self, **products):
+        super().__init__()
+        for name, sizes in products.items():
+            self.add_module(name, nn.Linear(*sizes))
+        self.act = nn.ReLU()
+
+
+ROWS = {"grouped attention": lambda: Holding(fc_q=(D, D), fc_k=(D, 4), fc_v=(D, 4), fc_o=(D, D)),
+        "three in a row": lambda: Holding(fc1=(D, H), fc2=(H, H), fc3=(H, D)),
+        "more between": lambda: nn.Sequential(nn.Linear(D, 2 * H), nn.Bilinear(1, 1, 1), nn.Linear(H, D))}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_products_that_make_no_block_are_none(row):
+    """Each was read as a block that nobody understands, and swap refused the model for it."""
+    assert [b.name for b in find_blocks(ROWS[row]())] == []
+
+
+def test_attention_beside_a_block_is_not_taken_for_one():
+    layer = Holding(to_q=(D, D), to_k=(D, D), to_v=(D, D), up_proj=(D, H), down_proj=(H, D))
+    assert [(b.up.name, b.down.name) for b in find_blocks(layer)] == [("up_proj", "down_proj")]
 
 
 def frozen_into_buffers(model):

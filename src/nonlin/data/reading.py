@@ -361,7 +361,7 @@ def _records(records: Iterator[tuple[str, bytes]], path: Path, losses: Losses) -
     index = 0
     for place, raw in records:
         try:
-            record = json.loads(raw.decode("utf-8-sig"))
+            record = json.loads(raw.decode("utf-8-sig", "surrogatepass"))
         except RecursionError as error:
             raise ValueError(f"{place} is nested too deeply") from error
         except UnicodeDecodeError as error:  # json itself would guess at another encoding

@@ -23,6 +23,7 @@ _GATE = re.compile(r"gate|wi_0|linear_g\b|\bw1\b|\bw_0\b|\bv\b", re.I)
 _MIXES = re.compile(r"attention|attn|mixer|mamba|ssm|[ms]lstm|recurrent|retention|deltanet|conv|pooling|norm$|residual",
                     re.I)
 _FEEDS = re.compile(r"mlp|ffn|feed_?forward|experts|densegated|denseact", re.I)
+_FED = re.compile(r"(^|_)(ff|fc|mlp)")  # names of a block's projections in a layer that holds others too
 _SECOND = re.compile(r"proj|adapt|align|connect|merger", re.I)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -145,9 +146,10 @@ def _plausible(module: nn.Module, block: Block, direct: list[Projection]) -> boo
     if _feeds(module):
         return True
     used = {id(p.module) for p in block.projections.values()}
+    others = [p for p in direct if id(p.module) not in used and not _GATE.search(_last(p))]
     named, fed = (all(re.search(words, _last(p)) for p in block.projections.values())
-                  for words in (r"gate|up_|down", r"(^|_)(ff|fc|mlp)"))
-    if not named and not fed and any(id(p.module) not in used and not _GATE.search(_last(p)) for p in direct):
+                  for words in (r"gate|up_|down", _FED))
+    if others and not named and (not fed or any(re.search(_FED, _last(p)) for p in others)):
         return False  # Mamba, xLSTM: further products of the same values
     if block.gated and any(isinstance(child, _CONVOLUTIONS) for child in module.children()):
         return False  # a gated convolution
@@ -227,24 +229,26 @@ def _gate_first(first: Projection, second: Projection) -> bool:
 
 def _chain(prefix: str, module: nn.Module, direct: list[Projection]) -> Iterator[Block]:
     """Yield every two linear layers that follow each other with something between them, packed ones too."""
-    names = [name for name, _ in module.named_children()]
+    names, children = zip(*module.named_children(), strict=True) if direct else ((), ())
     for up, down in itertools.pairwise(direct):
-        between = names.index(_last(down)) - names.index(_last(up))
+        between = children[names.index(_last(up)) + 1:names.index(_last(down))]
         (dim, width), hidden = sizes_of(up), sizes_of(down)[0]
-        if width == hidden and between > 1:
+        if width == hidden and between:
             yield Block(prefix, module, "plain", None, up, down, dim, hidden)
-        elif width == 2 * hidden and between > 1:  # something between halves it
-            gate, up = (replace(up, part=part) for part in ("first", "second"))
+        elif width == 2 * hidden and between and not any(q.ndim > 1 for child in between for q in child.parameters()):
+            gate, up = (replace(up, part=part) for part in ("first", "second"))  # something between halves it
             yield Block(prefix, module, "concatenated", gate, up, down, dim, hidden)
 
 
 def _match(prefix: str, module: nn.Module, candidates: list[Projection]) -> Block | None:
     """Pair the projections by their shapes: D to H once or twice, or to 2 H; and H to D.
 
-    Two into one width come first: of LLaMA's w1, w2 and w3, w2 and w3 alone look like a plain block.
+    The last pair counts, unless a block of three holds it: of LLaMA's w1, w2 and w3, w2 and w3 alone look like one.
     """
-    pairs = [pair for down in reversed(candidates) if (pair := _paired(prefix, module, candidates, down)) is not None]
-    return next((b for b in pairs if b.layout == "separate"), pairs[0] if pairs else None)
+    found = [block for down in reversed(candidates) if (block := _paired(prefix, module, candidates, down)) is not None]
+    last = {p.name for p in found[0].projections.values()} if found else set[str]()
+    return next((block for block in found if block.layout == "separate"
+                 and last <= {p.name for p in block.projections.values()}), found[0] if found else None)
 
 
 def _paired(prefix: str, module: nn.Module, candidates: list[Projection], down: Projection) -> Block | None:

@@ -24,36 +24,51 @@ def attributes(module: nn.Module) -> dict[str, Any]:
 @contextlib.contextmanager
 def left_as_it_was(module: nn.Module) -> Iterator[None]:
     """Put back the attributes and buffers of the module's parts that a run writes."""
-    kept = [(m, attributes(m), dict(m._buffers), {name: (b._version, b.clone()) for name, b in m._buffers.items()
-                                                  if b is not None and not b.is_inference()}) for m in module.modules()]
+    kept = [(m, attributes(m), dict(m._buffers)) for m in module.modules()]
+    values: list[Any] = [v for _, own, buffers in kept for v in (*own.values(), *buffers.values())]
+    tensors = [(t, t._version, t.detach().clone()) for t in values if isinstance(t, Tensor) and not t.is_inference()]
+    holders: list[tuple[Any, Any]] = [(v, v.copy()) for v in values if type(v) in (list, dict, set)]
     try:
         yield
     finally:
-        for m, before, buffers, values in kept:
+        for m, before, buffers in kept:
             for name in attributes(m).keys() - before.keys():
                 del vars(m)[name]
             vars(m).update(before)
             m._buffers.update(buffers)
-            for name, (version, value) in values.items():
-                if (buffer := buffers[name]) is not None and buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(value)
+        for tensor, version, value in tensors:
+            if tensor._version != version:
+                with torch.no_grad():
+                    tensor.copy_(value)
+        for holder, contents in holders:
+            if len(holder) != len(contents):
+                holder.clear()
+                (holder.extend if isinstance(holder, list) else holder.update)(contents)
 
 
-def written(module: nn.Module, run: Callable[[], Any]) -> str | None:
-    """Return what each run of a module writes, by its path; None for nothing. The first run may write more."""
+def written(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Any]) -> str | None:
+    """Return what each run of a module writes, by its path; None for nothing. Parts ``leave_out`` may write.
+
+    The first run may write more.
+    """
     run()
-    before = _state(module)
+    before = _state(module, leave_out)
     run()
-    after = _state(module)
+    after = _state(module, leave_out)
     return next((path for path in {**before, **after} if path not in before or path not in after
                  or before[path][1:] != after[path][1:] or before[path][0] is not after[path][0]), None)
 
 
-def _state(module: nn.Module) -> dict[str, tuple[Any, ...]]:
+def _inside(path: str, parts: tuple[str, ...]) -> bool:
+    return any(path == p or path.startswith(f"{p}.") for p in parts)
+
+
+def _state(module: nn.Module, leave_out: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
     """Return every tensor, with its version, and every number or word that a module's parts keep, by path."""
     found: dict[str, tuple[Any, ...]] = {}
     for prefix, m in module.named_modules():
+        if _inside(prefix, leave_out):
+            continue
         for name, value in {**attributes(m), **m._buffers}.items():
             path = f"{prefix}.{name}" if prefix else name
             if isinstance(value, Tensor):
@@ -72,7 +87,7 @@ def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor
     """
     value = run()
     for path, buffer in module.named_buffers():
-        if any(path.startswith(f"{p}.") for p in leave_out) or not buffer.numel():
+        if _inside(path, leave_out) or not buffer.numel():
             continue
         before = buffer.clone()
         try:
@@ -85,3 +100,37 @@ def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor
         if not same:
             return path
     return None
+
+
+def looked_at(module: nn.Module, run: Callable[[], Any]) -> tuple[str, ...] | None:
+    """Return the paths of the attributes that a run reads, or None where that cannot be seen.
+
+    What it does not read cannot matter before something changes that it reads.
+    """
+    found: set[str] = set()
+    paths: dict[int, list[str]] = {}
+    for path, m in module.named_modules(remove_duplicate=False):
+        paths.setdefault(id(m), []).append(f"{path}." if path else "")
+    classes = [(m, type(m)) for m in module.modules()]
+    try:
+        for m, cls in classes:
+            m.__class__ = _looking(cls, paths, found)
+        run()
+    except Exception:  # any class may stand in a block, also one that nothing can be below
+        return None
+    finally:
+        for m, cls in classes:
+            m.__class__ = cls
+    return tuple(sorted(found))
+
+
+def _looking(cls: type, paths: dict[int, list[str]], found: set[str]) -> type:
+    """Return a class below another, which keeps the paths of the attributes that are asked for."""
+    original: Any = cls.__getattribute__
+
+    def look(self: Any, name: str) -> Any:
+        if not name.startswith("__"):
+            found.update(f"{prefix}{name}" for prefix in paths.get(id(self), ()))
+        return original(self, name)
+
+    return type(cls.__name__, (cls,), {"__getattribute__": look, "__module__": cls.__module__})

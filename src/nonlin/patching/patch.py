@@ -38,7 +38,7 @@ class Recipe:
     projection. ``activation`` names the module that holds the learnable parameters. A dropout is a module, or a number
     that a part keeps (:mod:`nonlin.patching.dropouts`). ``fused`` lists the projections'
     classes that were proved to be a plain matrix product. ``swapped`` says that the block's own forward computes
-    another function than the recipe.
+    another function than the recipe. ``reads`` lists the attributes that it reads, by path; None: they are not known.
     """
 
     definition: Definition
@@ -55,6 +55,7 @@ class Recipe:
     fused: tuple[type, ...] = ()
     memory: str = "lean"
     swapped: bool = False
+    reads: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         # Made once: a compiler that traces a call need not see how.
@@ -90,7 +91,12 @@ class Replaced:
         return f"{self._nonlin_base.__name__}[nonlin: {recipe_of(self).definition.name}]"  # type: ignore[arg-type]
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return _made, (self._nonlin_base, self._nonlin_style), self.__dict__
+        # The function itself may have no name to be pickled by; another process finds its own.
+        return _made, (self._nonlin_base, self._nonlin_style), self.__dict__ | {_OWN: not _patched(self)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = state.get(_OWN, True) and _to_watch(self, state[_KEY])  # older pickles have none
+        super().__setstate__(state | {_OWN: own})  # type: ignore[misc]
 
 
 class _Block(Replaced):
@@ -145,7 +151,7 @@ def install(module: nn.Module, recipe: Recipe) -> None:
         module.__class__ = _class(type(module), recipe.style)
     make_sparse(module, None)  # its threshold was another activation's
     module.__dict__[_KEY], module.__dict__[_PARTS] = recipe, () if recipe.swapped else tuple(_parts(module, recipe))
-    module.__dict__[_OWN] = _own(module, recipe)
+    module.__dict__[_OWN] = _to_watch(module, recipe)
 
 
 def uninstall(module: nn.Module) -> bool:
@@ -172,7 +178,8 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
     """Yield what the replacement computes in place of: the activation, and the modules that hold a projection.
 
     Each as (path of its holder, name, the part, the forward of its class), kept by the part itself: a copy or a pickle
-    of the block takes its parts along. Functions, numbers and words that a holder keeps are parts without a forward.
+    of the block takes its parts along. Functions that a holder keeps are parts without a forward. So are numbers and
+    words that the block's own forward reads: for others, as a layer's number, torch.compile would compile it again.
     """
     called = {recipe.gate, recipe.up, recipe.down, recipe.hidden_dropout, recipe.out_dropout} - {None}
     holders = {path.rpartition(".")[0] for path in called if path}
@@ -190,13 +197,27 @@ def _parts(module: nn.Module, recipe: Recipe) -> Iterator[tuple[str, str, Any, A
                 yield holder, name, child, type(child).forward
                 waiting.append(path)
         for name, value in attributes(owner).items():
-            if f"{prefix}{name}" not in called and (callable(value) or isinstance(value, _PLAIN)):
+            path = f"{prefix}{name}"
+            counts = callable(value) or (isinstance(value, _PLAIN) and (recipe.reads is None or path in recipe.reads))
+            if counts and path not in called:
                 yield holder, name, value, None
 
 
 def _own(module: Any, recipe: Recipe) -> Any:
     """Return the function of the block's own class that the replacement stands for."""
     return getattr(module._nonlin_base, _FUNCTIONS[recipe.style])
+
+
+def _to_watch(module: Any, recipe: Recipe) -> Any:
+    """Return that function; None where the class gives another at each look, as functools.partialmethod does."""
+    own = _own(module, recipe)
+    return own if _own(module, recipe) is own else None
+
+
+def _patched(module: Any) -> bool:
+    """Return whether the class has another function now than the one that was proved equal."""
+    own = module.__dict__[_OWN]
+    return own is not None and _own(module, module.__dict__[_KEY]) is not own
 
 
 def _changed(module: nn.Module) -> bool:
@@ -207,7 +228,7 @@ def _changed(module: nn.Module) -> bool:
     kept = module.__dict__
     if kept[_KEY].swapped:
         return False
-    if overridden() is not None or _own(module, kept[_KEY]) is not kept.get(_OWN):
+    if overridden() is not None or _patched(module):
         return True
     for holder, name, value, forward in kept.get(_PARTS, ()):
         owner = part(module, holder) if holder else module

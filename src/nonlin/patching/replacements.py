@@ -3,7 +3,7 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,7 +90,7 @@ def _replacements_of(model: nn.Module, blocks: Sequence[Block], left: list[LeftA
             able.append(block)
         except Refused as error:
             left.append(LeftAlone(block.name, class_name(block.module), str(error)))
-    replacements, proved, refused = list[Replacement](), set[Any](), dict[Any, str]()
+    replacements, proved, refused = list[Replacement](), dict[Any, Any](), dict[Any, str]()
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
             with left_as_it_was(block.module):
@@ -113,8 +113,8 @@ def _stated(block: Block) -> Iterator[Match]:
             yield Match(gated_by(act) if block.gated else act, layout, gate_first, {})  # type: ignore[arg-type]
 
 
-def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refused: dict[Any, str], whole: bool
-            ) -> Replacement:
+def _proved(block: Block, found: Identified, memory: str, proved: dict[Any, Any], refused: dict[Any, str],
+            whole: bool) -> Replacement:
     """Return the block's replacement, verified; the costly part runs once for blocks of one kind.
 
     ``whole``: the block's own forward does nothing beside.
@@ -132,12 +132,12 @@ def _proved(block: Block, found: Identified, memory: str, proved: set[Any], refu
             reason = reason or refused[made.kind]
             continue
         try:
-            prove(made, made.kind not in proved, whole)
+            reads = prove(made, made.kind not in proved, whole)
         except Refused as error:
             reason = reason or str(error)
             if made.kind not in proved:
                 refused[made.kind] = str(error)
             continue
-        proved.add(made.kind)
-        return made
+        reads = proved.setdefault(made.kind, reads)
+        return replace(made, recipe=replace(made.recipe, reads=reads))
     raise Refused(reason)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from nonlin.errors import told
 from nonlin.functions import Definition
+from nonlin.nn.modules import altered
 from nonlin.patching.blocks import Block, some_tensor, split
 from nonlin.patching.dropouts import set_to_zero, with_dropouts
 from nonlin.patching.identification import Match, evaluating
-from nonlin.patching.keeping import read, written
+from nonlin.patching.keeping import looked_at, read, written
 from nonlin.patching.patch import Recipe, install, part, uninstall
 
 _SIZES = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0)  # of the inputs' rows: clamps and tails are reached
@@ -168,10 +169,11 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
     return Replacement(block, recipe, (type(module), definition.name, recipe.layout, gate_first))
 
 
-def prove(made: Replacement, sharp: bool, whole: bool = False) -> None:
+def prove(made: Replacement, sharp: bool, whole: bool = False) -> tuple[str, ...] | None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
 
-    ``whole`` adds that the block does nothing beside: it writes nothing that it keeps, and reads no buffer.
+    ``whole`` adds that the block does nothing beside: it writes nothing that it keeps, and reads no buffer. With both,
+    return the paths of the attributes that it reads.
 
     In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37. They
     count where the block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications
@@ -180,19 +182,19 @@ def prove(made: Replacement, sharp: bool, whole: bool = False) -> None:
     exception of the block is a refusal; the module is left as it was.
     """
     try:
-        if sharp:
-            _prove_sharply(made, whole)
+        reads = _prove_sharply(made, whole) if sharp else None
         eps, where = torch.finfo(_dtype(made.block)).eps, f"in {str(_dtype(made.block)).removeprefix('torch.')}"
         _compare(made.block, made.recipe, inputs(made.block, made.recipe), _ROUNDINGS * eps, where)
         _compare(made.block, made.recipe, extreme(made.block, made.recipe), _ROUNDINGS * eps, f"{where} at extreme "
                  "values")
+        return reads
     except Refused:
         raise
     except Exception as error:  # any code may stand in a block, and not all of it can be run otherwise than it was
         raise Refused(f"the proof cannot run it ({told(error)})") from error
 
 
-def _prove_sharply(made: Replacement, whole: bool) -> None:
+def _prove_sharply(made: Replacement, whole: bool) -> tuple[str, ...] | None:
     twin = copy.deepcopy(made.block.module).double()
     other, recipe = replace(made.block, module=twin), made.recipe
     _compare(other, recipe, inputs(other, recipe), _SHARP, "in float64")
@@ -202,29 +204,31 @@ def _prove_sharply(made: Replacement, whole: bool) -> None:
     if recipe.style != "experts":
         _compare_gradients(other, recipe)
         _compare_training(other, recipe)
-    if whole and (text := _does_beside(other, recipe)) is not None:
-        raise Refused(text)
+    return _beside(other, recipe) if whole else None
 
 
-def _does_beside(block: Block, recipe: Recipe) -> str | None:
-    """Return what a block's own forward does that its replacement would not, or None.
+def _beside(block: Block, recipe: Recipe) -> tuple[str, ...] | None:
+    """Return what a block's own forward reads beside; raise Refused for what its replacement would not do.
 
     It may write what the block keeps (a penalty on the hidden values, a counter), or read a buffer that may change (a
     mask of units): values and gradients, which are equal now, do not tell.
     """
     x, twin = inputs(block, recipe, rows=1), block.module
-    inside = tuple(path for path in (recipe.gate, recipe.up, recipe.down, recipe.activation) if path)
+    products = tuple(path for path in (recipe.gate, recipe.up, recipe.down) if path)
+    inside = (*products, recipe.activation) if recipe.activation else products
+    # A projection that is more than its weights is called, and writes as ever: an observer, one with a hook.
+    called = tuple(path for path in products if altered(part(twin, path), recipe.stock))  # type: ignore[attr-defined]
 
     def out() -> Tensor:
         return _run(block, recipe, x)
 
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for mode in (True, False):
-            if (path := written(twin.train(mode), out)) is not None:
-                return f"each call writes {path}, which a replacement would not"
+            if (path := written(twin.train(mode), called, out)) is not None:
+                raise Refused(f"each call writes {path}, which a replacement would not")
         if (path := read(twin, inside, out)) is not None:
-            return f"its output depends on the buffer {path}, which may change"
-    return None
+            raise Refused(f"its output depends on the buffer {path}, which may change")
+        return looked_at(twin, lambda: [(twin.train(mode), out()) for mode in (True, False)])
 
 
 def _dtype(block: Block) -> torch.dtype:
