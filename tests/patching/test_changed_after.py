@@ -188,9 +188,19 @@ class Masked(Block):
         return self.down(self.act(self.up(x)) * self.mask)
 
 
+class Unsaved(Masked):
+    """Its mask is expanded from one number, and no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        del self.mask
+        self.mask = torch.ones(1).expand(32)
+
+
 BESIDE = {"a penalty": (Penalized, "writes penalty"), "a counter": (Counting, "writes calls"),
-          "a list": (Recording, "writes seen"), "a mask": (Masked, "depends on the buffer mask"),
-          "a mask of bits": (lambda: Masked(torch.bool), "depends on the buffer mask")}
+          "a list": (Recording, "writes seen"), "a mask": (Masked, "depends on the tensor mask"),
+          "a mask of bits": (lambda: Masked(torch.bool), "depends on the tensor mask"),
+          "a mask that is no buffer": (Unsaved, "depends on the tensor mask")}
 
 
 @pytest.mark.parametrize("name", BESIDE)

@@ -5,7 +5,7 @@ what that wrote is put back.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -59,7 +59,7 @@ def written(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Any
                  or before[path][1:] != after[path][1:] or before[path][0] is not after[path][0]), None)
 
 
-def _inside(path: str, parts: tuple[str, ...]) -> bool:
+def inside(path: str, parts: tuple[str, ...]) -> bool:
     return any(path == p or path.startswith(f"{p}.") for p in parts)
 
 
@@ -67,7 +67,7 @@ def _state(module: nn.Module, leave_out: tuple[str, ...]) -> dict[str, tuple[Any
     """Return every tensor, with its version, and every number or word that a module's parts keep, by path."""
     found: dict[str, tuple[Any, ...]] = {}
     for prefix, m in module.named_modules():
-        if _inside(prefix, leave_out):
+        if inside(prefix, leave_out):
             continue
         for name, value in {**attributes(m), **m._buffers}.items():
             path = f"{prefix}.{name}" if prefix else name
@@ -80,23 +80,30 @@ def _state(module: nn.Module, leave_out: tuple[str, ...]) -> dict[str, tuple[Any
     return found
 
 
-def read(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Tensor]) -> str | None:
-    """Return the path of a buffer that the value of ``run()`` depends on, or None; parts ``leave_out`` may have some.
+def tensors(module: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the tensors, no weights, that a module's parts keep."""
+    return tuple(f"{prefix}.{name}" if prefix else name for prefix, m in module.named_modules()
+                 for name, value in {**attributes(m), **m._buffers}.items() if isinstance(value, Tensor))
 
-    Buffers are changed to find out, and changed back.
+
+def read(module: nn.Module, paths: Iterable[str], run: Callable[[], Tensor]) -> str | None:
+    """Return which of the tensors at ``paths`` the value of ``run()`` depends on, or None.
+
+    Others stand in their places to find out, and they come back.
     """
     value = run()
-    for path, buffer in module.named_buffers():
-        if _inside(path, leave_out) or not buffer.numel():
-            continue
-        before = buffer.clone()
+    for path in paths:
+        holder, _, name = path.rpartition(".")
+        m = module.get_submodule(holder)
+        place: dict[str, Any] = vars(m) if name in vars(m) else m._buffers
+        tensor = place[name]
         try:
-            buffer.copy_(~before if buffer.dtype == torch.bool else before * 2 + 1)
+            place[name] = ~tensor if tensor.dtype == torch.bool else tensor * 2 + 1
             same = torch.equal(run(), value)
         except Exception:  # a number that stands for a place, or a size
             same = False
         finally:
-            buffer.copy_(before)
+            place[name] = tensor
         if not same:
             return path
     return None

@@ -93,8 +93,7 @@ def _replacements_of(model: nn.Module, blocks: Sequence[Block], left: list[LeftA
     replacements, proved, refused = list[Replacement](), dict[Any, Any](), dict[Any, str]()
     for block, found in zip(able, identify_all(model, able, run), strict=True):
         try:
-            with left_as_it_was(block.module):
-                replacements.append(_proved(block, found, memory, proved, refused, whole))
+            replacements.append(_proved(block, found, memory, proved, refused, whole))
         except Refused as error:
             left.append(LeftAlone(found.block.name, class_name(block.module), str(error)))
     order = {name: i for i, (name, _) in enumerate(model.named_modules())}
@@ -124,7 +123,8 @@ def _proved(block: Block, found: Identified, memory: str, proved: dict[Any, Any]
     reason = "" if matches else found.reason
     for match in (*matches, *_stated(block)):
         try:
-            made = replacement(block, match, memory)
+            with left_as_it_was(block.module):
+                made = replacement(block, match, memory)
         except Refused as error:
             reason = reason or str(error)
             continue
@@ -132,7 +132,8 @@ def _proved(block: Block, found: Identified, memory: str, proved: dict[Any, Any]
             reason = reason or refused[made.kind]
             continue
         try:
-            reads = prove(made, made.kind not in proved, whole)
+            with left_as_it_was(block.module):
+                reads = prove(made, made.kind not in proved, whole)
         except Refused as error:
             reason = reason or str(error)
             if made.kind not in proved:

@@ -20,7 +20,7 @@ from nonlin.nn.modules import altered
 from nonlin.patching.blocks import Block, some_tensor, split
 from nonlin.patching.dropouts import set_to_zero, with_dropouts
 from nonlin.patching.identification import Match, evaluating
-from nonlin.patching.keeping import looked_at, read, written
+from nonlin.patching.keeping import inside, looked_at, read, tensors, written
 from nonlin.patching.patch import Recipe, install, part, uninstall
 
 _SIZES = (0.1, 0.5, 2.0, 8.0, 32.0, 128.0)  # of the inputs' rows: clamps and tails are reached
@@ -172,8 +172,8 @@ def _of_experts(block: Block, definition: Definition, gate_first: bool, memory: 
 def prove(made: Replacement, sharp: bool, whole: bool = False) -> tuple[str, ...] | None:
     """Raise Refused unless block and replacement are equal; ``sharp`` adds the proof in float64, on a copy.
 
-    ``whole`` adds that the block does nothing beside: it writes nothing that it keeps, and reads no buffer. With both,
-    return the paths of the attributes that it reads.
+    ``whole`` adds that the block does nothing beside: it writes nothing that it keeps, and reads no tensor but
+    weights. With both, return the paths of the attributes that it reads.
 
     In float64 on a copy, values are compared on rows of sizes 0.1 to 128 and of every power of ten up to 1e37. They
     count where the block's own answer is finite. Inputs are of 1 to 4,097 tokens, as far as 2e10 multiplications
@@ -196,7 +196,7 @@ def prove(made: Replacement, sharp: bool, whole: bool = False) -> tuple[str, ...
 
 def _prove_sharply(made: Replacement, whole: bool) -> tuple[str, ...] | None:
     twin = copy.deepcopy(made.block.module).double()
-    other, recipe = replace(made.block, module=twin), made.recipe
+    other, recipe, kept = replace(made.block, module=twin), made.recipe, tensors(twin)
     _compare(other, recipe, inputs(other, recipe), _SHARP, "in float64")
     _compare(other, recipe, extreme(other, recipe), _SHARP, "in float64 at extreme values")
     for x in _shaped(other, recipe):
@@ -204,18 +204,19 @@ def _prove_sharply(made: Replacement, whole: bool) -> tuple[str, ...] | None:
     if recipe.style != "experts":
         _compare_gradients(other, recipe)
         _compare_training(other, recipe)
-    return _beside(other, recipe) if whole else None
+    return _beside(other, recipe, kept) if whole else None
 
 
-def _beside(block: Block, recipe: Recipe) -> tuple[str, ...] | None:
+def _beside(block: Block, recipe: Recipe, kept: tuple[str, ...]) -> tuple[str, ...] | None:
     """Return what a block's own forward reads beside; raise Refused for what its replacement would not do.
 
-    It may write what the block keeps (a penalty on the hidden values, a counter), or read a buffer that may change (a
+    ``kept``: the tensors that it had before it was run.
+    It may write what the block keeps (a penalty on the hidden values, a counter), or read a tensor that may change (a
     mask of units): values and gradients, which are equal now, do not tell.
     """
     x, twin = inputs(block, recipe, rows=1), block.module
     products = tuple(path for path in (recipe.gate, recipe.up, recipe.down) if path)
-    inside = (*products, recipe.activation) if recipe.activation else products
+    replaced = (*products, recipe.activation) if recipe.activation else products
     # A projection that is more than its weights is called, and writes as ever: an observer, one with a hook.
     called = tuple(path for path in products if altered(part(twin, path), recipe.stock))  # type: ignore[attr-defined]
 
@@ -226,8 +227,8 @@ def _beside(block: Block, recipe: Recipe) -> tuple[str, ...] | None:
         for mode in (True, False):
             if (path := written(twin.train(mode), called, out)) is not None:
                 raise Refused(f"each call writes {path}, which a replacement would not")
-        if (path := read(twin, inside, out)) is not None:
-            raise Refused(f"its output depends on the buffer {path}, which may change")
+        if (path := read(twin, (path for path in kept if not inside(path, replaced)), out)) is not None:
+            raise Refused(f"its output depends on the tensor {path}, which may change")
         return looked_at(twin, lambda: [(twin.train(mode), out()) for mode in (True, False)])
 
 
