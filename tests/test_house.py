@@ -90,3 +90,9 @@ def test_commands_that_may_be_copied_quote_the_folder():
     found = [f"{path.name}: {match}" for path in SOURCES if path.suffix == ".py"
              for match in told.findall(path.read_text(encoding="utf-8"))]
     assert found == []
+
+
+def test_no_line_of_a_page_begins_with_a_per_cent_sign():
+    templates = list(PACKAGE.rglob("*.html"))
+    assert templates and [(path.name, match) for path in templates
+                          for match in re.findall(r".{0,20}(?:\d|\}\}) %[^}]", path.read_text(encoding="utf-8"))] == []

@@ -177,6 +177,19 @@ class Recording(Block):
         return super().forward(x)
 
 
+class Noting(Block):
+    """Keeps its last statistics, always under the same name."""
+
+    def __init__(self):
+        super().__init__()
+        self.notes = {"mean": None}
+
+    def forward(self, x):
+        hidden = self.act(self.up(x))
+        self.notes["mean"] = hidden.mean()
+        return self.down(hidden)
+
+
 class Masked(Block):
     """Prunes units by a mask, which is all ones at first."""
 
@@ -198,7 +211,8 @@ class Unsaved(Masked):
 
 
 BESIDE = {"a penalty": (Penalized, "writes penalty"), "a counter": (Counting, "writes calls"),
-          "a list": (Recording, "writes seen"), "a mask": (Masked, "depends on the tensor mask"),
+          "a list": (Recording, "writes seen"), "a dictionary": (Noting, "writes notes"),
+          "a mask": (Masked, "depends on the tensor mask"),
           "a mask of bits": (lambda: Masked(torch.bool), "depends on the tensor mask"),
           "a mask that is no buffer": (Unsaved, "depends on the tensor mask")}
 
@@ -212,6 +226,7 @@ def test_a_block_that_does_more_is_left_alone_and_as_it_was(name):
         nonlin.accelerate(model)
     health.watch(model)
     assert set(vars(model)) == names and not getattr(model, "seen", [])
+    assert getattr(model, "notes", {"mean": None}) == {"mean": None}
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 

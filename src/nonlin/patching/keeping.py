@@ -41,9 +41,8 @@ def left_as_it_was(module: nn.Module) -> Iterator[None]:
                 with torch.no_grad():
                     tensor.copy_(value)
         for holder, contents in holders:
-            if len(holder) != len(contents):
-                holder.clear()
-                (holder.extend if isinstance(holder, list) else holder.update)(contents)
+            holder.clear()
+            (holder.extend if isinstance(holder, list) else holder.update)(contents)
 
 
 def written(module: nn.Module, leave_out: tuple[str, ...], run: Callable[[], Any]) -> str | None:
@@ -64,20 +63,27 @@ def inside(path: str, parts: tuple[str, ...]) -> bool:
 
 
 def _state(module: nn.Module, leave_out: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    """Return every tensor, with its version, and every number or word that a module's parts keep, by path."""
+    """Return the marks of every tensor, number and word that a module's parts keep, by path."""
     found: dict[str, tuple[Any, ...]] = {}
     for prefix, m in module.named_modules():
         if inside(prefix, leave_out):
             continue
         for name, value in {**attributes(m), **m._buffers}.items():
             path = f"{prefix}.{name}" if prefix else name
-            if isinstance(value, Tensor):
-                found[path] = value, value._version
-            elif isinstance(value, (int, float, str)):
-                found[path] = None, value
-            elif isinstance(value, (list, dict, set)):
-                found[path] = value, len(value)
+            found |= _marks(path, value)
+            if isinstance(value, (list, dict)):  # one that is written in the same place is as long as before
+                entries: Any = value.items() if isinstance(value, dict) else enumerate(value)
+                found |= {at: mark for key, one in entries for at, mark in _marks(f"{path}[{key!r}]", one).items()}
     return found
+
+
+def _marks(path: str, value: Any) -> dict[str, tuple[Any, ...]]:
+    """Return what tells that a value was written: which it is, and its version, its number or how many it holds."""
+    if isinstance(value, Tensor):
+        return {path: (value, value._version)}
+    if isinstance(value, (int, float, str)):
+        return {path: (None, value)}
+    return {path: (value, len(value))} if isinstance(value, (list, dict, set)) else {}
 
 
 def tensors(module: nn.Module) -> tuple[str, ...]:

@@ -194,7 +194,7 @@ def _at_other_sizes(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not better or not base or "own" in results["plan"]["model"]:
         return []
     names = ",".join(f"{a['name']}={a['formula']}" if a.get("formula") else a["name"] for a in [*base, *better])
-    data = "".join(f" --data {shlex.quote(str(path))}" for path in results["plan"]["data"].get("paths") or ())
+    data = "".join(f" --data {quoted(path)}" for path in results["plan"]["data"].get("paths") or ())
     return [("Whether it holds at other sizes", f"nonlin ladder --target 125M --activations {shlex.quote(names)} "
              f"--baseline {base[0]['name']}{data}")]
 
